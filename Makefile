@@ -1,0 +1,35 @@
+# `make retrieval` and `make test` are all a newcomer needs: both set up .venv from requirements.txt.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STORAGE ?= mmray-runs
+ARGS ?=
+
+.PHONY: install retrieval test check ui clean
+
+install: .venv/.installed
+
+.venv/.installed: requirements.txt requirements-test.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-test.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	touch $@
+
+retrieval: install
+	$(BIN)/python jobs/retrieval.py --storage $(STORAGE) $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The job-execution workers of MLflow are not needed to look at runs.
+ui: install
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 \
+	  --backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,16 @@
+"""Names for the array types in signatures; every docstring gives its own shapes.
+
+`csr_array` is scipy's, single precision where nothing else is said.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+Ids: TypeAlias = NDArray[np.int64]  # row numbers of items, from 0
+Features: TypeAlias = NDArray[np.float32]  # l2-normalised rows, unless said otherwise
+Floats: TypeAlias = NDArray[np.float64]
+Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3), RGB
+Graph: TypeAlias = csr_array[Any, tuple[int, int]]

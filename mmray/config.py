@@ -1,0 +1,287 @@
+"""Every setting and its default; the command line is made from these classes.
+
+Values are the paper's (Iscen et al., CVPR 2018, section in brackets) unless said otherwise.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from mmray.errors import InputError
+
+Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_lite0"]
+Pooling = Literal["mac", "rmac", "gem"]
+Preset = Literal["demo", "retrieval"]
+
+STAGES = ("extract", "graph", "mine", "train", "whiten", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The rendered demonstration set, used where no images are given."""
+
+    objects: int = 24
+    """Objects in each of the two parts: one trains without labels, the other tests."""
+    photos: int = 13
+    """Photos of each object."""
+    distractors: int = 40
+    """Photos of none of the objects, in each part."""
+    longest_side: int = 256
+    """Longest side of a photo, pixels."""
+    seed: int = 0
+    """Another seed renders other objects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionConfig:
+    """Features Y for mining (Sec. 4.3)."""
+
+    longest_side: int = 362
+    """Longest side images are reduced to, pixels (never enlarged)."""
+    poolings: tuple[Pooling, ...] = ("rmac", "mac")
+    """Descriptors taken from one forward pass; mining uses the first."""
+    shard_size: int = 256
+    """Images in a shard, the unit of work that is computed again after a kill."""
+    batch_size: int = 32
+    """Images of one shape in a forward pass, at most."""
+    max_bad_fraction: float = 0.5
+    """More unreadable images than this stop the job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningConfig:
+    """Graph, anchors, diffusion and pools (Sec. 3.1-3.3; values of Sec. 4.3)."""
+
+    graph_k: int = 30
+    """Neighbours of an item in the graph, eq. (1)."""
+    count_self: bool = True
+    """The item is one of its own graph_k neighbours, as in the authors' released code."""
+    power: float = 3.0
+    """Exponent of the similarities, eq. (1)."""
+    component: Literal["largest", "all"] = "largest"
+    """Keep the graph's largest connected component only, or every item."""
+    anchors: int = 1500
+    """Anchors kept, by importance in the random walk (as released)."""
+    alpha: float = 0.99
+    """Teleport parameter of the diffusion, eq. (2), in [0, 1)."""
+    rtol: float = 1e-10
+    """Relative residual at which conjugate gradients stop (as released)."""
+    max_iter: int = 20
+    """Iterations of conjugate gradients at most (as released)."""
+    positive_k: int = 50
+    """Neighbours compared for the positives, eq. (5)."""
+    negative_k: int = 10_000
+    """Neighbours compared for the negatives, eq. (6); capped at half of the items."""
+    max_negatives: int = 50
+    """Negatives kept for an anchor (as released)."""
+    query_block: int = 4096
+    """Rows of the exact k-NN search in a shard."""
+    anchor_block: int = 32
+    """Anchors whose diffusions are solved together, a shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Fine-tuning on the mined tuples (Sec. 3.4; values of Sec. 4.3)."""
+
+    pooling: Pooling = "mac"
+    loss: Literal["contrastive", "triplet"] = "contrastive"
+    """Eq. (7) or eq. (8)."""
+    margin: float | None = None
+    """Margin m; by default 0.7 (contrastive) or 0.5 (triplet)."""
+    weighted: bool = True
+    """Multiply a tuple's loss by the manifold similarity of its positive (+W)."""
+    epochs: int = 30
+    anchors_per_epoch: int = 1000
+    """Tuples drawn anew in each epoch, one an anchor."""
+    batch_size: int = 5
+    """Tuples in an optimiser step, over all workers together."""
+    hard_negatives: int = 10
+    """A negative is drawn among so many of its pool, the nearest to the anchor (as released)."""
+    learning_rate: float = 1e-2
+    decay: float = 0.1
+    """Factor on the learning rate every `decay_epochs` epochs."""
+    decay_epochs: int = 10
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    longest_side: int = 362
+    """Longest side of training images, pixels."""
+    embed_batch_size: int = 32
+    """Images of one shape in a forward pass without gradients, at most."""
+    monitor_every: int = 1
+    """Epochs between two measurements of mAP during training, where labels exist; 0: never."""
+    workers: int | None = None
+    """Workers of distributed data parallel; by default one a GPU, or one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhiteningConfig:
+    """PCA whitening for the initial network, LDA for the fine-tuned one (Sec. 4.3)."""
+
+    images: int = 5000
+    """Unlabelled images from which PCA whitening is learned."""
+    pairs: int = 10_000
+    """Matching pairs (anchor, manifold neighbour) from which LDA whitening is learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Measuring retrieval on a labelled set (Sec. 4.3)."""
+
+    images: str | None = None
+    """Folder of the test images."""
+    ground_truth: str | None = None
+    """A gnd_*.pkl file or a folder of *_query.txt, *_good.txt, *_ok.txt, *_junk.txt."""
+    longest_side: int = 1024
+    """Longest side of test images, pixels; a query's box is cut before."""
+    poolings: tuple[Pooling, ...] = ("rmac", "mac")
+    """Descriptors that are measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Learn image embeddings without labels: mine on manifolds, fine-tune, whiten, measure."""
+
+    preset: Preset = "demo"
+    """Where the defaults come from: rendered photos on one machine, or the paper's retrieval."""
+    images: tuple[str, ...] = ()
+    """Folders of unlabelled images (local, s3://, gs://); none: a rendered demonstration set."""
+    exclude: str | None = None
+    """Text file of names of images to leave out, one a line (the paper removes test landmarks)."""
+    storage: str = "mmray-runs"
+    """Folder or URI where everything a run makes is kept."""
+    network: Network = "vgg16"
+    weights: str | None = None
+    """File with the initial weights (.pth or .safetensors); by default the published ones."""
+    stages: str = ",".join(STAGES)
+    """Stages to run, by commas; the others must have been done before."""
+    seed: int = 0
+    """Seed of every random choice."""
+    tracking_uri: str | None = None
+    """MLflow server; by default a database under the storage folder."""
+    experiment: str = "mmray"
+    """MLflow experiment."""
+    min_workers: int = 1
+    """Actors of a stage at least."""
+    max_workers: int | None = None
+    """Actors of a stage at most; by default as many as the cluster has CPUs or GPUs for."""
+    demo: DemoConfig = field(default_factory=DemoConfig)
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+    mining: MiningConfig = field(default_factory=MiningConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    whitening: WhiteningConfig = field(default_factory=WhiteningConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+RETRIEVAL = Config(preset="retrieval")
+DEMO = replace(
+    RETRIEVAL,
+    preset="demo",
+    network="efficientnet_lite0",
+    extraction=ExtractionConfig(longest_side=192, shard_size=64),
+    mining=MiningConfig(graph_k=10, positive_k=15, negative_k=100, anchors=100),
+    training=TrainingConfig(
+        longest_side=192,
+        epochs=6,
+        anchors_per_epoch=100,
+        learning_rate=1e-3,
+        decay_epochs=4,
+    ),
+    evaluation=EvaluationConfig(longest_side=192),
+)
+PRESETS: dict[Preset, Config] = {"demo": DEMO, "retrieval": RETRIEVAL}
+
+# What cannot be, flag by flag: (section, field) -> (smallest, largest) allowed.
+_BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
+    ("demo", "objects"): (2, 10_000),
+    ("demo", "photos"): (3, 1000),
+    ("demo", "distractors"): (0, 100_000),
+    ("demo", "longest_side"): (32, 4096),
+    ("extraction", "longest_side"): (32, 16_384),
+    ("extraction", "shard_size"): (1, 1_000_000),
+    ("extraction", "batch_size"): (1, 65_536),
+    ("extraction", "max_bad_fraction"): (0, 1),
+    ("mining", "graph_k"): (2, 1_000_000),
+    ("mining", "power"): (0, 100),
+    ("mining", "anchors"): (1, 10**9),
+    ("mining", "alpha"): (0, 0.999999),
+    ("mining", "rtol"): (0, 1),
+    ("mining", "max_iter"): (1, 1_000_000),
+    ("mining", "positive_k"): (1, 1_000_000),
+    ("mining", "negative_k"): (1, 10**9),
+    ("mining", "max_negatives"): (1, 1_000_000),
+    ("mining", "query_block"): (1, 10**9),
+    ("mining", "anchor_block"): (1, 100_000),
+    ("training", "margin"): (0, 4),
+    ("training", "epochs"): (1, 100_000),
+    ("training", "anchors_per_epoch"): (1, 10**9),
+    ("training", "batch_size"): (1, 1_000_000),
+    ("training", "hard_negatives"): (1, 1_000_000),
+    ("training", "learning_rate"): (0, 1000),
+    ("training", "decay"): (0, 1),
+    ("training", "decay_epochs"): (1, 100_000),
+    ("training", "momentum"): (0, 1),
+    ("training", "weight_decay"): (0, 1000),
+    ("training", "longest_side"): (32, 16_384),
+    ("training", "embed_batch_size"): (1, 65_536),
+    ("training", "monitor_every"): (0, 100_000),
+    ("training", "workers"): (1, 100_000),
+    ("whitening", "images"): (2, 10**9),
+    ("whitening", "pairs"): (2, 10**9),
+    ("evaluation", "longest_side"): (32, 16_384),
+    ("", "min_workers"): (1, 100_000),
+    ("", "max_workers"): (1, 100_000),
+    ("", "seed"): (0, 2**63 - 1),
+}
+
+
+def validate(config: Config) -> None:
+    """Raise InputError for the first impossible setting: its flag, its value, what is allowed."""
+    for (section, name), (low, high) in _BOUNDS.items():
+        value = getattr(getattr(config, section) if section else config, name)
+        if value is not None and not low <= value <= high:
+            flag = f"--{section}.{name}" if section else f"--{name}"
+            raise InputError(
+                f"{flag.replace('_', '-')} {value}: choose a value from {low:g} to {high:g}"
+            )
+    for section in ("extraction", "evaluation"):
+        poolings = getattr(config, section).poolings
+        if not poolings:
+            raise InputError(f"--{section}.poolings is empty: name at least one of mac, rmac, gem")
+        for pooling in poolings:
+            if poolings.count(pooling) > 1:
+                raise InputError(f"--{section}.poolings names {pooling} twice: once is enough")
+    if config.max_workers is not None and config.max_workers < config.min_workers:
+        raise InputError(
+            f"--max-workers {config.max_workers} is below --min-workers {config.min_workers}: "
+            "raise the one or lower the other"
+        )
+    if (config.evaluation.images is None) != (config.evaluation.ground_truth is None):
+        raise InputError(
+            "--evaluation.images and --evaluation.ground-truth belong together: give both, or none"
+        )
+    if not config.images and (config.preset == "retrieval" or config.evaluation.images):
+        raise InputError("--images is missing: name the folder of the images to learn from")
+    chosen_stages(config)
+
+
+def chosen_stages(config: Config) -> tuple[str, ...]:
+    """Names of --stages, in the order of the pipeline; InputError names one that does not exist."""
+    chosen = [name.strip() for name in config.stages.split(",") if name.strip()]
+    for name in chosen:
+        if name not in STAGES:
+            raise InputError(f"--stages: no stage {name!r}; choose from {','.join(STAGES)}")
+    if not chosen:
+        raise InputError(f"--stages is empty: choose from {','.join(STAGES)}")
+    return tuple(name for name in STAGES if name in chosen)
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A config as plain values by flag name ("mining.alpha"), as MLflow lists them."""
+    flat: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,1 @@
+"""Thin Ray adapters: each builds, calls the core, returns. No mathematics here."""

@@ -1,0 +1,130 @@
+"""The one pattern of every distributed stage: a resumable map of an actor pool over units of work.
+
+A unit is one row of a table and becomes one Parquet shard, written whole by the actor that computed
+it under a name made of the unit's number. A shard that is there is a unit that is done: running
+the same command again computes the missing ones only, in any order, on any number of actors, and
+gives the same files. Ray Data never splits or merges rows, so a unit's membership is fixed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from mmray.errors import InputError
+from mmray.progress import Progress
+from mmray.storage import Folder
+
+UNIT = "unit"  # the column that numbers the units of a table of work
+ITEMS = "items"  # the column that says how many items a unit has, for the progress display
+
+
+class Worker(Protocol):
+    """Computes the shard of one unit of work; built once an actor."""
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """How many actors work, and what each of them takes of the cluster."""
+
+    minimum: int = 1
+    maximum: int | None = None
+    cpus: int = 1
+    gpus: float = 0.0
+
+    def bounds(self) -> tuple[int, int]:
+        """(fewest, most) actors that leave two CPUs to the tasks between them.
+
+        Ray Data waits for ever, in silence, when its actors take every CPU.
+        """
+        total = ray.cluster_resources()
+        room = int((total.get("CPU", 0) - 2) // self.cpus)
+        if self.gpus:
+            room = min(room, int(total.get("GPU", 0) / self.gpus))
+        most = min(room, self.maximum) if self.maximum else room
+        if most < 1:
+            raise InputError(
+                f"the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs, a "
+                f"stage needs {self.cpus + 2} CPUs and {self.gpus:g} GPUs: add machines or lower "
+                "what an actor takes"
+            )
+        return min(self.minimum, most), most
+
+
+def shard_name(unit: int) -> str:
+    return f"part-{unit:06d}.parquet"
+
+
+class _ShardWriter:
+    """The actor: computes a unit, writes its shard, answers with a receipt."""
+
+    def __init__(self, worker: Callable[..., Worker], arguments: tuple[Any, ...], output: Folder):
+        self.worker = worker(*arguments)
+        self.output = output
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            shard = self.worker(row)
+        except InputError as error:  # an exception would reach the driver wrapped in Ray's own
+            return {ITEMS: 0, "refused": str(error)}
+        self.output.write_table(shard_name(row[UNIT]), shard)
+        return {ITEMS: row[ITEMS], "refused": ""}
+
+
+def run_units(
+    work: pa.Table,
+    worker: Callable[..., Worker],
+    arguments: tuple[Any, ...],
+    *,
+    output: Folder,
+    pool: Pool,
+    label: str,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> None:
+    """Compute every unit of `work` whose shard is not yet in `output`.
+
+    Parameters
+    ----------
+    work : table
+        One row a unit, with the columns `unit` and `items`; the rest is the worker's.
+    worker, arguments
+        `worker(*arguments)` is built once an actor. Large arrays go in as object references, which
+        the worker opens itself.
+    prepare
+        Runs on any CPU of the cluster, ahead of the actors (decoding); takes and returns a unit.
+
+    Raises
+    ------
+    InputError
+        A worker met an input that cannot be used. Shards that are written stay.
+    """
+    done = set(output.names())
+    missing = [row for row in range(len(work)) if shard_name(work[UNIT][row].as_py()) not in done]
+    total = sum(work[ITEMS].to_pylist())
+    left = sum(work[ITEMS][row].as_py() for row in missing)
+    with Progress(label, total=total, done=total - left) as progress:
+        if not missing:
+            return
+        fewest, most = pool.bounds()
+        most = min(most, len(missing))
+        dataset: ray.data.Dataset = ray.data.from_arrow([work.slice(row, 1) for row in missing])
+        if prepare is not None:
+            dataset = dataset.map(prepare, num_cpus=1)
+        receipts = dataset.map(
+            _ShardWriter,  # type: ignore[arg-type] # Ray types the call of an instance
+            fn_constructor_args=(worker, arguments, output),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=min(fewest, most), max_size=most, initial_size=most
+            ),
+        )
+        for receipt in receipts.iter_rows():
+            if receipt["refused"]:
+                raise InputError(receipt["refused"])
+            progress.advance(receipt[ITEMS])

@@ -1,0 +1,1 @@
+"""Measuring embeddings: ground truth, rankings, clusterings."""

@@ -1,0 +1,203 @@
+"""Ranking a database for queries, and scoring the ranking: mAP by the Oxford rule, Recall@k.
+
+n database items, q queries, d dimensions, p positives of a query.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.arrays import Features, Floats, Ids
+
+Box: TypeAlias = tuple[float, float, float, float]
+
+_BLOCK = 1024  # rows of a similarity matrix held at a time
+
+
+@dataclass(frozen=True)
+class Query:
+    """An image to search with, and what a perfect search finds.
+
+    Attributes
+    ----------
+    name : str
+        What the benchmark calls the query.
+    image : str
+        Its image file, relative to the folder of images.
+    box : (x1, y1, x2, y2) or None
+        The part of the image to search with, in pixels of the file; None: all of it.
+    positives : (p,) int64
+        Database rows that show the same object.
+    junk : int64
+        Database rows that are taken out of the ranking: too little of the object is seen to say.
+    """
+
+    name: str
+    image: str
+    box: Box | None
+    positives: Ids
+    junk: Ids
+
+
+def similarity_blocks(database: Features, queries: Features) -> Iterator[tuple[int, Features]]:
+    """Inner products, some queries at a time.
+
+    Products are summed in double precision and rounded to single: two equal images then have equal
+    similarities, wherever they stand in the matrix product, and the tie is decided by their ids.
+
+    Yields
+    ------
+    (first query, (b, n) float32 similarities of the queries from that one on).
+
+    Raises
+    ------
+    ValueError
+        The arrays do not have the same number of columns, or hold a value that is not finite.
+    """
+    if database.ndim != 2 or queries.ndim != 2 or database.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"database {database.shape} and queries {queries.shape} must be matrices with the same "
+            "number of columns"
+        )
+    for name, rows in (("database", database), ("queries", queries)):
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            raise ValueError(f"{name}: row {bad[0]} is not finite ({bad.size} such rows)")
+    columns = database.T.astype(np.float64)
+    for start in range(0, len(queries), _BLOCK):
+        block = queries[start : start + _BLOCK].astype(np.float64)
+        yield start, (block @ columns).astype(np.float32)
+
+
+def rank(database: Features, queries: Features) -> Ids:
+    """Sort the whole database for each query.
+
+    Parameters
+    ----------
+    database : (n, d) float32
+    queries : (q, d) float32
+
+    Returns
+    -------
+    (n, q) int64: column j lists the database rows by descending inner product with query j; equal
+    ones by ascending row.
+
+    Raises
+    ------
+    ValueError
+        The arrays do not have the same number of columns, or hold a value that is not finite.
+    """
+    ranks = np.empty((len(database), len(queries)), dtype=np.int64)
+    for start, similarities in similarity_blocks(database, queries):
+        order = np.argsort(-similarities, axis=1, kind="stable")
+        ranks[:, start : start + len(order)] = order.T
+    return ranks
+
+
+def mean_average_precision(ranks: Ids, ground_truth: Sequence[Query]) -> tuple[float, Floats]:
+    """Score a ranking as the program of the Oxford buildings benchmark does (Philbin et al. 2007).
+
+    Parameters
+    ----------
+    ranks : (n, q) int64
+        Column j lists every database row once, best first, as `rank` returns them.
+    ground_truth : sequence of q queries
+        An id repeated in a list counts once; an id both positive and junk is taken out of the
+        ranking but still asked for, as in the original program.
+
+    Returns
+    -------
+    (mean, (q,) float64): average precisions in [0, 1], NaN for a query without positives; the mean
+    leaves those out, and is NaN if there is no other.
+
+    Raises
+    ------
+    ValueError
+        Not one query per column, a column that does not list every row once, or an id of the
+        ground truth outside 0..n-1.
+    """
+    if ranks.ndim != 2 or ranks.shape[1] != len(ground_truth):
+        raise ValueError(
+            f"ranks {ranks.shape} must have one column for each of {len(ground_truth)} queries"
+        )
+    precisions = np.array(
+        [_average_precision(ranks[:, j], query) for j, query in enumerate(ground_truth)],
+        dtype=np.float64,
+    )
+    counted = precisions[~np.isnan(precisions)]
+    return (float(counted.mean()) if counted.size else float("nan")), precisions
+
+
+def _average_precision(ranking: Ids, query: Query) -> float:
+    """Area under the precision-recall curve of one query, by trapezoids."""
+    n = len(ranking)
+    for ids in (query.positives, query.junk):
+        if len(ids) and not 0 <= np.min(ids) <= np.max(ids) < n:
+            raise ValueError(f"query {query.name}: ground truth has ids outside 0..{n - 1}")
+    place = np.full(n, -1, dtype=np.int64)
+    if n and not 0 <= ranking.min() <= ranking.max() < n:
+        raise ValueError(f"query {query.name}: ranking has ids outside 0..{n - 1}")
+    place[ranking] = np.arange(n)
+    if (place < 0).any():
+        raise ValueError(f"query {query.name}: ranking does not list row {np.argmin(place)}")
+
+    positives, junk = np.unique(query.positives), np.unique(query.junk)
+    if not positives.size:
+        return float("nan")
+    found = np.sort(place[np.setdiff1d(positives, junk)])
+    found -= np.searchsorted(np.sort(place[junk]), found)  # places without the junk before them
+    before = np.arange(len(found))
+    # Precision just before a positive is retrieved, 1 by convention if nothing was, and with it.
+    left = np.where(found > 0, before / np.maximum(found, 1), 1.0)
+    right = (before + 1) / (found + 1)
+    return float((left + right).sum() / (2 * len(positives)))
+
+
+def recall_at_k(
+    embeddings: Features, labels: NDArray[Any], ks: Sequence[int] = (1, 2, 4, 8)
+) -> dict[int, float]:
+    """Share of items that have one of their own label among their k most similar other items.
+
+    Every item queries all others; equal similarities are ranked by ascending row. An item that is
+    alone with its label counts as a miss.
+
+    Parameters
+    ----------
+    embeddings : (n, d) float32
+        n >= 2.
+    labels : (n,) of any type that compares
+    ks : each at least 1; one of n - 1 or more asks whether there is another item of the label.
+
+    Returns
+    -------
+    {k: recall in [0, 1]}, in the order of ks.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two items, not one label for each, a k below 1, or an embedding not finite.
+    """
+    n = len(embeddings)
+    if n < 2 or labels.shape != (n,):
+        raise ValueError(
+            f"embeddings {embeddings.shape} and labels {labels.shape}: need at least two items and "
+            "one label for each"
+        )
+    if min(ks, default=0) < 1:
+        raise ValueError(f"ks {list(ks)}: name at least one k, each at least 1")
+    ahead = np.empty(n, dtype=np.int64)  # other items ranked before the first of the same label
+    for start, similarities in similarity_blocks(embeddings, embeddings):
+        rows = np.arange(start, start + len(similarities))
+        similarities[rows - start, rows] = -np.inf
+        same = labels[rows, None] == labels[None, :]
+        same[rows - start, rows] = False
+        candidates = np.where(same, similarities, -np.inf)
+        # argmax is the first of equals: the one of lowest row, which is the one ranked first.
+        first = candidates.argmax(axis=1)[:, None]
+        best = np.take_along_axis(candidates, first, axis=1)
+        earlier = (similarities > best) | ((similarities == best) & (np.arange(n) < first))
+        ahead[rows] = np.where(same.any(axis=1), earlier.sum(axis=1), n)
+    return {k: float(np.mean(ahead < min(k, n))) for k in ks}

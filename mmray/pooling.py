@@ -1,0 +1,130 @@
+"""Global pooling: a convolutional map becomes one l2-normalised descriptor.
+
+b images, c channels, h x w positions of the map. MAC and R-MAC: Tolias, Sicre, Jegou, "Particular
+object retrieval with integral max-pooling of CNN activations", ICLR 2016. GeM: Radenovic, Tolias,
+Chum, PAMI 2018.
+
+Every descriptor has norm 1, except where a vector's norm is below `EPS`: that one is divided by
+`EPS` instead, so an all-zero map gives the zero vector, never NaN, and gradients stay finite.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Literal
+
+import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
+from torch import Tensor
+
+Pooling = Literal["mac", "rmac", "gem"]
+
+EPS = 1e-6
+
+
+def mac(maps: Tensor) -> Tensor:
+    """Maximum activation of each channel over the whole map, l2-normalised.
+
+    Parameters
+    ----------
+    maps : (b, c, h, w) float, h and w at least 1
+
+    Returns
+    -------
+    (b, c), the same dtype.
+    """
+    return F.normalize(maps.amax((2, 3)), eps=EPS)
+
+
+def rmac(maps: Tensor, levels: int = 3) -> Tensor:
+    """Regional MAC: the MACs of the whole map and of its regions, summed and l2-normalised.
+
+    The variant with the whole map and without whitening per region. `levels = 0` is MAC.
+
+    Parameters
+    ----------
+    maps : (b, c, h, w) float, h and w at least 1
+    levels : L, see `rmac_regions`
+
+    Returns
+    -------
+    (b, c), the same dtype.
+    """
+    total = mac(maps)
+    for top, left, side in rmac_regions(maps.shape[2], maps.shape[3], levels):
+        total = total + mac(maps[:, :, top : top + side, left : left + side])
+    return F.normalize(total, eps=EPS)
+
+
+def gem(maps: Tensor, p: float = 3.0) -> Tensor:
+    """Generalised mean (mean of x^p)^(1/p) of each channel, l2-normalised.
+
+    p = 1 is average pooling, p -> infinity is MAC. Negative activations count as 0, and so does a
+    channel whose generalised mean is below `EPS`: the derivative of the root is infinite at 0.
+
+    Parameters
+    ----------
+    maps : (b, c, h, w) float, h and w at least 1
+    p : at least 1
+
+    Returns
+    -------
+    (b, c), the same dtype.
+
+    Raises
+    ------
+    ValueError
+        p is below 1.
+    """
+    if not p >= 1:
+        raise ValueError(f"gem: p = {p}, it must be at least 1")
+    activations = maps.clamp(min=0)
+    # Divided by the largest activation, no power overflows or vanishes. The gradient may take the
+    # scale for a constant: s gem(x / s) is the same for every s > 0.
+    scale = activations.detach().amax((2, 3), keepdim=True).clamp(min=EPS)
+    mean = (activations / scale).pow(p).mean((2, 3))
+    scale = scale[:, :, 0, 0]
+    present = mean > (EPS / scale).pow(p)
+    root = mean.where(present, 1).pow(1 / p) * scale
+    return F.normalize(root.where(present, 0), eps=EPS)
+
+
+def rmac_regions(height: int, width: int, levels: int) -> list[tuple[int, int, int]]:
+    """The squares of R-MAC on a height x width map: (top, left, side), by level, then row by row.
+
+    Level l has squares of side floor(2 short / (l + 1)): l along the shorter side of the map, and
+    l + m along the longer side, evenly spread from border to border. m in 1..6 is the number for
+    which neighbouring squares of level 1 overlap by a share nearest to 40%; it is 0 on square maps.
+    A level whose side would be 0 is left out; on very small maps squares may repeat, as in the
+    published implementations. Positions are computed in integers: the float32 of those
+    implementations may fall just below one.
+
+    Raises
+    ------
+    ValueError
+        A side of the map is below 1, or `levels` is negative.
+    """
+    if min(height, width) < 1 or levels < 0:
+        raise ValueError(f"no R-MAC regions of a {height} x {width} map at {levels} levels")
+    short, long = min(height, width), max(height, width)
+    extra = min(range(1, 7), key=lambda m: abs(_overlap(short, long, m) - Fraction(2, 5)))
+    extra_rows = extra if height > width else 0
+    extra_columns = extra if width > height else 0
+    return [
+        (top, left, side)
+        for level in range(1, levels + 1)
+        if (side := 2 * short // (level + 1)) > 0
+        for top in _spread(height - side, level + extra_rows)
+        for left in _spread(width - side, level + extra_columns)
+    ]
+
+
+def _overlap(short: int, long: int, steps: int) -> Fraction:
+    """Share of a square of side `short` that the next one covers, when steps + 1 span `long`."""
+    return 1 - Fraction(long - short, short * steps)
+
+
+def _spread(last: int, count: int) -> list[int]:
+    """`count` positions from 0 to `last`, evenly spread and rounded down."""
+    return [0] if count == 1 else [i * last // (count - 1) for i in range(count)]
+
+
+POOLINGS: dict[Pooling, Callable[[Tensor], Tensor]] = {"mac": mac, "rmac": rmac, "gem": gem}

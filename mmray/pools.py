@@ -1,0 +1,315 @@
+"""Pools of hard positives and hard negatives for each anchor, eqs. (5) and (6).
+
+n items, d dimensions, a anchors. NN^m are the items by manifold similarity s_m (diffusion), NN^e
+those by Euclidean similarity s_e (inner product); both break ties by id and count the anchor too.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mmray.arrays import Features, Floats, Graph, Ids
+from mmray.diffusion import diffuse
+from mmray.graph import normalize_graph
+from mmray.neighbors import ranks, search
+
+_BLOCK_ANCHORS = 64  # the diffusion of so many is held at a time: n x 64 float32
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pools:
+    """What is mined for a anchors; each tuple holds one array for each anchor.
+
+    Ranks start at 1, which is the anchor's own place, and are places among all n items.
+
+    Attributes
+    ----------
+    anchors : (a,) int64
+    positives : int64
+        P⁺ of eq. (5), by descending s_m; similar on the manifold, far in feature space.
+    positive_similarity : float32
+        s_m of each positive, the weight of a tuple.
+    positive_rank_e : int64
+        Its place in NN^e.
+    negatives : int64
+        P⁻ of eq. (6), by descending s_e.
+    negative_similarity : float32
+        s_e of each negative.
+    negative_rank_m : int64
+        Its place in NN^m.
+    manifold_neighbors : int64
+        NN^m of positive_k places, by descending s_m, without the anchor and without items of
+        s_m <= 0: the matching pairs of the whitening.
+    zero_positives : (a,) int64
+        How many items eq. (5) names whose s_m is not positive. They are dropped: nothing on the
+        manifold leads there, and only their ids rank them (the released code keeps them).
+    residual : (a,) float64
+    iterations : (a,) int64
+        Of the diffusion.
+    """
+
+    anchors: Ids
+    positives: tuple[Ids, ...]
+    positive_similarity: tuple[Features, ...]
+    positive_rank_e: tuple[Ids, ...]
+    negatives: tuple[Ids, ...]
+    negative_similarity: tuple[Features, ...]
+    negative_rank_m: tuple[Ids, ...]
+    manifold_neighbors: tuple[Ids, ...]
+    zero_positives: Ids
+    residual: Floats
+    iterations: Ids
+
+    def renamed(self, items: Ids) -> "Pools":
+        """The same pools with items[i] (n,) int64 written for every item i."""
+        return replace(
+            self,
+            anchors=items[self.anchors],
+            positives=tuple(items[ids] for ids in self.positives),
+            negatives=tuple(items[ids] for ids in self.negatives),
+            manifold_neighbors=tuple(items[ids] for ids in self.manifold_neighbors),
+        )
+
+
+def mine_pools(
+    features: Features,
+    graph: Graph,
+    anchors: Ids,
+    *,
+    positive_k: int,
+    negative_k: int,
+    max_negatives: int,
+    items: Ids | None = None,
+    alpha: float = 0.99,
+    rtol: float = 1e-10,
+    max_iter: int = 20,
+) -> Pools:
+    """Diffuse from every anchor and pick its pools: eqs. (2)-(6).
+
+    Parameters
+    ----------
+    features : (n, d) float32, l2-normalised
+    graph : (n, n) CSR
+        A of eq. (1), not normalised.
+    anchors : (a,) int64
+    positive_k, negative_k, max_negatives : int
+        See `pools_of`.
+    items : (m,) int64, ascending
+        Work on these items only, as if there were no others; all where None. In the retrieval
+        setting the largest component.
+    alpha, rtol, max_iter
+        See `diffuse`.
+
+    Returns
+    -------
+    Pools : in the ids of `features`, also where `items` are given.
+
+    Raises
+    ------
+    ValueError
+        An anchor is not among `items`, or an argument is refused by `pools_of` or `diffuse`.
+    """
+    kept = np.arange(len(features)) if items is None else items
+    outside = np.setdiff1d(anchors, kept)
+    if len(outside):
+        raise ValueError(f"anchor {outside[0]} is not one of the {len(kept)} items mined")
+    if items is not None:
+        features, graph = features[kept], graph[kept][:, kept]
+    pools = pools_of(
+        features,
+        normalize_graph(graph),
+        np.searchsorted(kept, anchors),
+        positive_k=positive_k,
+        negative_k=negative_k,
+        max_negatives=max_negatives,
+        alpha=alpha,
+        rtol=rtol,
+        max_iter=max_iter,
+    )
+    return pools.renamed(kept)
+
+
+def pools_of(
+    features: Features,
+    normalized: Graph,
+    anchors: Ids,
+    *,
+    positive_k: int,
+    negative_k: int,
+    max_negatives: int,
+    alpha: float = 0.99,
+    rtol: float = 1e-10,
+    max_iter: int = 20,
+) -> Pools:
+    """The part of `mine_pools` that is done batch by batch, on a graph normalised once.
+
+    Parameters
+    ----------
+    features : (n, d) float32, l2-normalised
+    normalized : (n, n) CSR
+        Â from `normalize_graph`.
+    anchors : (a,) int64, in 0..n-1
+    positive_k : int
+        50 in eq. (5), 1..n.
+    negative_k : int
+        K of eq. (6), from 1; ⌈n/2⌉ where that is less.
+    max_negatives : int
+        How many of P⁻ are kept, from 1.
+    alpha, rtol, max_iter
+        See `diffuse`.
+
+    Returns
+    -------
+    Pools : those of an anchor are the same, bit for bit, whatever the other anchors are.
+
+    Raises
+    ------
+    ValueError
+        The sizes of features and graph differ, a number is outside its range, or an argument is
+        refused by `diffuse` or `neighbors.search`.
+    """
+    n = len(features)
+    _check_sizes(n, normalized, positive_k, negative_k, max_negatives)
+    negative_k = min(negative_k, -(-n // 2))
+    mined: list[_AnchorPools] = []
+    residual, iterations = [np.empty(0)], [np.empty(0, np.int64)]
+    for start in range(0, len(anchors), _BLOCK_ANCHORS):
+        block = anchors[start : start + _BLOCK_ANCHORS]
+        diffusion = diffuse(normalized, block, alpha=alpha, rtol=rtol, max_iter=max_iter)
+        nearest = search(features, features[block], max(positive_k, negative_k))
+        for row, anchor in enumerate(block):
+            manifold = _Ranking(diffusion.similarity[row])
+            euclidean = nearest.ids[row], nearest.similarities[row]
+            mined.append(
+                _select(anchor, manifold, euclidean, positive_k, negative_k, max_negatives)
+            )
+        residual.append(diffusion.residual)
+        iterations.append(diffusion.iterations)
+    positives = tuple(pools.positives for pools in mined)
+    return Pools(
+        anchors=anchors.astype(np.int64),
+        positives=positives,
+        positive_similarity=tuple(pools.positive_similarity for pools in mined),
+        positive_rank_e=tuple(ranks(features, features[anchors], positives)),
+        negatives=tuple(pools.negatives for pools in mined),
+        negative_similarity=tuple(pools.negative_similarity for pools in mined),
+        negative_rank_m=tuple(pools.negative_rank_m for pools in mined),
+        manifold_neighbors=tuple(pools.manifold_neighbors for pools in mined),
+        zero_positives=np.array([pools.zero_positives for pools in mined], np.int64),
+        residual=np.concatenate(residual),
+        iterations=np.concatenate(iterations),
+    )
+
+
+def matching_pairs(pools: Pools, count: int, rng: np.random.Generator) -> Ids:
+    """Pairs (anchor, manifold neighbour) that show the same object, as far as mining knows.
+
+    Returns
+    -------
+    (2, m) int64 : m <= count pairs drawn without replacement, in the order of the pools.
+    """
+    sizes = [len(ids) for ids in pools.manifold_neighbors]
+    pairs = np.stack(
+        [
+            np.repeat(pools.anchors, sizes),
+            np.concatenate([np.empty(0, np.int64), *pools.manifold_neighbors]),
+        ]
+    )
+    total = pairs.shape[1]
+    return pairs[:, np.sort(rng.choice(total, min(count, total), replace=False))]
+
+
+def summary(pools: Pools) -> dict[str, float]:
+    """Counts of anchors, positives and negatives, and how well the diffusion was solved."""
+    return {
+        "anchors": len(pools.anchors),
+        "positives": sum(map(len, pools.positives)),
+        "negatives": sum(map(len, pools.negatives)),
+        "without_positives": sum(not len(ids) for ids in pools.positives),
+        "zero_positives": int(pools.zero_positives.sum()),
+        "largest_residual": float(pools.residual.max(initial=0)),
+        "iterations": int(pools.iterations.max(initial=0)),
+    }
+
+
+class _Ranking:
+    """All items by one similarity (n,), descending, ties by id ascending."""
+
+    def __init__(self, similarity: Features) -> None:
+        self.similarity = similarity
+        self._ascending = np.sort(similarity)
+
+    def first(self, k: int) -> Ids:
+        """The first k items (k,) int64, in order; k in 1..n."""
+        threshold = self._ascending[-k]
+        above = np.flatnonzero(self.similarity > threshold)
+        tied = np.flatnonzero(self.similarity == threshold)[: k - len(above)]
+        ids = np.concatenate([above, tied])
+        return ids[np.lexsort((ids, -self.similarity[ids]))]
+
+    def places(self, ids: Ids) -> Ids:
+        """Places (m,) int64 of given items (m,), from 1."""
+        values = self.similarity[ids]
+        above = len(self._ascending) - np.searchsorted(self._ascending, values, side="right")
+        tied_before = [
+            np.count_nonzero(self.similarity[:i] == value)
+            for i, value in zip(ids, values, strict=True)
+        ]
+        return above + np.array(tied_before, np.int64) + 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _AnchorPools:
+    """The entries of `Pools` for one anchor, except those that one pass finds for all of them."""
+
+    positives: Ids
+    positive_similarity: Features
+    negatives: Ids
+    negative_similarity: Features
+    negative_rank_m: Ids
+    manifold_neighbors: Ids
+    zero_positives: int
+
+
+def _select(
+    anchor: np.int64,
+    manifold: _Ranking,
+    euclidean: tuple[Ids, Features],
+    positive_k: int,
+    negative_k: int,
+    max_negatives: int,
+) -> _AnchorPools:
+    """Eqs. (5) and (6) for one anchor, given NN^e and s_e of at least positive_k and negative_k."""
+    nearest_e, similarity_e = euclidean
+    nearest_m = manifold.first(max(positive_k, negative_k))
+
+    matching = nearest_m[:positive_k]
+    # Among its exact duplicates, the anchor may be missing from its own NN^e or NN^m.
+    named = matching[~np.isin(matching, nearest_e[:positive_k]) & (matching != anchor)]
+    positives = named[manifold.similarity[named] > 0]
+    linked = (manifold.similarity[matching] > 0) & (matching != anchor)
+
+    farther = ~np.isin(nearest_e[:negative_k], nearest_m[:negative_k])
+    places = np.flatnonzero(farther & (nearest_e[:negative_k] != anchor))[:max_negatives]
+    return _AnchorPools(
+        positives=positives,
+        positive_similarity=manifold.similarity[positives],
+        negatives=nearest_e[places],
+        negative_similarity=similarity_e[places],
+        negative_rank_m=manifold.places(nearest_e[places]),
+        manifold_neighbors=matching[linked],
+        zero_positives=len(named) - len(positives),
+    )
+
+
+def _check_sizes(
+    n: int, normalized: Graph, positive_k: int, negative_k: int, max_negatives: int
+) -> None:
+    if normalized.shape != (n, n):
+        raise ValueError(f"the graph has shape {normalized.shape}, but there are {n} features")
+    if not 1 <= positive_k <= n:
+        raise ValueError(f"positive_k must be between 1 and the {n} items, got {positive_k}")
+    if negative_k < 1:
+        raise ValueError(f"negative_k must be at least 1, got {negative_k}")
+    if max_negatives < 1:
+        raise ValueError(f"max_negatives must be at least 1, got {max_negatives}")

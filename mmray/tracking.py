@@ -1,0 +1,120 @@
+"""Experiment tracking with MLflow: the driver opens a run, any process adds to it by its id."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+# MLflow counts its users by a call to its makers' server; a run without a network would wait for it.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+from mlflow.entities import Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from mmray.artifacts import read_json, write_json
+from mmray.errors import InputError
+from mmray.storage import Folder
+
+# "Context impl SQLiteImpl" and the forty migrations of a new database say nothing to a user.
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One MLflow run, by the server's address and the run's id; cheap to send to a worker."""
+
+    uri: str
+    run_id: str
+
+    @cached_property
+    def _client(self) -> mlflow.MlflowClient:
+        return mlflow.MlflowClient(self.uri)
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"uri": self.uri, "run_id": self.run_id}
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        for name, value in metrics.items():
+            self._client.log_metric(self.run_id, name, float(value), step=step)
+
+    def log_text(self, name: str, text: str) -> None:
+        self._client.log_text(self.run_id, text, name)
+
+    def log_file(self, folder: Folder, name: str, artifact_folder: str) -> None:
+        """Log a file of a storage folder as an artifact."""
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch) / name
+            copy.write_bytes(folder.read(name))
+            self._client.log_artifact(self.run_id, str(copy), artifact_folder)
+
+    def end(self, status: str) -> None:
+        """Status is FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(self.run_id, status)
+
+
+def default_uri(storage: Folder) -> str:
+    """The database under a local storage folder.
+
+    Raises
+    ------
+    InputError
+        The storage is not local: a database cannot live in a bucket.
+    """
+    if storage.local is None:
+        raise InputError(
+            f"--storage {storage.uri} is not a local folder, so MLflow's database cannot live "
+            "there: name a server with --tracking-uri http://..."
+        )
+    return f"sqlite:///{storage.local / 'mlflow.db'}"
+
+
+def open_run(
+    storage: Folder, *, uri: str, experiment: str, identity: str, settings: Mapping[str, Any]
+) -> Run:
+    """Open the run of this identity: the one an earlier call began, or a new one.
+
+    Parameters
+    ----------
+    identity
+        Fingerprint of the settings that determine the results; `<storage>/runs/<identity>.json`
+        remembers the run's id.
+    settings
+        Flat, logged as parameters.
+
+    Raises
+    ------
+    InputError
+        The server does not answer, or does not take the experiment.
+    """
+    runs, name = storage / "runs", f"{identity}.json"
+    try:
+        client = mlflow.MlflowClient(uri)
+        if runs.has(name) and (known := read_json(runs, name))["uri"] == uri:
+            client.update_run(known["run_id"], status="RUNNING")
+            return Run(uri, known["run_id"])
+        found = client.get_experiment_by_name(experiment)
+        place = None if storage.local is None else (storage.local / "mlartifacts").as_uri()
+        experiment_id = (
+            found.experiment_id
+            if found
+            else client.create_experiment(experiment, place if uri.startswith("sqlite:") else None)
+        )
+        run = client.create_run(experiment_id, run_name=f"{settings.get('network')}-{identity[:6]}")
+        client.log_batch(
+            run.info.run_id,
+            params=[Param(key, str(value)[:6000]) for key, value in settings.items()],
+            tags=[RunTag("mmray.identity", identity)],
+        )
+    except (MlflowException, OSError) as error:
+        raise InputError(
+            f"--tracking-uri {uri}: MLflow cannot be used there ({error}); start the server, or "
+            "leave the flag out for a database under --storage"
+        ) from error
+    write_json(runs, name, {"uri": uri, "run_id": run.info.run_id})
+    return Run(uri, run.info.run_id)

@@ -1,0 +1,222 @@
+"""Whitening of embeddings: PCA, without labels, and LDA ("Lw"), from matching pairs.
+
+n items, d dimensions, m matching pairs.
+
+Sources: PCA whitening for retrieval, Jégou & Chum, ECCV 2012; LDA, Mikolajczyk & Matas, ICCV 2007,
+as used by Radenović et al., "CNN image retrieval learns from BoW", ECCV 2016. Everything is learned
+in double precision and kept in single.
+"""
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.arrays import Features, Floats, Ids
+from mmray.errors import InputError
+
+# With fewer samples than this for each direction, the small variances of a sample are much smaller
+# than the true ones, and dividing by them drowns the signal: full PCA whitening of n <= d items
+# makes all of them equally similar. So only samples / 4 directions are whitened, and the rest get
+# the variance of the last of these; with 4 samples a direction and more, nothing is changed.
+# Measured with 1280-d features of 250 Paris photos among 1000 others, PCA learned from the others:
+# mAP 0.736 without this, and 0.882, 0.888, 0.875 with 2, 4, 8 (0.858 before whitening).
+_SAMPLES_PER_DIRECTION = 4
+
+# Variances below this share of the largest one count as this share: a channel that was never active
+# would otherwise be divided by zero.
+_SMALLEST_VARIANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """An affine map that is followed by l2-normalisation.
+
+    Attributes
+    ----------
+    mean : (d,) float32
+    projection : (d, d) float32
+        Rows by descending variance: the first `dims` rows reduce to `dims` dimensions. The largest
+        entry of each row is positive, so that learning again elsewhere gives the same rows.
+    """
+
+    mean: Features
+    projection: Features
+
+    def apply(self, x: Features, dims: int | None = None) -> Features:
+        """Whiten embeddings, and reduce them to their first dimensions.
+
+        Parameters
+        ----------
+        x : (n, d) float32
+        dims : from 1 to d; None: all d.
+
+        Returns
+        -------
+        (n, dims) float32, l2-normalised; a row that is projected to zero stays zero.
+
+        Raises
+        ------
+        ValueError
+            x does not have d columns, dims is outside 1..d, or a row is not finite.
+        """
+        d = len(self.mean)
+        dims = d if dims is None else dims
+        if x.ndim != 2 or x.shape[1] != d:
+            raise ValueError(f"embeddings have shape {x.shape}: this whitening takes (n, {d})")
+        if not 1 <= dims <= d:
+            raise ValueError(f"dims = {dims}: this whitening has 1 to {d} dimensions")
+        _check_finite(x, "embeddings")
+        centred: Features = np.subtract(x, self.mean, dtype=np.float32)
+        projected: Features = centred @ self.projection[:dims].T
+        norms = np.linalg.norm(projected, axis=1, keepdims=True)
+        np.divide(projected, norms, out=projected, where=norms > 0)
+        return projected
+
+    def save(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
+        """Write a .npz file with the arrays `mean` and `projection`, under exactly this name."""
+        if isinstance(file, str | os.PathLike):
+            with Path(file).open("wb") as opened:
+                self.save(opened)
+        else:
+            np.savez(file, mean=self.mean, projection=self.projection)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str] | IO[bytes]) -> "Whitening":
+        """Read what `save` wrote; nothing in the file is executed.
+
+        Raises
+        ------
+        InputError
+            The file is not a whitening.
+        FileNotFoundError
+            There is no such file.
+        """
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                mean = arrays["mean"].astype(np.float32)
+                projection = arrays["projection"].astype(np.float32)
+        except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{file}: not a whitening (.npz of mean, projection): {error}"
+            ) from error
+        if mean.ndim != 1 or projection.shape != (len(mean), len(mean)):
+            raise InputError(
+                f"{file}: not a whitening: mean has shape {mean.shape} and projection "
+                f"{projection.shape}, expected (d,) and (d, d)"
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(projection).all()):
+            raise InputError(f"{file}: not a whitening: it holds values that are not finite")
+        return cls(mean, projection)
+
+
+def pca_whitening(features: Features) -> Whitening:
+    """Learn PCA whitening: P = diag(v)^-1/2 E^T for the covariance E diag(v) E^T of the features.
+
+    Variances v that the number of features does not support are raised (top of this module): with
+    n >= 4 d and no variance under 1e-6 of the largest, the whitened features have the identity as
+    their covariance, before l2-normalisation.
+
+    Parameters
+    ----------
+    features : (n, d) float32
+        n >= 2; fewer than d are enough for a result, 4 d and more for a full one.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two features, all of them equal, or one that is not finite.
+    """
+    samples = _checked(features)
+    if (features == features[0]).all():
+        raise ValueError(f"all {len(features)} features are equal: there is nothing to whiten")
+    mean = samples.mean(axis=0)
+    centred = samples - mean
+    variances, directions = _principal_axes(centred.T @ centred / len(centred))
+    return _whitening(mean, directions / _deviations(variances, len(samples))[:, None])
+
+
+def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening:
+    """Learn LDA whitening: P = R C^-1/2, C the covariance of the differences of matching pairs.
+
+    R rotates to the principal axes of the features whitened by C^-1/2 and centred on the mean of
+    the pairs' queries (as in the authors' code), the most discriminative axis first. Any square
+    root of C gives the same P: theirs is Cholesky's. Variances of C that the number of pairs, and
+    of items in them, does not support are raised (top of this module).
+
+    Parameters
+    ----------
+    features : (n, d) float32
+    queries, positives : (m,) int64
+        Rows of features that match: queries[i] and positives[i] show the same object.
+
+    Raises
+    ------
+    ValueError
+        No pairs, ids outside 0..n-1, pairs that are all identical, or a feature that is not finite.
+    """
+    samples = _checked(features)
+    _check_pairs(queries, positives, len(samples))
+    mean = samples[queries].mean(axis=0)
+    differences = samples[queries] - samples[positives]
+    if not differences.any():
+        raise ValueError(
+            f"the two features of each of the {len(queries)} matching pairs are equal: LDA "
+            "whitening learns from how they differ"
+        )
+    variances, directions = _principal_axes(differences.T @ differences / len(differences))
+    # Pairs that share an item are no independent samples: r items span at most r - 1 differences.
+    independent = min(len(queries), np.unique([queries, positives]).size)
+    whitener = directions / _deviations(variances, independent)[:, None]
+    whitened = (samples - mean) @ whitener.T
+    _, rotation = _principal_axes(whitened.T @ whitened / len(whitened))
+    return _whitening(mean, rotation @ whitener)
+
+
+def _principal_axes(covariance: Floats) -> tuple[Floats, Floats]:
+    """Variances (d,), descending, and directions (d, d) as rows."""
+    variances, columns = np.linalg.eigh((covariance + covariance.T) / 2)
+    return np.maximum(variances[::-1], 0), columns[:, ::-1].T
+
+
+def _deviations(variances: Floats, samples: int) -> Floats:
+    """Standard deviations to divide by, where so many samples support them (top of this module)."""
+    last = min(len(variances), max(1, samples // _SAMPLES_PER_DIRECTION)) - 1
+    floor = max(variances[last], _SMALLEST_VARIANCE * variances[0])
+    deviations: Floats = np.sqrt(np.maximum(variances, floor))
+    return deviations
+
+
+def _whitening(mean: Floats, projection: Floats) -> Whitening:
+    """Fix the sign of each row and round to single precision."""
+    largest = np.abs(projection).argmax(axis=1)[:, None]
+    signs = np.sign(np.take_along_axis(projection, largest, axis=1))
+    return Whitening(mean.astype(np.float32), (projection * signs).astype(np.float32))
+
+
+def _checked(features: Features) -> Floats:
+    if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
+        raise ValueError(f"features have shape {features.shape}: need (n, d) with n >= 2")
+    _check_finite(features, "features")
+    return features.astype(np.float64)
+
+
+def _check_pairs(queries: Ids, positives: Ids, n: int) -> None:
+    if queries.ndim != 1 or queries.shape != positives.shape or not queries.size:
+        raise ValueError(
+            f"queries {queries.shape} and positives {positives.shape} must be lists of the same "
+            "length, at least 1"
+        )
+    for name, ids in (("queries", queries), ("positives", positives)):
+        if not 0 <= ids.min() <= ids.max() < n:
+            raise ValueError(f"{name} holds ids outside 0..{n - 1}: {ids.min()}..{ids.max()}")
+
+
+def _check_finite(rows: NDArray[np.floating], name: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if bad.size:
+        raise ValueError(f"{name}: row {bad[0]} is not finite ({bad.size} of {len(rows)} rows)")

@@ -1,0 +1,134 @@
+"""A stage computes each missing unit once, whole, the same for any number of actors."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+
+from mmray.distributed.stage import Pool, run_units
+from mmray.errors import InputError
+from mmray.storage import Folder
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+class Squares:
+    """Squares numbers; notes each call in a file; stumbles where told."""
+
+    def __init__(self, calls: str, broken: int | None = None) -> None:
+        self.calls, self.broken = Path(calls), broken
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        with self.calls.open("a") as file:
+            file.write(f"{unit['unit']}\n")
+        if unit["unit"] == self.broken:
+            raise InputError(f"unit {self.broken} is broken: mend it")
+        return pa.table({"square": [x * x for x in unit["numbers"]]})
+
+
+def doubled(unit: dict[str, Any]) -> dict[str, Any]:
+    return {**unit, "numbers": [2 * x for x in unit["numbers"]]}
+
+
+def work(units: int) -> pa.Table:
+    rows = [list(range(3 * unit, 3 * unit + 1 + unit % 3)) for unit in range(units)]
+    return pa.table({"unit": range(units), "items": [len(row) for row in rows], "numbers": rows})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def run(tmp_path: Path, name: str, *, units: int = 7, maximum: int = 2, **options: Any) -> Path:
+    arguments = (str(tmp_path / f"{name}.calls"), *options.pop("arguments", ()))
+    run_units(
+        work(units),
+        Squares,
+        arguments,
+        output=Folder(str(tmp_path / name)),
+        pool=Pool(maximum=maximum),
+        label=name,
+        **options,
+    )
+    return tmp_path / name
+
+
+def test_one_actor_or_several_give_the_same_files(tmp_path):
+    one, two = run(tmp_path, "one", maximum=1), run(tmp_path, "two", maximum=2)
+    assert files(one) == files(two)
+    assert list(files(one)) == [f"part-{unit:06d}.parquet" for unit in range(7)]
+    assert sorted(map(int, (tmp_path / "two.calls").read_text().split())) == list(range(7))
+
+
+def test_only_missing_units_are_computed_and_preparation_comes_first(tmp_path):
+    folder = run(tmp_path, "x", prepare=doubled)
+    whole = files(folder)
+    (folder / "part-000003.parquet").unlink()
+    (folder / ".part-000004.parquet.part-00c0ffee").write_bytes(
+        b"PAR1 half"
+    )  # killed while writing
+    (folder / "part-000004.parquet").unlink()
+    (tmp_path / "x.calls").unlink()
+    run(tmp_path, "x", prepare=doubled)
+    assert {name: data for name, data in files(folder).items() if name[0] != "."} == whole
+    assert sorted((tmp_path / "x.calls").read_text().split()) == ["3", "4"]
+    table = Folder(str(folder)).read_table("part-000001.parquet")
+    assert table["square"].to_pylist() == [6 * 6, 8 * 8]
+
+
+def test_nothing_is_started_when_nothing_is_missing(tmp_path):
+    run(tmp_path, "x", units=2)
+    start = time.monotonic()
+    run(tmp_path, "x", units=2)
+    assert time.monotonic() - start < 0.5
+
+
+def test_what_a_worker_says_of_its_input_reaches_the_caller_and_the_rest_is_kept(tmp_path):
+    with pytest.raises(InputError, match="unit 6 is broken: mend it"):
+        run(tmp_path, "x", maximum=1, arguments=(6,))
+    kept = set(files(tmp_path / "x"))
+    assert "part-000006.parquet" not in kept
+    run(tmp_path, "x")
+    assert kept < set(files(tmp_path / "x"))
+    assert len(files(tmp_path / "x")) == 7
+
+
+def test_an_actor_that_dies_is_replaced(tmp_path):
+    run_units(
+        work(3),
+        DiesOnce,
+        (str(tmp_path / "died"),),
+        output=Folder(str(tmp_path / "x")),
+        pool=Pool(maximum=1),
+        label="x",
+    )
+    assert (tmp_path / "died").exists()
+    assert len(files(tmp_path / "x")) == 3
+
+
+class DiesOnce:
+    """Kills its own process on the first unit it ever gets."""
+
+    def __init__(self, died: str) -> None:
+        self.died = Path(died)
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        if not self.died.exists():
+            self.died.write_text("")
+            import os
+
+            os._exit(1)
+        return pa.table({"unit": [unit["unit"]]})
+
+
+def test_a_pool_leaves_two_cpus_to_tasks_and_says_when_there_are_too_few():
+    total = int(ray.cluster_resources()["CPU"])
+    assert Pool().bounds() == (1, total - 2)
+    assert Pool(minimum=5, maximum=2).bounds() == (2, 2)
+    with pytest.raises(InputError, match=rf"{total} CPUs and 0 GPUs, a stage needs .* CPUs"):
+        Pool(cpus=total).bounds()
+    with pytest.raises(InputError, match="1 GPUs: add machines"):
+        Pool(gpus=1).bounds()

@@ -1,0 +1,70 @@
+"""Presets hold the paper's values; what is impossible is refused by its flag."""
+
+from dataclasses import replace
+
+import pytest
+
+from mmray.config import DEMO, PRESETS, RETRIEVAL, chosen_stages, settings, validate
+from mmray.errors import InputError
+
+
+def test_the_retrieval_preset_is_the_paper_s():
+    mining, training = RETRIEVAL.mining, RETRIEVAL.training
+    assert (mining.graph_k, mining.alpha, mining.power) == (30, 0.99, 3)
+    assert (mining.positive_k, mining.negative_k, mining.max_negatives) == (50, 10_000, 50)
+    assert (mining.rtol, mining.max_iter, mining.component) == (1e-10, 20, "largest")
+    assert (training.epochs, training.batch_size, training.anchors_per_epoch) == (30, 5, 1000)
+    assert (training.learning_rate, training.momentum, training.weight_decay) == (1e-2, 0.9, 5e-4)
+    assert (training.loss, training.longest_side, training.hard_negatives) == (
+        "contrastive",
+        362,
+        10,
+    )
+    assert RETRIEVAL.network == "vgg16"
+    assert RETRIEVAL.evaluation.longest_side == 1024
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_possible_and_know_their_name(preset):
+    validate(replace(PRESETS[preset], images=("photos",)))
+    assert PRESETS[preset].preset == preset
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("mining", {"alpha": 1.0}, r"--mining.alpha 1.0: .* from 0 to 0.999999"),
+        ("mining", {"alpha": float("nan")}, r"--mining.alpha nan"),
+        ("mining", {"positive_k": 0}, r"--mining.positive-k 0"),
+        ("training", {"batch_size": 0}, r"--training.batch-size 0"),
+        ("training", {"learning_rate": -1.0}, r"--training.learning-rate -1"),
+        ("extraction", {"poolings": ()}, r"--extraction.poolings is empty"),
+        ("evaluation", {"poolings": ("mac", "mac")}, r"--evaluation.poolings names mac twice"),
+        ("evaluation", {"images": "x"}, r"belong together"),
+        ("evaluation", {"images": "x", "ground_truth": "y"}, r"--images is missing"),
+        ("", {"preset": "retrieval"}, r"--images is missing"),
+        ("", {"seed": -1}, r"--seed -1"),
+        ("", {"min_workers": 3, "max_workers": 2}, r"--max-workers 2 is below --min-workers 3"),
+        ("", {"stages": "extract,grph"}, r"no stage 'grph'; choose from extract,graph,mine"),
+        ("", {"stages": " , "}, r"--stages is empty"),
+    ],
+)
+def test_an_impossible_setting_is_named_with_what_is_allowed(section, values, message):
+    config = (
+        replace(DEMO, **{section: replace(getattr(DEMO, section), **values)})
+        if section
+        else replace(DEMO, **values)
+    )
+    with pytest.raises(InputError, match=message):
+        validate(config)
+
+
+def test_stages_keep_the_order_of_the_pipeline():
+    assert chosen_stages(replace(DEMO, stages="mine, extract")) == ("extract", "mine")
+
+
+def test_settings_are_flat_and_named_as_flags():
+    flat = settings(DEMO)
+    assert flat["mining.alpha"] == 0.99
+    assert flat["network"] == "efficientnet_lite0"
+    assert not any(isinstance(value, dict) for value in flat.values())

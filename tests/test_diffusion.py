@@ -1,0 +1,183 @@
+"""Diffusion: against the dense inverse and textbook CG, independence of blocks, errors."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmray import diffusion
+from mmray.diffusion import diffuse
+from mmray.graph import normalize_graph, reciprocal_knn_graph
+from mmray.neighbors import search
+from tests import oracles_mining as oracles
+from tests.synthetic import curves, graph_of, permuted, random_graph
+
+
+def curve_graph(seed=0, dtype=np.float32, **shape):
+    features = curves(seed, **shape)
+    found = search(features, features, 8)
+    return normalize_graph(reciprocal_knn_graph(found.ids, found.similarities).astype(dtype))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-6), (np.float32, 3e-5)])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99])
+def test_columns_match_the_dense_inverse(alpha, dtype, tolerance):
+    graph = curve_graph(dtype=dtype)
+    anchors = np.arange(0, 120, 7)
+    solved = diffuse(graph, anchors, alpha=alpha, max_iter=1000)
+    for row, anchor in enumerate(anchors):
+        expected = oracles.diffusion(graph.toarray(), anchor, alpha)
+        np.testing.assert_allclose(solved.similarity[row], expected, atol=tolerance)
+    assert solved.similarity.dtype == np.float32
+    assert solved.residual.max() < tolerance
+    if dtype is np.float64:
+        assert solved.residual.max() < 2e-10
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 40),
+    max_iter=st.integers(1, 30),
+    rtol=st.sampled_from([1e-10, 1e-3]),
+)
+def test_every_column_is_the_best_iterate_of_textbook_conjugate_gradient(seed, n, max_iter, rtol):
+    graph = normalize_graph(random_graph(seed, n, min(1.0, 4 / n), np.float64))
+    solved = diffuse(graph, np.arange(n), rtol=rtol, max_iter=max_iter)
+    for anchor in range(n):
+        expected, steps = oracles.conjugate_gradient(graph.toarray(), anchor, 0.99, rtol, max_iter)
+        np.testing.assert_allclose(solved.similarity[anchor], expected, rtol=1e-5, atol=1e-7)
+        assert solved.iterations[anchor] == steps
+
+
+def comb():
+    """A path with teeth of weak edges: its residuals rise and fall on the way."""
+    path = [(i, i + 1, 1.0) for i in range(0, 60)]
+    teeth = [(i, 61 + i, 1e-3 * (1 + i % 5)) for i in range(0, 60)]
+    return normalize_graph(graph_of(path + teeth, 121, np.float64))
+
+
+def test_the_iterate_of_smallest_residual_is_returned_not_the_last():
+    graph, anchors = comb(), np.arange(121)
+    residuals = np.stack([diffuse(graph, anchors, max_iter=m).residual for m in range(1, 26)])
+    assert np.all(np.diff(residuals, axis=0) <= 1e-12)
+    last_steps = [textbook_last_residual(graph.toarray(), a, 25) for a in anchors]
+    assert np.any(residuals[-1] < np.array(last_steps) * 0.99), "the data must tell them apart"
+
+
+def textbook_last_residual(A_hat, anchor, steps):
+    L, r = np.eye(len(A_hat)) - 0.99 * A_hat, np.eye(len(A_hat))[anchor]
+    p = r
+    for _ in range(steps):
+        squared = r @ r
+        r = r - squared / (p @ L @ p) * (L @ p)
+        p = r + (r @ r) / squared * p
+    return np.sqrt(r @ r)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_residual_is_that_of_the_returned_similarity(dtype):
+    graph = curve_graph(dtype=dtype)
+    for max_iter in (1, 3, 6):
+        solved = diffuse(graph, np.arange(30), max_iter=max_iter)
+        L = np.eye(120) - 0.99 * graph.toarray().astype(np.float64)
+        residual = np.linalg.norm(np.eye(120)[:30] - solved.similarity @ L, axis=1)
+        np.testing.assert_allclose(solved.residual, residual, rtol=1e-3)
+
+
+def test_single_precision_does_not_claim_a_residual_it_cannot_reach():
+    """The recurrence carries r below 1e-10; that of the float32 solution stays where it is."""
+    solved = diffuse(curve_graph(dtype=np.float32), np.arange(30), max_iter=1000)
+    assert solved.iterations.max() < 1000
+    assert solved.residual.min() > 1e-8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_column_does_not_depend_on_the_others(dtype):
+    """Some converge early (small parts, isolated items), some not at all; bit for bit."""
+    graph = normalize_graph(random_graph(11, 200, 0.008, dtype))
+    anchors = np.random.default_rng(0).permutation(200)
+    whole = diffuse(graph, anchors, max_iter=12)
+    assert len(np.unique(whole.iterations)) > 3
+    for rows in (np.arange(5), np.arange(3, 30), np.array([7]), np.arange(200)[::-1]):
+        part = diffuse(graph, anchors[rows], max_iter=12)
+        for field in ("similarity", "residual", "iterations"):
+            assert getattr(part, field).tobytes() == getattr(whole, field)[rows].tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bands_of_rows_change_nothing_but_rounding(monkeypatch, dtype):
+    graph = curve_graph(dtype=dtype)
+    whole = diffuse(graph, np.arange(20))
+    monkeypatch.setattr(diffusion, "_BAND_ROWS", 17)
+    banded = diffuse(graph, np.arange(20))
+    tolerance = 1e-5 if dtype is np.float32 else 1e-7
+    np.testing.assert_allclose(banded.similarity, whole.similarity, rtol=1e-4, atol=tolerance)
+
+
+def test_single_precision_agrees_with_double_as_released():
+    """20 steps at α = 0.99: relative to the largest similarity but the anchor's own."""
+    double, single = curve_graph(dtype=np.float64), curve_graph(dtype=np.float32)
+    anchors = np.arange(120)
+    exact, rounded = diffuse(double, anchors), diffuse(single, anchors)
+    np.testing.assert_allclose(rounded.similarity, exact.similarity, rtol=2e-4, atol=1e-6)
+
+
+def test_permuting_the_items_permutes_the_result():
+    graph = curve_graph(dtype=np.float64)
+    order = np.random.default_rng(3).permutation(120)
+    plain = diffuse(graph, order[:10]).similarity
+    moved = diffuse(permuted(graph, order), np.arange(10)).similarity
+    np.testing.assert_allclose(moved, plain[:, order], rtol=1e-5, atol=1e-9)
+
+
+def test_an_isolated_item_is_similar_to_itself_alone():
+    graph = normalize_graph(graph_of([(0, 1, 0.5), (1, 2, 0.5)], 5))
+    solved = diffuse(graph, np.array([3, 0, 4]))
+    np.testing.assert_array_equal(solved.similarity[[0, 2]], np.eye(5)[[3, 4]])
+    np.testing.assert_array_equal(solved.residual[[0, 2]], [0, 0])
+    np.testing.assert_array_equal(solved.iterations[[0, 2]], [1, 1])
+    np.testing.assert_array_equal(solved.similarity[1, 3:], [0, 0])
+
+
+def test_nothing_is_left_over_from_other_anchors_of_the_call():
+    graph = curve_graph()
+    twice = diffuse(graph, np.tile(np.arange(40), 2))
+    assert twice.similarity[:40].tobytes() == twice.similarity[40:].tobytes()
+
+
+def test_no_anchors_give_an_empty_result():
+    assert diffuse(curve_graph(), np.empty(0, np.int64)).similarity.shape == (0, 120)
+
+
+def test_the_graph_may_be_read_only():
+    graph = curve_graph()
+    for array in (graph.data, graph.indices, graph.indptr):
+        array.flags.writeable = False
+    diffuse(graph, np.array([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"alpha": 1.0}, r"alpha must be in \[0, 1\), got 1.0"),
+        ({"alpha": -0.1}, r"alpha must be in \[0, 1\), got -0.1"),
+        ({"alpha": np.nan}, r"alpha must be in \[0, 1\), got nan"),
+        ({"rtol": -1e-3}, "rtol must not be negative, got -0.001"),
+        ({"max_iter": 0}, "max_iter must be at least 1, got 0"),
+        ({"anchors": np.array([0, 120])}, r"anchor 120 is outside 0\.\.119"),
+        ({"anchors": np.array([-1])}, r"anchor -1 is outside 0\.\.119"),
+    ],
+)
+def test_unusable_arguments_are_refused(arguments, message):
+    arguments = {"anchors": np.array([0])} | arguments
+    with pytest.raises(ValueError, match=message):
+        diffuse(curve_graph(), arguments.pop("anchors"), **arguments)
+
+
+def test_a_graph_that_is_not_square_or_not_float_is_refused():
+    graph = curve_graph()
+    with pytest.raises(ValueError, match=r"square and float32 or float64, got shape \(5, 120\)"):
+        diffuse(graph[:5], np.array([0]))
+    with pytest.raises(ValueError, match=r"float32 or float64, got .* int64"):
+        diffuse(graph.astype(np.int64), np.array([0]))

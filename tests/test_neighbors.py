@@ -1,0 +1,151 @@
+"""Exact k-NN: against brute force, ties, independence of blocks, errors."""
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmray import neighbors
+from mmray.neighbors import ranks, search
+from tests import oracles_mining as oracles
+from tests.synthetic import clouds, curves, unit_rows
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(1, 3, 1), (120, 16, 30), (700, 96, 50), (90, 8, 90)])
+def test_search_equals_brute_force(n, d, k):
+    features = clouds(n, n, d)
+    found = search(features, features, k)
+    assert found.ids.dtype == np.int64
+    assert found.similarities.dtype == np.float32
+    np.testing.assert_array_equal(found.ids, oracles.nearest(features, features, k))
+    expected = np.take_along_axis(oracles.similarities(features, features), found.ids, axis=1)
+    np.testing.assert_array_equal(found.similarities, expected)
+
+
+def test_search_agrees_with_the_literal_sum_of_products():
+    features = clouds(0, 40, 7)
+    found = search(features, features[:3], 40)
+    for row in range(3):
+        literal = [oracles.dot(features[row], features[i]) for i in found.ids[row]]
+        np.testing.assert_array_equal(found.similarities[row], literal)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 1000), distinct=st.integers(1, 6), k=st.integers(1, 120))
+def test_ties_go_to_the_smaller_id_also_at_the_last_place(seed, distinct, k):
+    """Hundreds of copies of a few rows: the tie runs far past anything fetched at first."""
+    rng = np.random.default_rng(seed)
+    database = rng.integers(-2, 3, (distinct, 5)).astype(np.float32)[rng.integers(0, distinct, 400)]
+    queries = rng.integers(-2, 3, (3, 5)).astype(np.float32)
+    found = search(database, queries, k)
+    np.testing.assert_array_equal(found.ids, oracles.nearest(database, queries, k))
+
+
+def test_items_closer_together_than_blas_rounds_are_ordered_exactly():
+    rng = np.random.default_rng(5)
+    center = rng.standard_normal(512)
+    database = unit_rows(center + 1e-6 * rng.standard_normal((1500, 512)))
+    queries = unit_rows(center + 0.3 * rng.standard_normal((40, 512)))
+    found = search(database, queries, 20)
+    np.testing.assert_array_equal(found.ids, oracles.nearest(database, queries, 20))
+
+
+def test_ten_thousand_neighbours_are_exact():
+    database = clouds(1, 30_000, 4)
+    similarities = oracles.similarities(database, database[:3])
+    expected = np.argsort(-similarities, axis=1, kind="stable")[:, :10_000]
+    np.testing.assert_array_equal(search(database, database[:3], 10_000).ids, expected)
+
+
+def test_a_row_depends_on_its_query_alone(monkeypatch):
+    features = curves(3, clusters=6, per_cluster=50, d=24)
+    features = np.concatenate([features, features[:40]])
+    whole = search(features, features, 35)
+    threads = faiss.omp_get_max_threads()
+    monkeypatch.setattr(neighbors, "_BLOCK_QUERIES", 7)
+    faiss.omp_set_num_threads(1)
+    try:
+        blocked = search(features, features, 35)
+    finally:
+        faiss.omp_set_num_threads(threads)
+    alone = search(features, features[11:12], 35)
+    for field in ("ids", "similarities"):
+        np.testing.assert_array_equal(getattr(whole, field), getattr(blocked, field))
+        np.testing.assert_array_equal(getattr(whole, field)[11:12], getattr(alone, field))
+
+
+def test_permuting_the_items_permutes_the_result():
+    features = curves(4)
+    order = np.random.default_rng(0).permutation(len(features))
+    plain, moved = search(features, features, 12), search(features[order], features[order], 12)
+    np.testing.assert_array_equal(order[moved.ids], plain.ids[order])
+    np.testing.assert_array_equal(moved.similarities, plain.similarities[order])
+
+
+def test_a_query_of_zeros_finds_the_first_ids():
+    found = search(clouds(0, 300, 8), np.zeros((1, 8), np.float32), 5)
+    np.testing.assert_array_equal(found.ids, [[0, 1, 2, 3, 4]])
+
+
+def test_no_queries_give_an_empty_result():
+    assert search(clouds(0, 10, 8), np.empty((0, 8), np.float32), 3).ids.shape == (0, 3)
+
+
+def test_the_inputs_are_left_as_they_were():
+    features = np.asfortranarray(clouds(2, 100, 8))
+    features.flags.writeable = False
+    search(features, features, 10)
+
+
+@pytest.mark.parametrize("n", [30, 500])
+def test_ranks_are_places_in_the_complete_ranking(n):
+    features = np.concatenate([curves(7, clusters=2, per_cluster=n // 2), clouds(8, 20, 16)])
+    features = np.concatenate([features, features[: n // 2]])
+    complete = search(features, features[:6], len(features)).ids
+    rng = np.random.default_rng(1)
+    wanted = [rng.choice(len(features), m, replace=False) for m in (0, 1, 5, len(features), 2, 3)]
+    for row, places in enumerate(ranks(features, features[:6], wanted)):
+        np.testing.assert_array_equal(complete[row][places - 1], wanted[row])
+
+
+def test_ranks_are_exact_where_blas_rounds_the_order_away():
+    rng = np.random.default_rng(6)
+    center = rng.standard_normal(256)
+    database = unit_rows(center + 1e-6 * rng.standard_normal((400, 256)))
+    query = unit_rows(center[None] + 0.2 * rng.standard_normal((1, 256)))
+    complete = oracles.nearest(database, query, 400)[0]
+    (places,) = ranks(database, query, [complete])
+    np.testing.assert_array_equal(places, np.arange(400) + 1)
+
+
+@pytest.mark.parametrize("k", [0, -1, 11])
+def test_a_k_outside_the_database_is_refused(k):
+    with pytest.raises(ValueError, match=rf"k must be between 1 and the 10 items.*got {k}$"):
+        search(clouds(0, 10), clouds(0, 2), k)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_a_row_that_is_not_finite_is_named(value):
+    features, broken = clouds(0, 10), clouds(0, 10)
+    broken[[4, 7], 2] = value
+    with pytest.raises(ValueError, match=r"database: row 4 holds NaN.*2 of 10 rows"):
+        search(broken, features, 3)
+    with pytest.raises(ValueError, match="queries: row 4 holds NaN"):
+        search(features, broken, 3)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (16,), (2, 2, 16)])
+def test_shapes_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match="equal second dimensions"):
+        search(clouds(0, 10), np.zeros(shape, np.float32), 3)
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(ValueError, match="database must be float32, got float64"):
+        search(clouds(0, 10).astype(np.float64), clouds(0, 10), 3)
+
+
+def test_ranks_needs_one_array_for_each_query():
+    with pytest.raises(ValueError, match="ids has 1 arrays, but there are 2 queries"):
+        ranks(clouds(0, 10), clouds(0, 2), [np.array([1])])
