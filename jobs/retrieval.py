@@ -13,8 +13,6 @@ import tyro
 
 from mmray.config import PRESETS, Config, Preset
 from mmray.errors import InputError
-from mmray.pipeline import run
-from mmray.report import results_table
 
 
 def parse(arguments: list[str]) -> Config:
@@ -34,6 +32,10 @@ def stop(signum: int, frame: Any) -> None:
 
 def main() -> int:
     config = parse(sys.argv[1:])
+    # Imported only now: --help and a misspelt flag should not wait for torch, Ray and MLflow.
+    from mmray.pipeline import run
+    from mmray.report import results_table
+
     signal.signal(signal.SIGTERM, stop)  # a stopped job or a spot notice ends like Ctrl-C
     try:
         print(results_table(run(config)))

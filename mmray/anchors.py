@@ -1,12 +1,16 @@
-"""Anchors: the strict local maxima of the stationary distribution of the random walk (Sec. 3.2).
+"""Anchors: by default the strict local maxima of the random walk's distribution (Sec. 3.2).
 
 n items, a anchors.
 """
+
+from typing import Literal
 
 import numpy as np
 
 from mmray.arrays import Floats, Graph, Ids
 from mmray.graph import component_labels, weighted_degrees
+
+Selection = Literal["walk", "all", "random"]
 
 
 def stationary_distribution(graph: Graph) -> Floats:
@@ -35,8 +39,10 @@ def stationary_distribution(graph: Graph) -> Floats:
     return degrees * share[labels]
 
 
-def select_anchors(graph: Graph, count: int) -> Ids:
-    """The items more important than each of their direct neighbours, most important first.
+def select_anchors(
+    graph: Graph, count: int, *, selection: Selection = "walk", seed: int = 0
+) -> Ids:
+    """The items to mine for, most important first.
 
     Parameters
     ----------
@@ -44,11 +50,15 @@ def select_anchors(graph: Graph, count: int) -> Ids:
         A of eq. (1).
     count : int
         How many at most, from 1.
+    selection : "walk", "all" or "random"
+        The items more important than each of their direct neighbours (Sec. 3.2); or every item
+        that has an edge (as for fine-grained sets, Sec. 4.3); or so many of these, drawn with the
+        seed.
 
     Returns
     -------
     (a,) int64 : a <= count; importance π descending, then id ascending. Items that tie with a
-        neighbour are no strict maxima, isolated items neither.
+        neighbour are no strict maxima; isolated items are never anchors.
 
     Raises
     ------
@@ -58,11 +68,18 @@ def select_anchors(graph: Graph, count: int) -> Ids:
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     importance = stationary_distribution(graph)
-    linked = np.flatnonzero(np.diff(graph.indptr))
-    maxima = linked
-    if len(linked):
-        # Empty rows are left out: reduceat would give them the entry of the next row.
-        highest = np.maximum.reduceat(importance[graph.indices], graph.indptr[linked])
-        maxima = linked[importance[linked] > highest]
-    order = np.lexsort((maxima, -importance[maxima]))
-    return maxima[order][:count].astype(np.int64)
+    chosen = np.flatnonzero(np.diff(graph.indptr))
+    if selection == "walk":
+        chosen = _strict_maxima(graph, importance, chosen)
+    elif selection == "random":
+        chosen = np.random.default_rng(seed).permutation(chosen)[:count]
+    order = np.lexsort((chosen, -importance[chosen]))
+    return chosen[order][:count].astype(np.int64)
+
+
+def _strict_maxima(graph: Graph, importance: Floats, linked: Ids) -> Ids:
+    if not len(linked):
+        return linked
+    # Empty rows are left out: reduceat would give them the entry of the next row.
+    highest = np.maximum.reduceat(importance[graph.indices], graph.indptr[linked])
+    return linked[importance[linked] > highest]

@@ -60,6 +60,8 @@ class MiningConfig:
     """Exponent of the similarities, eq. (1)."""
     component: Literal["largest", "all"] = "largest"
     """Keep the graph's largest connected component only, or every item."""
+    selection: Literal["walk", "all", "random"] = "walk"
+    """Anchors are the random walk's local maxima, every linked item, or some drawn at random."""
     anchors: int = 1500
     """Anchors kept, by importance in the random walk (as released)."""
     alpha: float = 0.99

@@ -205,7 +205,7 @@ def _decode(data: bytes, longest_side: int, box: Box | None) -> Decoded:
     scale = min(1.0, longest_side / max(width, height))
     if box is None:
         # Large JPEGs are decoded at 1/2, 1/4 or 1/8, to at least twice the wanted size: 2.5 times
-        # as fast, and 2 of 255 gray levels away at most. The final size does not depend on it.
+        # as fast, 0.2 of 255 gray levels away on average. The final size does not depend on it.
         image.draft(None, (round(2 * width * scale), round(2 * height * scale)))
     image.load()
     orientation = image.getexif().get(ExifTags.Base.Orientation)

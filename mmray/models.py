@@ -251,8 +251,8 @@ def _pretrained_state(network: Network) -> Mapping[str, Tensor]:
     name = "IMAGENET1K_FEATURES" if network == "vgg16" else "IMAGENET1K_V1"
     weights = torchvision.models.get_model_weights(network)[name]
     try:
-        # torch.hub announces a download on stderr even without progress.
-        with contextlib.redirect_stderr(io.StringIO()):
+        # torch.hub announces a download on stdout even without progress.
+        with contextlib.redirect_stdout(io.StringIO()):
             state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(

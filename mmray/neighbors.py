@@ -10,13 +10,17 @@ depends on its two vectors alone, and a row of the result on its query and the d
 on the other queries, the blocks or the number of threads.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 
 from mmray.arrays import Features, Floats, Ids
+
+# faiss tells, in every process, which builds of it were not found before the one that was.
+logging.getLogger("faiss").setLevel(logging.WARNING)
+import faiss  # noqa: E402
 
 _BLOCK_QUERIES = 4096  # as many as faiss itself takes at once
 _BLOCK_ENTRIES = 2**23  # candidates, or similarities, held at a time: about 100 MB

@@ -30,10 +30,10 @@ from mmray.graph import graph_report, largest_component, normalize_graph, recipr
 from mmray.images import ImageFile, list_images, read_exclusions, without
 from mmray.models import EmbeddingNet
 from mmray.pools import Pools, matching_pairs, summary
-from mmray.progress import Progress
+from mmray.progress import Progress, announce
 from mmray.rendering import render_collection
 from mmray.report import Score, results_table
-from mmray.storage import Folder, open_storage
+from mmray.storage import Folder, is_absolute, open_storage
 from mmray.tracking import Run, default_uri, open_run
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
 
@@ -77,13 +77,22 @@ class Described:
 class Pipeline:
     """One run of the main job. Its properties are the stages; each asks for those before it."""
 
-    def __init__(self, config: Config, storage: Folder, run: Run) -> None:
-        self.config, self.storage, self.run = config, storage, run
+    run: Run  # set by `execute`
+
+    def __init__(self, config: Config, storage: Folder) -> None:
+        self.config, self.storage = config, storage
         self.chosen = chosen_stages(config)
         self.pool = Pool(minimum=config.min_workers, maximum=config.max_workers)
 
-    def execute(self) -> list[Score]:
+    def check_input(self) -> None:
+        """Meet what cannot be used before Ray and MLflow are started."""
+        _ = self.initial
+        if self.config.images:
+            _ = self.unlabelled, self.labelled
+
+    def execute(self, run: Run) -> list[Score]:
         """Run the chosen stages; scores, if `evaluate` is one of them and there are labels."""
+        self.run = run
         if "extract" in self.chosen:
             _ = self.described
         if "graph" in self.chosen:
@@ -105,14 +114,14 @@ class Pipeline:
         """
         stage = Stage.of(self.storage, name, *inputs)
         if stage.done:
-            print(f"{name}: done before, {stage.folder.uri}", flush=True)
+            announce(f"{name}: done before, {stage.folder.uri}")
         else:
             if (part_of or name) not in self.chosen:
                 raise InputError(
                     f"--stages {self.config.stages}: the stage {part_of or name} has not been done "
                     f"for these settings under --storage {self.storage.uri}; add it to --stages"
                 )
-            print(f"{name}: {stage.folder.uri}", flush=True)
+            announce(f"{name}: {stage.folder.uri}")
             stage.finish(work(stage))
         counts = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
         self.run.log_metrics({f"{name}/{key}": value for key, value in counts.items()})
@@ -279,7 +288,9 @@ class Pipeline:
 
         def work(stage: Stage) -> Settings:
             stored = artifacts.read_graph(graph.folder)
-            anchors = select_anchors(stored.raw, config.anchors)
+            anchors = select_anchors(
+                stored.raw, config.anchors, selection=config.selection, seed=self.config.seed
+            )
             importance = stationary_distribution(stored.raw)[anchors]
             artifacts.write_anchors(stage.folder, stored.items[anchors], importance)
             features = described.features(self.config.extraction.poolings[0])
@@ -295,8 +306,9 @@ class Pipeline:
             )
             return summary(artifacts.read_pools(stage.folder))
 
-        counts = (config.anchors, config.anchor_block)
-        return self.stage("mine", graph.fingerprint, counts, settings, work=work)
+        seed = self.config.seed if config.selection == "random" else None
+        anchors = (config.anchors, config.selection, config.anchor_block, seed)
+        return self.stage("mine", graph.fingerprint, anchors, settings, work=work)
 
     @cached_property
     def pools(self) -> Pools:
@@ -390,7 +402,7 @@ class Pipeline:
         """MAP of both networks on the labelled set, each descriptor with and without whitening."""
         labelled, config = self.labelled, self.config.evaluation
         if labelled is None:
-            print("evaluate: no labelled set was given, nothing is measured", flush=True)
+            announce("evaluate: no labelled set was given, nothing is measured")
             return []
         described = {
             name: self.describe(
@@ -443,8 +455,14 @@ def run(config: Config) -> list[Score]:
         A setting, an input or the cluster cannot be used. What was done until then is kept.
     """
     validate(config)
-    cluster.connect()
+    if cluster.in_uploaded_folder() and not is_absolute(config.storage):
+        raise InputError(
+            f"--storage {config.storage}: this job runs in a copy of your folder that vanishes with "
+            "it; name an absolute folder or a URI"
+        )
     storage = open_storage(config.storage)
+    pipeline = Pipeline(config, storage)
+    pipeline.check_input()
     identity = {key: value for key, value in settings(config).items() if key not in NOT_IDENTITY}
     tracked = open_run(
         storage,
@@ -455,7 +473,8 @@ def run(config: Config) -> list[Score]:
     )
     status = "FAILED"
     try:
-        scores = Pipeline(config, storage, tracked).execute()
+        cluster.connect()
+        scores = pipeline.execute(tracked)
         status = "FINISHED"
         if scores:
             tracked.log_text("results.md", results_table(scores) + "\n")

@@ -9,6 +9,12 @@ from tqdm import tqdm
 LOG_EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
+def announce(line: str) -> None:
+    """Tell the user, in a way that a Ray worker passes on once (Ray Train doubles `print`)."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
 class Progress:
     """Counts items that are done out of a total, with the rate and the time left.
 
@@ -55,8 +61,4 @@ class Progress:
         rate = (self.done - self.resumed) / max(elapsed, 1e-9)
         missing = self.total - self.done
         left = f", {missing / rate:.0f} s left" if rate and missing else ""
-        print(
-            f"{self.label:>9}: {self.done}/{self.total}, {rate:.1f}/s, {elapsed:.0f} s{left}",
-            file=sys.stderr,
-            flush=True,
-        )
+        announce(f"{self.label:>9}: {self.done}/{self.total}, {rate:.1f}/s, {elapsed:.0f} s{left}")

@@ -664,8 +664,8 @@ def take_photo(
         seen, area = _place(image, *subject)
         dusk = subject[1].dusk
     luck = rng.random()
-    if luck < 0.22:
-        heavy = luck < 0.08
+    if luck < 0.17:
+        heavy = luck < 0.06
         _screen(image, seen, rng, rng.uniform(0.8, 0.93) if heavy else rng.uniform(0.25, 0.6))
     _passers_by(image, seen, rng, int(rng.integers(0, 3)))
     image, box = _expose(image, rng, dusk), seen.getbbox()
@@ -677,7 +677,7 @@ def take_photo(
 
 # ---------------------------------------------------------------------------- collection
 
-FAMILY = 3  # objects that share palette and layout
+FAMILY = 2  # objects that share palette and layout
 QUERIES = 3  # of each test object
 GOOD, OK = 0.65, 0.25  # visible fractions from which a photo is "good" and "ok"
 QUALITY = 88  # of JPEG

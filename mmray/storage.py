@@ -111,6 +111,11 @@ class Folder:
             filesystem.delete_dir(path)
 
 
+def is_absolute(uri: str) -> bool:
+    """Whether a path or URI means the same wherever a program runs."""
+    return "://" in uri or Path(uri).expanduser().is_absolute()
+
+
 def open_storage(uri: str) -> Folder:
     """The storage folder, made if need be and tried by writing a file.
 

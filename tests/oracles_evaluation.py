@@ -1,4 +1,4 @@
-"""Slow, literal, float64 readings of whitening, ranking and its scores, and of the draw of tuples."""
+"""Slow, literal, float64 readings of whitening, ranking, its scores and the draw of tuples."""
 
 import math
 

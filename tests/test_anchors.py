@@ -77,3 +77,21 @@ def test_permuting_the_items_permutes_the_anchors():
 def test_a_count_below_one_is_refused(count):
     with pytest.raises(ValueError, match=f"count must be at least 1, got {count}"):
         select_anchors(random_graph(0, 5), count)
+
+
+def test_all_linked_items_or_some_at_random_can_be_anchors():
+    graph = random_graph(3, 40, 0.05)
+    importance = stationary_distribution(graph)
+    linked = np.flatnonzero(importance)
+    assert 20 < len(linked) < 40
+    everything = select_anchors(graph, 100, selection="all")
+    np.testing.assert_array_equal(np.sort(everything), linked)
+    assert (np.diff(importance[everything]) <= 0).all()
+    np.testing.assert_array_equal(select_anchors(graph, 7, selection="all"), everything[:7])
+    some = select_anchors(graph, 9, selection="random", seed=1)
+    assert len(np.unique(some)) == 9
+    assert set(some) < set(linked)
+    assert set(some) != set(everything[:9])
+    assert (np.diff(importance[some]) <= 0).all()
+    np.testing.assert_array_equal(some, select_anchors(graph, 9, selection="random", seed=1))
+    assert set(some) != set(select_anchors(graph, 9, selection="random", seed=2))

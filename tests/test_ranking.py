@@ -52,10 +52,14 @@ def test_rank_sorts_by_similarity_then_by_row(d: int) -> None:
         assert ranks[:, j].tolist() == oracles.order(queries[j], database, list(range(60)))
 
 
-def test_equal_images_are_ranked_by_row_wherever_they_stand_in_the_product() -> None:
-    database = np.repeat(unit_rows(2, 1, 2047), 1537, axis=0)
-    ranks = rank(database, unit_rows(3, 3, 2047))
-    np.testing.assert_array_equal(ranks, np.tile(np.arange(1537)[:, None], 3))
+@pytest.mark.parametrize("d", [64, 100, 513, 2047])
+@pytest.mark.parametrize("n", [5, 7, 9, 17, 33, 1537])
+def test_equal_images_are_ranked_by_row_wherever_they_stand_in_the_product(n: int, d: int) -> None:
+    # At these sizes a matrix product sums the terms of some rows in another order.
+    database = np.repeat(unit_rows(2, 1, d), n, axis=0)
+    for q in (1, 2, 3):
+        ranks = rank(database, unit_rows(3, q, d))
+        np.testing.assert_array_equal(ranks, np.tile(np.arange(n)[:, None], q))
 
 
 def test_many_queries_are_ranked_as_each_alone(monkeypatch) -> None:

@@ -112,6 +112,18 @@ def test_with_one_hard_negative_it_is_the_nearest_and_ties_go_to_the_lowest_id()
     assert draw(mined, 1, 0, hard_negatives=1).negatives.tolist() == [9]
 
 
+@pytest.mark.parametrize("d", [64, 100, 513, 2047])
+@pytest.mark.parametrize("n", [5, 7, 9, 17, 33])
+def test_equal_negatives_are_told_apart_by_id_alone(n: int, d: int) -> None:
+    # At these sizes a matrix product sums the terms of some rows in another order.
+    mined = pools([([1], list(range(2, n + 2)))])
+    rng = np.random.default_rng(n)
+    pairs = sample_pairs(mined, 1, rng)
+    anchor, negative = rng.standard_normal((2, d)).astype(np.float32)
+    embeddings = np.stack([anchor, *[negative] * n])
+    assert add_negatives(pairs, embeddings, hard_negatives=1, rng=rng).negatives.tolist() == [2]
+
+
 def test_all_anchors_are_drawn_in_random_order_if_there_are_no_more() -> None:
     mined = pools([([30], [31])] * 25)
     orders = [draw(mined, count, 1).anchors.tolist() for count in (25, 1000)]

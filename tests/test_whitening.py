@@ -269,7 +269,7 @@ def test_nothing_is_learned_where_nothing_varies() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 4), (0, 4), (4,), (4, 0)])
 def test_features_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="need .n, d. with n >= 2"):
+    with pytest.raises(ValueError, match=r"need \(n, d\) with n >= 2"):
         pca_whitening(np.zeros(shape, np.float32))
 
 

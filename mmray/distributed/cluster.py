@@ -1,11 +1,14 @@
 """The Ray cluster a job runs on: joining it, and how its resources are shared out."""
 
+import json
 import logging
 import os
+import socket
 from dataclasses import replace
 
 import ray
 import ray.data
+from ray._private.utils import read_ray_address
 
 from mmray.distributed.stage import Pool
 from mmray.errors import InputError
@@ -14,29 +17,53 @@ from mmray.errors import InputError
 def connect() -> None:
     """Join the cluster that is there, or start one on this machine.
 
-    A cluster is there if this is a submitted job, RAY_ADDRESS names one, or one was started on this
-    machine. Our own has at least four logical CPUs: Ray Data waits for ever in silence when its
-    actors take them all, and two are kept for its tasks.
+    A cluster is there if this is a submitted job, RAY_ADDRESS names one, or `ray start` was called
+    on this machine. Our own has at least four logical CPUs: Ray Data waits for ever, in silence,
+    when its actors take them all, and two are kept for its tasks.
+
+    Raises
+    ------
+    InputError
+        RAY_ADDRESS names a cluster that does not answer.
     """
     if not ray.is_initialized():
-        try:
-            ray.init(address="auto", logging_level=logging.WARNING)
-        except ConnectionError:
-            ray.init(
-                address="local",
-                num_cpus=max(4, os.cpu_count() or 1),
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-            )
+        address = running_cluster()
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else max(4, os.cpu_count() or 1),
+            logging_level=logging.WARNING,
+        )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours count images, not blocks
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
+def running_cluster() -> str | None:
+    """Address of the cluster to join, if there is one that answers."""
+    named = os.environ.get("RAY_ADDRESS", "")
+    # What `ray start` leaves for `ray.init`, also when its machine was switched off: Ray would then
+    # try to join for minutes.
+    address = named or read_ray_address()
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdigit():
+        return named or None  # "auto", "local", ray://...
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        if named:
+            raise InputError(
+                f"RAY_ADDRESS {named}: no cluster answers there ({error}); start it, or unset the "
+                "variable to work on this machine alone"
+            ) from error
+        return None
+    return address
+
+
 def in_uploaded_folder() -> bool:
     """Whether this job runs in a copy of the user's folder that vanishes with the job."""
-    return bool(ray.get_runtime_context().runtime_env.get("working_dir"))
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return bool(job.get("runtime_env", {}).get("working_dir"))
 
 
 def with_gpus(pool: Pool) -> Pool:

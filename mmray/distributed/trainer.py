@@ -1,6 +1,7 @@
 """Fine-tuning on Ray Train: the loop of epochs on every rank, a checkpoint an epoch."""
 
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from mmray.evaluation.ranking import Query, mean_average_precision, rank
 from mmray.images import ImageFile
 from mmray.models import EmbeddingNet
 from mmray.pools import Pools
-from mmray.progress import Progress
+from mmray.progress import Progress, announce
 from mmray.storage import Folder
 from mmray.tracking import Run
 from mmray.training import ImageSource, embed_ids, rank_and_size, train_epoch
@@ -168,7 +169,7 @@ class Trainer:
         if self.rank:
             return
         numbers = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        print(f"    epoch {epoch}/{self.config.epochs}: {numbers}", flush=True)
+        announce(f"    epoch {epoch}/{self.config.epochs}: {numbers}")
         if self.job.run is not None:
             self.job.run.log_metrics(metrics, step=epoch)
 
@@ -183,6 +184,7 @@ class Trainer:
 
 
 def _train_on_rank(arguments: dict[str, Any]) -> None:
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it prints every report in full
     torch.set_num_threads(arguments["threads"])
     trainer = Trainer(ray.get(arguments["job"]))
     checkpoint = ray.train.get_checkpoint()
@@ -216,6 +218,7 @@ def fine_tune(
             storage_path=folder.uri,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=3),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     ).fit()
     assert result.checkpoint is not None, "every epoch reports a checkpoint"

@@ -11,12 +11,13 @@ import io
 import math
 import pickle
 import re
+import struct
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -285,8 +286,28 @@ def _relevance(truth: dict[str, Any], n: int, place: str) -> tuple[Ids, Ids]:
     return rows(positives), rows(["junk"])
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles containers, text and numbers; numpy arrays become lists, numpy scalars numbers."""
+# What a damaged pickle makes the unpickler raise; SystemError is numpy's for text beyond Unicode.
+_STUMBLES = (
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    SystemError,
+    TypeError,
+    ValueError,
+)
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """Unpickles containers, text and numbers; numpy arrays become lists, numpy scalars numbers.
+
+    Python's own version of the unpickler: the one in C takes 16 bytes times the largest number that
+    a pickle gives to an object, 64 GiB for one damaged byte.
+    """
 
     def __init__(self, data: bytes) -> None:
         # Python 2 wrote the bytes of arrays as text.
@@ -300,13 +321,20 @@ class _PlainUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"refused: it asks for {module}.{name}"[:200])
         return self.allowed[current, name]
 
+    def load_bytearray8(self: Any) -> None:
+        """Read what is there; the original first fills as much memory as is announced."""
+        self.append(self.read(int.from_bytes(self.read(8), "little")))
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
+
 
 def _load_plain(data: bytes, source: str) -> Any:
     try:
         return _PlainUnpickler(data).load()
-    # A damaged pickle makes the unpickler stumble in many ways, out of memory included.
-    except (pickle.UnpicklingError, EOFError, ArithmeticError, AttributeError, LookupError,
-            MemoryError, TypeError, ValueError) as error:  # fmt: skip
+    except _STUMBLES as error:
         raise InputError(
             f"{source}: not a pickle of plain containers, text, numbers and numpy arrays: {error}"
         ) from error

@@ -1,0 +1,60 @@
+"""k-NN and mining by Ray give what the core gives, bit for bit, on any number of actors."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mmray import artifacts
+from mmray.distributed.mining import mine
+from mmray.distributed.neighbors import nearest_neighbors
+from mmray.distributed.stage import Pool
+from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.neighbors import search
+from mmray.pools import Pools, mine_pools
+from mmray.storage import Folder
+from tests import synthetic
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+SETTINGS = {"positive_k": 12, "negative_k": 60, "max_negatives": 9}
+
+
+def assert_equal(left: Pools, right: Pools) -> None:
+    for field in dataclasses.fields(Pools):
+        for one, other in zip(getattr(left, field.name), getattr(right, field.name), strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=field.name)
+
+
+@pytest.mark.parametrize("maximum", [1, 2])
+def test_neighbors_equal_the_core_whatever_the_blocks(tmp_path, maximum):
+    features = synthetic.curves(3)
+    found = nearest_neighbors(
+        features, 11, block=50, output=Folder(str(tmp_path)), pool=Pool(maximum=maximum)
+    )
+    wanted = search(features, features, 11)
+    np.testing.assert_array_equal(found.ids, wanted.ids)
+    np.testing.assert_array_equal(found.similarities, wanted.similarities)
+
+
+@pytest.mark.parametrize("maximum", [1, 2])
+def test_pools_equal_the_core_and_go_by_image_id(tmp_path, maximum):
+    features = synthetic.curves(4)
+    found = search(features, features, 6)
+    graph = reciprocal_knn_graph(found.ids, found.similarities)
+    items = largest_component(graph)
+    assert 30 <= len(items) < len(features)
+    kept = graph[items][:, items]
+    anchors = np.arange(len(items))[::-4]
+    mine(
+        features[items],
+        normalize_graph(kept),
+        items,
+        anchors,
+        block=3,
+        output=Folder(str(tmp_path)) / "pools",
+        pool=Pool(maximum=maximum),
+        **SETTINGS,
+    )
+    pools = artifacts.read_pools(Folder(str(tmp_path)))
+    assert_equal(pools, mine_pools(features, graph, items[anchors], items=items, **SETTINGS))
+    assert len((Folder(str(tmp_path)) / "pools").names()) == -(-len(anchors) // 3)

@@ -1,0 +1,106 @@
+"""Training on Ray follows one trajectory: for one worker or two, interrupted or not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmray.config import TrainingConfig
+from mmray.distributed.trainer import LabelledSet, TrainingJob, fine_tune
+from mmray.evaluation.ranking import Query
+from mmray.images import list_images
+from mmray.models import build
+from mmray.pools import Pools
+from mmray.storage import Folder
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+CONFIG = TrainingConfig(
+    epochs=2, anchors_per_epoch=4, batch_size=3, learning_rate=1e-3, decay_epochs=1, longest_side=64
+)
+
+
+def ragged(*rows, dtype=np.int64):
+    return tuple(np.array(row, dtype) for row in rows)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """Five anchors in twelve photos of three shapes, and a labelled set of the same photos."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for index in range(12):
+        height, width = [(48, 64), (64, 48), (64, 64)][index % 3]
+        noise = rng.integers(0, 60, (height, width, 3)) + rng.integers(0, 190, (1, 1, 3))
+        Image.fromarray(noise.astype(np.uint8)).save(folder / f"{index:02d}.png")
+    images = list_images(str(folder))
+    positives = [[5, 6], [7], [8, 9, 10], [11, 0], [1]]
+    negatives = [[7, 8, 9, 10, 11], [0, 9, 10], [0, 1], [6, 7, 8], [2, 3, 9]]
+    empty = ragged([], [], [], [], [])
+    pools = Pools(
+        anchors=np.arange(5),
+        positives=ragged(*positives),
+        positive_similarity=ragged(*[[1.5] * len(row) for row in positives], dtype=np.float32),
+        positive_rank_e=empty,
+        negatives=ragged(*negatives),
+        negative_similarity=empty,
+        negative_rank_m=empty,
+        manifold_neighbors=empty,
+        zero_positives=np.zeros(5, np.int64),
+        residual=np.zeros(5),
+        iterations=np.zeros(5, np.int64),
+    )
+    query = Query("q", "00.png", None, positives=np.array([4, 5]), junk=np.array([1]))
+    return TrainingJob(
+        model=build("efficientnet_lite0", pooling="mac"),
+        images=images,
+        pools=pools,
+        config=CONFIG,
+        seed=3,
+        run=None,
+        labelled=LabelledSet(database=images, queries=images[:1], ground_truth=[query]),
+    )
+
+
+def trained(job, path, workers=1):
+    model, history = fine_tune(
+        job, folder=Folder(str(path)), workers=workers, resources={"CPU": 1}
+    )
+    return model.state_dict(), history
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(job, tmp_path_factory):
+    return trained(job, tmp_path_factory.mktemp("one"))
+
+
+def test_training_moves_the_network_and_notes_every_epoch(job, uninterrupted):
+    state, history = uninterrupted
+    start = job.model.state_dict()
+    assert max(float((state[k] - start[k]).abs().max()) for k in state) > 1e-4
+    assert [round(epoch["learning_rate"], 9) for epoch in history] == [1e-3, 1e-4]
+    assert all(epoch["loss"] > 0 and 0 < epoch["map"] <= 1 for epoch in history)
+
+
+def test_two_workers_follow_the_trajectory_of_one(job, uninterrupted, tmp_path):
+    # Four tuples in steps of three: the stripes of the workers are 2 and 1, then 1 and none.
+    state, history = trained(job, tmp_path, workers=2)
+    for name, tensor in uninterrupted[0].items():
+        torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-3)
+    for left, right in zip(uninterrupted[1], history, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-3)
+        assert left["map"] == right["map"]
+
+
+def test_training_goes_on_where_it_stopped_bit_for_bit(job, uninterrupted, tmp_path):
+    first = dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1))
+    _, short = trained(first, tmp_path)
+    state, history = trained(job, tmp_path)
+    assert len(short) == 1
+    for name, tensor in uninterrupted[0].items():
+        torch.testing.assert_close(state[name], tensor, atol=0, rtol=0)
+    assert [epoch["loss"] for epoch in history] == [epoch["loss"] for epoch in uninterrupted[1]]
+    again, _ = trained(job, tmp_path)  # nothing is left to do
+    for name, tensor in state.items():
+        torch.testing.assert_close(again[name], tensor, atol=0, rtol=0)
