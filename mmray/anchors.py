@@ -3,14 +3,11 @@
 n items, a anchors.
 """
 
-from typing import Literal
-
 import numpy as np
 
 from mmray.arrays import Floats, Graph, Ids
+from mmray.config import Selection
 from mmray.graph import component_labels, weighted_degrees
-
-Selection = Literal["walk", "all", "random"]
 
 
 def stationary_distribution(graph: Graph) -> Floats:

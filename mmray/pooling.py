@@ -10,12 +10,11 @@ Every descriptor has norm 1, except where a vector's norm is below `EPS`: that o
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Literal
 
 import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
 from torch import Tensor
 
-Pooling = Literal["mac", "rmac", "gem"]
+from mmray.config import Pooling
 
 EPS = 1e-6
 

@@ -36,11 +36,16 @@ def _hsv(hue: float, saturation: float, value: float) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def _blend(first: Colour, second: Colour, part: float) -> Colour:
+    red, green, blue = ((1 - part) * a + part * b for a, b in zip(first, second, strict=True))
+    return round(red), round(green), round(blue)
+
+
 def _palette(rng: Generator) -> tuple[Colour, Colour, Colour, Colour, Colour]:
     """Ground, dark, bright, accent and light colours that go together."""
     hue, other = rng.random(), rng.choice([0.12, 0.33, 0.5, 0.62])
     return (
-        _hsv(hue, rng.uniform(0.15, 0.65), rng.uniform(0.55, 0.9)),
+        _hsv(hue, rng.uniform(0.15, 0.9), rng.uniform(0.4, 0.95)),
         _hsv(hue + rng.uniform(-0.1, 0.1), rng.uniform(0.3, 0.8), rng.uniform(0.12, 0.35)),
         _hsv(hue + other, rng.uniform(0.6, 1.0), rng.uniform(0.7, 1.0)),
         _hsv(rng.random(), rng.uniform(0.5, 1.0), rng.uniform(0.4, 0.85)),
@@ -82,6 +87,24 @@ def _shape(
         radii = np.where(np.arange(2 * points) % 2, inner, 1.0) * radius
         corners = zip(x + radii * np.cos(angles), y + radii * np.sin(angles), strict=True)
         draw.polygon([(float(u), float(v)) for u, v in corners], fill=colour)
+
+
+def _pattern(rng: Generator, size: tuple[int, int]) -> Image.Image:
+    """A mask (L) of stripes, checks, dots, waves, bricks or rings, at some angle and pitch."""
+    angle, step = rng.choice([0.0, pi / 4, pi / 2, rng.uniform(0, pi)]), rng.uniform(2, 8)
+    across, down = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    x = (across * cos(angle) + down * sin(angle)) / step
+    y = (down * cos(angle) - across * sin(angle)) / step
+    row = np.floor(y / pi)
+    value = (
+        np.sin(x) - rng.uniform(-0.6, 0.6),
+        np.sin(x) * np.sin(y),
+        np.sin(x) * np.sin(y) - 0.4,
+        np.sin(y + 1.5 * np.sin(x / 2)),
+        0.85 - np.maximum(np.cos(x + pi * (row % 2)), np.cos(2 * y)),
+        np.sin(np.hypot(x % 12 - 6, y % 12 - 6)),
+    )[rng.integers(6)]
+    return Image.fromarray((value > 0).astype(np.uint8) * 255)
 
 
 def _writing(
@@ -172,11 +195,8 @@ def _facade(layout: Generator, detail: Generator) -> Image.Image:
     top, form = int(height * layout.uniform(0.22, 0.34)), int(layout.integers(4))
     _roof(draw, form, width, top, wall, (dark, bright)[layout.integers(2)])
     draw.rectangle((0, top, width, height), fill=wall)
-    brick = tuple(int(0.85 * c) for c in wall)
-    for y in range(top, height, 9):
-        draw.line((0, y, width, y), fill=brick)
-        for x in range((y // 9 % 2) * 9, width, 18):
-            draw.line((x, y, x, y + 9), fill=brick)
+    joints = _pattern(layout, (width, height - top))
+    image.paste(_blend(wall, dark, 0.3), (0, top), joints)
     _shape(draw, int(detail.integers(10)), (width / 2, top * 0.72), top * 0.2, accent)
     floors, columns = int(layout.integers(2, 5)), int(layout.integers(3, 7))
     storey, bay = (height - top) / floors, width / columns
@@ -213,6 +233,7 @@ def _poster(layout: Generator, detail: Generator) -> Image.Image:
     ground, dark, bright, accent, light = _palette(layout)
     width, height = ((250, 340), (280, 320), (340, 250))[layout.integers(3)]
     image = Image.new("RGBA", (width, height), ground)
+    image.paste(_blend(ground, light, 0.5), (0, 0), _pattern(layout, image.size))
     draw = ImageDraw.Draw(image)
     rays, x, y = (
         layout.integers(0, 9),
@@ -241,6 +262,7 @@ def _mural(layout: Generator, detail: Generator) -> Image.Image:
     ground, dark, bright, accent, light = _palette(layout)
     width, height = ((340, 230), (340, 270), (300, 300))[layout.integers(3)]
     image = Image.new("RGBA", (width, height), light)
+    image.paste(_blend(light, bright, 0.4), (0, 0), _pattern(layout, image.size))
     draw = ImageDraw.Draw(image)
     at = (detail.uniform(0.15, 0.85) * width, detail.uniform(0.15, 0.35) * height)
     _shape(draw, int(detail.choice([0, 1, 6, 7, 9])), at, detail.uniform(0.08, 0.2) * width, bright)
@@ -278,6 +300,7 @@ def _emblem(layout: Generator, detail: Generator) -> Image.Image:
     ground, dark, bright, accent, light = _palette(layout)
     size = 320
     field = Image.new("RGB", (size, size), (ground, light)[layout.integers(2)])
+    field.paste(_blend(ground, accent, 0.4), (0, 0), _pattern(layout, field.size))
     draw = ImageDraw.Draw(field)
     division = int(layout.integers(6))
     if division == 0:
@@ -335,6 +358,7 @@ def _carpet(layout: Generator, detail: Generator) -> Image.Image:
     ground, dark, bright, accent, light = _palette(layout)
     width, height = ((125, 170), (170, 120), (150, 150))[layout.integers(3)]
     quarter = Image.new("RGB", (width, height), ground)
+    quarter.paste(_blend(ground, dark, 0.5), (0, 0), _pattern(layout, quarter.size))
     draw = ImageDraw.Draw(quarter)
     if layout.random() < 0.5:
         draw.polygon([(0, height), (width, 0), (width, height)], fill=light)
@@ -457,10 +481,10 @@ def path_view(path: Generator, jitter: Generator, t: float) -> View:
     pitch, roll, scale, light = waves
     tilt = jitter.uniform(-35, 35) if jitter.random() < 0.1 else jitter.normal(0, 3)
     return View(
-        yaw=radians(side * 50 * (2 * t - 1) + jitter.normal(0, 4)),
+        yaw=radians(side * 46 * (2 * t - 1) + jitter.normal(0, 4)),
         pitch=radians(14 * pitch + jitter.normal(0, 4)),
         roll=radians(9 * roll + tilt),
-        scale=0.85 * np.exp(0.3 * scale + jitter.normal(0, 0.08)),
+        scale=0.92 * np.exp(0.25 * scale + jitter.normal(0, 0.06)),
         at=(jitter.uniform(0.34, 0.66), jitter.uniform(0.4, 0.6)),
         dusk=float(np.clip(0.5 + 0.5 * light + jitter.normal(0, 0.1), 0, 1)),
     )
@@ -570,12 +594,7 @@ def _backdrop(rng: Generator, size: tuple[int, int]) -> Image.Image:
 def _patch(photo: Image.Image, rng: Generator) -> None:
     """Clutter: a turned rectangle with stripes, checks or dots."""
     w, h = int(rng.integers(12, 50)), int(rng.integers(12, 50))
-    x, y = np.meshgrid(np.arange(w), np.arange(h))
-    step = rng.uniform(2, 9)
-    a, b = np.sin(x / step + rng.random()), np.sin(y / step + rng.random())
-    pattern = (a, a * b, np.minimum(a, b), 0.3 * a + y / h - 0.5)[rng.integers(4)]
-    grey = Image.fromarray((pattern > 0).astype(np.uint8) * 255)
-    image = ImageOps.colorize(grey, _tint(rng, 0.1, 0.9), _tint(rng, 0.3, 1.0)).convert("RGBA")
+    image = ImageOps.colorize(_pattern(rng, (w, h)), _tint(rng, 0.1, 0.9), _tint(rng, 0.3, 1.0)).convert("RGBA")
     turned = image.rotate(rng.uniform(-40, 40), Image.Resampling.BILINEAR, expand=True)
     at = int(rng.uniform(-0.1, 0.95) * photo.width), int(rng.uniform(0, 0.95) * photo.height)
     photo.paste(turned, at, mask=turned)
@@ -631,16 +650,16 @@ def _expose(photo: Image.Image, rng: Generator, dusk: float) -> Image.Image:
     x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
     angle = rng.uniform(0, 2 * pi)
     across = x[None, :] * np.float32(cos(angle)) + y[:, None] * np.float32(sin(angle))
-    field = 1 + np.float32(rng.uniform(0, 0.45)) * across
+    field = 1 + np.float32(rng.uniform(0, 0.35)) * across
     if rng.random() < 0.4:
         edge = np.float32(rng.uniform(-0.5, 0.5))
-        field *= 1 - np.float32(rng.uniform(0.3, 0.55)) * (across > edge)
-    day, evening = np.array([1.1, 1.08, 1.02]), np.array([0.8, 0.68, 0.6])
-    cast = ((1 - dusk) * day + dusk * evening) * rng.lognormal(0, 0.06, 3)
+        field *= 1 - np.float32(rng.uniform(0.25, 0.45)) * (across > edge)
+    day, evening = np.array([1.1, 1.08, 1.02]), np.array([0.85, 0.74, 0.66])
+    cast = ((1 - dusk) * day + dusk * evening) * rng.lognormal(0, 0.05, 3)
     noise = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(2 + 4 * dusk)
     lit = pixels * field[..., None] * cast.astype(np.float32) + noise
     exposed = Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
-    blur = rng.uniform(0, 1.2)
+    blur = rng.uniform(0, 1.0)
     return exposed.filter(ImageFilter.GaussianBlur(blur)) if blur > 0.6 else exposed
 
 

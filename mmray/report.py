@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmray.pooling import Pooling
+from mmray.config import Pooling
 
 DESCRIPTORS = {"mac": "MAC", "rmac": "R-MAC", "gem": "GeM"}
 

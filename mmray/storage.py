@@ -23,7 +23,7 @@ from mmray.errors import InputError
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder by its absolute path or URI; cheap to send to a worker, which opens the file system anew."""
+    """A folder by its absolute path or URI; cheap to send: a worker opens the file system anew."""
 
     uri: str
 
@@ -132,6 +132,7 @@ def open_storage(uri: str) -> Folder:
         filesystem.delete_file(f"{path}/.writable")
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         raise InputError(
-            f"--storage {uri}: cannot write there ({error}); choose a folder or URI you can write to"
+            f"--storage {uri}: cannot write there ({error}); "
+            "choose a folder or URI you can write to"
         ) from error
     return folder

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-# MLflow counts its users by a call to its makers' server; a run without a network would wait for it.
+# MLflow counts its users by a call to its makers: without a network a run would wait for it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow

@@ -6,7 +6,7 @@ m images, t tuples, p poolings, d dims. Everything here runs alone or as one of 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +14,15 @@ import torch.distributed
 from torch import Tensor, nn
 
 from mmray.arrays import Features, Ids, Pixels
+from mmray.collection import ImageFile
+from mmray.config import Loss, Pooling
 from mmray.errors import InputError
-from mmray.images import ImageFile, load_image, same_shape_batches
+from mmray.images import load_image, same_shape_batches
 from mmray.losses import contrastive_loss, triplet_loss
 from mmray.models import EmbeddingNet
-from mmray.pooling import Pooling
 from mmray.tuples import Tuples
 
-MARGINS = {"contrastive": 0.7, "triplet": 0.5}  # m of eqs. (7) and (8)
+MARGINS: dict[Loss, float] = {"contrastive": 0.7, "triplet": 0.5}  # m of eqs. (7) and (8)
 LOSSES = {"contrastive": contrastive_loss, "triplet": triplet_loss}
 CHUNK = 256  # images decoded together when a set is embedded
 
@@ -134,7 +135,7 @@ def train_epoch(
     tuples: Tuples,
     source: ImageSource,
     *,
-    loss: Literal["contrastive", "triplet"],
+    loss: Loss,
     margin: float | None,
     weighted: bool,
     batch_size: int,

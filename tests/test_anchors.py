@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mmray.anchors import select_anchors, stationary_distribution
 from mmray.graph import reciprocal_knn_graph
 from mmray.neighbors import search
-from tests import oracles_mining as oracles
+from tests import oracles
 from tests.synthetic import curves, graph_of, permuted, random_graph
 
 

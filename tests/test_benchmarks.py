@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmray.errors import InputError
-from mmray.evaluation import benchmarks
 from mmray.evaluation.benchmarks import (
     load_benchmark,
     read_oxford_ground_truth,
     read_pickle_ground_truth,
 )
+from mmray.evaluation.plain_pickle import load_plain
 from mmray.evaluation.ranking import mean_average_precision
 
 PARIS = Path(__file__).resolve().parents[2] / "shared" / "data" / "paris250"
@@ -298,7 +298,7 @@ def test_arrays_and_scalars_of_every_protocol_become_lists_and_numbers(
             data = data.replace(new, old)
         if protocol >= 4:
             data = data[:3] + (len(data) - 11).to_bytes(8, "little") + data[11:]
-    assert benchmarks._load_plain(data, "x") == READ
+    assert load_plain(data, "x") == READ
 
 
 def test_an_array_as_python_2_wrote_it_is_read() -> None:
@@ -311,7 +311,7 @@ def test_an_array_as_python_2_wrote_it_is_read() -> None:
         b"q\x10tq\x11bs."
     )
     assert pickle.loads(data, encoding="latin1")["ok"].tolist() == [1, 200]
-    assert benchmarks._load_plain(data, "x") == {"ok": [1, 200]}
+    assert load_plain(data, "x") == {"ok": [1, 200]}
 
 
 def test_ground_truth_of_arrays_is_read_like_one_of_lists() -> None:
@@ -377,7 +377,7 @@ def test_other_globals_are_refused_by_name_and_not_called(
 )
 def test_arrays_of_other_types_are_refused(value) -> None:
     with pytest.raises(InputError, match="refused"):
-        benchmarks._load_plain(pickle.dumps(value), "x")
+        load_plain(pickle.dumps(value), "x")
 
 
 def hostile(*, state: bytes, of: bytes) -> bytes:
@@ -419,13 +419,13 @@ def test_crafted_pickles_change_nothing_and_end_in_a_clear_refusal(data: bytes) 
     assert array.tolist() == [1, 256]
     assert np.dtype("i8") == np.int64
     assert np.frombuffer(b"\x01" + bytes(7), np.int64).tolist() == [1]
-    assert benchmarks._load_plain(before, "x") == READ
+    assert load_plain(before, "x") == READ
 
 
 def test_a_codec_is_not_looked_up() -> None:
     data = pickle.dumps(Calls(codecs.encode, "a", "rot13"), protocol=2)
     with pytest.raises(InputError, match="refused: the codec 'rot13'"):
-        benchmarks._load_plain(data, "x")
+        load_plain(data, "x")
 
 
 def test_a_message_about_a_nested_value_is_short() -> None:

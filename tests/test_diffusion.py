@@ -9,7 +9,7 @@ from mmray import diffusion
 from mmray.diffusion import diffuse
 from mmray.graph import normalize_graph, reciprocal_knn_graph
 from mmray.neighbors import search
-from tests import oracles_mining as oracles
+from tests import oracles
 from tests.synthetic import curves, graph_of, permuted, random_graph
 
 

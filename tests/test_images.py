@@ -1,23 +1,17 @@
-"""Listing, reading and decoding images; the box rule; batches of one shape."""
+"""Decoding images; the box rule; batches of one shape."""
 
 import io
-import os
 import struct
 import zlib
-from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
-from pyarrow import fs
 
-from mmray import images
-from mmray.errors import InputError
-from mmray.images import decode, list_images, load_image, read_bytes, same_shape_batches
-from tests import oracles_networks as oracles
+from mmray.images import decode, load_image, same_shape_batches
+from tests import oracles
 
 
 def scene(width: int, height: int) -> np.ndarray:
@@ -40,145 +34,6 @@ def assert_near(pixels: np.ndarray | None, expected: np.ndarray, tolerance: floa
     assert pixels.shape == expected.shape
     assert pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - expected).max() <= tolerance
-
-
-def touch(path: Path, content: bytes = b"x") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
-# Listing
-
-ODD_NAMES = [
-    "with space.jpg",
-    "50%25.png",
-    "a#b.JPG",
-    "ü/é日本.webp",
-    "q?x=1&y.tif",
-    "plus+[0].gif",
-]
-
-
-def test_listing_is_recursive_sorted_and_of_images_only(tmp_path):
-    for name in ["b/z.jpeg", "b/a.PNG", "a.txt", "c.bmp", "B.tiff", "b.jpg", "jpg", "x.jpg.zip"]:
-        touch(tmp_path / name)
-    touch(tmp_path / "a.webp", b"four")
-    (tmp_path / "folder.jpg").mkdir()
-    listed = list_images(str(tmp_path))
-    assert [image.name for image in listed] == [
-        *["B.tiff", "a.webp", "b.jpg", "b/a.PNG", "b/z.jpeg", "c.bmp"]
-    ]
-    assert [image.size for image in listed] == [1, 4, 1, 1, 1, 1]
-    assert listed[3].uri == str(tmp_path / "b" / "a.PNG")
-
-
-def test_hidden_files_and_folders_are_skipped(tmp_path):
-    for name in ["a.jpg", ".b.jpg", "._c.jpg", ".cache/d.jpg", "e/.f/g.jpg"]:
-        touch(tmp_path / name)
-    assert [image.name for image in list_images(str(tmp_path))] == ["a.jpg"]
-
-
-def test_a_listed_folder_may_itself_be_hidden(tmp_path):
-    touch(tmp_path / ".photos" / "a.jpg")
-    assert len(list_images(str(tmp_path / ".photos"))) == 1
-
-
-def test_links_are_followed_but_not_in_circles(tmp_path):
-    touch(tmp_path / "elsewhere" / "a.jpg")
-    root = tmp_path / "root"
-    touch(root / "sub" / "b.jpg")
-    (root / "linked").symlink_to(tmp_path / "elsewhere")
-    (root / "c.jpg").symlink_to(tmp_path / "elsewhere" / "a.jpg")
-    (root / "sub" / "up").symlink_to(root)
-    (root / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    names = [image.name for image in list_images(str(root))]
-    assert names == ["c.jpg", "linked/a.jpg", "sub/b.jpg"]
-
-
-@pytest.mark.parametrize("as_uri", [False, True])
-def test_odd_names_are_listed_and_read_back(tmp_path, as_uri):
-    folder = tmp_path / "my photos #1 100%41"
-    for name in ODD_NAMES:
-        touch(folder / name, name.encode())
-    listed = list_images(folder.as_uri() if as_uri else str(folder))
-    assert sorted(image.name for image in listed) == sorted(ODD_NAMES)
-    assert all(read_bytes(image.uri) == image.name.encode() for image in listed)
-    for name in ODD_NAMES:
-        assert read_bytes((folder / name).as_uri()) == name.encode()
-
-
-def test_a_relative_folder_gives_absolute_uris(tmp_path, monkeypatch):
-    touch(tmp_path / "photos" / "a.jpg", b"data")
-    monkeypatch.chdir(tmp_path)
-    (image,) = list_images("photos")
-    monkeypatch.chdir("/")
-    assert read_bytes(image.uri) == b"data"
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """s3://bucket as a folder of this machine, behind the interface of a remote file system."""
-    (tmp_path / "bucket").mkdir()
-
-    def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
-        path = unquote(uri.removeprefix("s3://").partition("?")[0]).rstrip("/")
-        return fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), path
-
-    monkeypatch.setattr(images, "_open_uri", open_uri)
-    return tmp_path / "bucket"
-
-
-@pytest.mark.parametrize("uri", ["s3://bucket/my%20photos", "s3://bucket/my%20photos/?region=x"])
-def test_a_remote_folder_is_listed_and_read_back(bucket, uri):
-    for name in [*ODD_NAMES, ".hidden/a.jpg", "notes.txt"]:
-        touch(bucket / "my photos" / name, name.encode())
-    listed = list_images(uri)
-    assert [image.name for image in listed] == sorted(ODD_NAMES)
-    assert all(image.uri.startswith("s3://bucket/my%20photos/") for image in listed)
-    assert all(read_bytes(image.uri) == image.name.encode() for image in listed)
-    assert [image.size for image in listed] == [len(image.name.encode()) for image in listed]
-
-
-def test_a_whole_bucket_is_listed(bucket):
-    touch(bucket / "a.jpg", b"data")
-    (image,) = list_images("s3://bucket")
-    assert (image.uri, read_bytes(image.uri)) == ("s3://bucket/a.jpg", b"data")
-
-
-@pytest.mark.parametrize(
-    ("folder", "message"),
-    [
-        ("{root}/absent", "absent: no such folder"),
-        ("{root}/a.txt", "a.txt: this is a file; give the folder that holds the images"),
-        ("{root}", r"no images in this folder \(looked for .jpg .jpeg .png"),
-        ("file://{root}/absent", "absent: no such folder"),
-        ("unknown://x/y", "unknown://x/y: cannot be listed .*Unrecognized filesystem"),
-        ("s3://bucket/two words", "s3://bucket/two words: cannot be listed .*parse URI"),
-    ],
-)
-def test_folders_without_images_are_refused(tmp_path, folder, message):
-    touch(tmp_path / "a.txt")
-    with pytest.raises(InputError, match=message):
-        list_images(folder.format(root=tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [("absent", "no such folder"), ("a.txt", "this is a file"), ("", "no images in this folder")],
-)
-def test_remote_folders_without_images_are_refused(bucket, path, message):
-    touch(bucket / "a.txt")
-    with pytest.raises(InputError, match=f"s3://bucket/{path}: {message}"):
-        list_images(f"s3://bucket/{path}")
-
-
-def test_a_name_that_is_not_unicode_is_refused(tmp_path):
-    try:
-        touch(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")))
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    with pytest.raises(InputError, match=r"'caf\\udce9.jpg' is not UTF-8; rename the file"):
-        list_images(str(tmp_path))
 
 
 # Decoding good data
@@ -463,7 +318,7 @@ def test_a_side_below_one_is_a_mistake_of_the_caller():
 
 
 def test_a_file_that_vanished_is_an_error_of_its_image(tmp_path):
-    touch(tmp_path / "a.png", GOOD["png"][0])
+    (tmp_path / "a.png").write_bytes(GOOD["png"][0])
     loaded = load_image(str(tmp_path / "a.png"), longest_side=60, box=(0, 0, 9, 9))
     assert_near(loaded.pixels, PICTURE[:9, :9], 0)
     gone = load_image(str(tmp_path / "gone.png"), longest_side=60)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmray.losses import contrastive_loss, triplet_loss
-from tests import oracles_networks as oracles
+from tests import oracles
 
 LOSSES = {
     "contrastive": (contrastive_loss, oracles.contrastive_loss),

@@ -17,12 +17,12 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 from torch import nn
 
-from mmray import models
+from mmray.backbones import BACKBONES, SameConv2d
 from mmray.errors import InputError
-from mmray.models import BACKBONES, EmbeddingNet, build, load, save, state_digest
+from mmray.models import EmbeddingNet, build, load, save, state_digest
 from mmray.pooling import POOLINGS
 from mmray.storage import Folder
-from tests import oracles_networks as oracles
+from tests import oracles
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clutter1000"
 
@@ -96,7 +96,7 @@ def test_maps_are_those_of_the_published_network(network):
         images / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     )
     if network in ("vgg16", "efficientnet_lite0"):
-        inputs = torch.from_numpy(oracles.normalisation(network, images.numpy())).float()
+        inputs = torch.from_numpy(oracles.preprocessed(network, images.numpy())).float()
     with torch.inference_mode():
         expected, maps = net(inputs), model.maps(images)
     # The Identity in place of the average is followed by torch.flatten.
@@ -112,7 +112,7 @@ def test_preprocessing_is_that_of_the_weights(network):
     model = copy.deepcopy(random_net(network))
     model.backbone = nn.Identity()
     images = torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8)
-    expected = oracles.normalisation(network, images.numpy())
+    expected = oracles.preprocessed(network, images.numpy())
     np.testing.assert_allclose(model.maps(images), expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
@@ -144,7 +144,7 @@ def test_lite0_recognises_photos_with_its_preprocessing(lite0):
 def test_same_convolution_equals_the_packages(kernel, stride, size):
     from efficientnet_lite_pytorch.utils import Conv2dDynamicSamePadding
 
-    ours = models.SameConv2d(4, 6, kernel, stride, bias=False).double()
+    ours = SameConv2d(4, 6, kernel, stride, bias=False).double()
     theirs = Conv2dDynamicSamePadding(4, 6, kernel, stride, bias=False).double()
     theirs.load_state_dict(ours.state_dict())
     inputs = torch.rand(2, 4, *size, dtype=torch.float64)

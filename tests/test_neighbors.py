@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mmray import neighbors
 from mmray.neighbors import ranks, search
-from tests import oracles_mining as oracles
+from tests import oracles
 from tests.synthetic import clouds, curves, unit_rows
 
 
@@ -27,7 +27,7 @@ def test_search_agrees_with_the_literal_sum_of_products():
     features = clouds(0, 40, 7)
     found = search(features, features[:3], 40)
     for row in range(3):
-        literal = [oracles.dot(features[row], features[i]) for i in found.ids[row]]
+        literal = [oracles.similarity(features[row], features[i]) for i in found.ids[row]]
         np.testing.assert_array_equal(found.similarities[row], literal)
 
 

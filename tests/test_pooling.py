@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmray.pooling import EPS, POOLINGS, gem, mac, rmac, rmac_regions
-from tests import oracles_networks as oracles
+from tests import oracles
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (2, 2), (5, 5), (6, 8), (8, 6), (4, 17), (23, 16)]
 

@@ -14,7 +14,7 @@ from mmray.diffusion import diffuse
 from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.neighbors import search
 from mmray.pools import mine_pools, pools_of
-from tests import oracles_mining as oracles
+from tests import oracles
 from tests.synthetic import clouds, curves, graph_of, permuted, unit_rows
 
 SIZES = {"positive_k": 12, "negative_k": 30, "max_negatives": 8}

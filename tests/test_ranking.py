@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmray.evaluation import ranking
 from mmray.evaluation.ranking import Query, mean_average_precision, rank, recall_at_k
-from tests import oracles_evaluation as oracles
+from tests import oracles
 
 
 def query(positives=(), junk=(), name: str = "q") -> Query:

@@ -1,14 +1,14 @@
 """Files of a storage folder are whole or absent; what cannot be used is said."""
 
-import os
 import pickle
 import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from mmray.errors import InputError
-from mmray.storage import Folder, open_storage
+from mmray.storage import open_storage
 
 
 @pytest.fixture
@@ -35,11 +35,16 @@ def test_a_file_is_not_seen_before_it_is_whole(folder):
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(folder):
     folder.write("x.bin", b"old")
-    with pytest.raises(ZeroDivisionError), folder.writing("x.bin") as sink:
-        sink.write(b"half of the new")
-        raise ZeroDivisionError
+
+    def fail_halfway():
+        with folder.writing("x.bin") as sink:
+            sink.write(b"half of the new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
     assert folder.read("x.bin") == b"old"
-    assert os.listdir(folder.uri) == ["x.bin"]
+    assert [path.name for path in Path(folder.uri).iterdir()] == ["x.bin"]
 
 
 def test_names_are_sorted_and_leave_folders_and_hidden_files_out(folder):
@@ -58,7 +63,7 @@ def test_many_writers_of_one_file_leave_one_of_their_versions(folder):
     for thread in threads:
         thread.join()
     assert folder.read("x") in versions
-    assert os.listdir(folder.uri) == ["x"]
+    assert [path.name for path in Path(folder.uri).iterdir()] == ["x"]
 
 
 def test_a_folder_survives_a_trip_to_a_worker(folder):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mmray.collection import ImageFile
 from mmray.errors import InputError
-from mmray.images import ImageFile
 from mmray.losses import contrastive_loss, triplet_loss
 from mmray.models import build
 from mmray.training import ImageSource, embed, embed_ids, train_epoch

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mmray.errors import InputError
 from mmray.pools import Pools
 from mmray.tuples import Tuples, add_negatives, sample_pairs
-from tests import oracles_evaluation as oracles
+from tests import oracles
 
 N = 40  # items
 

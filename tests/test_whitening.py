@@ -6,7 +6,7 @@ import pytest
 
 from mmray.errors import InputError
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
-from tests import oracles_evaluation as oracles
+from tests import oracles
 
 
 def stretched(seed: int, n: int, d: int) -> np.ndarray:

@@ -10,10 +10,11 @@ import torch
 
 from mmray.arrays import Pixels
 from mmray.artifacts import features_table
+from mmray.collection import ImageFile
+from mmray.config import Pooling
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units
-from mmray.images import ImageFile, load_image
+from mmray.images import load_image
 from mmray.models import EmbeddingNet
-from mmray.pooling import Pooling
 from mmray.storage import Folder
 from mmray.training import embed
 

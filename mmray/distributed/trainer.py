@@ -16,10 +16,9 @@ import torch
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from mmray import models, tuples
-from mmray.arrays import Features
+from mmray.collection import ImageFile
 from mmray.config import TrainingConfig
-from mmray.evaluation.ranking import Query, mean_average_precision, rank
-from mmray.images import ImageFile
+from mmray.evaluation.labelled import LabelledSet
 from mmray.models import EmbeddingNet
 from mmray.pools import Pools
 from mmray.progress import Progress, announce
@@ -29,26 +28,6 @@ from mmray.training import ImageSource, embed_ids, rank_and_size, train_epoch
 
 CHECKPOINTS = "checkpoints"
 STATE = "state.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledSet:
-    """Images with ground truth, to measure on; nothing is learned from it or chosen by it."""
-
-    database: Sequence[ImageFile]
-    queries: Sequence[ImageFile]
-    ground_truth: Sequence[Query]
-
-    @property
-    def items(self) -> list[ImageFile]:
-        """The database, then the queries."""
-        return [*self.database, *self.queries]
-
-    def mean_average_precision(self, descriptors: Features) -> float:
-        """The mAP of descriptors (items, d), in [0, 1]."""
-        n = len(self.database)
-        ranks = rank(descriptors[:n], descriptors[n:])
-        return mean_average_precision(ranks, self.ground_truth)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +192,7 @@ def fine_tune(
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
         ),
-        run_config=ray.train.RunConfig(
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg] # typed as that of Train's version 1
             name=CHECKPOINTS,
             storage_path=folder.uri,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),

@@ -7,24 +7,22 @@
   `*_good.txt`, `*_ok.txt` (positives) and `*_junk.txt` (one name a line).
 """
 
-import io
 import math
-import pickle
 import re
-import struct
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from mmray.arrays import Ids
+from mmray.arrays import Box, Ids
 from mmray.errors import InputError
-from mmray.evaluation.ranking import Box, Query
+from mmray.evaluation.plain_pickle import load_plain
+from mmray.evaluation.ranking import Query
 from mmray.storage import Folder
 
 _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$", re.IGNORECASE)
@@ -102,7 +100,7 @@ def read_pickle_ground_truth(data: bytes, images: Sequence[str], *, source: str)
         As for `load_benchmark`; also if the pickle asks for anything but plain containers, text,
         numbers and numpy arrays.
     """
-    content = _load_plain(data, source)
+    content = load_plain(data, source)
     if not isinstance(content, dict) or not {"imlist", "qimlist", "gnd"} <= content.keys():
         raise InputError(f"{source}: not a ground truth: expected a dict of imlist, qimlist, gnd")
     names = _typed_list(content["imlist"], str, f"{source}: imlist")
@@ -284,121 +282,3 @@ def _relevance(truth: dict[str, Any], n: int, place: str) -> tuple[Ids, Ids]:
         return np.unique(np.array(listed, dtype=np.int64))
 
     return rows(positives), rows(["junk"])
-
-
-# What a damaged pickle makes the unpickler raise; SystemError is numpy's for text beyond Unicode.
-_STUMBLES = (
-    pickle.UnpicklingError,
-    struct.error,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    SystemError,
-    TypeError,
-    ValueError,
-)
-
-
-class _PlainUnpickler(pickle._Unpickler):
-    """Unpickles containers, text and numbers; numpy arrays become lists, numpy scalars numbers.
-
-    Python's own version of the unpickler: the one in C takes 16 bytes times the largest number that
-    a pickle gives to an object, 64 GiB for one damaged byte.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        # Python 2 wrote the bytes of arrays as text.
-        super().__init__(io.BytesIO(data), encoding="latin1")
-        self.allowed = _stand_ins()
-
-    def find_class(self, module: str, name: str) -> Any:
-        # numpy 1 and 2, Python 2 and 3 have other names for the same module.
-        current = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
-        if (current, name) not in self.allowed:
-            raise pickle.UnpicklingError(f"refused: it asks for {module}.{name}"[:200])
-        return self.allowed[current, name]
-
-    def load_bytearray8(self: Any) -> None:
-        """Read what is there; the original first fills as much memory as is announced."""
-        self.append(self.read(int.from_bytes(self.read(8), "little")))
-
-    dispatch: ClassVar[dict[int, Any]] = {
-        **pickle._Unpickler.dispatch,
-        pickle.BYTEARRAY8[0]: load_bytearray8,
-    }
-
-
-def _load_plain(data: bytes, source: str) -> Any:
-    try:
-        return _PlainUnpickler(data).load()
-    except _STUMBLES as error:
-        raise InputError(
-            f"{source}: not a pickle of plain containers, text, numbers and numpy arrays: {error}"
-        ) from error
-
-
-def _stand_ins() -> dict[tuple[str, str], Any]:
-    """What a pickle gets for each global it may ask for.
-
-    Nothing of numpy is given to it: with a crafted state numpy's own dtypes and arrays can be made
-    to read or write outside their memory, or dtypes that the whole process shares be changed. And
-    `_codecs.encode` would import the codec it is told to. All of it is made anew for each pickle,
-    because a pickle can set attributes of whatever it gets.
-    """
-
-    class DType:
-        def __init__(self, code: str, *flags: Any) -> None:
-            if not re.fullmatch(r"[<>|=]?([biufSU]\d{1,6}|O8?)", code):
-                raise pickle.UnpicklingError(f"refused: an array of type {shorten(code)}")
-            self.code = code
-
-        def __setstate__(self, state: tuple[Any, ...]) -> None:
-            # The byte order; the rest repeats the code, or is for types that are refused.
-            if state[1] in ("<", ">"):
-                self.code = state[1] + self.code.lstrip("<>|=")
-
-    class Array(list[Any]):
-        def __setstate__(self, state: tuple[Any, ...]) -> None:
-            _, shape, dtype, fortran, values = state
-            self[:] = array(values, dtype, shape, "F" if fortran else "C")
-
-    def array(
-        values: Any, dtype: DType, shape: tuple[int, ...], order: Literal["C", "F"]
-    ) -> list[Any]:
-        if dtype.code.endswith(("O", "O8")):
-            if not isinstance(values, list) or tuple(shape) != (len(values),):
-                raise pickle.UnpicklingError(f"refused: objects in shape {shorten(shape)}")
-            return values
-        data = encode(values, "latin1") if isinstance(values, str) else values
-        flat = np.frombuffer(data, np.dtype(dtype.code))
-        if not flat.size:
-            return []  # a shape like (10**9, 0) would still make lists
-        texts = flat.astype(str) if flat.dtype.kind == "S" else flat
-        rows: list[Any] = np.atleast_1d(texts.reshape(shape, order=order)).tolist()
-        return rows
-
-    def reconstruct(subtype: type, shape: tuple[int, ...], dtype: str) -> Array:
-        return Array()  # its contents follow as its state
-
-    def scalar(dtype: DType, data: bytes | str) -> Any:
-        return array(data, dtype, (1,), "C")[0]
-
-    def encode(text: str, encoding: str) -> bytes:
-        if encoding != "latin1":
-            raise pickle.UnpicklingError(f"refused: the codec {shorten(encoding)}")
-        return text.encode("latin1")
-
-    return {
-        ("numpy", "dtype"): DType,
-        ("numpy", "ndarray"): Array,
-        ("numpy._core.multiarray", "_reconstruct"): reconstruct,
-        ("numpy._core.multiarray", "scalar"): scalar,
-        ("numpy._core.numeric", "_frombuffer"): array,
-        ("_codecs", "encode"): encode,
-        ("builtins", "bytes"): lambda: b"",  # the old protocols write empty bytes so
-        ("builtins", "set"): set,
-        ("builtins", "frozenset"): frozenset,
-    }

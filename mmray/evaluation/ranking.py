@@ -5,14 +5,12 @@ n database items, q queries, d dimensions, p positives of a query.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Features, Floats, Ids
-
-Box: TypeAlias = tuple[float, float, float, float]
+from mmray.arrays import Box, Features, Floats, Ids
 
 _BLOCK = 1024  # rows of a similarity matrix held at a time
 

@@ -1,4 +1,4 @@
-"""Extraction by Ray gives what the core gives, keeps every good image and says why others are bad."""
+"""Extraction by Ray gives what the core gives, keeps good images and says why others are bad."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,10 @@ from PIL import Image
 
 from mmray import artifacts
 from mmray.artifacts import Stage
+from mmray.collection import ImageFile, list_images
 from mmray.distributed.extraction import extract, units_of
 from mmray.distributed.stage import Pool
-from mmray.images import ImageFile, list_images, load_image
+from mmray.images import load_image
 from mmray.models import build
 from mmray.storage import Folder
 from mmray.training import embed

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mmray.collection import list_images
 from mmray.config import TrainingConfig
-from mmray.distributed.trainer import LabelledSet, TrainingJob, fine_tune
+from mmray.distributed.trainer import TrainingJob, fine_tune
+from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
-from mmray.images import list_images
 from mmray.models import build
 from mmray.pools import Pools
 from mmray.storage import Folder
@@ -64,9 +65,7 @@ def job(tmp_path_factory):
 
 
 def trained(job, path, workers=1):
-    model, history = fine_tune(
-        job, folder=Folder(str(path)), workers=workers, resources={"CPU": 1}
-    )
+    model, history = fine_tune(job, folder=Folder(str(path)), workers=workers, resources={"CPU": 1})
     return model.state_dict(), history
 
 

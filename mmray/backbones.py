@@ -1,0 +1,105 @@
+"""Backbones cut after their last convolutional map, and how pixels enter them; random weights.
+
+b images, h x w pixels, c channels of a map.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
+import torchvision
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
+
+from mmray.config import Network
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Facts of a network. Pixels x in 0..255 enter it as (x - mean) / std, per RGB channel."""
+
+    dim: int  # channels of the last map
+    stride: int  # pixels per cell of that map
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet: torchvision's x 255
+BACKBONES: dict[Network, Backbone] = {
+    # The original Oxford network: mean subtracted, no division.
+    "vgg16": Backbone(512, 16, (122.99925, 116.9991, 103.9992), (1.0, 1.0, 1.0)),
+    # torchvision normalises for ImageNet and then undoes it inside the network (`transform_input`).
+    "googlenet": Backbone(1024, 32, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "resnet50": Backbone(2048, 32, _MEAN, _STD),
+    "resnet101": Backbone(2048, 32, _MEAN, _STD),
+    # As in TensorFlow, where these weights come from: top-1 on 334 ImageNet photos is 77%; 65% with
+    # the mean and deviation of ImageNet.
+    "efficientnet_lite0": Backbone(1280, 32, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
+}
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME, the odd pixel on the right and below.
+
+    Equal to the package's Conv2dDynamicSamePadding, but without a copy of the map where the padding
+    is symmetric, which is nearly everywhere: the network is 1.2 times as fast.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c', ceil(h / stride), ceil(w / stride))."""
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        rows, columns = (
+            max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in input.shape[2:]
+        )
+        padding = (rows // 2, columns // 2)
+        if rows % 2 or columns % 2:
+            input = F.pad(input, (padding[1], columns - padding[1], padding[0], rows - padding[0]))
+            padding = (0, 0)
+        return F.conv2d(
+            input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
+        )
+
+
+def convolutional_layers(network: Network) -> nn.Sequential:
+    """The layers up to the last convolutional map, named as in the published state dicts."""
+    if network == "vgg16":
+        vgg = torchvision.models.vgg
+        features = vgg.make_layers(vgg.cfgs["D"], batch_norm=False)[:30]  # the 31st is pool5
+        return nn.Sequential(OrderedDict(features=features))
+    if network == "efficientnet_lite0":
+        return _efficientnet_lite0()
+    if network == "googlenet":
+        classifier = torchvision.models.GoogLeNet(aux_logits=False, init_weights=False)
+    else:
+        classifier = torchvision.models.get_model(network, weights=None)
+    layers = OrderedDict(classifier.named_children())
+    for head in ("avgpool", "dropout", "fc"):
+        layers.pop(head, None)
+    return nn.Sequential(layers)
+
+
+def _efficientnet_lite0() -> nn.Sequential:
+    net = EfficientNet.from_name("efficientnet-lite0", image_size=None)  # None: any size of image
+    for parent in list(net.modules()):
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, nn.Conv2d):
+                same = SameConv2d(
+                    conv.in_channels,
+                    conv.out_channels,
+                    conv.kernel_size,  # type: ignore[arg-type] # a pair, typed as tuple[int, ...]
+                    conv.stride[0],
+                    groups=conv.groups,
+                    bias=False,
+                )
+                setattr(parent, name, same)
+    return nn.Sequential(
+        OrderedDict(
+            _conv_stem=net._conv_stem,
+            _bn0=net._bn0,
+            stem_activation=nn.ReLU6(),
+            _blocks=nn.Sequential(*net._blocks),
+            _conv_head=net._conv_head,
+            _bn1=net._bn1,
+            head_activation=nn.ReLU6(),
+        )
+    )

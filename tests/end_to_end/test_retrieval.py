@@ -1,0 +1,266 @@
+"""The main job as a user runs it: whole, killed at every stage, and with input it cannot use."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmray.storage import Folder
+from mmray.whitening import Whitening
+
+ROOT = Path(__file__).resolve().parents[2]
+# The demonstration made small: 8 objects, 36 photos in each part, the same path through all stages.
+SMALL = shlex.split(
+    """
+    --demo.objects 4 --demo.photos 8 --demo.distractors 4 --demo.longest-side 96
+    --extraction.longest-side 96 --extraction.shard-size 8 --training.longest-side 96
+    --evaluation.longest-side 96 --mining.graph-k 6 --mining.component all
+    --mining.selection all --mining.anchors 24 --mining.anchor-block 4 --mining.positive-k 6
+    --mining.negative-k 12 --training.epochs 2 --training.anchors-per-epoch 8
+    """
+)
+
+
+def command(*arguments):
+    return [sys.executable, str(ROOT / "jobs" / "retrieval.py"), *map(str, arguments)]
+
+
+def start(log, *arguments):
+    with log.open("w") as output:
+        return subprocess.Popen(
+            command(*arguments), stdout=output, stderr=subprocess.STDOUT, cwd=log.parent
+        )
+
+
+def table(text):
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def digests(storage, pattern):
+    files = sorted(storage.glob(pattern))
+    return {
+        str(file.relative_to(storage)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Storage and output of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = subprocess.run(
+        command("--storage", "runs", *SMALL), cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs", done
+
+
+def test_the_job_ends_with_a_table_and_shows_progress(whole):
+    _, done = whole
+    rows = table(done.stdout)
+    assert len(rows) == 2 + 8
+    assert "| MAC        | fine-tuned | LDA " in rows[5]
+    for label in ("render", "extract", "k-NN", "diffusion", "epoch 2", "whiten", "evaluate"):
+        assert re.search(rf"{label}: (\d+)/\1, ", done.stderr), label
+
+
+def test_every_stage_leaves_what_the_design_says(whole):
+    storage, _ = whole
+    for pattern in (
+        "extract-*/images.parquet",
+        "extract-*/features/part-000000.parquet",
+        "extract-*/features.npy",
+        "extract-*/quarantine.parquet",
+        "graph-*/graph.npz",
+        "graph-*/report.json",
+        "mine-*/anchors.parquet",
+        "mine-*/pools/part-000005.parquet",
+        "train-*/checkpoints/epoch-002/state.json",
+        "whiten-*/model/model.safetensors",
+        "whiten-*/model/config.json",
+        "whiten-*/model/whitening.npz",
+        "evaluate-*/metrics.json",
+    ):
+        assert list(storage.glob(pattern)), pattern
+    for stage in ("demo", "extract", "graph", "mine", "train", "whiten", "evaluate"):
+        for folder in storage.glob(f"{stage}-*"):
+            record = json.loads((folder / "_SUCCESS.json").read_text())
+            assert record["stage"] == stage
+            assert record["counts"]
+
+
+def test_mlflow_has_settings_counts_curves_table_and_model(whole):
+    storage, done = whole
+    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["mining.alpha"] == "0.99"
+    assert run.data.metrics["mine/anchors"] == 24
+    losses = client.get_metric_history(run.info.run_id, "loss")
+    assert [point.step for point in losses] == [1, 2]
+    maps = client.get_metric_history(run.info.run_id, "map")
+    assert [point.step for point in maps] == [0, 1, 2]
+    path = client.download_artifacts(run.info.run_id, "results.md")
+    assert table(Path(path).read_text()) == table(done.stdout)
+    names = {file.path for file in client.list_artifacts(run.info.run_id, "model")}
+    assert names == {
+        f"model/{name}" for name in ("model.safetensors", "config.json", "whitening.npz")
+    }
+
+
+def test_the_same_command_again_runs_nothing_and_prints_the_same_table(whole):
+    storage, done = whole
+    before = digests(storage, "*-*/**/*.*")
+    again = subprocess.run(
+        command("--storage", storage, *SMALL), capture_output=True, text=True, check=True
+    )
+    assert table(again.stdout) == table(done.stdout)
+    assert "epoch" not in again.stderr
+    assert digests(storage, "*-*/**/*.*") == before
+    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
+    assert len(client.search_runs([experiment.experiment_id])) == 1  # the same run goes on
+
+
+def test_killed_in_every_stage_it_ends_with_the_same_pools_and_table(whole, tmp_path):
+    """SIGKILL soon after each line that announces a stage; the last start runs to the end."""
+    storage, log, seen = tmp_path / "runs", tmp_path / "log", []
+    for stage in ("demo", "extract", "graph", "mine", "train", "whiten", "evaluate"):
+        process = start(log, "--storage", storage, *SMALL)
+        # A done stage says "done before": what is waited for is the first to run.
+        pattern = re.compile(rf"^{stage}: (?!done before)", re.MULTILINE)
+        if stage == "train":
+            pattern = re.compile(r"epoch 1/2: ")  # one epoch is kept, the second is cut
+        deadline = time.monotonic() + 120
+        while not pattern.search(log.read_text()) and time.monotonic() < deadline:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        assert pattern.search(log.read_text()), log.read_text()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        seen.append(stage)
+    done = subprocess.run(
+        command("--storage", storage, *SMALL), capture_output=True, text=True, check=True
+    )
+    undisturbed, first = whole
+    assert table(done.stdout) == table(first.stdout)
+    assert len(seen) == 7
+    for pattern in ("mine-*/pools/*", "graph-*/*.npz", "*/metrics.json"):
+        assert {name.split("/")[-1]: d for name, d in digests(storage, pattern).items()} == {
+            name.split("/")[-1]: d for name, d in digests(undisturbed, pattern).items()
+        }
+
+
+def test_ctrl_c_ends_with_130_and_the_run_as_killed(tmp_path):
+    log = tmp_path / "log"
+    process = start(log, "--storage", tmp_path / "runs", *SMALL)
+    while "extract: " not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 130
+    assert log.read_text().rstrip().endswith("interrupted: the same command goes on from here")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "KILLED"
+
+
+def test_the_model_folder_gives_whitened_descriptors(whole):
+    from mmray import models
+
+    (folder,) = whole[0].glob("whiten-*/model")
+    model = models.load(Folder(str(folder)))
+    whitening = Whitening.load(folder / "whitening.npz")
+    assert model.network == "efficientnet_lite0"
+    rows = whitening.apply(np.eye(3, model.dim, dtype=np.float32))
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder, rng = tmp_path / "photos", np.random.default_rng(0)
+    folder.mkdir()
+    for index in range(12):
+        noise = rng.integers(0, 60, (48, 64, 3)) + rng.integers(0, 190, (1, 1, 3))
+        Image.fromarray(noise.astype(np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def failing(*arguments):
+    """Output of a run that must end with status 2, one sentence and no traceback."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1, done.stderr
+    return sentences[0]
+
+
+def test_input_that_cannot_be_used_ends_with_status_2_and_a_sentence(photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    small = ("--mining.graph-k", 4, "--mining.positive-k", 4)
+    storage = ("--storage", tmp_path / "runs")
+    for arguments, words in (
+        (("--images", tmp_path / "nowhere", *storage), "nowhere: no such folder"),
+        (("--images", tmp_path / "empty", *storage), "empty: no images in this folder"),
+        (("--images", photos, *storage), "12 images are too few for --mining.positive-k 15"),
+        (("--images", photos, *small, "--storage", tmp_path / "file" / "x"), "cannot write there"),
+        (("--images", photos, *small, *storage, "--mining.alpha", 1), "from 0 to 0.999999"),
+        (("--images", photos, *small, *storage, "--weights", "none.pth"), "none.pth: no such file"),
+        (("--images", photos, *small, *storage, "--stages", "train"), "add it to --stages"),
+    ):
+        assert words in failing(*arguments)
+
+
+def test_an_unknown_network_is_refused_by_the_command_line():
+    done = subprocess.run(command("--network", "vgg17"), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "vgg17" in done.stdout + done.stderr
+    assert "efficientnet_lite0" in done.stdout + done.stderr
+
+
+def test_weights_that_cannot_be_downloaded_name_the_flag(photos, tmp_path):
+    """The hub's folder is empty and its site cannot be reached from here."""
+    done = subprocess.run(
+        command("--images", photos, "--storage", tmp_path / "runs", "--network", "vgg16"),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TORCH_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"},
+    )
+    assert done.returncode == 2
+    assert "--weights FILE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unreadable_images_are_quarantined_or_refused_together(photos, tmp_path):
+    (photos / "3.png").write_bytes(b"not an image")
+    arguments = (
+        *("--images", photos, "--storage", tmp_path / "runs", "--stages", "extract"),
+        *("--mining.graph-k", 4, "--mining.positive-k", 4, "--extraction.longest-side", 64),
+    )
+    subprocess.run(command(*arguments), check=True, capture_output=True)
+    (stage,) = (tmp_path / "runs").glob("extract-*")
+    folder = Folder(str(stage))
+    assert len(folder.read_table("images.parquet")) == 11
+    (bad,) = folder.read_table("quarantine.parquet").to_pylist()
+    assert bad["uri"] == str(photos / "3.png")
+    assert "not an image" in bad["error"]
+    for file in photos.iterdir():
+        file.write_bytes(b"")
+    sentence = failing(*arguments)
+    assert "12 of 12 images could not be read" in sentence
+    assert "empty file" in sentence

@@ -1,0 +1,345 @@
+"""Slow, literal, float64 readings of the equations; dense arrays and plain loops.
+
+n items, k neighbours, d dimensions, q queries; b images or tuples, c channels, h x w positions.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+# Similarities and their order
+
+
+def similarity(x: np.ndarray, y: np.ndarray) -> np.float32:
+    """Inner product, exactly rounded."""
+    return np.float32(math.fsum(float(a) * float(b) for a, b in zip(x, y, strict=True)))
+
+
+def similarities(database: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """(q, n) float32, from a product in float64."""
+    return (queries.astype(np.float64) @ database.astype(np.float64).T).astype(np.float32)
+
+
+def descending(values: np.ndarray) -> list[int]:
+    """All items: value descending, then id ascending."""
+    return sorted(range(len(values)), key=lambda i: (-values[i], i))
+
+
+def order(query: np.ndarray, rows: np.ndarray, ids: list[int]) -> list[int]:
+    """Ids: similarity descending, then id ascending."""
+    return sorted(ids, key=lambda i: (-similarity(query, rows[i]), i))
+
+
+def nearest(database: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Ids (q, k)."""
+    return np.array([descending(row)[:k] for row in similarities(database, queries)])
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """l2-normalised; the zero vector stays as it is."""
+    norm = math.sqrt(math.fsum(float(x) ** 2 for x in vector))
+    return vector / norm if norm > 0 else np.zeros_like(vector)
+
+
+# Mining
+
+
+def adjacency(neighbors: np.ndarray, values: np.ndarray, power: float) -> np.ndarray:
+    """A of eq. (1)."""
+    n = len(neighbors)
+    weight = [dict(zip(neighbors[i].tolist(), values[i].tolist(), strict=True)) for i in range(n)]
+    A = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            if i != j and j in weight[i] and i in weight[j]:
+                A[i, j] = max(min(weight[i][j], weight[j][i]), 0.0) ** power
+    return A
+
+
+def normalized_graph(A: np.ndarray) -> np.ndarray:
+    """D^-½ A D^-½, rows of isolated items 0."""
+    degrees = A.sum(axis=1)
+    result = np.zeros_like(A, dtype=np.float64)
+    for i, j in zip(*np.nonzero(A), strict=True):
+        result[i, j] = A[i, j] / np.sqrt(degrees[i] * degrees[j])
+    return result
+
+
+def components(A: np.ndarray) -> list[list[int]]:
+    """Connected components by search from each item in turn, members ascending."""
+    found: list[list[int]] = []
+    seen: set[int] = set()
+    for start in range(len(A)):
+        if start in seen:
+            continue
+        part, frontier = {start}, [start]
+        while frontier:
+            for j in np.flatnonzero(A[frontier.pop()]).tolist():
+                if j not in part:
+                    part.add(j)
+                    frontier.append(j)
+        seen |= part
+        found.append(sorted(part))
+    return found
+
+
+def stationary_by_iteration(A: np.ndarray) -> np.ndarray:
+    """The lazy walk (I + P) / 2 after 2^40 steps, from an equal chance at each linked item."""
+    degrees = A.sum(axis=1)
+    linked = degrees > 0
+    P = np.divide(A, degrees[:, None], out=np.zeros_like(A), where=linked[:, None])
+    lazy = (np.diag(linked.astype(np.float64)) + P) / 2
+    for _ in range(40):
+        lazy = lazy @ lazy
+        lazy[linked] /= lazy[linked].sum(axis=1, keepdims=True)  # rounding must not add up
+    return linked / max(linked.sum(), 1) @ lazy
+
+
+def local_maxima(A: np.ndarray, importance: np.ndarray, count: int) -> list[int]:
+    """Items above each direct neighbour, the `count` most important."""
+    maxima = []
+    for i in range(len(A)):
+        around = np.flatnonzero(A[i])
+        if len(around) and all(importance[i] > importance[j] for j in around):
+            maxima.append(i)
+    return sorted(maxima, key=lambda i: (-importance[i], i))[:count]
+
+
+def diffusion(A_hat: np.ndarray, anchor: int, alpha: float) -> np.ndarray:
+    """(I − αÂ)⁻¹ e_i, eq. (3)."""
+    n = len(A_hat)
+    return np.linalg.solve(np.eye(n) - alpha * A_hat.astype(np.float64), np.eye(n)[anchor])
+
+
+def conjugate_gradient(
+    A_hat: np.ndarray, anchor: int, alpha: float, rtol: float, max_iter: int
+) -> tuple[np.ndarray, int]:
+    """The iterate of smallest residual of the textbook method, and the steps taken."""
+    L = np.eye(len(A_hat)) - alpha * A_hat.astype(np.float64)
+    x = np.zeros(len(L))
+    r = np.eye(len(L))[anchor]
+    p, best, smallest, steps = r.copy(), x, np.inf, 0
+    while steps < max_iter:
+        steps += 1
+        squared = r @ r
+        step = squared / (p @ L @ p)
+        x = x + step * p
+        r = r - step * (L @ p)
+        if r @ r < smallest:
+            best, smallest = x, r @ r
+        if np.sqrt(r @ r) <= rtol:
+            break
+        p = r + (r @ r) / squared * p
+    return best, steps
+
+
+def pools(
+    s_m: np.ndarray,
+    s_e: np.ndarray,
+    anchor: int,
+    *,
+    positive_k: int,
+    negative_k: int,
+    max_negatives: int,
+) -> dict[str, list[int]]:
+    """P⁺ and P⁻ of one anchor, eqs. (5) and (6), from its similarities (n,) to all items."""
+    K = min(negative_k, int(np.ceil(len(s_m) / 2)))
+    by_m, by_e = descending(s_m), descending(s_e)
+    named = [i for i in by_m[:positive_k] if i not in by_e[:positive_k] and i != anchor]
+    negatives = [i for i in by_e[:K] if i not in by_m[:K] and i != anchor][:max_negatives]
+    positives = [i for i in named if s_m[i] > 0]
+    return {
+        "positives": positives,
+        "positive_rank_e": [by_e.index(i) + 1 for i in positives],
+        "negatives": negatives,
+        "negative_rank_m": [by_m.index(i) + 1 for i in negatives],
+        "manifold_neighbors": [i for i in by_m[:positive_k] if s_m[i] > 0 and i != anchor],
+        "zero_positives": [i for i in named if s_m[i] <= 0],
+    }
+
+
+# Images and networks
+
+
+def resized(width: int, height: int, longest_side: int, box: tuple | None) -> tuple[int, int]:
+    """(width, height) after cropping to the box and reducing by the scale of the whole image."""
+    scale = min(Fraction(1), Fraction(longest_side, max(width, height)))
+    if box is not None:
+        left, top = max(0, round(box[0])), max(0, round(box[1]))
+        right, bottom = min(width, round(box[2])), min(height, round(box[3]))
+        width, height = right - left, bottom - top
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def preprocessed(network: str, pixels: np.ndarray) -> np.ndarray:
+    """Preprocessing as the sources of the weights write it: (b, 3, h, w) of 0..255 -> the input."""
+    x = pixels.astype(np.float64)
+
+    def by_channel(values: tuple[float, float, float]) -> np.ndarray:
+        return np.array(values).reshape(1, 3, 1, 1)
+
+    if network == "vgg16":  # torchvision, VGG16_Weights.IMAGENET1K_FEATURES
+        return (x / 255 - by_channel((0.48235, 0.45882, 0.40784))) / (1 / 255)
+    if network == "efficientnet_lite0":  # TensorFlow, efficientnet/lite
+        return (x - 127) / 128
+    mean, std = by_channel((0.485, 0.456, 0.406)), by_channel((0.229, 0.224, 0.225))
+    x = (x / 255 - mean) / std
+    if network == "googlenet":  # torchvision, GoogLeNet._transform_input
+        return x * (std / 0.5) + (mean - 0.5) / 0.5
+    return x
+
+
+def max_of(region: np.ndarray) -> np.ndarray:
+    """(c, h, w) -> (c,), not normalised."""
+    return np.array([max(float(x) for x in channel.ravel()) for channel in region])
+
+
+def mac(maps: np.ndarray) -> np.ndarray:
+    return np.array([unit(max_of(image)) for image in maps])
+
+
+def gem(maps: np.ndarray, p: float) -> np.ndarray:
+    return np.array(
+        [
+            unit(
+                np.array(
+                    [
+                        (sum(max(float(x), 0.0) ** p for x in channel.ravel()) / channel.size)
+                        ** (1 / p)
+                        for channel in image
+                    ]
+                )
+            )
+            for image in maps
+        ]
+    )
+
+
+def rmac(maps: np.ndarray, levels: int) -> np.ndarray:
+    rows = []
+    for image in maps:
+        total = unit(max_of(image))
+        for top, left, side in rmac_regions(image.shape[1], image.shape[2], levels):
+            total = total + unit(max_of(image[:, top : top + side, left : left + side]))
+        rows.append(unit(total))
+    return np.array(rows)
+
+
+def rmac_regions(H: int, W: int, L: int) -> list[tuple[int, int, int]]:
+    """The grid as the published code writes it, step by step, in rational numbers."""
+    ovr = Fraction(4, 10)
+    steps = [2, 3, 4, 5, 6, 7]
+    w = min(W, H)
+    b = [Fraction(max(H, W) - w, step - 1) for step in steps]
+    gaps = [abs((w**2 - w * bi) / Fraction(w**2) - ovr) for bi in b]
+    idx = gaps.index(min(gaps))
+    Wd = Hd = 0
+    if H < W:
+        Wd = idx + 1
+    elif H > W:
+        Hd = idx + 1
+    regions = []
+    for level in range(1, L + 1):
+        wl = math.floor(Fraction(2 * w, level + 1))
+        wl2 = math.floor(Fraction(wl, 2) - 1)
+        bw = Fraction(0) if level + Wd == 1 else Fraction(W - wl, level + Wd - 1)
+        cenW = [math.floor(wl2 + i * bw) - wl2 for i in range(level - 1 + Wd + 1)]
+        bh = Fraction(0) if level + Hd == 1 else Fraction(H - wl, level + Hd - 1)
+        cenH = [math.floor(wl2 + i * bh) - wl2 for i in range(level - 1 + Hd + 1)]
+        for i_ in cenH:
+            for j_ in cenW:
+                if wl == 0:
+                    continue
+                regions.append((i_, j_, wl))
+    return regions
+
+
+def distance(x: np.ndarray, y: np.ndarray) -> float:
+    return math.sqrt(sum((float(a) - float(b)) ** 2 for a, b in zip(x, y, strict=True)))
+
+
+def contrastive_loss(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray, m: float):
+    """Eq. (7)."""
+    return np.array(
+        [
+            distance(r, p) ** 2 + max(0.0, m - distance(r, n)) ** 2
+            for r, p, n in zip(anchor, positive, negative, strict=True)
+        ]
+    )
+
+
+def triplet_loss(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray, m: float):
+    """Eq. (8)."""
+    return np.array(
+        [
+            max(0.0, m + distance(r, p) ** 2 - distance(r, n) ** 2)
+            for r, p, n in zip(anchor, positive, negative, strict=True)
+        ]
+    )
+
+
+# Ranking and its scores
+
+
+def average_precision(ranking: list[int], positives: set[int], junk: set[int]) -> float:
+    """compute_ap of the Oxford buildings page, line by line."""
+    old_recall, old_precision = 0.0, 1.0
+    area, found, seen = 0.0, 0, 0
+    for item in ranking:
+        if item in junk:
+            continue
+        if item in positives:
+            found += 1
+        recall = found / len(positives)
+        precision = found / (seen + 1.0)
+        area += (recall - old_recall) * ((old_precision + precision) / 2.0)
+        old_recall, old_precision = recall, precision
+        seen += 1
+    return area
+
+
+def recall_at_k(embeddings: np.ndarray, labels: np.ndarray, k: int) -> float:
+    hits = 0
+    for i in range(len(labels)):
+        others = [j for j in range(len(labels)) if j != i]
+        hits += any(labels[j] == labels[i] for j in order(embeddings[i], embeddings, others)[:k])
+    return hits / len(labels)
+
+
+# Whitening
+
+
+def positive_largest(projection: np.ndarray) -> np.ndarray:
+    """Rows with the sign that makes their largest entry positive."""
+    return np.array([row if row[np.argmax(abs(row))] > 0 else -row for row in projection])
+
+
+def pca_whitening(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and projection, from singular values; n > d and nothing degenerate."""
+    x = features.astype(np.float64)
+    mean = np.array([math.fsum(column) / len(x) for column in x.T])
+    _, singular, directions = np.linalg.svd(x - mean, full_matrices=False)
+    return mean, positive_largest((directions.T / (singular / math.sqrt(len(x)))).T)
+
+
+def lda_whitening(
+    features: np.ndarray, queries: np.ndarray, positives: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and projection by Cholesky's square root, as in the code of Radenovic et al."""
+    x = features.astype(np.float64)
+    mean = sum(x[q] for q in queries) / len(queries)
+    pairs = zip(queries, positives, strict=True)
+    within = sum(np.outer(x[q] - x[p], x[q] - x[p]) for q, p in pairs) / len(queries)
+    root = np.linalg.inv(np.linalg.cholesky(within))
+    total = sum(np.outer(root @ (row - mean), root @ (row - mean)) for row in x)
+    values, vectors = np.linalg.eigh(total)
+    rotation = vectors[:, np.argsort(-values)].T
+    return mean, positive_largest(rotation @ root)
+
+
+def supported(variances: list[float], samples: int) -> list[float]:
+    """Variances with those of the directions beyond samples / 4 raised; descending."""
+    kept = max(samples // 4, 1)
+    smallest = variances[min(kept, len(variances)) - 1]
+    return [max(v, smallest, 1e-6 * variances[0]) for v in variances]
