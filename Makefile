@@ -1,5 +1,5 @@
 # `make retrieval` and `make test` are all a newcomer needs: both set up .venv from requirements.txt.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STORAGE ?= mmray-runs
 ARGS ?=

@@ -32,13 +32,15 @@ def stop(signum: int, frame: Any) -> None:
 
 def main() -> int:
     config = parse(sys.argv[1:])
-    # Imported only now: --help and a misspelt flag should not wait for torch, Ray and MLflow.
-    from mmray.pipeline import run
-    from mmray.report import results_table
-
     signal.signal(signal.SIGTERM, stop)  # a stopped job or a spot notice ends like Ctrl-C
     try:
-        print(results_table(run(config)))
+        # Imported only now: --help and a misspelt flag should not wait for torch, Ray and MLflow.
+        from mmray.pipeline import run
+        from mmray.report import results_table
+
+        scores = run(config)
+        if scores:
+            print(results_table(scores))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

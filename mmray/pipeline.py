@@ -26,7 +26,7 @@ from mmray.graph import graph_report, largest_component, normalize_graph, recipr
 from mmray.models import EmbeddingNet
 from mmray.pools import Pools, matching_pairs, summary
 from mmray.progress import Progress, announce
-from mmray.rendering import render_collection
+from mmray.rendering.photo_set import render_collection
 from mmray.report import Score, results_table
 from mmray.session import Counts, Described, Session
 from mmray.storage import is_absolute, open_storage

@@ -1,14 +1,16 @@
 import io
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from numpy.random import default_rng
 from PIL import Image
 
-from mmray import rendering
-from mmray.rendering import Model, View, path_view, render_collection, take_photo
+from mmray.rendering import photo_set, photos
+from mmray.rendering.photo_set import render_collection
+from mmray.rendering.photos import Model, View, path_view, take_photo
 
 SIZE = {"objects": 4, "photos": 8, "distractors": 3, "longest_side": 96}
 
@@ -58,7 +60,7 @@ def test_the_same_seed_gives_the_same_bytes(files):
 
 
 def test_the_number_of_threads_changes_nothing(files, monkeypatch):
-    monkeypatch.setattr(rendering, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    monkeypatch.setattr(photo_set, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
     assert render()[0] == files
 
 
@@ -104,7 +106,7 @@ def test_labels_name_every_training_photo(files):
 def test_names_do_not_tell_the_object(files):
     labels = labels_of(files)
     in_order = [labels[name] for name in sorted(labels)]
-    same = sum(a == b for a, b in zip(in_order, in_order[1:], strict=False))
+    same = sum(a == b for a, b in pairwise(in_order))
     assert same < len(in_order) / 2
 
 
@@ -118,11 +120,11 @@ def test_no_object_is_in_both_parts(files):
 
 
 def test_objects_of_a_family_share_the_palette_and_differ_in_detail():
-    subjects = rendering._subjects(seed=0, part=0, count=2 * rendering.FAMILY)
+    subjects = photo_set._subjects(seed=0, part=0, count=2 * photo_set.FAMILY)
     pictures = [s.model.faces[0][0] for s in subjects]
-    family, other = pictures[: rendering.FAMILY], pictures[rendering.FAMILY]
+    family, other = pictures[: photo_set.FAMILY], pictures[photo_set.FAMILY]
     assert len({p.size for p in family}) == 1
-    assert len({p.tobytes() for p in family}) == rendering.FAMILY
+    assert len({p.tobytes() for p in family}) == photo_set.FAMILY
 
     def colours(picture: Image.Image) -> set[tuple[int, ...]]:
         found = picture.convert("RGB").getcolors(100_000)
@@ -147,7 +149,7 @@ def test_ground_truth_names_photos_of_the_test_part_and_its_lists_are_disjoint(f
 def test_every_query_is_a_positive_of_itself_and_has_others(files):
     good, ok = ground_truth(files, "good"), ground_truth(files, "ok")
     queries = ground_truth(files, "query")
-    assert len(queries) == rendering.QUERIES * SIZE["objects"]
+    assert len(queries) == photo_set.QUERIES * SIZE["objects"]
     for query, (line,) in queries.items():
         positives = good[query] + ok[query]
         assert line.split()[0] in positives
@@ -164,7 +166,7 @@ def test_query_boxes_lie_within_the_photo_and_are_not_empty(files):
 
 
 def test_photos_that_barely_show_their_object_are_junk():
-    files, counts = render(seed=3, objects=6, photos=12)
+    _, counts = render(seed=3, objects=6, photos=12)
     assert counts["junk"] > 0
     assert counts["good"] > counts["ok"] + counts["junk"]
 
@@ -177,21 +179,21 @@ SQUARE = np.array([[-1.0, 1, 0], [1, 1, 0], [1, -1, 0], [-1, -1, 0]])
 
 
 def test_a_model_seen_head_on_has_the_size_that_its_scale_says():
-    quad = rendering._project(SQUARE, head_on(), (200, 100))
+    quad = photos._project(SQUARE, head_on(), (200, 100))
     np.testing.assert_allclose(quad, [[75, 25], [125, 25], [125, 75], [75, 75]])
-    assert rendering._signed_area(quad) == pytest.approx(2500)
+    assert photos._signed_area(quad) == pytest.approx(2500)
 
 
 def test_a_face_turned_away_has_negative_area():
     back = View(yaw=np.pi, pitch=0, roll=0, scale=0.5, at=(0.5, 0.5), dusk=0)
-    assert rendering._signed_area(rendering._project(SQUARE, back, (200, 100))) < 0
+    assert photos._signed_area(photos._project(SQUARE, back, (200, 100))) < 0
 
 
 def test_the_homography_maps_each_corner_to_its_own():
     rng = default_rng(0)
     source = np.array([[0.0, 0], [10, 0], [10, 8], [0, 8]])
     target = source * 5 + rng.uniform(-4, 4, (4, 2))
-    a, b, c, d, e, f, g, h = rendering._homography(source, target)
+    a, b, c, d, e, f, g, h = photos._homography(source, target)
     x, y = target.T
     w = g * x + h * y + 1
     np.testing.assert_allclose(
@@ -203,7 +205,7 @@ def test_the_homography_maps_each_corner_to_its_own():
 def test_the_mask_and_area_give_the_fraction_within_the_photo(x, expected):
     picture = Image.new("RGBA", (100, 100), (200, 0, 0, 255))
     canvas = Image.new("RGB", (160, 120))
-    mask, area = rendering._place(canvas, Model(((picture, SQUARE),)), head_on(x))
+    mask, area = photos._place(canvas, Model(((picture, SQUARE),)), head_on(x))
     assert np.sum(np.asarray(mask) > 127) / area == pytest.approx(expected, abs=0.02)
 
 
@@ -217,6 +219,21 @@ def test_views_change_smoothly_along_the_path():
     assert abs(near.yaw - far.yaw) > 0.5
 
 
+def test_the_photos_of_an_object_follow_one_path(monkeypatch):
+    views: list[View] = []
+
+    def recorded(path, jitter, t):
+        views.append(path_view(path, jitter, t))
+        return views[-1]
+
+    monkeypatch.setattr(photo_set, "path_view", recorded)
+    monkeypatch.setattr(photo_set, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    render(distractors=0)
+    yaws = np.array([view.yaw for view in views]).reshape(2 * SIZE["objects"], SIZE["photos"])
+    for yaw in yaws:
+        assert abs(np.corrcoef(yaw, np.arange(SIZE["photos"]))[0, 1]) > 0.9
+
+
 def test_a_photo_without_a_subject_shows_none():
     shown = take_photo(default_rng(0), 96, None, 1)
     assert shown.visible == 0
@@ -225,9 +242,7 @@ def test_a_photo_without_a_subject_shows_none():
 
 def test_progress_counts_every_photo():
     steps: list[int] = []
-    _, counts = render_collection(
-        lambda name, data: None, seed=0, progress=steps.append, **SIZE
-    ), None
+    render_collection(lambda name, data: None, seed=0, progress=steps.append, **SIZE)
     assert sum(steps) == 2 * (SIZE["objects"] * SIZE["photos"] + SIZE["distractors"])
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import socket
 from dataclasses import replace
 
@@ -28,11 +29,14 @@ def connect() -> None:
     """
     if not ray.is_initialized():
         address = running_cluster()
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(
             address=address or "local",
             num_cpus=None if address else max(4, os.cpu_count() or 1),
             logging_level=logging.WARNING,
         )
+        # Ray puts its own in place, which aborts: no run would be ended, no sentence said.
+        signal.signal(signal.SIGTERM, on_sigterm)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours count images, not blocks
     context.print_on_execution_start = False

@@ -163,7 +163,7 @@ class Trainer:
 
 
 def _train_on_rank(arguments: dict[str, Any]) -> None:
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it prints every report in full
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train prints every report in full
     torch.set_num_threads(arguments["threads"])
     trainer = Trainer(ray.get(arguments["job"]))
     checkpoint = ray.train.get_checkpoint()

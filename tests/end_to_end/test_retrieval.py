@@ -143,7 +143,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_pools_and_table(whole, tmp_
         pattern = re.compile(rf"^{stage}: (?!done before)", re.MULTILINE)
         if stage == "train":
             pattern = re.compile(r"epoch 1/2: ")  # one epoch is kept, the second is cut
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not pattern.search(log.read_text()) and time.monotonic() < deadline:
             assert process.poll() is None, log.read_text()
             time.sleep(0.05)
@@ -236,7 +236,7 @@ def test_an_unknown_network_is_refused_by_the_command_line():
 def test_weights_that_cannot_be_downloaded_name_the_flag(photos, tmp_path):
     """The hub's folder is empty and its site cannot be reached from here."""
     done = subprocess.run(
-        command("--images", photos, "--storage", tmp_path / "runs", "--network", "vgg16"),
+        command("--images", photos, *SMALL, "--storage", tmp_path / "runs", "--network", "vgg16"),
         capture_output=True,
         text=True,
         env={**os.environ, "TORCH_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"},

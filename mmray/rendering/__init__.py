@@ -1,0 +1,1 @@
+"""The demonstration set: rendered photos of invented objects, in place of a real collection."""

@@ -1,0 +1,65 @@
+"""A job joins the cluster that is there, and says when it has to do without."""
+
+import json
+import signal
+import socket
+
+import pytest
+import ray
+
+from mmray.distributed import cluster
+from mmray.distributed.stage import Pool
+from mmray.errors import InputError
+
+
+@pytest.fixture
+def nobody():
+    """An address where nothing answers."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_a_cluster_that_was_killed_is_not_waited_for(monkeypatch, nobody):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "read_ray_address", lambda: nobody)
+    assert cluster.running_cluster() is None
+
+
+def test_a_cluster_that_answers_is_joined(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(cluster, "read_ray_address", lambda: address)
+        assert cluster.running_cluster() == address
+
+
+def test_a_named_cluster_that_does_not_answer_is_an_error(monkeypatch, nobody):
+    monkeypatch.setenv("RAY_ADDRESS", nobody)
+    with pytest.raises(InputError, match=rf"RAY_ADDRESS {nobody}: no cluster answers there"):
+        cluster.running_cluster()
+
+
+@pytest.mark.parametrize(
+    ("runtime_env", "uploaded"), [({}, False), ({"working_dir": "gcs://x.zip"}, True)]
+)
+def test_a_job_knows_that_its_folder_will_vanish(monkeypatch, runtime_env, uploaded):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": runtime_env}))
+    assert cluster.in_uploaded_folder() is uploaded
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    assert cluster.in_uploaded_folder() is False
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_resources_are_shared_out_as_far_as_they_go():
+    total = int(ray.cluster_resources()["CPU"])
+    assert cluster.training_resources(None) == (1, {"CPU": total - 2})
+    assert cluster.training_resources(total - 2) == (total - 2, {"CPU": 1})
+    with pytest.raises(InputError, match=rf"--training.workers {total}: the cluster has {total}"):
+        cluster.training_resources(total)
+    assert cluster.with_gpus(Pool()).gpus == 0
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_leaves_the_handler_of_sigterm_alone():
+    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)

@@ -1,0 +1,47 @@
+"""The command line is made of the settings, and its defaults are the preset's."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
+
+from retrieval import main, parse
+
+from mmray.config import DEMO, RETRIEVAL
+
+
+def test_without_arguments_the_demonstration_runs():
+    assert parse([]) == DEMO
+
+
+@pytest.mark.parametrize("arguments", [["--preset", "retrieval"], ["--preset=retrieval"]])
+def test_a_preset_brings_its_defaults(arguments):
+    assert parse(arguments) == RETRIEVAL
+
+
+def test_flags_change_a_preset_wherever_they_stand():
+    config = parse(["--mining.alpha", "0.9", "--images", "a", "b", "--preset", "retrieval"])
+    assert config.mining.alpha == 0.9
+    assert config.images == ("a", "b")
+    assert config.mining.positive_k == RETRIEVAL.mining.positive_k
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--preset", "other"], ["--network", "vgg17"], ["--mining.alpha", "much"], ["--nonsense"]],
+)
+def test_what_cannot_be_parsed_ends_with_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(arguments)
+    assert ended.value.code == 2
+    assert arguments[-1].lstrip("-") in "".join(capsys.readouterr())
+
+
+def test_an_impossible_setting_ends_with_status_2_and_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["retrieval.py", "--training.batch-size", "0"])
+    assert main() == 2
+    output = capsys.readouterr()
+    assert output.err == "error: --training.batch-size 0: choose a value from 1 to 1e+06\n"
+    assert output.out == ""
