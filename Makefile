@@ -10,7 +10,7 @@ install: .venv/.installed
 
 .venv/.installed: requirements.txt requirements-test.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-test.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -r requirements-test.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	touch $@
 
