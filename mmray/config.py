@@ -196,10 +196,10 @@ DEMO = replace(
     # A network with BatchNorm, whose statistics are frozen, falls apart at the paper's 1e-2.
     training=TrainingConfig(
         longest_side=192,
-        epochs=4,
+        epochs=3,
         anchors_per_epoch=60,
         learning_rate=1e-4,
-        decay_epochs=3,
+        decay_epochs=2,
     ),
     evaluation=EvaluationConfig(longest_side=192),
 )
