@@ -11,7 +11,7 @@ import ray
 import ray.data
 from ray._private.utils import read_ray_address
 
-from mmray.distributed.stage import Pool
+from mmray.distributed.stage import Pool, free_cpus
 from mmray.errors import InputError
 
 
@@ -78,7 +78,7 @@ def with_gpus(pool: Pool) -> Pool:
 def training_resources(workers: int | None) -> tuple[int, dict[str, float]]:
     """Number of training workers, and what each takes.
 
-    One a GPU; without any, one, which has all CPUs but two.
+    One a GPU; without any, one, which has all CPUs that are free.
 
     Raises
     ------
@@ -89,11 +89,11 @@ def training_resources(workers: int | None) -> tuple[int, dict[str, float]]:
     gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
     count = workers or max(1, gpus)
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    share = min((cpus - 2) // count, largest)
+    share = min(free_cpus() // count, largest)
     if share < 1 or (gpus and count > gpus):
         raise InputError(
-            f"--training.workers {count}: the cluster has {cpus} CPUs (two are kept for other "
-            f"tasks) and {gpus} GPUs; ask for fewer workers or add machines"
+            f"--training.workers {count}: the cluster has {cpus} CPUs, of which {free_cpus()} are "
+            f"free for workers, and {gpus} GPUs; ask for fewer workers or add machines"
         )
     if gpus:
         return count, {"GPU": 1, "CPU": 1}

@@ -28,6 +28,16 @@ class Worker(Protocol):
     def __call__(self, unit: dict[str, Any]) -> pa.Table: ...
 
 
+def free_cpus() -> int:
+    """CPUs of the cluster that actors may take.
+
+    Ray Data waits for ever, in silence, when they take all: two are left to tasks, or one where
+    there are fewer than four.
+    """
+    total = int(ray.cluster_resources().get("CPU", 0))
+    return total - (2 if total >= 4 else 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pool:
     """How many actors work, and what each of them takes of the cluster."""
@@ -38,20 +48,23 @@ class Pool:
     gpus: float = 0.0
 
     def bounds(self) -> tuple[int, int]:
-        """(fewest, most) actors that leave two CPUs to the tasks between them.
+        """(fewest, most) actors that the cluster has room for, beside tasks.
 
-        Ray Data waits for ever, in silence, when its actors take every CPU.
+        Raises
+        ------
+        InputError
+            There is no room for one.
         """
         total = ray.cluster_resources()
-        room = int((total.get("CPU", 0) - 2) // self.cpus)
+        room = free_cpus() // self.cpus
         if self.gpus:
             room = min(room, int(total.get("GPU", 0) / self.gpus))
         most = min(room, self.maximum) if self.maximum else room
         if most < 1:
             raise InputError(
                 f"the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs, a "
-                f"stage needs {self.cpus + 2} CPUs and {self.gpus:g} GPUs: add machines or lower "
-                "what an actor takes"
+                f"stage needs {self.cpus + 1} CPUs and {self.gpus:g} GPUs: add machines, or start "
+                "Ray with more --num-cpus"
             )
         return min(self.minimum, most), most
 

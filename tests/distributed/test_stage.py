@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import ray
 
+from mmray.distributed import stage
 from mmray.distributed.stage import Pool, run_units
 from mmray.errors import InputError
 from mmray.storage import Folder
@@ -122,6 +123,17 @@ class DiesOnce:
 
             os._exit(1)
         return pa.table({"unit": [unit["unit"]]})
+
+
+@pytest.mark.parametrize(("cpus", "free"), [(1, 0), (2, 1), (3, 2), (4, 2), (64, 62)])
+def test_actors_never_take_every_cpu(monkeypatch, cpus, free):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
+    assert stage.free_cpus() == free
+    if free:
+        assert Pool().bounds() == (1, free)
+    else:
+        with pytest.raises(InputError, match="1 CPUs and 0 GPUs, a stage needs 2 CPUs"):
+            Pool().bounds()
 
 
 def test_a_pool_leaves_two_cpus_to_tasks_and_says_when_there_are_too_few():

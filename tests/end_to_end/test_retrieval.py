@@ -217,7 +217,10 @@ def test_input_that_cannot_be_used_ends_with_status_2_and_a_sentence(photos, tmp
     for arguments, words in (
         (("--images", tmp_path / "nowhere", *storage), "nowhere: no such folder"),
         (("--images", tmp_path / "empty", *storage), "empty: no images in this folder"),
-        (("--images", photos, *storage), "12 images are too few for --mining.positive-k 15"),
+        (
+            ("--images", photos, *storage, "--mining.positive-k", 12),
+            "12 images are too few for --mining.positive-k 12",
+        ),
         (("--images", photos, *small, "--storage", tmp_path / "file" / "x"), "cannot write there"),
         (("--images", photos, *small, *storage, "--mining.alpha", 1), "from 0 to 0.999999"),
         (("--images", photos, *small, *storage, "--weights", "none.pth"), "none.pth: no such file"),
