@@ -70,10 +70,6 @@ class Stage:
         """What `finish` was given."""
         return dict(read_json(self.folder, SUCCESS)["counts"])
 
-    @property
-    def seconds(self) -> float:
-        return float(read_json(self.folder, SUCCESS)["seconds"])
-
 
 def write_json(folder: Folder, name: str, value: Any) -> None:
     folder.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
@@ -256,11 +252,6 @@ def read_graph(folder: Folder) -> StoredGraph:
 def write_anchors(folder: Folder, anchors: Ids, importance: Floats) -> None:
     """anchors.parquet: image ids, most important first, with the stationary distribution."""
     folder.write_table("anchors.parquet", pa.table({"image_id": anchors, "importance": importance}))
-
-
-def read_anchors(folder: Folder) -> Ids:
-    ids: Ids = folder.read_table("anchors.parquet", ["image_id"])["image_id"].to_numpy()
-    return ids
 
 
 _LISTS = {

@@ -15,7 +15,7 @@ from mmray.anchors import select_anchors, stationary_distribution
 from mmray.arrays import Ids
 from mmray.artifacts import Stage
 from mmray.collection import ImageFile, list_images, read_exclusions, without
-from mmray.config import Config, Pooling, chosen_stages, settings, validate
+from mmray.config import Config, Pooling, settings, validate
 from mmray.distributed import cluster
 from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
@@ -117,7 +117,7 @@ def run(config: Config) -> list[Score]:
 
 def recipe(session: Session, inputs: Inputs) -> list[Score]:
     """All stages in their order, as far as the last that was chosen."""
-    last = chosen_stages(session.config)[-1]
+    last = session.chosen[-1]
     described = extract_stage(session, inputs)
     if last == "extract":
         return []

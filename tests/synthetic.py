@@ -1,6 +1,9 @@
 """Test data with structure: features on closed curves of the sphere, and graphs of every shape."""
 
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
 from scipy.sparse import csr_array
 
 from mmray.arrays import Features, Graph, Ids
@@ -46,6 +49,15 @@ def random_graph(seed: int, n: int, density: float = 0.1, dtype: type = np.float
     rng = np.random.default_rng(seed)
     upper = np.triu(rng.uniform(0.01, 1, (n, n)) * (rng.random((n, n)) < density), 1)
     return csr_array((upper + upper.T).astype(dtype))
+
+
+def save_noise(folder: Path, count: int, shapes: list[tuple[int, int]]) -> None:
+    """Write 00.png, 01.png, ...: noise over a colour each, of the shapes (h, w) in turn."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        height, width = shapes[index % len(shapes)]
+        noise = rng.integers(0, 60, (height, width, 3)) + rng.integers(0, 190, (1, 1, 3))
+        Image.fromarray(noise.astype(np.uint8)).save(folder / f"{index:02d}.png")
 
 
 def permuted(graph: Graph, order: Ids) -> Graph:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import ray
 import torch
-from PIL import Image
 
 from mmray import artifacts
 from mmray.artifacts import Stage
@@ -15,6 +14,7 @@ from mmray.images import load_image
 from mmray.models import build
 from mmray.storage import Folder
 from mmray.training import embed
+from tests import synthetic
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 POOLINGS = ("rmac", "mac")
@@ -23,11 +23,8 @@ POOLINGS = ("rmac", "mac")
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Fourteen photos of three shapes; the third and the ninth are not images."""
-    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for index in range(14):
-        height, width = [(48, 64), (64, 48), (80, 64)][index % 3]
-        noise = rng.integers(0, 60, (height, width, 3)) + rng.integers(0, 190, (1, 1, 3))
-        Image.fromarray(noise.astype(np.uint8)).save(folder / f"{index:02d}.png")
+    folder = tmp_path_factory.mktemp("photos")
+    synthetic.save_noise(folder, 14, [(48, 64), (64, 48), (80, 64)])
     (folder / "02.png").write_bytes(b"")
     (folder / "08.png").write_bytes((folder / "08.png").read_bytes()[:400])
     return list_images(str(folder))

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mmray.collection import list_images
 from mmray.config import TrainingConfig
@@ -15,6 +14,7 @@ from mmray.evaluation.ranking import Query
 from mmray.models import build
 from mmray.pools import Pools
 from mmray.storage import Folder
+from tests import synthetic
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -30,11 +30,8 @@ def ragged(*rows, dtype=np.int64):
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     """Five anchors in twelve photos of three shapes, and a labelled set of the same photos."""
-    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for index in range(12):
-        height, width = [(48, 64), (64, 48), (64, 64)][index % 3]
-        noise = rng.integers(0, 60, (height, width, 3)) + rng.integers(0, 190, (1, 1, 3))
-        Image.fromarray(noise.astype(np.uint8)).save(folder / f"{index:02d}.png")
+    folder = tmp_path_factory.mktemp("photos")
+    synthetic.save_noise(folder, 12, [(48, 64), (64, 48), (64, 64)])
     images = list_images(str(folder))
     positives = [[5, 6], [7], [8, 9, 10], [11, 0], [1]]
     negatives = [[7, 8, 9, 10, 11], [0, 9, 10], [0, 1], [6, 7, 8], [2, 3, 9]]
