@@ -5,35 +5,16 @@ where it was stopped. Exit status: 0 done, 2 unusable arguments or input, 1 anyt
 interrupted (and resumable).
 """
 
-import signal
 import sys
-from typing import Any, get_args
 
-import tyro
-
-from mmray.config import PRESETS, Config, Preset
-from mmray.errors import InputError
-
-
-def parse(arguments: list[str]) -> Config:
-    """Settings from the command line; the defaults are those of its --preset."""
-    preset: Preset = "demo"
-    for position, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name == "--preset":
-            value = value or next(iter(arguments[position + 1 :]), "")
-            preset = value if value in get_args(Preset) else preset  # tyro refuses another
-    return tyro.cli(Config, args=arguments, default=PRESETS[preset], description=__doc__)
-
-
-def stop(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+from mmray.command_line import exit_status, parse
+from mmray.config import PRESETS
 
 
 def main() -> int:
-    config = parse(sys.argv[1:])
-    signal.signal(signal.SIGTERM, stop)  # a stopped job or a spot notice ends like Ctrl-C
-    try:
+    config = parse(PRESETS, sys.argv[1:], __doc__)
+
+    def job() -> None:
         # Imported only now: --help and a misspelt flag should not wait for torch, Ray and MLflow.
         from mmray.pipeline import run
         from mmray.report import results_table
@@ -41,13 +22,8 @@ def main() -> int:
         scores = run(config)
         if scores:
             print(results_table(scores))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status(job)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Names for the array types in signatures, and for boxes; every docstring gives its own shapes.
+"""Names for types in signatures, mostly arrays; every docstring gives its own shapes.
 
 `csr_array` is scipy's, single precision where nothing else is said.
 """
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,4 +14,12 @@ Features: TypeAlias = NDArray[np.float32]  # l2-normalised rows, unless said oth
 Floats: TypeAlias = NDArray[np.float64]
 Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3), RGB
 Graph: TypeAlias = csr_array[Any, tuple[int, int]]
+Device: TypeAlias = Literal["cpu", "cuda"]
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """A view that cannot be written, as in shared memory: compiled code needs one version only."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -21,6 +21,7 @@ from scipy.sparse import csr_array
 
 from mmray.arrays import Features, Floats, Graph, Ids
 from mmray.errors import InputError
+from mmray.neighbors import Neighbors
 from mmray.pools import Pools
 from mmray.storage import Folder
 from mmray.whitening import Whitening
@@ -216,6 +217,31 @@ def read_features(stage: Stage, poolings: Sequence[str], pooling: str) -> Featur
 
 
 # -- graph, anchors, pools ------------------------------------------------------------------------
+
+
+def neighbors_table(found: Neighbors) -> pa.Table:
+    """A shard of k-NN: rows of (q, k) ids and similarities."""
+    k = found.ids.shape[1]
+    return pa.table(
+        {
+            "neighbors": pa.FixedSizeListArray.from_arrays(found.ids.ravel(), k),
+            "similarities": pa.FixedSizeListArray.from_arrays(found.similarities.ravel(), k),
+        }
+    )
+
+
+def read_neighbors(folder: Folder) -> Neighbors:
+    """All shards of neighbors/, in order."""
+    shards = folder / "neighbors"
+    tables = [shards.read_table(name) for name in shards.names()]
+    k = tables[0]["neighbors"].type.list_size
+    ids, similarities = (
+        np.concatenate(
+            [chunk.values.to_numpy() for table in tables for chunk in table[name].chunks]
+        ).reshape(-1, k)
+        for name in ("neighbors", "similarities")
+    )
+    return Neighbors(ids, similarities)
 
 
 def write_graph(folder: Folder, *, raw: Graph, normalized: Graph, items: Ids) -> None:

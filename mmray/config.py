@@ -13,7 +13,10 @@ Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_l
 Pooling = Literal["mac", "rmac", "gem"]
 Selection = Literal["walk", "all", "random"]
 Loss = Literal["contrastive", "triplet"]
+Positives = Literal["manifold", "euclidean", "cyclic"]
+Negatives = Literal["manifold", "random", "geodesic"]
 Preset = Literal["demo", "retrieval"]
+MinePreset = Literal["retrieval", "finegrained"]
 
 STAGES = ("extract", "graph", "mine", "train", "whiten", "evaluate")
 
@@ -64,8 +67,12 @@ class MiningConfig:
     """Keep the graph's largest connected component only, or every item."""
     selection: Selection = "walk"
     """Anchors are the random walk's local maxima, every linked item, or some drawn at random."""
-    anchors: int = 1500
-    """Anchors kept, by importance in the random walk (as released)."""
+    anchors: int | None = 1500
+    """Anchors kept, by importance in the random walk (as released); None: all that are selected."""
+    positives: Positives = "manifold"
+    """P+ of eq. (5), or of a rival: the 5 nearest, or those on a cycle of 4 (Li et al. 2016)."""
+    negatives: Negatives = "manifold"
+    """P- of eq. (6), or of a rival: at random past the 5 nearest, or far along the graph (Li)."""
     alpha: float = 0.99
     """Teleport parameter of the diffusion, eq. (2), in [0, 1)."""
     rtol: float = 1e-10
@@ -78,8 +85,12 @@ class MiningConfig:
     """Neighbours compared for the negatives, eq. (6); capped at half of the items."""
     max_negatives: int = 50
     """Negatives kept for an anchor (as released)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the k-NN search and the diffusion run; auto: on GPUs if the cluster has any."""
+    threads: int = 1
+    """CPUs of an actor that searches or diffuses; more save memory on machines with many."""
     query_block: int = 4096
-    """Rows of the exact k-NN search in a shard."""
+    """Rows of the k-NN search in a shard."""
     anchor_block: int = 32
     """Anchors whose diffusions are solved together, a shard."""
 
@@ -143,22 +154,11 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Learn image embeddings without labels: mine on manifolds, fine-tune, whiten, measure."""
+class RunConfig:
+    """What every job that leaves artifacts has."""
 
-    preset: Preset = "demo"
-    """Where the defaults come from: rendered photos on one machine, or the paper's retrieval."""
-    images: tuple[str, ...] = ()
-    """Folders of unlabelled images (local, s3://, gs://); none: a rendered demonstration set."""
-    exclude: str | None = None
-    """Text file of names of images to leave out, one a line (the paper removes test landmarks)."""
     storage: str = "mmray-runs"
     """Folder or URI where everything a run makes is kept."""
-    network: Network = "vgg16"
-    weights: str | None = None
-    """File with the initial weights (.pth or .safetensors); by default the published ones."""
-    stages: str = ",".join(STAGES)
-    """Stages to run, by commas; the others must have been done before."""
     seed: int = 0
     """Seed of every random choice."""
     tracking_uri: str | None = None
@@ -169,12 +169,41 @@ class Config:
     """Actors of a stage at least."""
     max_workers: int | None = None
     """Actors of a stage at most; by default as many as the cluster has CPUs or GPUs for."""
+    mining: MiningConfig = field(default_factory=MiningConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """Learn image embeddings without labels: mine on manifolds, fine-tune, whiten, measure."""
+
+    preset: Preset = "demo"
+    """Where the defaults come from: rendered photos on one machine, or the paper's retrieval."""
+    images: tuple[str, ...] = ()
+    """Folders of unlabelled images (local, s3://, gs://); none: a rendered demonstration set."""
+    exclude: str | None = None
+    """Text file of names of images to leave out, one a line (the paper removes test landmarks)."""
+    network: Network = "vgg16"
+    weights: str | None = None
+    """File with the initial weights (.pth or .safetensors); by default the published ones."""
+    stages: str = ",".join(STAGES)
+    """Stages to run, by commas; the others must have been done before."""
     demo: DemoConfig = field(default_factory=DemoConfig)
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
-    mining: MiningConfig = field(default_factory=MiningConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     whitening: WhiteningConfig = field(default_factory=WhiteningConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineConfig(RunConfig):
+    """Mine anchors and pools on features that were computed elsewhere."""
+
+    preset: MinePreset = "retrieval"
+    """Where the defaults come from: the paper's retrieval, or its fine-grained setting."""
+    features: str = ""
+    """File .npy (n x d), folder of Parquet (column embedding), or MATLAB .mat (V, d x n)."""
+    labels: str | None = None
+    """A label for each item (.npy, or text with one a line), to measure the purity of the pools."""
 
 
 RETRIEVAL = Config(preset="retrieval")
@@ -204,6 +233,13 @@ DEMO = replace(
     evaluation=EvaluationConfig(longest_side=192),
 )
 PRESETS: dict[Preset, Config] = {"demo": DEMO, "retrieval": RETRIEVAL}
+MINE_PRESETS: dict[MinePreset, MineConfig] = {
+    "retrieval": MineConfig(),
+    "finegrained": MineConfig(
+        preset="finegrained",
+        mining=MiningConfig(component="all", selection="all", anchors=None, negative_k=100),
+    ),
+}
 
 # What cannot be, flag by flag: (section, field) -> (smallest, largest) allowed.
 _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
@@ -224,6 +260,7 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("mining", "positive_k"): (1, 1_000_000),
     ("mining", "negative_k"): (1, 10**9),
     ("mining", "max_negatives"): (1, 1_000_000),
+    ("mining", "threads"): (1, 10_000),
     ("mining", "query_block"): (1, 10**9),
     ("mining", "anchor_block"): (1, 100_000),
     ("training", "margin"): (0, 4),
@@ -249,15 +286,28 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
 }
 
 
-def validate(config: Config) -> None:
+def validate(config: RunConfig) -> None:
     """Raise InputError for the first impossible setting: its flag, its value, what is allowed."""
     for (section, name), (low, high) in _BOUNDS.items():
-        value = getattr(getattr(config, section) if section else config, name)
+        owner = getattr(config, section, None) if section else config
+        value = getattr(owner, name, None)
         if value is not None and not low <= value <= high:
             flag = f"--{section}.{name}" if section else f"--{name}"
             raise InputError(
                 f"{flag.replace('_', '-')} {value}: choose a value from {low:g} to {high:g}"
             )
+    if config.max_workers is not None and config.max_workers < config.min_workers:
+        raise InputError(
+            f"--max-workers {config.max_workers} is below --min-workers {config.min_workers}: "
+            "raise the one or lower the other"
+        )
+    if isinstance(config, MineConfig) and not config.features:
+        raise InputError("--features is missing: name a .npy file, a Parquet folder or a .mat file")
+    if isinstance(config, Config):
+        _validate_images(config)
+
+
+def _validate_images(config: Config) -> None:
     for section in ("extraction", "evaluation"):
         poolings = getattr(config, section).poolings
         if not poolings:
@@ -265,11 +315,6 @@ def validate(config: Config) -> None:
         for pooling in poolings:
             if poolings.count(pooling) > 1:
                 raise InputError(f"--{section}.poolings names {pooling} twice: once is enough")
-    if config.max_workers is not None and config.max_workers < config.min_workers:
-        raise InputError(
-            f"--max-workers {config.max_workers} is below --min-workers {config.min_workers}: "
-            "raise the one or lower the other"
-        )
     if (config.evaluation.images is None) != (config.evaluation.ground_truth is None):
         raise InputError(
             "--evaluation.images and --evaluation.ground-truth belong together: give both, or none"

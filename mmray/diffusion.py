@@ -1,28 +1,24 @@
 """Manifold similarity by diffusion: (I − αÂ) f = e_i, eqs. (2)-(4), for many anchors at once.
 
-n items, a anchors, b = 16 columns solved together.
+n items, a anchors, b columns solved together.
 
-Conjugate gradient on b right-hand sides shares every pass over the graph, which is what costs.
-All arithmetic on a column is its own: the width of the arrays is always b, so that no column's
-rounding depends on how many others there are, and a column that has converged takes steps of
-length 0. The graph is taken in bands of rows, and the vectors are updated band by band while they
-are in the cache; sums over a band are added up in double precision. Five arrays of n x b are held.
+Conjugate gradient on b right-hand sides shares every pass over the graph, which is what costs. All
+arithmetic on a column is its own: the width of the arrays is always b, so that no column's rounding
+depends on how many others there are, and a column that has converged takes steps of length 0. The
+iteration is written once; the vectors live on CPUs or on a GPU.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
-from mmray.arrays import Features, Floats, Graph, Ids
-
-_COLUMNS = 16  # in single precision, one row of a work array is one cache line
-_BAND_ROWS = 4096
-
-_Block = NDArray[np.floating]  # (n, b), of the graph's dtype
-_Band = tuple[slice, Graph]
+from mmray.arrays import Device, Features, Floats, Graph, Ids
+from mmray.diffusion_cpu import CpuVectors
+from mmray.diffusion_torch import TorchVectors
+from mmray.reordering import ReorderedGraph, unordered
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +40,37 @@ class Diffusion:
     iterations: Ids
 
 
+class Vectors(Protocol):
+    """The work arrays of b columns, on some device, and the passes over them."""
+
+    columns: int
+
+    def start(self, sources: Ids) -> None: ...
+    def multiply(self) -> Floats: ...
+    def step_remainder(self, step: Floats) -> Floats: ...
+    def step_solution(self, step: Floats, conjugation: Floats) -> None: ...
+    def save(self, columns: NDArray[np.bool_]) -> None: ...
+    def restore(self, columns: NDArray[np.bool_]) -> None: ...
+    def residuals(self, sources: Ids) -> Floats: ...
+    def write(self, similarity: Features) -> None: ...
+
+
 def diffuse(
-    normalized: Graph,
+    normalized: Graph | ReorderedGraph,
     anchors: Ids,
     *,
     alpha: float = 0.99,
     rtol: float = 1e-10,
     max_iter: int = 20,
+    device: Device = "cpu",
+    threads: int = 1,
 ) -> Diffusion:
     """Solve (I − αÂ) f = e_i for every anchor i, as released: of all steps, the f that fits best.
 
     Parameters
     ----------
     normalized : (n, n) float32 or float64 CSR
-        Â from `normalize_graph`; the solver works in its precision.
+        Â from `normalize_graph`, reordered for speed or not; the solver works in its precision.
     anchors : (a,) int64, in 0..n-1
     alpha : float
         In [0, 1). The condition number is at most (1+α)/(1−α): 199 at 0.99.
@@ -65,151 +78,114 @@ def diffuse(
         A column stops when its residual, carried along by the iteration, is at most this.
     max_iter : int
         Or after so many steps, from 1. The f of smallest residual is returned, not the last.
+    device : "cpu" or "cuda"
+        Where the work arrays are; results differ in rounding.
+    threads : int
+        CPU threads, from 1; the result does not depend on them.
 
     Returns
     -------
-    Diffusion : each row the same, bit for bit, whatever the other anchors are.
+    Diffusion : by item of the graph before it was reordered; each row the same, bit for bit,
+        whatever the other anchors are.
 
     Raises
     ------
     ValueError
         The graph is not square or not float, an anchor is outside 0..n-1, alpha is outside [0, 1),
-        rtol is negative, or max_iter is below 1.
+        rtol is negative, or max_iter or threads is below 1.
     """
-    n = normalized.shape[0]
-    _check(normalized, anchors, alpha, rtol, max_iter)
-    bands = list(_bands(normalized))
-    solver = _BlockSolver(bands, n, alpha, normalized.dtype)
+    n = normalized.items.size if isinstance(normalized, ReorderedGraph) else normalized.shape[0]
     result = Diffusion(
         similarity=np.empty((len(anchors), n), np.float32),
         residual=np.empty(len(anchors)),
         iterations=np.empty(len(anchors), np.int64),
     )
-    for start in range(0, len(anchors), _COLUMNS):
-        sources = anchors[start : start + _COLUMNS]
-        rows = slice(start, start + len(sources))
-        result.iterations[rows] = solver.solve(sources, rtol, max_iter)
-        result.residual[rows] = solver.residuals(sources)
-        for band, _ in bands:
-            result.similarity[rows, band] = solver.solution[band, : len(sources)].T
+    for rows, block in diffuse_blocks(
+        normalized,
+        anchors,
+        alpha=alpha,
+        rtol=rtol,
+        max_iter=max_iter,
+        device=device,
+        threads=threads,
+    ):
+        result.similarity[rows] = block.similarity
+        result.residual[rows] = block.residual
+        result.iterations[rows] = block.iterations
     return result
 
 
-class _BlockSolver:
-    """Conjugate gradient on b columns, in work arrays that all blocks of anchors use again."""
+def diffuse_blocks(
+    normalized: Graph | ReorderedGraph,
+    anchors: Ids,
+    *,
+    alpha: float = 0.99,
+    rtol: float = 1e-10,
+    max_iter: int = 20,
+    device: Device = "cpu",
+    threads: int = 1,
+) -> Iterator[tuple[Ids, Diffusion]]:
+    """What `diffuse` gives, a few anchors at a time, where (a, n) numbers are too many to hold.
 
-    def __init__(self, bands: list[_Band], n: int, alpha: float, dtype: np.dtype) -> None:
-        self.bands = bands
-        self.alpha = dtype.type(alpha)
-        self.solution: _Block = np.empty((n, _COLUMNS), dtype)  # f
-        self.best = np.empty_like(self.solution)  # f of the smallest residual, where not `solution`
-        self.remainder = np.empty_like(self.solution)  # r = e − (I − αÂ) f
-        self.direction = np.empty_like(self.solution)  # p
-        self.image = np.empty_like(self.solution)  # (I − αÂ) p
-
-    def solve(self, sources: Ids, rtol: float, max_iter: int) -> Ids:
-        """Leave f of each source in `solution`; return the steps (len(sources),) taken."""
-        self._start(sources)
-        active = np.arange(_COLUMNS) < len(sources)
-        squared = active.astype(
-            np.float64
-        )  # ‖r‖² of each column; the columns past the sources are 0
-        smallest = np.full(_COLUMNS, np.inf)
-        current_is_best = np.ones(_COLUMNS, bool)
-        steps = np.zeros(_COLUMNS, np.int64)
-        for _ in range(max_iter):
-            curvature = self._multiply(self.direction)
-            active &= curvature > 0  # otherwise p has vanished in rounding
-            step = _quotient(squared, curvature, active)
-            updated = self._step_remainder(step)
-            better = active & (updated < smallest)
-            # Copied only when the residual is about to rise above that of the f at hand.
-            self._save(active & current_is_best & ~better)
-            current_is_best = np.where(active, better, current_is_best)
-            smallest[better] = updated[better]
-            steps += active
-            self._step_solution(step, _quotient(updated, squared, active))
-            squared = np.where(active, updated, squared)
-            active &= squared > rtol**2
-            if not active.any():
-                break
-        if not current_is_best.all():
-            np.copyto(self.solution, self.best, where=~current_is_best)
-        return steps[: len(sources)]
-
-    def residuals(self, sources: Ids) -> Floats:
-        """‖e_i − (I − αÂ) f‖ (len(sources),) of what `solve` left: computed, not carried along."""
-        self._multiply(self.solution)
-        self.image[sources, np.arange(len(sources))] -= 1
-        total = np.zeros(_COLUMNS)
-        for band, _ in self.bands:
-            total += _column_products(self.image[band], self.image[band])
-        return np.sqrt(total[: len(sources)])
-
-    def _start(self, sources: Ids) -> None:
-        self.solution.fill(0)
-        self.remainder.fill(0)
-        self.remainder[sources, np.arange(len(sources))] = 1
-        self.direction[:] = self.remainder
-
-    def _multiply(self, vectors: _Block) -> Floats:
-        """Leave (I − αÂ) v in `image`; return the products vᵀ(I − αÂ)v (b,)."""
-        total = np.zeros(_COLUMNS)
-        for band, rows in self.bands:
-            image = self.image[band]
-            np.multiply(rows @ vectors, -self.alpha, out=image)
-            image += vectors[band]
-            total += _column_products(vectors[band], image)
-        return total
-
-    def _step_remainder(self, step: Floats) -> Floats:
-        """R −= step (I − αÂ) p; return ‖r‖² (b,)."""
-        length = step.astype(self.image.dtype)
-        total = np.zeros(_COLUMNS)
-        for band, _ in self.bands:
-            remainder, image = self.remainder[band], self.image[band]
-            image *= length
-            remainder -= image
-            total += _column_products(remainder, remainder)
-        return total
-
-    def _step_solution(self, step: Floats, conjugation: Floats) -> None:
-        """F += step p, then p = r + conjugation p."""
-        length, ratio = step.astype(self.image.dtype), conjugation.astype(self.image.dtype)
-        for band, _ in self.bands:
-            direction = self.direction[band]
-            self.solution[band] += length * direction
-            direction *= ratio
-            direction += self.remainder[band]
-
-    def _save(self, columns: NDArray[np.bool_]) -> None:
-        if columns.any():
-            np.copyto(self.best, self.solution, where=columns)
+    Yields
+    ------
+    (m,) int64 and Diffusion : rows of `anchors`, each once, and their solutions; valid until the
+        next are taken.
+    """
+    graph = normalized if isinstance(normalized, ReorderedGraph) else unordered(normalized)
+    _check(graph.graph, anchors, alpha, rtol, max_iter, threads)
+    vectors: Vectors = (
+        CpuVectors(graph, alpha, threads) if device == "cpu" else TorchVectors(graph, alpha, device)
+    )
+    similarity = np.empty((vectors.columns, len(graph.items)), np.float32)
+    # Anchors that are near each other reach the same part of the graph first.
+    nearby = np.argsort(graph.positions[anchors], kind="stable")
+    for start in range(0, len(anchors), vectors.columns):
+        rows = nearby[start : start + vectors.columns]
+        iterations = _conjugate_gradient(vectors, anchors[rows], rtol, max_iter)
+        residual = vectors.residuals(anchors[rows])[: len(rows)]
+        vectors.write(similarity[: len(rows)])
+        yield rows, Diffusion(similarity[: len(rows)], residual, iterations)
 
 
-def _bands(graph: Graph) -> Iterator[_Band]:
-    """Views of the graph's rows, in order: a product of a band needs no array of n x b."""
-    n = graph.shape[0]
-    for start in range(0, n, _BAND_ROWS):
-        stop = min(start + _BAND_ROWS, n)
-        entries = slice(graph.indptr[start], graph.indptr[stop])
-        starts = graph.indptr[start : stop + 1] - graph.indptr[start]
-        rows = csr_array(
-            (graph.data[entries], graph.indices[entries], starts), shape=(stop - start, n)
-        )
-        yield slice(start, stop), rows
-
-
-def _column_products(left: _Block, right: _Block) -> Floats:
-    sums: NDArray[np.floating] = np.einsum("nb,nb->b", left, right)
-    return sums.astype(np.float64)
+def _conjugate_gradient(vectors: Vectors, sources: Ids, rtol: float, max_iter: int) -> Ids:
+    """Leave f of each source in the vectors' solution; return the steps (len(sources),) taken."""
+    vectors.start(sources)
+    active = np.arange(vectors.columns) < len(sources)
+    squared = active.astype(np.float64)  # ‖r‖²; the columns past the sources are 0
+    smallest = np.full(vectors.columns, np.inf)
+    current_is_best = np.ones(vectors.columns, bool)
+    steps = np.zeros(vectors.columns, np.int64)
+    for _ in range(max_iter):
+        curvature = vectors.multiply()
+        active &= curvature > 0  # otherwise p has vanished in rounding
+        step = _quotient(squared, curvature, active)
+        updated = vectors.step_remainder(step)
+        better = active & (updated < smallest)
+        # Copied only when the residual is about to rise above that of the f at hand.
+        outgoing = active & current_is_best & ~better
+        if outgoing.any():
+            vectors.save(outgoing)
+        current_is_best = np.where(active, better, current_is_best)
+        smallest[better] = updated[better]
+        steps += active
+        vectors.step_solution(step, _quotient(updated, squared, active))
+        squared = np.where(active, updated, squared)
+        active &= squared > rtol**2
+        if not active.any():
+            break
+    if not current_is_best.all():
+        vectors.restore(~current_is_best)
+    return steps[: len(sources)]
 
 
 def _quotient(numerator: Floats, denominator: Floats, where: NDArray[np.bool_]) -> Floats:
-    return np.divide(numerator, denominator, out=np.zeros(_COLUMNS), where=where)
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=where)
 
 
-def _check(normalized: Graph, anchors: Ids, alpha: float, rtol: float, max_iter: int) -> None:
+def _check(
+    normalized: Graph, anchors: Ids, alpha: float, rtol: float, max_iter: int, threads: int
+) -> None:
     n = normalized.shape[0]
     if normalized.shape != (n, n) or normalized.dtype not in (np.float32, np.float64):
         raise ValueError(
@@ -225,3 +201,5 @@ def _check(normalized: Graph, anchors: Ids, alpha: float, rtol: float, max_iter:
         raise ValueError(f"rtol must not be negative, got {rtol}")
     if max_iter < 1:
         raise ValueError(f"max_iter must be at least 1, got {max_iter}")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")

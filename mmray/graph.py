@@ -3,31 +3,11 @@
 n items, k neighbours of each.
 """
 
-import hashlib
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csgraph, csr_array, get_index_dtype
 
 from mmray.arrays import Features, Floats, Graph, Ids
-
-_LISTED_COMPONENTS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class GraphReport:
-    """What to look at before trusting a graph; all counts."""
-
-    items: int
-    edges: int  # undirected: each pair once
-    isolated: int  # items without an edge
-    components: int  # isolated items included
-    largest_components: tuple[int, ...]  # items of the first few, descending
-    degree_min: int  # edges of an item
-    degree_median: float
-    degree_max: int
-    duplicates: int  # items whose features equal those of an item before them, bit for bit
 
 
 def reciprocal_knn_graph(neighbors: Ids, similarities: Features, *, power: float = 3.0) -> Graph:
@@ -113,29 +93,6 @@ def largest_component(graph: Graph) -> Ids:
     """
     labels, sizes = component_labels(graph)
     return np.flatnonzero(labels == np.argmax(sizes)).astype(np.int64)
-
-
-def graph_report(graph: Graph, features: Features) -> GraphReport:
-    """Size, connectivity and degrees of a graph (n, n); exact duplicates in features (n, d)."""
-    _, sizes = component_labels(graph)
-    degrees = np.diff(graph.indptr)
-    return GraphReport(
-        items=len(degrees),
-        edges=graph.nnz // 2,
-        isolated=int(np.count_nonzero(degrees == 0)),
-        components=len(sizes),
-        largest_components=tuple(np.sort(sizes)[::-1][:_LISTED_COMPONENTS].tolist()),
-        degree_min=int(degrees.min()),
-        degree_median=float(np.median(degrees)),
-        degree_max=int(degrees.max()),
-        duplicates=_count_duplicates(features),
-    )
-
-
-def _count_duplicates(features: Features) -> int:
-    # Digests, because a million rows of 2 KB need not be held twice.
-    digests = {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in features}
-    return len(features) - len(digests)
 
 
 def _check_neighbors(neighbors: Ids, similarities: Features) -> None:

@@ -2,29 +2,34 @@
 
 n items in the database, q queries, d dimensions, k neighbours.
 
-BLAS rounds the same product differently in blocks of different shapes, so its values alone can
-decide no tie. Here faiss proposes more candidates than wanted, the similarity of each is computed
-again pair by pair in double precision and rounded to float32, and a row counts as settled only when
-the error bound of faiss's own values rules out every item it left behind. A similarity therefore
-depends on its two vectors alone, and a row of the result on its query and the database alone: not
-on the other queries, the blocks or the number of threads.
+A matrix product proposes candidates, in bfloat16 where the CPU has units for it. Its values alone
+can decide nothing, but their error has a bound: what is too far below the k-th value to belong to
+the k most similar is left out, while the tile of the product that holds it is in the cache. The
+similarity of each candidate is then computed pair by pair in double precision and rounded to
+float32. It depends on its two vectors alone, and a row of the result on its query and the database
+alone: not on the device, the precision of the product, the other queries or the threads.
 """
 
-import logging
+import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from mmray.arrays import Features, Floats, Ids
+from mmray.arrays import Device, Features, Floats, Ids, read_only
+from mmray.kernels import neighbors as kernels
+from mmray.neighbors_torch import most_similar
 
-# faiss tells, in every process, which builds of it were not found before the one that was.
-logging.getLogger("faiss").setLevel(logging.WARNING)
-import faiss  # noqa: E402
+_TILE_QUERIES, _TILE_ITEMS = 1024, 4096  # multiplied at once: what is fastest on CPUs
+_ROOM_ENTRIES = 2**22  # candidates held at a time, by a thread
+_FEWEST_HALF = 16, 4096  # queries, items: for fewer, half precision saves nothing
+_ROUNDED = 2.0**-9  # by which bfloat16 rounds a number of at most 1
 
-_BLOCK_QUERIES = 4096  # as many as faiss itself takes at once
-_BLOCK_ENTRIES = 2**23  # candidates, or similarities, held at a time: about 100 MB
-_BLOCK_PAIRS = 256  # gathered rows that stay in the cache while they are multiplied
+_Candidates = tuple[Ids, Ids, NDArray[np.bool_]]
+_Found = tuple[NDArray[np.bool_], Ids, Features]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +47,7 @@ class Neighbors:
     similarities: Features
 
 
-def search(database: Features, queries: Features, k: int) -> Neighbors:
+def search(database: Features, queries: Features, k: int, *, threads: int = 1) -> Neighbors:
     """Exact k nearest neighbours, ties resolved by id also at the k-th place.
 
     Parameters
@@ -51,6 +56,8 @@ def search(database: Features, queries: Features, k: int) -> Neighbors:
     queries : (q, d) float32
     k : int
         1..n.
+    threads : int
+        CPU threads, from 1; the result does not depend on them.
 
     Returns
     -------
@@ -61,120 +68,230 @@ def search(database: Features, queries: Features, k: int) -> Neighbors:
     ValueError
         The dimensions differ, k is outside 1..n, or a row is not finite.
     """
-    n = len(database)
-    norms, query_norms = _checked_norms(database, queries)
-    if not 1 <= k <= n:
-        raise ValueError(f"k must be between 1 and the {n} items of the database, got {k}")
-    bounds = _error_bounds(query_norms, norms, database.shape[1])
-    database, queries = np.ascontiguousarray(database), np.ascontiguousarray(queries)
-    ids = np.empty((len(queries), k), np.int64)
-    similarities = np.empty((len(queries), k), np.float32)
-
-    pending, fetch = np.arange(len(queries)), k + 8 + k // 16
-    while len(pending):
-        # Half of the database or more: taking all of it costs less than choosing.
-        fetch = n if 2 * fetch >= n else fetch
-        size = max(1, min(_BLOCK_QUERIES, _BLOCK_ENTRIES // fetch))
-        unsettled = []
-        for start in range(0, len(pending), size):
-            rows = pending[start : start + size]
-            found, unseen = _candidates(database, queries[rows], fetch)
-            exact = _pair_similarities(database, queries[rows], found)
-            order = np.lexsort((found, -exact))[:, :k]
-            ids[rows] = np.take_along_axis(found, order, axis=1)
-            similarities[rows] = np.take_along_axis(exact, order, axis=1)
-            unsettled.append(rows[unseen + bounds[rows] >= similarities[rows, -1]])
-        # Only rows with near-ties past what was fetched, duplicate images above all, come again.
-        pending, fetch = np.concatenate(unsettled), 4 * fetch
-    return Neighbors(ids, similarities)
+    return ExactIndex.of(database).search(queries, k, threads=threads)
 
 
-def ranks(database: Features, queries: Features, ids: Sequence[Ids]) -> list[Ids]:
-    """Places (from 1) of given items in the complete ranking that `search` would give.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExactIndex:
+    """A database, and what all searches of it need; plain arrays, for shared memory.
 
-    Parameters
+    Attributes
     ----------
     database : (n, d) float32
-    queries : (q, d) float32
-    ids : q arrays (m_i,) int64, in 0..n-1
-        The items asked for, for each query.
-
-    Returns
-    -------
-    q arrays (m_i,) int64 : 1 for the nearest item. Exact, ties by id included.
-
-    Raises
-    ------
-    ValueError
-        The dimensions or lengths differ, or a row is not finite.
+    norm : float
+        The largest norm of a row.
+    half : (n, d) uint16, or (0, d)
+        The bits of the rows in bfloat16, where searches start with it.
+    half_error : float
+        The largest norm of what a row loses in bfloat16.
     """
-    norms, query_norms = _checked_norms(database, queries)
-    if len(ids) != len(queries):
-        raise ValueError(f"ids has {len(ids)} arrays, but there are {len(queries)} queries")
-    bounds = _error_bounds(query_norms, norms, database.shape[1])
-    size = max(1, min(_BLOCK_QUERIES, _BLOCK_ENTRIES // len(database)))
-    places: list[Ids] = []
-    for start in range(0, len(queries), size):
-        rounded = queries[start : start + size] @ database.T
-        for row, approximate in enumerate(rounded, start):
-            wanted = ids[row]
-            exact = _pair_similarities(database, queries[row : row + 1], wanted[None])[0]
-            ordered = np.sort(approximate)
-            place = len(database) - np.searchsorted(ordered, exact + bounds[row], side="right")
-            for j, (item, similarity) in enumerate(zip(wanted, exact, strict=True)):
-                near = np.flatnonzero(np.abs(approximate - similarity) <= bounds[row])
-                rivals = _pair_similarities(database, queries[row : row + 1], near[None])[0]
-                before = (rivals > similarity) | ((rivals == similarity) & (near < item))
-                place[j] += 1 + np.count_nonzero(before)
-            places.append(place)
-    return places
+
+    database: Features
+    norm: float
+    half: NDArray[np.uint16]
+    half_error: float
+
+    @classmethod
+    def of(cls, database: Features, *, half: bool | None = None) -> "ExactIndex":
+        """Prepare a database.
+
+        Parameters
+        ----------
+        database : (n, d) float32
+        half : bool
+            Whether to start in bfloat16; by default where the CPU has matrix units for it.
+
+        Raises
+        ------
+        ValueError
+            It has another shape or dtype, or a row is not finite.
+        """
+        norm = float(_finite_norms(database, "database").max(initial=0.0))
+        database = np.ascontiguousarray(database)
+        n, d = database.shape
+        if half is None:
+            half = n >= _FEWEST_HALF[1] and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        bits, error = np.empty((n if half else 0, d), np.uint16), 0.0
+        for start in range(0, len(bits), _TILE_ITEMS):
+            rows = slice(start, start + _TILE_ITEMS)
+            rounded, errors = _halved(database[rows])
+            bits[rows] = rounded.view(torch.uint16).numpy()
+            error = max(error, float(errors.max()))
+        return cls(database=database, norm=norm, half=bits, half_error=error)
+
+    def search(
+        self, queries: Features, k: int, *, device: Device = "cpu", threads: int = 1
+    ) -> Neighbors:
+        """The k nearest of each query as `search` finds them; the product is made on a device."""
+        n, d = self.database.shape
+        norms = _finite_norms(queries, "queries")
+        if queries.shape[1] != d:
+            raise ValueError(
+                "database and queries must have equal second dimensions, "
+                f"got shapes {self.database.shape} and {queries.shape}"
+            )
+        if not 1 <= k <= n:
+            raise ValueError(f"k must be between 1 and the {n} items of the database, got {k}")
+        ids = np.tile(np.arange(k), (len(queries), 1))  # right where all similarities are 0
+        similarities = np.zeros((len(queries), k), np.float32)
+        pending = np.flatnonzero(norms * self.norm)
+        # A GPU sorts what it has room for, a CPU does so only when the room is full.
+        room = min(n, 4 * k + 512 if device == "cpu" else k + k // 8 + 64)
+        half = len(self.half) > 0 and device == "cpu" and len(pending) >= _FEWEST_HALF[0]
+        while len(pending):
+            items = _tensor(self.half).view(torch.bfloat16) if half else _tensor(self.database)
+            attempt = _Attempt(self, items.to(device), k, room, half)
+            size = max(1, min(_TILE_QUERIES, _ROOM_ENTRIES // room))
+            parts = [pending[start : start + size] for start in range(0, len(pending), size)]
+            unsettled = []
+            for rows, (full, found_ids, found_similarities) in zip(
+                parts, _run(attempt, [queries[part] for part in parts], threads), strict=True
+            ):
+                ids[rows[~full]], similarities[rows[~full]] = found_ids, found_similarities
+                unsettled.append(rows[full])
+            # Only rows with near-ties past the room, duplicate images above all, come again.
+            pending = np.concatenate(unsettled)
+            half, room = False, room if half else min(n, 8 * room)
+        return Neighbors(ids, similarities)
+
+    def ranks(self, queries: Features, ids: Sequence[Ids]) -> list[Ids]:
+        """Places (from 1) of given items in the complete ranking that `search` would give.
+
+        Parameters
+        ----------
+        queries : (q, d) float32
+        ids : q arrays (m_i,) int64, in 0..n-1
+            The items asked for, for each query.
+
+        Returns
+        -------
+        q arrays (m_i,) int64 : 1 for the nearest item. Exact, ties by id included.
+
+        Raises
+        ------
+        ValueError
+            The lengths differ, or a row is not finite.
+        """
+        norms, (n, d) = _finite_norms(queries, "queries"), self.database.shape
+        if len(ids) != len(queries):
+            raise ValueError(f"ids has {len(ids)} arrays, but there are {len(queries)} queries")
+        # A float32 inner product, summed in any order, errs by d u |x| |y| at most, u = 2^-24; the
+        # constant covers the rounding of what is compared.
+        bounds = norms * self.norm * (d + 32) * 2.0**-24
+        database, queries = read_only(self.database), np.ascontiguousarray(queries)
+        products = np.full((1, -(-n // kernels.WIDTH) * kernels.WIDTH), -np.inf, np.float32)
+        places = [np.empty(len(wanted), np.int64) for wanted in ids]
+        for row, wanted in enumerate(ids):
+            query = read_only(queries[row : row + 1])
+            products[:, :n] = query @ database.T
+            (exact,) = self.similarities(query, [wanted])
+            kernels.places(products, database, query, 0, wanted, exact, bounds[row], places[row])
+        return places
+
+    def similarities(self, queries: Features, ids: Sequence[Ids]) -> list[Features]:
+        """Similarities (m_i,) float32 of each query (q, d) with items of its own, ids[i] (m_i,)."""
+        found = [np.empty((1, len(wanted)), np.float32) for wanted in ids]
+        for query, wanted, result in zip(queries, ids, found, strict=True):
+            kernels.pair_similarities(
+                read_only(self.database), read_only(query[None]), read_only(wanted[None]), result
+            )
+        return [result[0] for result in found]
 
 
-def _candidates(database: Features, queries: Features, fetch: int) -> tuple[Ids, Floats]:
-    """Ids (q, fetch) of items, and a bound (q,) on faiss's similarity of every other item."""
-    n = len(database)
-    if fetch == n:
-        everything = np.broadcast_to(np.arange(n), (len(queries), n))
-        return everything, np.full(len(queries), -np.inf)
-    values, ids = faiss.knn(queries, database, fetch, metric=faiss.METRIC_INNER_PRODUCT)
-    return ids, values[:, -1].astype(np.float64)
+@dataclass(frozen=True)
+class _Attempt:
+    """A search with room for so many candidates of a query; no query is zero."""
 
+    index: ExactIndex
+    items: torch.Tensor  # its rows, in the precision and on the device of this attempt
+    k: int
+    room: int
+    half: bool
 
-def _pair_similarities(database: Features, queries: Features, ids: Ids) -> Features:
-    """Inner products (q, m) float32 of each query with its own items ids (q, m)."""
-    similarities = np.empty(ids.shape, np.float32)
-    wide = queries.astype(np.float64)
-    queries_at_once = max(1, _BLOCK_PAIRS // max(1, ids.shape[1]))
-    for top in range(0, len(ids), queries_at_once):
-        rows = slice(top, top + queries_at_once)
-        for left in range(0, ids.shape[1], _BLOCK_PAIRS):
-            part = rows, slice(left, left + _BLOCK_PAIRS)
-            items = database[ids[part]].astype(np.float64)
-            similarities[part] = np.vecdot(items, wide[rows, None])
-    return similarities
-
-
-def _error_bounds(query_norms: Floats, norms: Floats, d: int) -> Floats:
-    """Largest error (q,) of a float32 inner product, summed in any order: d u |x| |y|, u = 2^-24.
-
-    The constant on top of d covers the rounding of the exact value to float32 and of the norms.
-    """
-    relative = (d + 16) * 2.0**-24 * float(norms.max(initial=0.0))
-    return query_norms * relative
-
-
-def _checked_norms(database: Features, queries: Features) -> tuple[Floats, Floats]:
-    """Norms of the rows of both; ValueError where they cannot be compared."""
-    if database.ndim != 2 or queries.ndim != 2 or database.shape[1] != queries.shape[1]:
-        raise ValueError(
-            "database and queries must be two-dimensional with equal second dimensions, "
-            f"got shapes {database.shape} and {queries.shape}"
+    def __call__(self, queries: Features) -> _Found:
+        """Which of m queries found too little room (m,); ids and similarities of the others."""
+        database, k = self.index.database, self.k
+        scaled, slack = self._scaled(queries)
+        propose = self._scan if self.items.device.type == "cpu" else self._sort
+        candidates, counts, full = propose(scaled, slack)
+        shape = int(np.count_nonzero(~full)), k
+        ids, similarities = np.empty(shape, np.int64), np.empty(shape, np.float32)
+        kernels.settle(
+            read_only(database),
+            read_only(queries[~full]),
+            candidates[~full],
+            counts[~full],
+            ids,
+            similarities,
         )
-    return _finite_norms(database, "database"), _finite_norms(queries, "queries")
+        return full, ids, similarities
+
+    def _scaled(self, queries: Features) -> tuple[torch.Tensor, Features]:
+        """Queries to multiply by, scaled so that no product exceeds 1; see `_Attempt._scan`.
+
+        And for each the most by which the values of two items can swap them: twice the error.
+        """
+        norm, lost = self.index.norm, self.index.half_error
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+        scaled = torch.from_numpy((queries * (0.99 / (lengths * norm))[:, None]).astype(np.float32))
+        # Sums of d products in single precision, in any order; 32 for the roundings beside them.
+        summed = (queries.shape[1] + 32) * 2.0**-24
+        if not self.half:
+            return scaled, np.full(len(queries), 2 * summed, np.float32)
+        rounded, errors = _halved(scaled.numpy())
+        error = errors * (norm + lost) + lost / norm + summed + _ROUNDED
+        return rounded, (2 * error).astype(np.float32)
+
+    def _scan(self, scaled: torch.Tensor, slack: Features) -> _Candidates:
+        """Candidates (m, room), ascending, their number (m,), and where there are more (m,)."""
+        m, items = len(scaled), self.items
+        candidates, values = np.empty((m, self.room), np.int64), np.empty((m, self.room), "f4")
+        counts, full = np.zeros(m, np.int64), np.zeros(m, bool)
+        thresholds = np.full(m, -np.inf, np.float32)
+        tile = torch.empty((m, _TILE_ITEMS), dtype=items.dtype)
+        shown = (tile.view(torch.uint16) if self.half else tile).numpy()
+        for first in range(0, len(items), _TILE_ITEMS):
+            part = items[first : first + _TILE_ITEMS]
+            if len(part) == _TILE_ITEMS:
+                torch.mm(scaled, part.T, out=tile)
+            else:
+                tile[:, : len(part)] = scaled @ part.T
+            kernels.scan(
+                shown, len(part), first, self.k, slack, candidates, values, counts, thresholds, full
+            )
+        return candidates, counts, full
+
+    def _sort(self, scaled: torch.Tensor, slack: Features) -> _Candidates:
+        return most_similar(self.items, scaled, self.k, self.room, slack)
+
+
+def _run(attempt: _Attempt, blocks: list[Features], threads: int) -> list[_Found]:
+    """An attempt on each block of queries, in threads of one CPU each."""
+    if threads == 1 or len(blocks) == 1:
+        return [attempt(block) for block in blocks]
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(attempt, blocks))
+
+
+def _halved(rows: Features) -> tuple[torch.Tensor, Floats]:
+    """Rows (m, d) in bfloat16, and the norm (m,) of what each loses."""
+    rounded = _tensor(rows).bfloat16()
+    errors: Floats = np.linalg.norm(rounded.double().numpy() - rows, axis=1)
+    return rounded, errors
+
+
+def _tensor(array: NDArray[np.generic]) -> torch.Tensor:
+    """The array itself, for reading."""
+    with warnings.catch_warnings():
+        # What is in shared memory cannot be written; PyTorch warns of what nobody does.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
 
 
 def _finite_norms(rows: Features, name: str) -> Floats:
-    """Euclidean norms (m,) of rows (m, d) float32."""
+    """Euclidean norms (m,) of rows (m, d) float32; ValueError where they have none."""
+    if rows.ndim != 2:
+        raise ValueError(f"{name} must be two-dimensional, got shape {rows.shape}")
     if rows.dtype != np.float32:
         raise ValueError(f"{name} must be float32, got {rows.dtype}")
     with np.errstate(over="ignore", invalid="ignore"):

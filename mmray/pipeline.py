@@ -11,41 +11,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmray import artifacts, models
-from mmray.anchors import select_anchors, stationary_distribution
 from mmray.arrays import Ids
 from mmray.artifacts import Stage
 from mmray.collection import ImageFile, list_images, read_exclusions, without
-from mmray.config import Config, Pooling, settings, validate
+from mmray.config import Config, Pooling, chosen_stages
+from mmray.describing import Described, describe
 from mmray.distributed import cluster
-from mmray.distributed.mining import mine
-from mmray.distributed.neighbors import nearest_neighbors
 from mmray.distributed.trainer import TrainingJob, fine_tune
-from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet, labelled_set
-from mmray.graph import graph_report, largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.mining_stages import Mined, Source, graph_stage, mine_stage, need_items
 from mmray.models import EmbeddingNet
-from mmray.pools import Pools, matching_pairs, summary
+from mmray.pools import matching_pairs
 from mmray.progress import Progress, announce
 from mmray.rendering.photo_set import render_collection
 from mmray.report import Score, results_table
-from mmray.session import Counts, Described, Session
-from mmray.storage import is_absolute, open_storage
-from mmray.tracking import default_uri, open_run
+from mmray.session import Counts, Session, running, usable_storage
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
 
 INITIAL, TUNED = "initial", "fine-tuned"
 WHITENING_NAMES = {INITIAL: "PCA", TUNED: "LDA"}
-
-# Flags that change how a run is carried out, not what comes of it: it stays the same MLflow run.
-NOT_IDENTITY = {
-    "storage",
-    "stages",
-    "tracking_uri",
-    "experiment",
-    "min_workers",
-    "max_workers",
-    "training.workers",
-}
 
 
 @dataclass(frozen=True)
@@ -55,14 +39,6 @@ class Inputs:
     images: list[ImageFile]
     labelled: LabelledSet | None
     network: EmbeddingNet
-
-
-@dataclass(frozen=True)
-class Mined:
-    """The mining stage, and the pools that it left, by image id."""
-
-    stage: Stage
-    pools: Pools
 
 
 @dataclass(frozen=True)
@@ -85,46 +61,23 @@ def run(config: Config) -> list[Score]:
     InputError
         A setting, an input or the cluster cannot be used. What was done until then is kept.
     """
-    validate(config)
-    if cluster.in_uploaded_folder() and not is_absolute(config.storage):
-        raise InputError(
-            f"--storage {config.storage}: this job runs in a copy of your folder that will vanish; "
-            "name an absolute folder or a URI"
-        )
-    storage = open_storage(config.storage)
+    storage = usable_storage(config)
     inputs = given_inputs(config) if config.images else None  # mended sooner than Ray is started
-    identity = {key: value for key, value in settings(config).items() if key not in NOT_IDENTITY}
-    tracked = open_run(
-        storage,
-        uri=config.tracking_uri or default_uri(storage),
-        experiment=config.experiment,
-        identity=artifacts.fingerprint(identity),
-        settings=identity,
-    )
-    status = "FAILED"
-    try:
-        cluster.connect()
-        session = Session(config, storage, tracked)
-        scores = recipe(session, inputs or given_inputs(with_demo(session)))
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracked.end(status)
-    return scores
+    with running(config, storage, chosen_stages(config)) as session:
+        return recipe(session, inputs or given_inputs(with_demo(session)))
 
 
-def recipe(session: Session, inputs: Inputs) -> list[Score]:
+def recipe(session: Session[Config], inputs: Inputs) -> list[Score]:
     """All stages in their order, as far as the last that was chosen."""
     last = session.chosen[-1]
     described = extract_stage(session, inputs)
     if last == "extract":
         return []
-    graph = graph_stage(session, described)
+    source = mining_source(described)
+    graph = graph_stage(session, source)
     if last == "graph":
         return []
-    mined = mine_stage(session, described, graph)
+    mined = mine_stage(session, source, graph)
     if last == "mine":
         return []
     tuned = train_stage(session, inputs, described, mined)
@@ -137,7 +90,7 @@ def recipe(session: Session, inputs: Inputs) -> list[Score]:
     return evaluate_stage(session, inputs.labelled, whitened, networks)
 
 
-def with_demo(session: Session) -> Config:
+def with_demo(session: Session[Config]) -> Config:
     """The settings, with the rendered demonstration set as the images."""
     demo = session.config.demo
     size = dataclasses.asdict(demo)
@@ -167,7 +120,7 @@ def given_inputs(config: Config) -> Inputs:
     images = [image for folder in config.images for image in list_images(folder)]
     if config.exclude is not None:
         images = without(images, read_exclusions(config.exclude))
-    need_items(config, len(images), "images")
+    need_items(config.mining, len(images), "images")
     test = config.evaluation
     return Inputs(
         images,
@@ -176,21 +129,11 @@ def given_inputs(config: Config) -> Inputs:
     )
 
 
-def need_items(config: Config, count: int, what: str) -> None:
-    """There must be more items than neighbours are asked for; else InputError."""
-    mining = config.mining
-    for flag, k in (("graph-k", mining.graph_k), ("positive-k", mining.positive_k)):
-        if count <= k:
-            raise InputError(
-                f"{count} {what} are too few for --mining.{flag} {k}: add images, or choose a "
-                f"value below {count}"
-            )
-
-
-def extract_stage(session: Session, inputs: Inputs) -> Described:
+def extract_stage(session: Session[Config], inputs: Inputs) -> Described:
     """Features Y of the unlabelled images by the initial network."""
     config = session.config.extraction
-    described = session.describe(
+    described = describe(
+        session,
         inputs.images,
         inputs.network,
         longest_side=config.longest_side,
@@ -198,69 +141,22 @@ def extract_stage(session: Session, inputs: Inputs) -> Described:
         part_of="extract",
         max_bad_fraction=config.max_bad_fraction,
     )
-    need_items(session.config, len(described.items), "readable images")
+    need_items(session.config.mining, len(described.items), "readable images")
     return described
 
 
-def graph_stage(session: Session, described: Described) -> Stage:
-    """Reciprocal k-NN graph of the unlabelled images, eq. (1)."""
-    config = session.config.mining
-    chosen = ("graph_k", "count_self", "power", "component", "query_block")
-
-    def work(stage: Stage) -> Counts:
-        features = described.features(described.poolings[0])
-        found = nearest_neighbors(
-            features,
-            config.graph_k + (0 if config.count_self else 1),
-            block=config.query_block,
-            output=stage.folder / "neighbors",
-            pool=session.pool,
-        )
-        whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
-        every = np.arange(len(features))
-        items = largest_component(whole) if config.component == "largest" else every
-        need_items(session.config, len(items), "images in the graph's largest component")
-        raw = whole[items][:, items]
-        artifacts.write_graph(stage.folder, raw=raw, normalized=normalize_graph(raw), items=items)
-        report = dataclasses.asdict(graph_report(whole, features))
-        artifacts.write_json(stage.folder, "report.json", report)
-        return {"kept": len(items), **report}
-
-    inputs = {name: getattr(config, name) for name in chosen}
-    return session.stage("graph", described.stage.fingerprint, inputs, work=work)
-
-
-def mine_stage(session: Session, described: Described, graph: Stage) -> Mined:
-    """Anchors, and their pools of positives and negatives, eqs. (2)-(6)."""
-    config, seed = session.config.mining, session.config.seed
-    chosen = ("alpha", "rtol", "max_iter", "positive_k", "negative_k", "max_negatives")
-    options = {name: getattr(config, name) for name in chosen}
-
-    def work(stage: Stage) -> Counts:
-        stored = artifacts.read_graph(graph.folder)
-        anchors = select_anchors(stored.raw, config.anchors, selection=config.selection, seed=seed)
-        importance = stationary_distribution(stored.raw)[anchors]
-        artifacts.write_anchors(stage.folder, stored.items[anchors], importance)
-        mine(
-            described.features(described.poolings[0])[stored.items],
-            stored.normalized,
-            stored.items,
-            anchors,
-            block=config.anchor_block,
-            output=stage.folder / "pools",
-            pool=session.pool,
-            **options,
-        )
-        return summary(artifacts.read_pools(stage.folder))
-
-    random = seed if config.selection == "random" else None
-    anchors = (config.anchors, config.selection, config.anchor_block, random)
-    stage = session.stage("mine", graph.fingerprint, anchors, options, work=work)
-    return Mined(stage, artifacts.read_pools(stage.folder))
+def mining_source(described: Described) -> Source:
+    """The features that mining is done on: the first of the descriptors."""
+    return Source(
+        described.stage.fingerprint,
+        len(described.items),
+        lambda: described.features(described.poolings[0]),
+        "images",
+    )
 
 
 def train_stage(
-    session: Session, inputs: Inputs, described: Described, mined: Mined
+    session: Session[Config], inputs: Inputs, described: Described, mined: Mined
 ) -> EmbeddingNet:
     """The network fine-tuned on the mined tuples."""
     config, seed = session.config.training, session.config.seed
@@ -290,7 +186,7 @@ def train_stage(
 
 
 def whiten_stage(
-    session: Session, described: Described, mined: Mined, networks: dict[str, EmbeddingNet]
+    session: Session[Config], described: Described, mined: Mined, networks: dict[str, EmbeddingNet]
 ) -> Whitened:
     """PCA whitening of the initial network, LDA whitening of the fine-tuned one.
 
@@ -302,8 +198,9 @@ def whiten_stage(
     pairs = matching_pairs(mined.pools, config.pairs, rng)
     paired = np.unique(pairs)
 
-    def describe(name: str, ids: Ids) -> Described:
-        return session.describe(
+    def described_by(name: str, ids: Ids) -> Described:
+        return describe(
+            session,
             [described.items[index] for index in ids],
             networks[name],
             longest_side=test.longest_side,
@@ -311,7 +208,7 @@ def whiten_stage(
             part_of="whiten",
         )
 
-    learned_from = {INITIAL: describe(INITIAL, sample), TUNED: describe(TUNED, paired)}
+    learned_from = {INITIAL: described_by(INITIAL, sample), TUNED: described_by(TUNED, paired)}
 
     def learn(name: str, pooling: Pooling) -> Whitening:
         features = learned_from[name].features(pooling)
@@ -343,7 +240,7 @@ def whiten_stage(
 
 
 def evaluate_stage(
-    session: Session,
+    session: Session[Config],
     labelled: LabelledSet | None,
     whitened: Whitened,
     networks: dict[str, EmbeddingNet],
@@ -354,7 +251,8 @@ def evaluate_stage(
         return []
     config = session.config.evaluation
     described = {
-        name: session.describe(
+        name: describe(
+            session,
             labelled.items,
             model,
             longest_side=config.longest_side,

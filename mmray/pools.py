@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmray.arrays import Features, Floats, Graph, Ids
-from mmray.diffusion import diffuse
+from mmray.arrays import Device, Features, Floats, Graph, Ids
+from mmray.diffusion import diffuse_blocks
 from mmray.graph import normalize_graph
-from mmray.neighbors import ranks, search
-
-_BLOCK_ANCHORS = 64  # the diffusion of so many is held at a time: n x 64 float32
+from mmray.neighbors import ExactIndex
+from mmray.reordering import ReorderedGraph, reorder
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,8 +115,8 @@ def mine_pools(
     if items is not None:
         features, graph = features[kept], graph[kept][:, kept]
     pools = pools_of(
-        features,
-        normalize_graph(graph),
+        ExactIndex.of(features),
+        reorder(normalize_graph(graph)),
         np.searchsorted(kept, anchors),
         positive_k=positive_k,
         negative_k=negative_k,
@@ -130,8 +129,8 @@ def mine_pools(
 
 
 def pools_of(
-    features: Features,
-    normalized: Graph,
+    index: ExactIndex,
+    normalized: ReorderedGraph,
     anchors: Ids,
     *,
     positive_k: int,
@@ -140,14 +139,16 @@ def pools_of(
     alpha: float = 0.99,
     rtol: float = 1e-10,
     max_iter: int = 20,
+    device: Device = "cpu",
+    threads: int = 1,
 ) -> Pools:
-    """The part of `mine_pools` that is done batch by batch, on a graph normalised once.
+    """The part of `mine_pools` that is done batch by batch, on what is prepared once.
 
     Parameters
     ----------
-    features : (n, d) float32, l2-normalised
-    normalized : (n, n) CSR
-        Â from `normalize_graph`.
+    index : ExactIndex of (n, d) l2-normalised features
+    normalized : (n, n)
+        Â from `normalize_graph`, reordered.
     anchors : (a,) int64, in 0..n-1
     positive_k : int
         50 in eq. (5), 1..n.
@@ -155,7 +156,7 @@ def pools_of(
         K of eq. (6), from 1; ⌈n/2⌉ where that is less.
     max_negatives : int
         How many of P⁻ are kept, from 1.
-    alpha, rtol, max_iter
+    alpha, rtol, max_iter, device, threads
         See `diffuse`.
 
     Returns
@@ -168,36 +169,42 @@ def pools_of(
         The sizes of features and graph differ, a number is outside its range, or an argument is
         refused by `diffuse` or `neighbors.search`.
     """
-    n = len(features)
-    _check_sizes(n, normalized, positive_k, negative_k, max_negatives)
+    n = len(index.database)
+    _check_sizes(n, normalized.graph, positive_k, negative_k, max_negatives)
     negative_k = min(negative_k, -(-n // 2))
-    mined: list[_AnchorPools] = []
-    residual, iterations = [np.empty(0)], [np.empty(0, np.int64)]
-    for start in range(0, len(anchors), _BLOCK_ANCHORS):
-        block = anchors[start : start + _BLOCK_ANCHORS]
-        diffusion = diffuse(normalized, block, alpha=alpha, rtol=rtol, max_iter=max_iter)
-        nearest = search(features, features[block], max(positive_k, negative_k))
-        for row, anchor in enumerate(block):
-            manifold = _Ranking(diffusion.similarity[row])
+    queries = index.database[anchors]
+    nearest = index.search(queries, max(positive_k, negative_k), device=device, threads=threads)
+    mined: dict[int, _AnchorPools] = {}
+    residual, iterations = np.empty(len(anchors)), np.empty(len(anchors), np.int64)
+    for rows, diffusion in diffuse_blocks(
+        normalized,
+        anchors,
+        alpha=alpha,
+        rtol=rtol,
+        max_iter=max_iter,
+        device=device,
+        threads=threads,
+    ):
+        for row, similarity in zip(rows, diffusion.similarity, strict=True):
             euclidean = nearest.ids[row], nearest.similarities[row]
-            mined.append(
-                _select(anchor, manifold, euclidean, positive_k, negative_k, max_negatives)
+            mined[row] = _select(
+                anchors[row], _Ranking(similarity), euclidean, positive_k, negative_k, max_negatives
             )
-        residual.append(diffusion.residual)
-        iterations.append(diffusion.iterations)
-    positives = tuple(pools.positives for pools in mined)
+        residual[rows], iterations[rows] = diffusion.residual, diffusion.iterations
+    chosen = [mined[row] for row in range(len(anchors))]
+    positives = tuple(pools.positives for pools in chosen)
     return Pools(
         anchors=anchors.astype(np.int64),
         positives=positives,
-        positive_similarity=tuple(pools.positive_similarity for pools in mined),
-        positive_rank_e=tuple(ranks(features, features[anchors], positives)),
-        negatives=tuple(pools.negatives for pools in mined),
-        negative_similarity=tuple(pools.negative_similarity for pools in mined),
-        negative_rank_m=tuple(pools.negative_rank_m for pools in mined),
-        manifold_neighbors=tuple(pools.manifold_neighbors for pools in mined),
-        zero_positives=np.array([pools.zero_positives for pools in mined], np.int64),
-        residual=np.concatenate(residual),
-        iterations=np.concatenate(iterations),
+        positive_similarity=tuple(pools.positive_similarity for pools in chosen),
+        positive_rank_e=tuple(index.ranks(queries, positives)),
+        negatives=tuple(pools.negatives for pools in chosen),
+        negative_similarity=tuple(pools.negative_similarity for pools in chosen),
+        negative_rank_m=tuple(pools.negative_rank_m for pools in chosen),
+        manifold_neighbors=tuple(pools.manifold_neighbors for pools in chosen),
+        zero_positives=np.array([pools.zero_positives for pools in chosen], np.int64),
+        residual=residual,
+        iterations=iterations,
     )
 
 

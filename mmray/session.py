@@ -1,45 +1,43 @@
 """What all stages of a run share: settings, storage, tracking, workers, and how a stage is run."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
-from mmray import artifacts, models
-from mmray.arrays import Features
+from mmray import artifacts
 from mmray.artifacts import Stage
-from mmray.collection import ImageFile
-from mmray.config import Config, Pooling, chosen_stages
+from mmray.config import RunConfig, settings, validate
 from mmray.distributed import cluster
-from mmray.distributed.extraction import extract
 from mmray.distributed.stage import Pool
 from mmray.errors import InputError
-from mmray.models import EmbeddingNet
 from mmray.progress import announce
-from mmray.storage import Folder
-from mmray.tracking import Run
+from mmray.storage import Folder, is_absolute, open_storage
+from mmray.tracking import Run, default_uri, open_run
 
 Counts = Mapping[str, Any]
+Settings = TypeVar("Settings", bound=RunConfig, covariant=True)
+Given = TypeVar("Given", bound=RunConfig)
+
+# Flags that change how a run is carried out, not what comes of it: it stays the same MLflow run.
+NOT_IDENTITY = {
+    "storage",
+    "stages",
+    "tracking_uri",
+    "experiment",
+    "min_workers",
+    "max_workers",
+    "mining.threads",
+    "mining.device",
+    "training.workers",
+}
 
 
-@dataclass(frozen=True)
-class Described:
-    """Images that could be read and their descriptors; an image's id is its place in `items`."""
-
-    stage: Stage
-    poolings: Sequence[Pooling]
-    items: Sequence[ImageFile]
-
-    def features(self, pooling: Pooling) -> Features:
-        """(n, d) float32, a row an item."""
-        return artifacts.read_features(self.stage, self.poolings, pooling)
-
-
-class Session:
+class Session(Generic[Settings]):
     """One run on a cluster that is connected."""
 
-    def __init__(self, config: Config, storage: Folder, run: Run) -> None:
-        self.config, self.storage, self.run = config, storage, run
-        self.chosen = chosen_stages(config)
+    def __init__(self, config: Settings, storage: Folder, run: Run, chosen: Sequence[str]) -> None:
+        self.config: Settings = config
+        self.storage, self.run, self.chosen = storage, run, chosen
         self.pool = Pool(minimum=config.min_workers, maximum=config.max_workers)
 
     def stage(
@@ -66,7 +64,7 @@ class Session:
             announce(f"{name}: done before, {stage.folder.uri}")
         elif (part_of or name) not in self.chosen:
             raise InputError(
-                f"--stages {self.config.stages}: the stage {part_of or name} has not been done "
+                f"--stages {','.join(self.chosen)}: the stage {part_of or name} has not been done "
                 f"for these settings under --storage {self.storage.uri}; add it to --stages"
             )
         else:
@@ -76,43 +74,48 @@ class Session:
         self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})
         return stage
 
-    def describe(
-        self,
-        items: Sequence[ImageFile],
-        model: EmbeddingNet,
-        *,
-        longest_side: int,
-        poolings: Sequence[Pooling],
-        part_of: str,
-        max_bad_fraction: float = 0.0,
-    ) -> Described:
-        """Descriptors of images by a network.
 
-        Raises
-        ------
-        InputError
-            More than the given fraction of the images cannot be read.
-        """
-        config = self.config.extraction
+def usable_storage(config: RunConfig) -> Folder:
+    """The storage folder of settings that are possible.
 
-        def work(stage: Stage) -> Counts:
-            extract(
-                items,
-                model,
-                output=stage.folder / "features",
-                longest_side=longest_side,
-                poolings=poolings,
-                shard_size=config.shard_size,
-                batch_size=config.batch_size,
-                pool=cluster.with_gpus(self.pool),
-                label=part_of,
-            )
-            return artifacts.finish_features(stage, poolings, max_bad_fraction=max_bad_fraction)
+    Raises
+    ------
+    InputError
+        A setting is impossible, or nothing can be kept there.
+    """
+    validate(config)
+    if cluster.in_uploaded_folder() and not is_absolute(config.storage):
+        raise InputError(
+            f"--storage {config.storage}: this job runs in a copy of your folder that will vanish; "
+            "name an absolute folder or a URI"
+        )
+    return open_storage(config.storage)
 
-        names = [(item.uri, item.size, item.box) for item in items]
-        batches = (config.shard_size, config.batch_size, longest_side)
-        digest = models.state_digest(model)
-        stage = self.stage("extract", names, digest, poolings, batches, work=work, part_of=part_of)
-        quarantine = stage.folder.read_table("quarantine.parquet", ["uri"])
-        bad = set(quarantine["uri"].to_pylist())
-        return Described(stage, poolings, [item for item in items if item.uri not in bad])
+
+@contextmanager
+def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[Session[Given]]:
+    """A session on a cluster that is connected; its MLflow run ends as what happened.
+
+    Raises
+    ------
+    InputError
+        The tracking server or the cluster cannot be used.
+    """
+    identity = {key: value for key, value in settings(config).items() if key not in NOT_IDENTITY}
+    tracked = open_run(
+        storage,
+        uri=config.tracking_uri or default_uri(storage),
+        experiment=config.experiment,
+        identity=artifacts.fingerprint(identity),
+        settings=identity,
+    )
+    status = "FAILED"
+    try:
+        cluster.connect()
+        yield Session(config, storage, tracked, chosen)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracked.end(status)

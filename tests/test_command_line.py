@@ -7,9 +7,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 
-from retrieval import main, parse
+import retrieval
 
-from mmray.config import DEMO, RETRIEVAL
+from mmray.command_line import exit_status
+from mmray.command_line import parse as parse_for
+from mmray.config import DEMO, MINE_PRESETS, PRESETS, RETRIEVAL
+from mmray.errors import InputError
+
+
+def parse(arguments):
+    return parse_for(PRESETS, arguments, "")
 
 
 def test_without_arguments_the_demonstration_runs():
@@ -41,7 +48,36 @@ def test_what_cannot_be_parsed_ends_with_status_2(arguments, capsys):
 
 def test_an_impossible_setting_ends_with_status_2_and_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["retrieval.py", "--training.batch-size", "0"])
-    assert main() == 2
+    assert retrieval.main() == 2
     output = capsys.readouterr()
     assert output.err == "error: --training.batch-size 0: choose a value from 1 to 1e+06\n"
     assert output.out == ""
+
+
+def test_a_job_of_other_settings_has_its_own_presets():
+    config = parse_for(MINE_PRESETS, ["--preset", "finegrained", "--features", "x.npy"], "")
+    assert (config.features, config.mining.negative_k) == ("x.npy", 100)
+    assert (config.mining.component, config.mining.selection, config.mining.anchors) == (
+        "all",
+        "all",
+        None,
+    )
+    assert parse_for(MINE_PRESETS, ["--features", "x.npy"], "").mining == RETRIEVAL.mining
+
+
+def test_what_happened_to_a_job_is_its_status(capsys):
+    def refuse():
+        raise InputError("no such file")
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    def fail():
+        raise RuntimeError("a bug")
+
+    assert exit_status(lambda: None) == 0
+    assert exit_status(refuse) == 2
+    assert exit_status(interrupt) == 130
+    assert "no such file" in capsys.readouterr().err
+    with pytest.raises(RuntimeError):
+        exit_status(fail)

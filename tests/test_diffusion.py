@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray import diffusion
+from mmray import diffusion, diffusion_cpu
 from mmray.diffusion import diffuse
+from mmray.diffusion_torch import TorchVectors
 from mmray.graph import normalize_graph, reciprocal_knn_graph
 from mmray.neighbors import search
+from mmray.reordering import reorder
 from tests import oracles
 from tests.synthetic import curves, graph_of, permuted, random_graph
 
@@ -109,10 +111,68 @@ def test_a_column_does_not_depend_on_the_others(dtype):
 def test_bands_of_rows_change_nothing_but_rounding(monkeypatch, dtype):
     graph = curve_graph(dtype=dtype)
     whole = diffuse(graph, np.arange(20))
-    monkeypatch.setattr(diffusion, "_BAND_ROWS", 17)
+    monkeypatch.setattr(diffusion_cpu, "_BAND_ROWS", 17)
     banded = diffuse(graph, np.arange(20))
     tolerance = 1e-5 if dtype is np.float32 else 1e-7
     np.testing.assert_allclose(banded.similarity, whole.similarity, rtol=1e-4, atol=tolerance)
+
+
+def long_path(dtype):
+    """Steps reach one edge far: most bands are never reached, some by one column alone."""
+    chain = [(i, i + 1, 0.2 + (i * 37 % 11) / 11) for i in range(2999)]
+    return normalize_graph(graph_of(chain, 3000, dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parts_that_are_not_reached_are_passed_over_exactly(monkeypatch, dtype):
+    graph, anchors = long_path(dtype), np.array([0, 511, 512, 1500, 2990, 5, 512])
+    banded = diffuse(graph, anchors)
+    monkeypatch.setattr(diffusion_cpu, "_BAND_ROWS", 3000)
+    whole = diffuse(graph, anchors)
+    np.testing.assert_allclose(banded.similarity, whole.similarity, rtol=1e-5, atol=1e-12)
+    for row, anchor in enumerate(anchors):
+        reached = np.flatnonzero(banded.similarity[row])
+        assert np.abs(reached - anchor).max() in (18, 19, 20)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_threads_change_no_bit(monkeypatch, dtype):
+    monkeypatch.setattr(diffusion_cpu, "_BAND_ROWS", 7)
+    graph, anchors = reorder(curve_graph(dtype=dtype)), np.arange(40)
+    alone = diffuse(graph, anchors)
+    for threads in (2, 3, 50):
+        shared = diffuse(graph, anchors, threads=threads)
+        assert shared.similarity.tobytes() == alone.similarity.tobytes()
+        assert shared.residual.tobytes() == alone.residual.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_reordered_graph_gives_the_same_by_item(dtype):
+    graph = curve_graph(dtype=dtype)
+    anchors = np.random.default_rng(2).permutation(120)[:50]
+    plain, moved = diffuse(graph, anchors), diffuse(reorder(graph), anchors)
+    tolerance = 1e-5 if dtype is np.float32 else 1e-7
+    np.testing.assert_allclose(moved.similarity, plain.similarity, rtol=1e-4, atol=tolerance)
+    np.testing.assert_array_equal(moved.iterations, plain.iterations)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("max_iter", [3, 20, 400])
+def test_the_vectors_of_pytorch_give_the_same(monkeypatch, dtype, max_iter):
+    """The code that runs on a GPU, run on a CPU, converging columns and early stops included."""
+    graph = reorder(normalize_graph(random_graph(11, 200, 0.012, dtype)))
+    anchors = np.random.default_rng(0).permutation(200)[:90]
+    compiled = diffuse(graph, anchors, max_iter=max_iter)
+    monkeypatch.setattr(diffusion, "CpuVectors", on_torch)
+    other = diffuse(graph, anchors, max_iter=max_iter)
+    np.testing.assert_allclose(other.similarity, compiled.similarity, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(other.residual, compiled.residual, rtol=1e-2, atol=1e-5)
+    if dtype is np.float64:
+        np.testing.assert_array_equal(other.iterations, compiled.iterations)
+
+
+def on_torch(graph, alpha, threads):
+    return TorchVectors(graph, alpha, "cpu")
 
 
 def test_single_precision_agrees_with_double_as_released():
@@ -165,6 +225,7 @@ def test_the_graph_may_be_read_only():
         ({"alpha": np.nan}, r"alpha must be in \[0, 1\), got nan"),
         ({"rtol": -1e-3}, "rtol must not be negative, got -0.001"),
         ({"max_iter": 0}, "max_iter must be at least 1, got 0"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"anchors": np.array([0, 120])}, r"anchor 120 is outside 0\.\.119"),
         ({"anchors": np.array([-1])}, r"anchor -1 is outside 0\.\.119"),
     ],

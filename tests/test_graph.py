@@ -1,4 +1,4 @@
-"""The reciprocal graph of eq. (1), its normalisation, components and report."""
+"""The reciprocal graph of eq. (1), its normalisation and components."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from mmray.graph import (
     component_labels,
-    graph_report,
     largest_component,
     normalize_graph,
     reciprocal_knn_graph,
@@ -138,14 +137,3 @@ def test_components_are_those_a_search_finds(seed, n):
 def test_of_equal_components_the_one_with_the_smallest_id_is_largest():
     graph = graph_of([(1, 4, 0.5), (2, 3, 0.9)], 5)
     np.testing.assert_array_equal(largest_component(graph), [1, 4])
-
-
-def test_the_report_counts_what_is_there():
-    features = clouds(0, 7)
-    features[5] = features[2]
-    features[6] = features[2]
-    report = graph_report(graph_of([(0, 1, 0.5), (1, 2, 0.2), (4, 5, 0.1)], 7), features)
-    assert (report.items, report.edges, report.isolated) == (7, 3, 2)
-    assert (report.components, report.largest_components) == (4, (3, 2, 1, 1))
-    assert (report.degree_min, report.degree_median, report.degree_max) == (0, 1.0, 2)
-    assert report.duplicates == 2

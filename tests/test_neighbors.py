@@ -1,13 +1,15 @@
 """Exact k-NN: against brute force, ties, independence of blocks, errors."""
 
-import faiss
+import re
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray import neighbors
-from mmray.neighbors import ranks, search
+from mmray import neighbors, neighbors_torch
+from mmray.neighbors import ExactIndex, search
 from tests import oracles
 from tests.synthetic import clouds, curves, unit_rows
 
@@ -62,17 +64,82 @@ def test_a_row_depends_on_its_query_alone(monkeypatch):
     features = curves(3, clusters=6, per_cluster=50, d=24)
     features = np.concatenate([features, features[:40]])
     whole = search(features, features, 35)
-    threads = faiss.omp_get_max_threads()
-    monkeypatch.setattr(neighbors, "_BLOCK_QUERIES", 7)
-    faiss.omp_set_num_threads(1)
-    try:
-        blocked = search(features, features, 35)
-    finally:
-        faiss.omp_set_num_threads(threads)
+    monkeypatch.setattr(neighbors, "_TILE_QUERIES", 7)
+    monkeypatch.setattr(neighbors, "_TILE_ITEMS", 64)
+    blocked = search(features, features, 35)
+    threaded = search(features, features, 35, threads=3)
     alone = search(features, features[11:12], 35)
     for field in ("ids", "similarities"):
         np.testing.assert_array_equal(getattr(whole, field), getattr(blocked, field))
+        np.testing.assert_array_equal(getattr(whole, field), getattr(threaded, field))
         np.testing.assert_array_equal(getattr(whole, field)[11:12], getattr(alone, field))
+
+
+def tight(seed, n, d, spread):
+    """Rows so near each other that bfloat16 cannot tell them apart."""
+    rng = np.random.default_rng(seed)
+    return unit_rows(rng.standard_normal(d) + spread * rng.standard_normal((n, d)))
+
+
+@pytest.mark.parametrize("k", [1, 30, 400])
+@pytest.mark.parametrize(
+    "features",
+    [
+        clouds(0, 3000, 24),
+        tight(1, 3000, 24, 0.05),
+        tight(2, 3000, 24, 1e-4),
+        np.concatenate([clouds(3, 900, 24)] * 3),
+        1e4 * clouds(4, 2000, 24),
+    ],
+    ids=["clouds", "tight", "very tight", "copies", "long"],
+)
+def test_half_precision_changes_nothing(monkeypatch, features, k):
+    """Whether a CPU has units for bfloat16 or not, and where its candidates find no room."""
+    monkeypatch.setattr(neighbors, "_TILE_ITEMS", 256)
+    queries = features[::29]
+    plain = ExactIndex.of(features, half=False).search(queries, k)
+    index = ExactIndex.of(features, half=True)
+    assert len(index.half) == len(features)
+    halved = index.search(queries, k)
+    np.testing.assert_array_equal(halved.ids, plain.ids)
+    np.testing.assert_array_equal(halved.similarities, plain.similarities)
+    np.testing.assert_array_equal(plain.ids, oracles.nearest(features, queries, k))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("d", [3, 64, 300])
+def test_products_err_by_no_more_than_is_allowed_for(half, d):
+    rng = np.random.default_rng(d)
+    # Entries just above half of a unit in the last place: the worst case of rounding.
+    worst = unit_rows(np.sign(rng.standard_normal((500, d))) * (1 + 2.0**-8.001))
+    features = np.concatenate([worst, clouds(1, 500, d), np.abs(clouds(2, 500, d))])
+    index = ExactIndex.of(features, half=half)
+    items = torch.from_numpy(features)
+    attempt = neighbors._Attempt(index, items.bfloat16() if half else items, 5, 100, half)
+    scaled, slack = attempt._scaled(features)
+    products = (scaled @ attempt.items.T).double().numpy()
+    lengths = np.linalg.norm(features.astype(np.float64), axis=1)
+    exact = features.astype(np.float64) @ features.T.astype(np.float64)
+    exact *= 0.99 / (lengths[:, None] * index.norm)
+    errors = np.abs(products - exact).max(axis=1)
+    assert np.all(errors <= slack / 2)
+    assert errors.max() > slack.max() / (8 if half else 200), "the bound says nothing"
+
+
+@pytest.mark.parametrize("features", [clouds(0, 700, 24), np.concatenate([clouds(3, 90, 24)] * 8)])
+@pytest.mark.parametrize("k", [1, 30, 700])
+def test_candidates_by_sorting_as_on_a_gpu_give_the_same(monkeypatch, features, k):
+    plain = search(features, features[::7], k)
+    monkeypatch.setattr(neighbors_torch, "_TILE_ITEMS", 100)
+    monkeypatch.setattr(neighbors._Attempt, "_scan", neighbors._Attempt._sort)
+    other = ExactIndex.of(features, half=False).search(features[::7], k)
+    np.testing.assert_array_equal(other.ids, plain.ids)
+    np.testing.assert_array_equal(other.similarities, plain.similarities)
+
+
+def test_a_search_of_zeros_finds_the_first_ids():
+    found = search(np.zeros((50, 8), np.float32), clouds(0, 3, 8), 5)
+    np.testing.assert_array_equal(found.ids, np.tile(np.arange(5), (3, 1)))
 
 
 def test_permuting_the_items_permutes_the_result():
@@ -105,7 +172,7 @@ def test_ranks_are_places_in_the_complete_ranking(n):
     complete = search(features, features[:6], len(features)).ids
     rng = np.random.default_rng(1)
     wanted = [rng.choice(len(features), m, replace=False) for m in (0, 1, 5, len(features), 2, 3)]
-    for row, places in enumerate(ranks(features, features[:6], wanted)):
+    for row, places in enumerate(ExactIndex.of(features).ranks(features[:6], wanted)):
         np.testing.assert_array_equal(complete[row][places - 1], wanted[row])
 
 
@@ -115,7 +182,7 @@ def test_ranks_are_exact_where_blas_rounds_the_order_away():
     database = unit_rows(center + 1e-6 * rng.standard_normal((400, 256)))
     query = unit_rows(center[None] + 0.2 * rng.standard_normal((1, 256)))
     complete = oracles.nearest(database, query, 400)[0]
-    (places,) = ranks(database, query, [complete])
+    (places,) = ExactIndex.of(database).ranks(query, [complete])
     np.testing.assert_array_equal(places, np.arange(400) + 1)
 
 
@@ -135,9 +202,16 @@ def test_a_row_that_is_not_finite_is_named(value):
         search(features, broken, 3)
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (16,), (2, 2, 16)])
-def test_shapes_that_do_not_fit_are_refused(shape):
-    with pytest.raises(ValueError, match="equal second dimensions"):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((5, 3), "equal second dimensions, got shapes (10, 16) and (5, 3)"),
+        ((16,), "queries must be two-dimensional, got shape (16,)"),
+        ((2, 2, 16), "queries must be two-dimensional, got shape (2, 2, 16)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(shape, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         search(clouds(0, 10), np.zeros(shape, np.float32), 3)
 
 
@@ -148,4 +222,4 @@ def test_other_dtypes_are_refused():
 
 def test_ranks_needs_one_array_for_each_query():
     with pytest.raises(ValueError, match="ids has 1 arrays, but there are 2 queries"):
-        ranks(clouds(0, 10), clouds(0, 2), [np.array([1])])
+        ExactIndex.of(clouds(0, 10)).ranks(clouds(0, 2), [np.array([1])])

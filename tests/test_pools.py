@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray import pools as pools_module
 from mmray.anchors import select_anchors
 from mmray.diffusion import diffuse
 from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
-from mmray.neighbors import search
+from mmray.neighbors import ExactIndex, search
 from mmray.pools import mine_pools, pools_of
+from mmray.reordering import reorder
 from tests import oracles
 from tests.synthetic import clouds, curves, graph_of, permuted, unit_rows
 
@@ -24,6 +24,10 @@ AUTHORS = Path(__file__).resolve().parents[2] / "shared" / "data" / "authors_cub
 def graph_of_features(features, k=8):
     found = search(features, features, k)
     return reciprocal_knn_graph(found.ids, found.similarities)
+
+
+def prepared_pools(features, normalized, anchors, **sizes):
+    return pools_of(ExactIndex.of(features), reorder(normalized), anchors, **sizes)
 
 
 def assert_same(left, right):
@@ -55,8 +59,8 @@ def test_pools_are_the_set_differences_of_eqs_5_and_6(seed, positive_k, negative
         "negative_k": negative_k,
         "max_negatives": max_negatives,
     }
-    mined = pools_of(features, graph, anchors, **sizes)
-    diffusion = diffuse(graph, anchors)
+    mined = prepared_pools(features, graph, anchors, **sizes)
+    diffusion = diffuse(reorder(graph), anchors)
     s_e = oracles.similarities(features, features[anchors])
     for row, anchor in enumerate(anchors):
         s_m = diffusion.similarity[row]
@@ -153,18 +157,18 @@ def test_an_anchor_less_similar_than_its_hub_is_not_its_own_negative():
     assert mined.negatives[0].tolist() == []
 
 
-def test_pools_do_not_depend_on_the_other_anchors(monkeypatch):
+@pytest.mark.parametrize("part", [slice(7, 8), slice(3, 20), slice(None, None, -1)])
+def test_pools_do_not_depend_on_the_other_anchors(part):
     features = with_duplicates(3)
     graph = normalize_graph(graph_of_features(features))
     anchors = np.arange(0, 90, 4)
-    whole = pools_of(features, graph, anchors, **SIZES)
-    monkeypatch.setattr(pools_module, "_BLOCK_ANCHORS", 5)
-    assert_same(pools_of(features, graph, anchors, **SIZES), whole)
-    single = pools_of(features, graph, anchors[7:8], **SIZES)
+    whole = prepared_pools(features, graph, anchors, **SIZES)
+    some = prepared_pools(features, graph, anchors[part], **SIZES)
     for field in fields(whole):
-        np.testing.assert_array_equal(
-            getattr(single, field.name)[0], getattr(whole, field.name)[7], err_msg=field.name
-        )
+        for one, other in zip(
+            getattr(some, field.name), getattr(whole, field.name)[part], strict=True
+        ):
+            np.testing.assert_array_equal(one, other, err_msg=field.name)
 
 
 def test_permuting_the_items_permutes_the_pools():
@@ -219,7 +223,7 @@ def test_features_and_graph_of_different_sizes_are_refused():
     features = curves(0)
     graph = normalize_graph(graph_of_features(features))
     with pytest.raises(ValueError, match=r"shape \(120, 120\), but there are 119 features"):
-        pools_of(features[1:], graph, np.array([3]), **SIZES)
+        prepared_pools(features[1:], graph, np.array([3]), **SIZES)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,13 @@ import os
 import signal
 import socket
 from dataclasses import replace
+from typing import Literal
 
 import ray
 import ray.data
 from ray._private.utils import read_ray_address
 
+from mmray.arrays import Device
 from mmray.distributed.stage import Pool, free_cpus
 from mmray.errors import InputError
 
@@ -98,3 +100,17 @@ def training_resources(workers: int | None) -> tuple[int, dict[str, float]]:
     if gpus:
         return count, {"GPU": 1, "CPU": 1}
     return count, {"CPU": share}
+
+
+def mining_device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
+    """Where mining computes: on GPUs if the cluster has any, unless told otherwise.
+
+    Raises
+    ------
+    InputError
+        GPUs were asked for, and the cluster has none.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0) >= 1
+    if asked == "cuda" and not gpus:
+        raise InputError("--mining.device cuda: the cluster has no GPU; choose cpu or auto")
+    return "cuda" if gpus and asked != "cpu" else "cpu"

@@ -10,6 +10,7 @@ from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
 from mmray.distributed.stage import Pool
 from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.mining import MiningInput, MiningMethod
 from mmray.neighbors import search
 from mmray.pools import Pools, mine_pools
 from mmray.storage import Folder
@@ -28,9 +29,11 @@ def assert_equal(left: Pools, right: Pools) -> None:
 @pytest.mark.parametrize("maximum", [1, 2])
 def test_neighbors_equal_the_core_whatever_the_blocks(tmp_path, maximum):
     features = synthetic.curves(3)
-    found = nearest_neighbors(
-        features, 11, block=50, output=Folder(str(tmp_path)), pool=Pool(maximum=maximum)
+    folder = Folder(str(tmp_path))
+    nearest_neighbors(
+        features, 11, block=50, output=folder / "neighbors", pool=Pool(maximum=maximum)
     )
+    found = artifacts.read_neighbors(folder)
     wanted = search(features, features, 11)
     np.testing.assert_array_equal(found.ids, wanted.ids)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
@@ -46,14 +49,12 @@ def test_pools_equal_the_core_and_go_by_image_id(tmp_path, maximum):
     kept = graph[items][:, items]
     anchors = np.arange(len(items))[::-4]
     mine(
-        features[items],
-        normalize_graph(kept),
-        items,
+        MiningInput.of(features[items], kept, normalize_graph(kept), items),
         anchors,
+        MiningMethod(**SETTINGS),
         block=3,
         output=Folder(str(tmp_path)) / "pools",
         pool=Pool(maximum=maximum),
-        **SETTINGS,
     )
     pools = artifacts.read_pools(Folder(str(tmp_path)))
     assert_equal(pools, mine_pools(features, graph, items[anchors], items=items, **SETTINGS))

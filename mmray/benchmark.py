@@ -1,0 +1,140 @@
+"""What mmray does against what one would call instead, on the same input in the same process.
+
+n items, d dims, k neighbours, a anchors.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from scipy.sparse import csr_array, eye_array
+from scipy.sparse.linalg import cg
+
+from mmray.arrays import Features, Graph
+from mmray.diffusion import diffuse
+from mmray.graph import normalize_graph, reciprocal_knn_graph
+from mmray.neighbors import ExactIndex
+from mmray.reordering import reorder
+
+_BLOCK = 65_536  # items made at a time
+_SMOOTHNESS = 2.0  # the larger, the more the manifold is folded
+
+
+def manifold_features(n: int, d: int, *, intrinsic: int = 8, seed: int = 0) -> Features:
+    """Points of a curved manifold, in no order, as the features of many photos may lie.
+
+    Random Fourier features of points spread evenly in a cube: nearby points of the cube are
+    similar, and similarity falls off smoothly.
+
+    Parameters
+    ----------
+    d : int
+        Even.
+    intrinsic : int
+        Dimensions of the cube.
+
+    Returns
+    -------
+    (n, d) float32, l2-normalised.
+    """
+    rng = np.random.default_rng(seed)
+    frequencies = rng.standard_normal((intrinsic, d // 2), np.float32) * np.float32(_SMOOTHNESS)
+    features = np.empty((n, d), np.float32)
+    for start in range(0, n, _BLOCK):
+        block = features[start : start + _BLOCK]
+        phases = rng.random((len(block), intrinsic), np.float32) @ frequencies
+        np.cos(phases, out=block[:, : d // 2])
+        np.sin(phases, out=block[:, d // 2 :])
+    # cos² + sin² of each of d/2 phases: all rows have the same length.
+    features *= np.float32((2 / d) ** 0.5)
+    return features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Seconds for the same work, the best of several times on both sides."""
+
+    part: str
+    rival: str
+    ours: float
+    theirs: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ours is."""
+        return self.theirs / self.ours
+
+
+def compare_knn(
+    features: Features, k: int, *, queries: int, threads: int, repeats: int
+) -> Comparison:
+    """Exact k nearest of the first rows, against `faiss.knn` on as many threads.
+
+    What ours prepares once for all queries counts in proportion to the queries asked here.
+    """
+    asked = features[:queries]
+    faiss.omp_set_num_threads(threads)
+    start = time.perf_counter()
+    index = ExactIndex.of(features)
+    preparing = (time.perf_counter() - start) * len(asked) / len(features)
+    index.search(asked[:64], k)  # compiles
+    ours, theirs = _alternately(
+        lambda: index.search(asked, k, threads=threads),
+        lambda: faiss.knn(asked, features, k, metric=faiss.METRIC_INNER_PRODUCT),
+        repeats,
+    )
+    part = f"exact k-NN, {len(asked):,} of {len(features):,} x {features.shape[1]}, k = {k}"
+    return Comparison(part=part, rival="faiss.knn", ours=ours + preparing, theirs=theirs)
+
+
+def compare_diffusion(
+    features: Features, k: int, *, anchors: int, solved: int, threads: int, repeats: int
+) -> Comparison:
+    """Diffusion from anchors, against `scipy.sparse.linalg.cg` anchor by anchor.
+
+    The same graph, rtol and iterations. scipy solves for `solved` anchors; its time is scaled to
+    all. Ours includes the reordering of the graph in proportion to 1,000 anchors.
+    """
+    found = ExactIndex.of(features).search(features, k, threads=threads)
+    graph = normalize_graph(reciprocal_knn_graph(found.ids, found.similarities))
+    chosen = np.random.default_rng(0).choice(len(features), anchors, replace=False)
+    start = time.perf_counter()
+    reordered = reorder(graph)
+    reordering = (time.perf_counter() - start) * anchors / 1000
+    diffuse(reordered, chosen[:1], max_iter=1)  # compiles
+    system = csr_array(eye_array(len(features), dtype=np.float32) - np.float32(0.99) * graph)
+    ours, theirs = _alternately(
+        lambda: diffuse(reordered, chosen, threads=threads),
+        lambda: _one_by_one(system, chosen[:solved].tolist()),
+        repeats,
+    )
+    part = f"diffusion, {anchors} anchors, {len(features):,} items, {graph.nnz:,} entries"
+    return Comparison(
+        part=part,
+        rival="scipy.sparse.linalg.cg",
+        ours=ours + reordering,
+        theirs=theirs * anchors / solved,
+    )
+
+
+def _one_by_one(system: Graph, anchors: list[int]) -> None:
+    for anchor in anchors:
+        right = np.zeros(system.shape[0], np.float32)
+        right[anchor] = 1
+        cg(system, right, rtol=1e-10, maxiter=20)
+
+
+def _alternately(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int
+) -> tuple[float, float]:
+    """The best time of each, taken in turns: what disturbs the machine disturbs both."""
+    times = [(_seconds(ours), _seconds(theirs)) for _ in range(repeats)]
+    return min(first for first, _ in times), min(second for _, second in times)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

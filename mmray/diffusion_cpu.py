@@ -1,0 +1,121 @@
+"""The vectors of a block of conjugate gradients on CPUs.
+
+n items, b = 16 columns, rows in the order of the graph given.
+
+Rows are taken in bands; sums over a band are added up in double precision and the bands' sums in
+their order, so that bits depend neither on the number of threads nor on the other columns. From one
+item, t steps reach t edges far: bands that no column has reached hold zeros and are passed over.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.arrays import Features, Floats, Ids, read_only
+from mmray.kernels import diffusion as kernels
+from mmray.kernels.diffusion import COLUMNS
+from mmray.reordering import ReorderedGraph
+
+_BAND_ROWS = 512
+_MOST_BANDS = 2048  # of a larger graph the bands are wider: which touches which is a square table
+
+_Block = NDArray[np.floating]  # (n, b), of the graph's dtype
+
+
+class CpuVectors:
+    """f, its best iterate, r, p and (I − αÂ) p of b columns, used again for every block."""
+
+    columns = COLUMNS
+
+    def __init__(self, graph: ReorderedGraph, alpha: float, threads: int) -> None:
+        matrix = graph.graph
+        n, self.dtype = matrix.shape[0], matrix.dtype
+        self.graph = tuple(map(read_only, (matrix.data, matrix.indices, matrix.indptr)))
+        self.positions = graph.positions
+        self.alpha = self.dtype.type(alpha)
+        self.solution, self.best, self.remainder, self.direction, self.image = (
+            _zeros(n, self.dtype) for _ in range(5)
+        )
+        self.height = max(_BAND_ROWS, -(-n // _MOST_BANDS))
+        count = -(-n // self.height)
+        self.sums = np.zeros((count, COLUMNS))
+        self.touches = np.zeros((count, count), bool)
+        kernels.mark_touched(*self.graph[1:], self.height, self.touches)
+        self.reached = np.zeros(count, bool)
+        self.threads = threads
+        self.pool = ThreadPoolExecutor(max(1, threads - 1))
+
+    def start(self, sources: Ids) -> None:
+        """The columns' right-hand sides e_i and first direction; f = 0."""
+        rows, columns = self.positions[sources], np.arange(len(sources))
+        blocks = (self.solution, self.remainder, self.direction, self.image)
+        self._each(kernels.clear, *blocks)
+        self.reached[:] = False
+        self.reached[rows // self.height] = True
+        self.remainder[rows, columns] = 1
+        self.direction[rows, columns] = 1
+
+    def multiply(self) -> Floats:
+        """Leave (I − αÂ) p in `image`; return pᵀ(I − αÂ)p (b,)."""
+        return self._multiply(self.direction)
+
+    def step_remainder(self, step: Floats) -> Floats:
+        """R −= step (I − αÂ) p; return ‖r‖² (b,)."""
+        self._each(kernels.add, self.remainder, self.image, -step.astype(self.dtype))
+        return self._sums()
+
+    def step_solution(self, step: Floats, conjugation: Floats) -> None:
+        """F += step p, then p = r + conjugation p."""
+        lengths = step.astype(self.dtype), conjugation.astype(self.dtype)
+        self._each(kernels.advance, self.solution, self.direction, self.remainder, *lengths)
+
+    def save(self, columns: NDArray[np.bool_]) -> None:
+        """Remember f of these columns (b,) as their best."""
+        self._each(kernels.take, self.best, self.solution, columns)
+
+    def restore(self, columns: NDArray[np.bool_]) -> None:
+        """Put the best f of these columns (b,) back."""
+        self._each(kernels.take, self.solution, self.best, columns)
+
+    def residuals(self, sources: Ids) -> Floats:
+        """‖e_i − (I − αÂ) f‖ (b,) of the f at hand: computed, not carried along."""
+        self._multiply(self.solution)
+        self.image[self.positions[sources], np.arange(len(sources))] -= 1
+        self._each(kernels.add, self.image, self.image, np.zeros(COLUMNS, self.dtype))
+        return np.sqrt(self._sums())
+
+    def write(self, similarity: Features) -> None:
+        """F of the first m columns into (m, n) float32, by item."""
+        kernels.transpose(self.solution, self.positions, similarity)
+
+    def _sums(self) -> Floats:
+        totals: Floats = self.sums.sum(axis=0)
+        return totals
+
+    def _multiply(self, vectors: _Block) -> Floats:
+        self.reached |= self.touches[:, self.reached].any(axis=1)
+        self._each(kernels.product, *self.graph, vectors, self.image, -self.alpha)
+        return self._sums()
+
+    def _each(self, kernel: Callable[..., None], *arguments: Any) -> None:
+        """Run a kernel on the bands reached, an equal share a thread."""
+        self.sums[:] = 0
+        shares = np.array_split(np.flatnonzero(self.reached), self.threads)
+        runs = [
+            self.pool.submit(kernel, *arguments, share, self.height, self.sums)
+            for share in shares[1:]
+        ]
+        kernel(*arguments, shares[0], self.height, self.sums)
+        for run in runs:
+            run.result()
+
+
+def _zeros(n: int, dtype: np.dtype) -> _Block:
+    """(n, b) whose rows begin at a multiple of 64 bytes: one cache line in single precision."""
+    spare = 64 // dtype.itemsize
+    memory = np.zeros(n * COLUMNS + spare, dtype)
+    first = -(memory.ctypes.data // dtype.itemsize) % spare
+    return memory[first : first + n * COLUMNS].reshape(n, COLUMNS)

@@ -1,0 +1,96 @@
+"""The vectors of a block of conjugate gradients in PyTorch, for a GPU.
+
+n items, b = 64 columns, rows in the order of the graph given. Passes are those of `diffusion_cpu`,
+sums in double precision too. Bits differ from those of a CPU, and from run to run as far as the
+GPU's sparse product (cuSPARSE) lets them.
+"""
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmray.arrays import Features, Floats, Ids
+from mmray.reordering import ReorderedGraph
+
+COLUMNS = 64  # a GPU wants more in flight than a CPU; five arrays of n x b still fit
+
+
+class TorchVectors:
+    """f, its best iterate, r, p and (I − αÂ) p of b columns, used again for every block."""
+
+    columns = COLUMNS
+
+    def __init__(self, graph: ReorderedGraph, alpha: float, device: str) -> None:
+        self.device, self.alpha = device, alpha
+        # Copies, because the graph may lie in shared memory that cannot be written.
+        indptr, indices, data = (
+            torch.from_numpy(part.copy()).to(device)
+            for part in (graph.graph.indptr, graph.graph.indices, graph.graph.data)
+        )
+        with warnings.catch_warnings():
+            # That it is a beta, and that what scipy guarantees is not checked again.
+            warnings.filterwarnings("ignore", "Sparse (CSR|invariant)", UserWarning)
+            self.graph = torch.sparse_csr_tensor(indptr, indices, data, graph.graph.shape)
+        self.positions = graph.positions
+        self.order = torch.from_numpy(self.positions).to(device)
+        shape = (len(self.positions), COLUMNS)
+        self.solution, self.best, self.remainder, self.direction, self.image = (
+            torch.zeros(shape, dtype=self.graph.dtype, device=device) for _ in range(5)
+        )
+
+    def start(self, sources: Ids) -> None:
+        """The columns' right-hand sides e_i and first direction; f = 0."""
+        self.solution.zero_()
+        self.remainder.zero_()
+        self.remainder[self.positions[sources], np.arange(len(sources))] = 1
+        self.direction.copy_(self.remainder)
+
+    def multiply(self) -> Floats:
+        """Leave (I − αÂ) p in `image`; return pᵀ(I − αÂ)p (b,)."""
+        self._multiply(self.direction)
+        return _sums(self.direction * self.image)
+
+    def step_remainder(self, step: Floats) -> Floats:
+        """R −= step (I − αÂ) p; return ‖r‖² (b,)."""
+        self.remainder.addcmul_(self.image, self._row(step), value=-1)
+        return _sums(self.remainder.square())
+
+    def step_solution(self, step: Floats, conjugation: Floats) -> None:
+        """F += step p, then p = r + conjugation p."""
+        self.solution.addcmul_(self.direction, self._row(step))
+        self.direction.mul_(self._row(conjugation)).add_(self.remainder)
+
+    def save(self, columns: NDArray[np.bool_]) -> None:
+        """Remember f of these columns (b,) as their best."""
+        chosen = torch.from_numpy(columns).to(self.device)
+        torch.where(chosen, self.solution, self.best, out=self.best)
+
+    def restore(self, columns: NDArray[np.bool_]) -> None:
+        """Put the best f of these columns (b,) back."""
+        chosen = torch.from_numpy(columns).to(self.device)
+        torch.where(chosen, self.best, self.solution, out=self.solution)
+
+    def residuals(self, sources: Ids) -> Floats:
+        """‖e_i − (I − αÂ) f‖ (b,) of the f at hand: computed, not carried along."""
+        self._multiply(self.solution)
+        self.image[self.positions[sources], np.arange(len(sources))] -= 1
+        return np.sqrt(_sums(self.image.square()))
+
+    def write(self, similarity: Features) -> None:
+        """F of the first m columns into (m, n) float32, by item."""
+        chosen = self.solution[:, : len(similarity)][self.order]
+        similarity[:] = chosen.T.float().cpu().numpy()
+
+    def _multiply(self, vectors: torch.Tensor) -> None:
+        torch.mm(self.graph, vectors, out=self.image)
+        self.image.mul_(-self.alpha).add_(vectors)
+
+    def _row(self, values: Floats) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device, self.graph.dtype)
+
+
+def _sums(products: torch.Tensor) -> Floats:
+    totals: Floats = products.sum(dim=0, dtype=torch.float64).cpu().numpy()
+    return totals

@@ -1,0 +1,55 @@
+"""Features that were computed elsewhere to anchors and pools: the recipe of `jobs/mine.py`."""
+
+import dataclasses
+
+from mmray.config import MineConfig
+from mmray.evaluation.purity import pool_purity, read_labels
+from mmray.feature_files import read_feature_set
+from mmray.mining_stages import Source, graph_stage, mine_stage
+from mmray.progress import announce
+from mmray.session import running, usable_storage
+
+
+def run(config: MineConfig) -> list[tuple[str, str]]:
+    """Mine, as far as it is not done yet.
+
+    Returns
+    -------
+    Rows of the results table: what, and how much of it.
+
+    Raises
+    ------
+    InputError
+        A setting, an input or the cluster cannot be used. What was done until then is kept.
+    """
+    storage = usable_storage(config)
+    given = read_feature_set(config.features)
+    labels = read_labels(config.labels, len(given.features)) if config.labels else None
+    if given.normalized:
+        announce(f"{config.features}: rows are not of unit length; they are l2-normalised")
+    source = Source(given.fingerprint, len(given.features), lambda: given.features)
+    with running(config, storage, ("graph", "mine")) as session:
+        graph = graph_stage(session, source)
+        mined = mine_stage(session, source, graph)
+        purity = {}
+        if labels is not None:
+            purity = dataclasses.asdict(pool_purity(mined.pools, labels))
+            session.run.log_metrics({f"purity/{key}": value for key, value in purity.items()})
+    announce(f"anchors: {mined.stage.folder.location('anchors.parquet')}")
+    announce(f"pools: {mined.stage.folder.location('pools')}")
+    counted = mined.stage.counts
+    rows = [
+        ("items", f"{graph.counts['items']:,}"),
+        ("items kept", f"{graph.counts['kept']:,}"),
+        ("edges", f"{graph.counts['edges']:,}"),
+        ("anchors", f"{counted['anchors']:,}"),
+        ("positives", f"{counted['positives']:,}"),
+        ("negatives", f"{counted['negatives']:,}"),
+        ("anchors without positives", f"{counted['without_positives']:,}"),
+        ("positives dropped, of similarity 0", f"{counted['zero_positives']:,}"),
+        ("largest residual", f"{counted['largest_residual']:.1e}"),
+    ]
+    if purity:
+        rows.append(("positives of the anchor's label", f"{purity['positives']:.1%}"))
+        rows.append(("negatives of another label", f"{purity['negatives']:.1%}"))
+    return rows

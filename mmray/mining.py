@@ -1,0 +1,199 @@
+"""Pools for batches of anchors by any of the methods that are compared (Tables 1 and 2).
+
+n items, d dimensions, a anchors.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mmray.arrays import Device, Features, Floats, Graph, Ids
+from mmray.baselines import (
+    cyclic_positives,
+    euclidean_lengths,
+    euclidean_positives,
+    geodesic_negatives,
+    random_negatives,
+)
+from mmray.config import Negatives, Positives
+from mmray.neighbors import ExactIndex
+from mmray.pools import Pools, pools_of
+from mmray.reordering import ReorderedGraph, reorder
+
+EUCLIDEAN_K = 5  # of Table 1: NN^e_5, the anchor counted
+CYCLE_NEIGHBORS = 4  # Li et al.; the item itself not counted
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MiningInput:
+    """What all anchors of a run are mined on; plain arrays, for shared memory.
+
+    Attributes
+    ----------
+    index : ExactIndex of the (n, d) features
+    normalized : (n, n) ReorderedGraph
+    items : (n,) int64
+        Image ids of the n items.
+    neighbors : (n, k) int64 or None
+        Nearest neighbours of each item, most similar first, for cyclic positives.
+    lengths : (n, n) CSR or None
+        Euclidean lengths of the graph's edges, for geodesic negatives.
+    """
+
+    index: ExactIndex
+    normalized: ReorderedGraph
+    items: Ids
+    neighbors: Ids | None = None
+    lengths: Graph | None = None
+
+    @classmethod
+    def of(
+        cls,
+        features: Features,
+        raw: Graph,
+        normalized: Graph,
+        items: Ids,
+        *,
+        power: float = 3.0,
+        positives: Positives = "manifold",
+        negatives: Negatives = "manifold",
+        threads: int = 1,
+    ) -> "MiningInput":
+        """Prepare the features (n, d) and the graph of n items for these kinds of pools."""
+        index = ExactIndex.of(features)
+        neighbors = None
+        if positives == "cyclic":
+            k = min(CYCLE_NEIGHBORS + 1, len(features))
+            neighbors = index.search(features, k, threads=threads).ids
+        return cls(
+            index=index,
+            normalized=reorder(normalized),
+            items=items,
+            neighbors=neighbors,
+            lengths=euclidean_lengths(raw, power=power) if negatives == "geodesic" else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningMethod:
+    """Which pools to mine, and their sizes; see `pools_of`."""
+
+    positives: Positives = "manifold"
+    negatives: Negatives = "manifold"
+    positive_k: int
+    negative_k: int
+    max_negatives: int
+    alpha: float = 0.99
+    rtol: float = 1e-10
+    max_iter: int = 20
+    seed: int = 0
+
+
+def mine_batch(
+    given: MiningInput,
+    anchors: Ids,
+    method: MiningMethod,
+    *,
+    device: Device = "cpu",
+    threads: int = 1,
+) -> Pools:
+    """Pools of some anchors, by image id.
+
+    Where positives or negatives are not those of the manifold, their similarities are s_e, and the
+    manifold ranks of negatives are 0: not known. Nothing is diffused where neither is.
+
+    Parameters
+    ----------
+    anchors : (a,) int64, in 0..n-1
+
+    Returns
+    -------
+    Pools : those of an anchor are the same, bit for bit, whatever the other anchors are.
+    """
+    index = given.index
+    if "manifold" in (method.positives, method.negatives):
+        pools = pools_of(
+            index,
+            given.normalized,
+            anchors,
+            positive_k=method.positive_k,
+            negative_k=method.negative_k,
+            max_negatives=method.max_negatives,
+            alpha=method.alpha,
+            rtol=method.rtol,
+            max_iter=method.max_iter,
+            device=device,
+            threads=threads,
+        )
+    else:
+        pools = _empty(anchors)
+    if method.positives != "manifold":
+        pools = _with_positives(pools, index, _positives(given, anchors, method))
+    if method.negatives != "manifold":
+        pools = _with_negatives(pools, index, _negatives(given, anchors, method))
+    return pools.renamed(given.items)
+
+
+def _positives(given: MiningInput, anchors: Ids, method: MiningMethod) -> tuple[Ids, ...]:
+    if method.positives == "cyclic":
+        assert given.neighbors is not None, "prepared for other positives"
+        return cyclic_positives(given.neighbors, anchors)
+    return euclidean_positives(_nearest(given.index, anchors, EUCLIDEAN_K), anchors, EUCLIDEAN_K)
+
+
+def _negatives(given: MiningInput, anchors: Ids, method: MiningMethod) -> tuple[Ids, ...]:
+    n = len(given.index.database)
+    if method.negatives == "geodesic":
+        assert given.lengths is not None, "prepared for other negatives"
+        nearest = _nearest(given.index, anchors, min(method.negative_k, -(-n // 2)))
+        return geodesic_negatives(given.lengths, nearest, anchors, count=method.max_negatives)
+    nearest = _nearest(given.index, anchors, EUCLIDEAN_K)
+    return random_negatives(
+        n, nearest, anchors, k=EUCLIDEAN_K, count=method.max_negatives, seed=method.seed
+    )
+
+
+def _nearest(index: ExactIndex, anchors: Ids, k: int) -> Ids:
+    return index.search(index.database[anchors], k).ids
+
+
+def _with_positives(pools: Pools, index: ExactIndex, positives: tuple[Ids, ...]) -> Pools:
+    queries = index.database[pools.anchors]
+    return replace(
+        pools,
+        positives=positives,
+        positive_similarity=tuple(index.similarities(queries, positives)),
+        positive_rank_e=tuple(index.ranks(queries, positives)),
+        manifold_neighbors=positives,
+        zero_positives=np.zeros(len(positives), np.int64),
+    )
+
+
+def _with_negatives(pools: Pools, index: ExactIndex, negatives: tuple[Ids, ...]) -> Pools:
+    queries = index.database[pools.anchors]
+    return replace(
+        pools,
+        negatives=negatives,
+        negative_similarity=tuple(index.similarities(queries, negatives)),
+        negative_rank_m=tuple(np.zeros(len(ids), np.int64) for ids in negatives),
+    )
+
+
+def _empty(anchors: Ids) -> Pools:
+    ids: tuple[Ids, ...] = tuple(np.empty(0, np.int64) for _ in anchors)
+    values: tuple[Features, ...] = tuple(np.empty(0, np.float32) for _ in anchors)
+    zeros = np.zeros(len(anchors), np.int64)
+    residual: Floats = np.zeros(len(anchors))
+    return Pools(
+        anchors=anchors.astype(np.int64),
+        positives=ids,
+        positive_similarity=values,
+        positive_rank_e=ids,
+        negatives=ids,
+        negative_similarity=values,
+        negative_rank_m=ids,
+        manifold_neighbors=ids,
+        zero_positives=zeros,
+        residual=residual,
+        iterations=zeros,
+    )

@@ -1,0 +1,154 @@
+"""The stages that every job mines with: features to a graph, and a graph to anchors and pools.
+
+n items, a anchors.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmray import artifacts
+from mmray.anchors import select_anchors, stationary_distribution
+from mmray.arrays import Device, Features
+from mmray.artifacts import Stage
+from mmray.config import MiningConfig, RunConfig
+from mmray.distributed import cluster
+from mmray.distributed.mining import mine
+from mmray.distributed.neighbors import nearest_neighbors
+from mmray.distributed.stage import Pool
+from mmray.errors import InputError
+from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.graph_report import GraphReport, describe, graph_report
+from mmray.mining import MiningInput, MiningMethod
+from mmray.pools import Pools, summary
+from mmray.progress import announce
+from mmray.report import graph_figure
+from mmray.session import Counts, Session
+
+
+@dataclass(frozen=True)
+class Source:
+    """Features (n, d) to mine on, read when a stage needs them."""
+
+    fingerprint: str
+    count: int
+    load: Callable[[], Features]
+    what: str = "items"  # the word for them in messages
+
+
+@dataclass(frozen=True)
+class Mined:
+    """The mining stage, and the pools that it left, by image id."""
+
+    stage: Stage
+    pools: Pools
+
+
+def neighbors_stage(session: Session[RunConfig], source: Source) -> Stage:
+    """The nearest neighbours of every item; graphs of the same k share them."""
+    config = session.config.mining
+    need_items(config, source.count, source.what)
+    k = config.graph_k + (0 if config.count_self else 1)
+
+    def work(stage: Stage) -> Counts:
+        pool, device = _workers(session)
+        nearest_neighbors(
+            source.load(),
+            k,
+            block=config.query_block,
+            output=stage.folder / "neighbors",
+            pool=pool,
+            device=device,
+        )
+        return {"items": source.count, "k": k}
+
+    inputs = (source.fingerprint, k, config.query_block)
+    return session.stage("knn", *inputs, work=work, part_of="graph")
+
+
+def graph_stage(session: Session[RunConfig], source: Source) -> Stage:
+    """Reciprocal k-NN graph of the items, eq. (1)."""
+    config = session.config.mining
+    neighbors = neighbors_stage(session, source)
+
+    def work(stage: Stage) -> Counts:
+        features, found = source.load(), artifacts.read_neighbors(neighbors.folder)
+        whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
+        report = graph_report(whole, features)
+        counts = dataclasses.asdict(report)
+        artifacts.write_json(stage.folder, "report.json", counts)
+        session.run.log_file(stage.folder, "report.json", "graph")
+        announce(f"graph: {describe(report)}")
+        every = np.arange(len(features))
+        items = largest_component(whole) if config.component == "largest" else every
+        need_items(config, len(items), f"{source.what} in the graph's largest component")
+        raw = whole[items][:, items]
+        artifacts.write_graph(stage.folder, raw=raw, normalized=normalize_graph(raw), items=items)
+        numbers = {name: value for name, value in counts.items() if not isinstance(value, tuple)}
+        return {"kept": len(items), **numbers}
+
+    return session.stage("graph", neighbors.fingerprint, config.power, config.component, work=work)
+
+
+def mine_stage(session: Session[RunConfig], source: Source, graph: Stage) -> Mined:
+    """Anchors, and their pools of positives and negatives, eqs. (2)-(6)."""
+    config, seed = session.config.mining, session.config.seed
+    names = {field.name for field in dataclasses.fields(MiningMethod)} - {"seed"}
+    method = MiningMethod(**{name: getattr(config, name) for name in names}, seed=seed)
+    pool, device = _workers(session)
+
+    def work(stage: Stage) -> Counts:
+        stored = artifacts.read_graph(graph.folder)
+        count = len(stored.items) if config.anchors is None else config.anchors
+        anchors = select_anchors(stored.raw, count, selection=config.selection, seed=seed)
+        importance = stationary_distribution(stored.raw)[anchors]
+        artifacts.write_anchors(stage.folder, stored.items[anchors], importance)
+        report = GraphReport(**artifacts.read_json(graph.folder, "report.json"))
+        stage.folder.write("graph.png", graph_figure(report, importance))
+        session.run.log_file(stage.folder, "graph.png", "graph")
+        given = MiningInput.of(
+            source.load()[stored.items],
+            stored.raw,
+            stored.normalized,
+            stored.items,
+            power=config.power,
+            positives=config.positives,
+            negatives=config.negatives,
+        )
+        pools = stage.folder / "pools"
+        mine(
+            given,
+            anchors,
+            method,
+            block=config.anchor_block,
+            output=pools,
+            pool=pool,
+            device=device,
+        )
+        return summary(artifacts.read_pools(stage.folder))
+
+    drawn = seed if "random" in (config.selection, config.negatives) else None
+    options = dataclasses.asdict(dataclasses.replace(method, seed=0))
+    anchors = (config.anchors, config.selection, config.anchor_block, drawn)
+    stage = session.stage("mine", graph.fingerprint, anchors, options, device, work=work)
+    return Mined(stage, artifacts.read_pools(stage.folder))
+
+
+def need_items(config: MiningConfig, count: int, what: str) -> None:
+    """There must be more items than neighbours are asked for; else InputError."""
+    for flag, k in (("graph-k", config.graph_k), ("positive-k", config.positive_k)):
+        if count <= k:
+            raise InputError(
+                f"{count} {what} are too few for --mining.{flag} {k}: add some, or choose a value "
+                f"below {count}"
+            )
+
+
+def _workers(session: Session[RunConfig]) -> tuple[Pool, Device]:
+    """The actors of a mining stage, and where they compute."""
+    config = session.config.mining
+    device = cluster.mining_device(config.device)
+    pool = dataclasses.replace(session.pool, cpus=config.threads)
+    return (cluster.with_gpus(pool) if device == "cuda" else pool), device

@@ -1,0 +1,66 @@
+"""Renumbering of a graph's items, so that neighbours lie near each other in memory.
+
+n items.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csgraph, csr_array
+
+from mmray.arrays import Graph, Ids
+
+
+@dataclass(frozen=True, eq=False)
+class ReorderedGraph:
+    """A graph whose row r is item items[r].
+
+    Attributes
+    ----------
+    graph : (n, n) CSR
+    items : (n,) int64
+        A permutation of 0..n-1.
+    """
+
+    graph: Graph
+    items: Ids
+
+    @property
+    def positions(self) -> Ids:
+        """Row (n,) int64 of each item."""
+        return inverse(self.items)
+
+
+def reorder(graph: Graph) -> ReorderedGraph:
+    """The same graph in reverse Cuthill-McKee order, which narrows the band of its entries.
+
+    A sparse product then finds the rows it gathers in the cache, instead of all over memory.
+
+    Parameters
+    ----------
+    graph : (n, n) CSR
+        Symmetric.
+
+    Returns
+    -------
+    ReorderedGraph : indices sorted; equal graphs give equal orders.
+    """
+    items = csgraph.reverse_cuthill_mckee(graph, symmetric_mode=True).astype(np.int64)
+    moved = graph[items]
+    # Renaming the columns keeps every row's entries, and costs less than graph[items][:, items].
+    columns = inverse(items).astype(moved.indices.dtype)[moved.indices]
+    result = csr_array((moved.data, columns, moved.indptr), shape=graph.shape)
+    result.sort_indices()
+    return ReorderedGraph(result, items)
+
+
+def unordered(graph: Graph) -> ReorderedGraph:
+    """The graph as it is."""
+    return ReorderedGraph(graph, np.arange(graph.shape[0]))
+
+
+def inverse(permutation: Ids) -> Ids:
+    """Place (n,) int64 of each of 0..n-1 in a permutation of them."""
+    places = np.empty_like(permutation)
+    places[permutation] = np.arange(len(permutation))
+    return places
