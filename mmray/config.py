@@ -13,6 +13,8 @@ Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_l
 Pooling = Literal["mac", "rmac", "gem"]
 Selection = Literal["walk", "all", "random"]
 Loss = Literal["contrastive", "triplet"]
+ApproximateSearch = Literal["ivf", "hnsw"]
+Search = Literal["exact", "ivf", "hnsw"]
 Positives = Literal["manifold", "euclidean", "cyclic"]
 Negatives = Literal["manifold", "random", "geodesic"]
 Preset = Literal["demo", "retrieval"]
@@ -61,6 +63,10 @@ class MiningConfig:
     """Neighbours of an item in the graph, eq. (1)."""
     count_self: bool = True
     """The item is one of its own graph_k neighbours, as in the authors' released code."""
+    search: Search = "exact"
+    """k-NN of all items: exact, or approximate by faiss's inverted lists or navigable graph."""
+    search_effort: int = 64
+    """Lists probed (ivf) or items kept while walking (hnsw): more find more, in more time."""
     power: float = 3.0
     """Exponent of the similarities, eq. (1)."""
     component: Literal["largest", "all"] = "largest"
@@ -85,6 +91,8 @@ class MiningConfig:
     """Neighbours compared for the negatives, eq. (6); capped at half of the items."""
     max_negatives: int = 50
     """Negatives kept for an anchor (as released)."""
+    geodesic_far: float = 0.5
+    """Geodesic negatives are farther along the graph than this share of all items."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the k-NN search and the diffusion run; auto: on GPUs if the cluster has any."""
     threads: int = 1
@@ -252,6 +260,7 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("extraction", "batch_size"): (1, 65_536),
     ("extraction", "max_bad_fraction"): (0, 1),
     ("mining", "graph_k"): (2, 1_000_000),
+    ("mining", "search_effort"): (1, 10**9),
     ("mining", "power"): (0, 100),
     ("mining", "anchors"): (1, 10**9),
     ("mining", "alpha"): (0, 0.999999),
@@ -260,6 +269,7 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("mining", "positive_k"): (1, 1_000_000),
     ("mining", "negative_k"): (1, 10**9),
     ("mining", "max_negatives"): (1, 1_000_000),
+    ("mining", "geodesic_far"): (0, 1),
     ("mining", "threads"): (1, 10_000),
     ("mining", "query_block"): (1, 10**9),
     ("mining", "anchor_block"): (1, 100_000),

@@ -41,6 +41,7 @@ def run(config: MineConfig) -> list[tuple[str, str]]:
     rows = [
         ("items", f"{graph.counts['items']:,}"),
         ("items kept", f"{graph.counts['kept']:,}"),
+        ("nearest neighbours found", f"{graph.counts['recall']:.1%}"),
         ("edges", f"{graph.counts['edges']:,}"),
         ("anchors", f"{counted['anchors']:,}"),
         ("positives", f"{counted['positives']:,}"),

@@ -76,13 +76,14 @@ class MiningInput:
 
 @dataclass(frozen=True, kw_only=True)
 class MiningMethod:
-    """Which pools to mine, and their sizes; see `pools_of`."""
+    """Which pools to mine, and their sizes; see `pools_of` and `baselines`."""
 
     positives: Positives = "manifold"
     negatives: Negatives = "manifold"
     positive_k: int
     negative_k: int
     max_negatives: int
+    geodesic_far: float = 0.5
     alpha: float = 0.99
     rtol: float = 1e-10
     max_iter: int = 20
@@ -146,7 +147,9 @@ def _negatives(given: MiningInput, anchors: Ids, method: MiningMethod) -> tuple[
     if method.negatives == "geodesic":
         assert given.lengths is not None, "prepared for other negatives"
         nearest = _nearest(given.index, anchors, min(method.negative_k, -(-n // 2)))
-        return geodesic_negatives(given.lengths, nearest, anchors, count=method.max_negatives)
+        return geodesic_negatives(
+            given.lengths, nearest, anchors, count=method.max_negatives, far=method.geodesic_far
+        )
     nearest = _nearest(given.index, anchors, EUCLIDEAN_K)
     return random_negatives(
         n, nearest, anchors, k=EUCLIDEAN_K, count=method.max_negatives, seed=method.seed

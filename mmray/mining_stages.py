@@ -4,16 +4,19 @@ n items, a anchors.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mmray import artifacts
 from mmray.anchors import select_anchors, stationary_distribution
+from mmray.approximate import ApproximateIndex, measured_recall
 from mmray.arrays import Device, Features
 from mmray.artifacts import Stage
-from mmray.config import MiningConfig, RunConfig
+from mmray.config import ApproximateSearch, MiningConfig, RunConfig
 from mmray.distributed import cluster
 from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
@@ -22,6 +25,7 @@ from mmray.errors import InputError
 from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.graph_report import GraphReport, describe, graph_report
 from mmray.mining import MiningInput, MiningMethod
+from mmray.neighbors import ExactIndex
 from mmray.pools import Pools, summary
 from mmray.progress import announce
 from mmray.report import graph_figure
@@ -54,18 +58,39 @@ def neighbors_stage(session: Session[RunConfig], source: Source) -> Stage:
 
     def work(stage: Stage) -> Counts:
         pool, device = _workers(session)
-        nearest_neighbors(
-            source.load(),
-            k,
-            block=config.query_block,
-            output=stage.folder / "neighbors",
-            pool=pool,
-            device=device,
-        )
-        return {"items": source.count, "k": k}
+        exact, counts = ExactIndex.of(np.asarray(source.load())), {"items": source.count, "k": k}
+        shards: dict[str, Any] = {"block": config.query_block, "output": stage.folder / "neighbors"}
+        if config.search == "exact":
+            nearest_neighbors(exact, k, **shards, pool=pool, device=device)
+            return counts
+        index = _approximate(stage, exact, config.search, session.config.seed)
+        effort = config.search_effort
+        nearest_neighbors(index, k, **shards, pool=session.pool, effort=effort)
+        found = measured_recall(index, exact, k, effort=effort)
+        announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (of 1,000 items)")
+        return {**counts, "recall": found}
 
-    inputs = (source.fingerprint, k, config.query_block)
+    how = None if config.search == "exact" else (config.search, config.search_effort)
+    seed = None if config.search == "exact" else session.config.seed
+    inputs = (source.fingerprint, k, config.query_block, how, seed)
     return session.stage("knn", *inputs, work=work, part_of="graph")
+
+
+def _approximate(
+    stage: Stage, exact: ExactIndex, method: ApproximateSearch, seed: int
+) -> ApproximateIndex:
+    """An index that is built once: a run that goes on searches the same one."""
+    if stage.folder.has("index.npy"):
+        trained = np.asarray(artifacts.read_array(stage.folder, "index.npy"))
+        return ApproximateIndex(
+            database=exact.database, norm=exact.norm, trained=trained, method=method
+        )
+    announce(f"knn: building an index ({method})")
+    # Several threads would build another graph each time.
+    threads = 1 if method == "hnsw" else os.cpu_count() or 1
+    index = ApproximateIndex.of(exact.database, method, seed=seed, threads=threads)
+    artifacts.write_array(stage.folder, "index.npy", index.trained)
+    return index
 
 
 def graph_stage(session: Session[RunConfig], source: Source) -> Stage:
@@ -87,7 +112,7 @@ def graph_stage(session: Session[RunConfig], source: Source) -> Stage:
         raw = whole[items][:, items]
         artifacts.write_graph(stage.folder, raw=raw, normalized=normalize_graph(raw), items=items)
         numbers = {name: value for name, value in counts.items() if not isinstance(value, tuple)}
-        return {"kept": len(items), **numbers}
+        return {"kept": len(items), "recall": neighbors.counts.get("recall", 1.0), **numbers}
 
     return session.stage("graph", neighbors.fingerprint, config.power, config.component, work=work)
 

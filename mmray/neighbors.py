@@ -106,7 +106,7 @@ class ExactIndex:
         ValueError
             It has another shape or dtype, or a row is not finite.
         """
-        norm = float(_finite_norms(database, "database").max(initial=0.0))
+        norm = float(finite_norms(database, "database").max(initial=0.0))
         database = np.ascontiguousarray(database)
         n, d = database.shape
         if half is None:
@@ -124,7 +124,7 @@ class ExactIndex:
     ) -> Neighbors:
         """The k nearest of each query as `search` finds them; the product is made on a device."""
         n, d = self.database.shape
-        norms = _finite_norms(queries, "queries")
+        norms = finite_norms(queries, "queries")
         if queries.shape[1] != d:
             raise ValueError(
                 "database and queries must have equal second dimensions, "
@@ -172,7 +172,7 @@ class ExactIndex:
         ValueError
             The lengths differ, or a row is not finite.
         """
-        norms, (n, d) = _finite_norms(queries, "queries"), self.database.shape
+        norms, (n, d) = finite_norms(queries, "queries"), self.database.shape
         if len(ids) != len(queries):
             raise ValueError(f"ids has {len(ids)} arrays, but there are {len(queries)} queries")
         # A float32 inner product, summed in any order, errs by d u |x| |y| at most, u = 2^-24; the
@@ -288,7 +288,7 @@ def _tensor(array: NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
-def _finite_norms(rows: Features, name: str) -> Floats:
+def finite_norms(rows: Features, name: str) -> Floats:
     """Euclidean norms (m,) of rows (m, d) float32; ValueError where they have none."""
     if rows.ndim != 2:
         raise ValueError(f"{name} must be two-dimensional, got shape {rows.shape}")

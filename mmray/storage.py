@@ -4,6 +4,7 @@ Files appear whole or not at all, so a reader never meets a half-written one: lo
 written beside their place and renamed; an object store shows an object when its upload is complete.
 """
 
+import errno
 import secrets
 import shutil
 import tempfile
@@ -19,6 +20,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from mmray.errors import InputError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,13 @@ class Folder:
             with unfinished.open("wb") as file:
                 yield file
             unfinished.replace(target)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise InputError(
+                f"{target}: cannot be written ({error.strerror}); make room, then run the same "
+                "command again: what is done is kept"
+            ) from error
         finally:
             unfinished.unlink(missing_ok=True)
 

@@ -3,7 +3,8 @@
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,22 +41,37 @@ class Run:
         return {"uri": self.uri, "run_id": self.run_id}
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        for name, value in metrics.items():
-            self._client.log_metric(self.run_id, name, float(value), step=step)
+        with self._reporting():
+            for name, value in metrics.items():
+                self._client.log_metric(self.run_id, name, float(value), step=step)
 
     def log_text(self, name: str, text: str) -> None:
-        self._client.log_text(self.run_id, text, name)
+        with self._reporting():
+            self._client.log_text(self.run_id, text, name)
 
     def log_file(self, folder: Folder, name: str, artifact_folder: str) -> None:
         """Log a file of a storage folder as an artifact."""
-        with tempfile.TemporaryDirectory() as scratch:
+        with self._reporting(), tempfile.TemporaryDirectory() as scratch:
             copy = Path(scratch) / name
             copy.write_bytes(folder.read(name))
             self._client.log_artifact(self.run_id, str(copy), artifact_folder)
 
     def end(self, status: str) -> None:
         """Status is FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(self.run_id, status)
+        with self._reporting():
+            self._client.set_terminated(self.run_id, status)
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """What the server refuses, a full disk above all, as a sentence to the user."""
+        try:
+            yield
+        except MlflowException as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"MLflow at {self.uri} cannot be written ({reason}); mend that, then run the same "
+                "command again: what is done is kept"
+            ) from error
 
 
 def default_uri(storage: Folder) -> str:

@@ -304,3 +304,54 @@ def test_pools_equal_the_released_ones_as_sets_on_our_graph(
         np.testing.assert_array_equal(mined.negatives[row], negatives)
         swapped += not np.array_equal(mined.positives[row], positives)
     assert swapped <= reordered
+
+
+def literal_pools(features, k, anchors, sizes):
+    """Eqs. (1)-(6) read literally in float64, with the released code's choices."""
+    s_e = oracles.similarities(features, features)
+    neighbors = np.array([oracles.descending(row)[:k] for row in s_e])
+    A = oracles.adjacency(neighbors, np.take_along_axis(s_e, neighbors, axis=1), 3.0)
+    A_hat = oracles.normalized_graph(A)
+    for anchor in anchors:
+        s_m, _ = oracles.conjugate_gradient(A_hat, anchor, 0.99, 1e-10, 20)
+        yield s_m, s_e[anchor], oracles.pools(s_m, s_e[anchor], anchor, **sizes)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        clouds(0, 150, 6),
+        curves(1, clusters=4, per_cluster=40),
+        np.concatenate([curves(2, clusters=2), -curves(3, clusters=2), clouds(4, 20)]),
+    ],
+    ids=["random", "clustered", "disconnected"],
+)
+def test_pools_equal_a_literal_reading_of_the_equations_in_double_precision(features):
+    anchors = np.arange(0, len(features), 6)
+    mined = mine_pools(features, graph_of_features(features), anchors, **SIZES)
+    lists = 0
+    for row, (s_m, s_e, expected) in enumerate(literal_pools(features, 8, anchors, SIZES)):
+        for name in expected.keys() - {"zero_positives", "negative_rank_m"}:
+            assert getattr(mined, name)[row].tolist() == expected[name], (name, row)
+            lists += len(expected[name]) > 1
+        np.testing.assert_allclose(
+            mined.positive_similarity[row], s_m[expected["positives"]], rtol=1e-4
+        )
+        np.testing.assert_allclose(
+            mined.negative_similarity[row], s_e[expected["negatives"]], rtol=1e-6
+        )
+    assert lists > len(anchors), "too few lists have an order"
+
+
+def test_pools_of_duplicates_equal_a_literal_reading_but_for_the_order_of_ties():
+    """Copies of an item have one s_m, which rounding alone orders: values are compared, not ids."""
+    features = with_duplicates(7)
+    anchors = np.arange(0, len(features), 4)
+    mined = mine_pools(features, graph_of_features(features), anchors, **SIZES)
+    for row, (s_m, s_e, expected) in enumerate(literal_pools(features, 8, anchors, SIZES)):
+        got, wanted = mined.manifold_neighbors[row], expected["manifold_neighbors"]
+        np.testing.assert_allclose(s_m[got], s_m[wanted], rtol=1e-4)
+        largest = np.sort(s_m)[::-1]
+        if largest[SIZES["negative_k"] - 1] > 1.001 * largest[SIZES["negative_k"]]:
+            np.testing.assert_array_equal(mined.negatives[row], expected["negatives"])
+        np.testing.assert_allclose(s_e[mined.negatives[row]], mined.negative_similarity[row])

@@ -1,5 +1,7 @@
 """Files of a storage folder are whole or absent; what cannot be used is said."""
 
+import errno
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -45,6 +47,35 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(folder):
         fail_halfway()
     assert folder.read("x.bin") == b"old"
     assert [path.name for path in Path(folder.uri).iterdir()] == ["x.bin"]
+
+
+def test_a_full_disk_is_said_and_nothing_half_written_is_left(folder):
+    def fill():
+        with folder.writing("x.bin") as sink:
+            sink.write(b"half of the new")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder.write("x.bin", b"old")
+    with pytest.raises(InputError, match=r"x\.bin: cannot be written \(No space left on device\)"):
+        fill()
+    assert folder.read("x.bin") == b"old"
+    assert [path.name for path in Path(folder.uri).iterdir()] == ["x.bin"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_table_that_finds_no_room_is_said(folder, monkeypatch):
+    """The system itself refuses the bytes: /dev/full stands for the unfinished file."""
+    opened = Path.open
+
+    def full(path, mode="r", *args, **kwargs):
+        if ".part-" not in path.name:
+            return opened(path, mode, *args, **kwargs)
+        return opened(Path("/dev/full"), mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        folder.write_table("t.parquet", pa.table({"a": list(range(100_000))}))
+    assert folder.names() == []
 
 
 def test_names_are_sorted_and_leave_folders_and_hidden_files_out(folder):

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from mmray.arrays import Device, Features
+from mmray.approximate import ApproximateIndex
 from mmray.artifacts import neighbors_table
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units
 from mmray.neighbors import ExactIndex
@@ -17,7 +17,9 @@ class NeighborWorker:
     """Searches the whole database for a block of its rows."""
 
     def __init__(self, index: list[ray.ObjectRef[Any]], k: int, options: dict[str, Any]) -> None:
-        self.index: ExactIndex = ray.get(index[0])  # its arrays are views of shared memory
+        self.index: ExactIndex | ApproximateIndex = ray.get(
+            index[0]
+        )  # its arrays are views of shared memory
         self.k, self.options = k, options
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
@@ -27,23 +29,28 @@ class NeighborWorker:
 
 
 def nearest_neighbors(
-    features: Features,
+    index: ExactIndex | ApproximateIndex,
     k: int,
     *,
     block: int,
     output: Folder,
     pool: Pool,
-    device: Device = "cpu",
+    **options: Any,
 ) -> None:
-    """Write the k nearest of every row as shards of `block` rows."""
-    starts = np.arange(0, len(features), block)
+    """Write the k nearest of every row of an index as shards of `block` rows.
+
+    Parameters
+    ----------
+    options : further keyword arguments of the index's `search`
+    """
+    starts = np.arange(0, len(index.database), block)
     work = pa.table(
         {
             UNIT: np.arange(len(starts)),
-            ITEMS: np.minimum(block, len(features) - starts),
+            ITEMS: np.minimum(block, len(index.database) - starts),
             "first": starts,
         }
     )
-    options = {"device": device, "threads": pool.cpus}
-    shared = [ray.put(ExactIndex.of(np.asarray(features)))]
-    run_units(work, NeighborWorker, (shared, k, options), output=output, pool=pool, label="k-NN")
+    options["threads"] = pool.cpus
+    arguments = ([ray.put(index)], k, options)
+    run_units(work, NeighborWorker, arguments, output=output, pool=pool, label="k-NN")

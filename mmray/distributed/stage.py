@@ -82,10 +82,9 @@ class _ShardWriter:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            shard = self.worker(row)
+            self.output.write_table(shard_name(row[UNIT]), self.worker(row))
         except InputError as error:  # an exception would reach the driver wrapped in Ray's own
             return {ITEMS: 0, "refused": str(error)}
-        self.output.write_table(shard_name(row[UNIT]), shard)
         return {ITEMS: row[ITEMS], "refused": ""}
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from mmray import artifacts
+from mmray.approximate import ApproximateIndex
 from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
 from mmray.distributed.stage import Pool
 from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining import MiningInput, MiningMethod
-from mmray.neighbors import search
+from mmray.neighbors import ExactIndex, search
 from mmray.pools import Pools, mine_pools
 from mmray.storage import Folder
 from tests import synthetic
@@ -30,11 +31,23 @@ def assert_equal(left: Pools, right: Pools) -> None:
 def test_neighbors_equal_the_core_whatever_the_blocks(tmp_path, maximum):
     features = synthetic.curves(3)
     folder = Folder(str(tmp_path))
-    nearest_neighbors(
-        features, 11, block=50, output=folder / "neighbors", pool=Pool(maximum=maximum)
-    )
+    pool = Pool(maximum=maximum)
+    index = ExactIndex.of(features)
+    nearest_neighbors(index, 11, block=50, output=folder / "neighbors", pool=pool)
     found = artifacts.read_neighbors(folder)
     wanted = search(features, features, 11)
+    np.testing.assert_array_equal(found.ids, wanted.ids)
+    np.testing.assert_array_equal(found.similarities, wanted.similarities)
+
+
+@pytest.mark.parametrize("method", ["ivf", "hnsw"])
+def test_approximate_neighbors_equal_the_core_whatever_the_blocks(tmp_path, method):
+    features = np.concatenate([synthetic.curves(seed) for seed in range(10)])
+    folder, index = Folder(str(tmp_path)), ApproximateIndex.of(features, method)
+    nearest_neighbors(
+        index, 11, block=300, output=folder / "neighbors", pool=Pool(maximum=2), effort=4
+    )
+    found, wanted = artifacts.read_neighbors(folder), index.search(features, 11, effort=4)
     np.testing.assert_array_equal(found.ids, wanted.ids)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
 

@@ -1,0 +1,366 @@
+"""Approximate nearest neighbours by inner product, for collections too large for exact search.
+
+n items in the database, q queries, d dimensions, k neighbours.
+
+faiss proposes candidates, from its inverted lists ("ivf") or by walking its graph ("hnsw"). Their
+similarities are then computed pair by pair from the database, as in an exact search: what is
+approximate is which items are found, never their order or their similarities. A row of the result
+depends on its query, the index and the effort alone: not on the other queries or the threads.
+(faiss sums in another order on CPUs with other vector units, and may then propose other items.)
+
+faiss holds the vectors in half precision, since they only choose candidates, and compares them by
+distance: products of half precision cannot tell near copies of an image apart. Beside the database
+that costs 2d + 2 to 2d + 32 bytes an item, and 8 more for "ivf", 272 for "hnsw". All of it lies in
+a plain array, which processes can share; only "hnsw" takes 12 bytes an item in each of them.
+Building takes some four times the array for a while, and "ivf" a sample of 64 items a list.
+"""
+
+import importlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.arrays import Features, Floats, Ids, read_only
+from mmray.config import ApproximateSearch
+from mmray.kernels import neighbors as kernels
+from mmray.neighbors import ExactIndex, Neighbors, finite_norms
+
+# faiss tells, in every process, which builds of it were not found before the one that was.
+logging.getLogger("faiss").setLevel(logging.WARNING)
+faiss: Any = importlib.import_module("faiss")  # its own stubs lack half of what is called here
+
+_POINTS_PER_LIST = 64  # of the sample that k-means learns from; faiss asks for 39 at least
+_LINKS, _BUILD_EFFORT = 32, 100  # M and efConstruction of HNSW
+_BLOCK_ENTRIES = 2**22  # candidates and lists held at a time
+_BLOCK_ROWS = 2**16  # given to faiss at a time
+_LANES = 16  # faiss is fast where dimensions are a multiple of this
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ApproximateIndex:
+    """A database, and what faiss learned of it; plain arrays, for shared memory.
+
+    Attributes
+    ----------
+    database : (n, d) float32
+    norm : float
+        The largest norm of a row.
+    trained : (bytes,) uint8
+        The index as faiss writes it.
+    method : "ivf" or "hnsw"
+        Inverted lists of the cells of k-means, or a hierarchical navigable small-world graph.
+    """
+
+    database: Features
+    norm: float
+    trained: NDArray[np.uint8]
+    method: ApproximateSearch
+
+    @classmethod
+    def of(
+        cls, database: Features, method: ApproximateSearch, *, seed: int = 0, threads: int = 1
+    ) -> "ApproximateIndex":
+        """Build an index: 4 √n lists, fewer if they had below 64 items each, or a graph.
+
+        Parameters
+        ----------
+        database : (n, d) float32
+            Rows of different lengths take more effort to find than l2-normalised ones.
+        method : "ivf" or "hnsw"
+            A graph finds more in the same time, and takes far longer to build.
+        seed : int
+            Of the sample, k-means and the graph's levels.
+        threads : int
+            CPU threads, from 1. Equal seeds give equal bytes with one thread; with several, faiss
+            inserts into a graph in no fixed order. Searches need not care: they share the bytes.
+
+        Raises
+        ------
+        ValueError
+            The database has another shape or dtype, nothing in it, or a row that is not finite.
+        """
+        if method not in ("ivf", "hnsw"):
+            raise ValueError(f"method must be 'ivf' or 'hnsw', got {method!r}")
+        norms = finite_norms(database, "database")
+        if not database.size:
+            raise ValueError(f"database must not be empty, got shape {database.shape}")
+        n, norm = len(database), float(norms.max())
+        rng, radius = np.random.default_rng(seed), norm or 1.0
+        with _threads(threads):
+            if method == "ivf":
+                lists = max(1, min(round(4 * n**0.5), n // _POINTS_PER_LIST))
+                drawn = np.sort(rng.choice(n, min(n, _POINTS_PER_LIST * lists), replace=False))
+                index = _lists(_lifted(database[drawn], norms[drawn], radius), lists, rng)
+            else:
+                index = _graph(_lifted_dims(database.shape[1]), rng)
+            for start in range(0, n, _BLOCK_ROWS):
+                rows = slice(start, start + _BLOCK_ROWS)
+                index.add(_lifted(database[rows], norms[rows], radius))
+        return cls(
+            database=np.ascontiguousarray(database),
+            norm=norm,
+            trained=faiss.serialize_index(index),
+            method=method,
+        )
+
+    def search(self, queries: Features, k: int, *, effort: int, threads: int = 1) -> Neighbors:
+        """The k most similar among the items that an effort finds.
+
+        Parameters
+        ----------
+        queries : (q, d) float32
+        k : int
+            1..n.
+        effort : int
+            From 1. For "ivf", the lists probed (nprobe): the result is exact from their number on.
+            For "hnsw", the candidates kept on the walk (efSearch), 2 k at least: exact from n on.
+        threads : int
+            CPU threads, from 1; the result does not depend on them.
+
+        Returns
+        -------
+        Neighbors : k different ids in every row. Where the effort finds fewer than k items, more
+            lists are probed, and where a graph's connected part is too small, the row is exact.
+            Among more copies of an item than are found, any may be.
+
+        Raises
+        ------
+        ValueError
+            The dimensions differ, k is outside 1..n, effort is not positive, or a row is not
+            finite.
+        """
+        queries = np.ascontiguousarray(queries)
+        norms = self._checked_norms(queries, k, effort)
+        shape = len(queries), k
+        ids, similarities = np.empty(shape, np.int64), np.empty(shape, np.float32)
+        pending, exhaustive = np.flatnonzero(norms), self._exhaustive
+        while len(pending) and effort < exhaustive:
+            size = max(1, _BLOCK_ENTRIES // (2 * k + effort))
+            unfilled = []
+            for start in range(0, len(pending), size):
+                rows = pending[start : start + size]
+                full, found = self._attempt(queries[rows], norms[rows], k, effort, threads)
+                ids[rows[full]], similarities[rows[full]] = found.ids, found.similarities
+                unfilled.append(rows[~full])
+            pending = np.concatenate(unfilled)
+            # A walk that finds too little has seen all that it can reach.
+            effort = 4 * effort if self.method == "ivf" else exhaustive
+        # Zeros come here too: all items are equally similar to them, and the first ids are known.
+        left = np.concatenate([np.flatnonzero(norms == 0), pending])
+        found = self._exact.search(queries[left], k, threads=threads)
+        ids[left], similarities[left] = found.ids, found.similarities
+        return Neighbors(ids, similarities)
+
+    def _checked_norms(self, queries: Features, k: int, effort: int) -> Floats:
+        """Norms (q,) of queries that can be searched for; ValueError says why they cannot."""
+        norms, (n, d) = finite_norms(queries, "queries"), self.database.shape
+        if queries.shape[1] != d:
+            raise ValueError(
+                "database and queries must have equal second dimensions, "
+                f"got shapes {self.database.shape} and {queries.shape}"
+            )
+        if not 1 <= k <= n:
+            raise ValueError(f"k must be between 1 and the {n} items of the database, got {k}")
+        if effort < 1:
+            raise ValueError(f"effort must be at least 1, got {effort}")
+        return norms
+
+    @property
+    def _exact(self) -> ExactIndex:
+        none = np.empty((0, self.database.shape[1]), np.uint16)
+        return ExactIndex(database=self.database, norm=self.norm, half=none, half_error=0.0)
+
+    @property
+    def _exhaustive(self) -> int:
+        """The effort that leaves no item out."""
+        return len(self._centroids.database) if self.method == "ivf" else len(self.database)
+
+    def _attempt(
+        self, queries: Features, norms: Floats, k: int, effort: int, threads: int
+    ) -> tuple[NDArray[np.bool_], Neighbors]:
+        """Which of m queries found k items (m,), and the neighbours of those; none is zero."""
+        n = len(self.database)
+        fetch = min(n, 2 * k)  # what half precision ranks somewhat too low is among these
+        propose = self._probe if self.method == "ivf" else self._walk
+        candidates = propose(_lifted(queries, norms, norms), fetch, effort, threads)
+        candidates[candidates < 0] = n
+        candidates.sort(axis=1)
+        counts = np.count_nonzero(candidates < n, axis=1)
+        full = counts >= k
+        shape = int(np.count_nonzero(full)), k
+        ids, similarities = np.empty(shape, np.int64), np.empty(shape, np.float32)
+        kernels.settle(
+            read_only(self.database),
+            read_only(queries[full]),
+            candidates[full],
+            counts[full],
+            ids,
+            similarities,
+        )
+        return full, Neighbors(ids, similarities)
+
+    def _probe(self, queries: Features, fetch: int, effort: int, threads: int) -> Ids:
+        """Candidates (m, fetch) from the nearest lists of each query; -1 where there are fewer."""
+        # Not chosen by faiss, whose products round differently in batches of other sizes.
+        nearest = self._centroids.search(queries, effort, threads=threads)
+        shape = len(queries), fetch
+        found, values = np.empty(shape, np.int64), np.empty(shape, np.float32)
+        with _threads(threads):
+            self._index.search_preassigned_c(
+                len(queries),
+                faiss.swig_ptr(queries),
+                fetch,
+                faiss.swig_ptr(nearest.ids),
+                faiss.swig_ptr(nearest.similarities),
+                faiss.swig_ptr(values),
+                faiss.swig_ptr(found),
+                False,
+                faiss.SearchParametersIVF(nprobe=effort),
+            )
+        return found
+
+    def _walk(self, queries: Features, fetch: int, effort: int, threads: int) -> Ids:
+        """Candidates (m, fetch) from the graph; -1 where there are fewer."""
+        parameters = faiss.SearchParametersHNSW(efSearch=max(effort, fetch))
+        with _threads(threads):
+            found: Ids = self._index.search(queries, fetch, params=parameters)[1]
+        return found
+
+    @cached_property
+    def _index(self) -> Any:
+        """What faiss searches: it keeps its vectors and links where they lie in `trained`."""
+        return faiss.read_index(
+            faiss.ZeroCopyIOReader(faiss.swig_ptr(self.trained), self.trained.size)
+        )
+
+    @cached_property
+    def _centroids(self) -> ExactIndex:
+        return ExactIndex.of(self._index.quantizer.reconstruct_n(0, self._index.nlist))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def recall(found: Neighbors, exact: Neighbors) -> float:
+    """How much of the exact result is found, from 0 to 1.
+
+    An item counts if it is as similar as the k-th of the exact result: which of equally similar
+    items are found makes no difference.
+
+    Parameters
+    ----------
+    found, exact : q rows of k neighbours of the same queries
+
+    Raises
+    ------
+    ValueError
+        They have different shapes, or no rows.
+    """
+    if found.ids.shape != exact.ids.shape or not exact.ids.size:
+        raise ValueError(
+            "recall compares the same k >= 1 neighbours of q >= 1 queries, "
+            f"got shapes {found.ids.shape} and {exact.ids.shape}"
+        )
+    return float(np.mean(found.similarities >= exact.similarities[:, -1:]))
+
+
+def measured_recall(
+    index: ApproximateIndex,
+    exact: ExactIndex,
+    k: int,
+    *,
+    effort: int,
+    sample: int = 1000,
+    seed: int = 0,
+    threads: int = 1,
+) -> float:
+    """Recall of the k neighbours of some of the database's own items, drawn at random.
+
+    Each finds itself, as it does among the neighbours that a graph is made of: 1/k comes for free.
+
+    Parameters
+    ----------
+    index, exact
+        Of the same database.
+    k, effort, threads
+        See `ApproximateIndex.search`.
+    sample : int
+        Items drawn without replacement, from 1; all where there are fewer.
+    seed : int
+        Of the draw.
+
+    Raises
+    ------
+    ValueError
+        The databases have different shapes, or an argument is outside its range.
+    """
+    if index.database.shape != exact.database.shape:
+        raise ValueError(
+            "both indexes must be of the same database, "
+            f"got shapes {index.database.shape} and {exact.database.shape}"
+        )
+    if sample < 1:
+        raise ValueError(f"sample must be at least 1, got {sample}")
+    n = len(index.database)
+    drawn = np.random.default_rng(seed).choice(n, min(sample, n), replace=False)
+    queries = index.database[np.sort(drawn)]
+    found = index.search(queries, k, effort=effort, threads=threads)
+    return recall(found, exact.search(queries, k, threads=threads))
+
+
+def _lifted(rows: Features, norms: Floats, radius: float | Floats) -> Features:
+    """Rows (m, d) as points of the unit sphere, (m, d + 1 or more), nearer if more similar.
+
+    x goes to (x/r, sqrt(1 - |x|²/r²)), the radius r the largest norm in the database. Its own norm
+    is the radius of a query q, which goes to (q/|q|, 0): their squared distance is
+    2 - 2 qᵀx / (r|q|) (Bachrach et al., RecSys 2014).
+    """
+    d = rows.shape[1]
+    lifted = np.zeros((len(rows), _lifted_dims(d)), np.float32)
+    np.divide(rows, np.reshape(radius, (-1, 1)), out=lifted[:, :d], casting="same_kind")
+    lifted[:, d] = np.sqrt(1 - (norms / radius) ** 2)
+    return lifted
+
+
+def _lifted_dims(d: int) -> int:
+    return (d // _LANES + 1) * _LANES
+
+
+def _lists(sample: Features, lists: int, rng: np.random.Generator) -> Any:
+    """An empty faiss index of inverted lists around the centroids of some points of the sphere."""
+    d = sample.shape[1]
+    # What is rounded is the difference from the centroid, which is shorter than the vector.
+    index = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatL2(d), d, lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2, True
+    )
+    if lists == 1:  # all items go there, wherever it is
+        index.quantizer.add(sample[:1])
+    index.cp.spherical = True
+    index.cp.seed = int(rng.integers(2**31))
+    index.train(sample)
+    return index
+
+
+def _graph(d: int, rng: np.random.Generator) -> Any:
+    """An empty faiss index of a navigable graph of points with d coordinates."""
+    index = faiss.IndexHNSWSQ(d, faiss.ScalarQuantizer.QT_fp16, _LINKS, faiss.METRIC_L2)
+    index.hnsw.efConstruction = _BUILD_EFFORT
+    index.hnsw.rng = faiss.RandomGenerator(int(rng.integers(2**31)))
+    return index
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let faiss use so many threads when it is called from this one."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

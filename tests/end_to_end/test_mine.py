@@ -1,0 +1,275 @@
+"""jobs/mine.py as a user runs it: any number of actors, killed anywhere, with unusable input."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mmray.anchors import select_anchors
+from mmray.benchmark import manifold_features
+from mmray.graph import largest_component, reciprocal_knn_graph
+from mmray.neighbors import search
+from mmray.pools import mine_pools
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "jobs"))
+
+import mine as mine_job  # noqa: E402
+
+# Many small units of work, so that there is a middle to be killed in.
+FLAGS = (
+    *("--mining.graph-k", 12, "--mining.query-block", 150, "--mining.anchor-block", 8),
+    *("--mining.anchors", 400, "--mining.selection", "random", "--mining.positive-k", 20),
+    *("--mining.negative-k", 300, "--experiment", "mining"),
+)
+
+
+def command(*arguments):
+    return [sys.executable, str(ROOT / "jobs" / "mine.py"), *map(str, arguments)]
+
+
+def ray_command(*arguments, log):
+    ray = Path(sys.executable).with_name("ray")
+    with log.open("w") as output:
+        return subprocess.Popen(
+            [ray, "start", "--block", *map(str, arguments)], stdout=output, stderr=output
+        )
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    path = tmp_path_factory.mktemp("features") / "features.npy"
+    np.save(path, manifold_features(6000, 32, intrinsic=3))
+    return path
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A head of six CPUs in its own process, so that three actors fit and no job starts Ray."""
+    folder, port = tmp_path_factory.mktemp("ray"), 26379
+    head = ray_command(
+        *("--head", f"--port={port}", "--num-cpus=5", "--include-dashboard=false"),
+        "--disable-usage-stats",
+        *("--object-store-memory", 300_000_000),
+        log=folder / "head",
+    )
+    wait_for(lambda: "Ray runtime started" in (folder / "head").read_text(), head)
+    yield f"127.0.0.1:{port}"
+    stop(head)
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"ended with {process.poll()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def mine(features, storage, cluster, *flags, **options):
+    return subprocess.run(
+        command("--features", features, "--storage", storage, *FLAGS, *flags),
+        env={**os.environ, "RAY_ADDRESS": cluster},
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def started(features, storage, cluster, log):
+    with log.open("w") as output:
+        return subprocess.Popen(
+            command("--features", features, "--storage", storage, *FLAGS),
+            env={**os.environ, "RAY_ADDRESS": cluster},
+            stdout=output,
+            stderr=output,
+        )
+
+
+def digests(storage):
+    """Of what a run mined: neighbours, graph, anchors and pools."""
+    files = [
+        file
+        for pattern in (
+            "knn-*/neighbors/*",
+            "graph-*/graph.npz",
+            "mine-*/*.parquet",
+            "mine-*/pools/*",
+        )
+        for file in storage.glob(pattern)
+    ]
+    return {
+        str(file.relative_to(storage)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(features, cluster, tmp_path_factory):
+    storage = tmp_path_factory.mktemp("whole") / "runs"
+    done = mine(features, storage, cluster, "--max-workers", 1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return storage, done
+
+
+def test_the_job_mines_what_the_core_mines(whole, features):
+    storage, done = whole
+    rows = np.load(features)
+    found = search(rows, rows, 12)
+    graph = reciprocal_knn_graph(found.ids, found.similarities)
+    items = largest_component(graph)
+    anchors = items[select_anchors(graph[items][:, items], 400, selection="random", seed=0)]
+    sizes = {"positive_k": 20, "negative_k": 300, "max_negatives": 50}
+    pools = mine_pools(rows, graph, anchors, items=items, **sizes)
+    (folder,) = storage.glob("mine-*")
+    stored = pq.read_table(folder / "pools")
+    assert stored["anchor"].to_pylist() == anchors.tolist()
+    assert stored["positives"].to_pylist() == [ids.tolist() for ids in pools.positives]
+    assert stored["negatives"].to_pylist() == [ids.tolist() for ids in pools.negatives]
+    assert sum(map(len, pools.positives)) > 0
+    assert re.search(r"^\| anchors +\| +400 \|$", done.stdout, re.MULTILINE)
+    assert (folder / "graph.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_actors_gives_the_same_bytes(whole, features, cluster, tmp_path, workers):
+    done = mine(features, tmp_path, cluster, "--max-workers", workers, "--min-workers", workers)
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path) == digests(whole[0])
+
+
+def shards(storage, pattern):
+    return sum(1 for file in storage.glob(pattern) if not file.name.startswith("."))
+
+
+def children(name):
+    """Pids of processes whose command line begins with a name."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text.startswith(name):
+            found.append(int(entry.name))
+    return found
+
+
+def test_killed_with_sigkill_and_started_again_it_ends_with_the_same_bytes(
+    whole, features, cluster, tmp_path
+):
+    storage, log = tmp_path / "runs", tmp_path / "log"
+    for pattern in ("knn-*/neighbors/part-*", "mine-*/pools/part-*"):
+        process = started(features, storage, cluster, log)
+        wait_for(lambda pattern=pattern: shards(storage, pattern) >= 5, process)
+        process.kill()
+        process.wait()
+        kept = shards(storage, pattern)
+        assert 5 <= kept < (40 if "knn" in pattern else 50), "killed in the middle"
+    done = mine(features, storage, cluster)
+    assert done.returncode == 0, done.stderr
+    assert "knn: done before" in done.stderr
+    assert digests(storage) == digests(whole[0])
+
+
+def test_an_actor_that_is_killed_changes_nothing(whole, features, cluster, tmp_path):
+    storage, log = tmp_path / "runs", tmp_path / "log"
+    process = started(features, storage, cluster, log)
+    for pattern in ("knn-*/neighbors/part-*", "mine-*/pools/part-*"):
+        wait_for(lambda pattern=pattern: shards(storage, pattern) >= 5, process)
+        actors = children("ray::MapWorker")
+        assert actors, "nothing to kill"
+        os.kill(actors[0], signal.SIGKILL)
+    assert process.wait(300) == 0, log.read_text()
+    assert digests(storage) == digests(whole[0])
+
+
+def test_a_node_that_vanishes_changes_nothing(whole, features, cluster, tmp_path):
+    """A second node of two CPUs joins; its raylet is killed while its actors mine."""
+    storage, log = tmp_path / "runs", tmp_path / "log"
+    node = ray_command(
+        *(f"--address={cluster}", "--num-cpus=2", "--object-store-memory", 100_000_000),
+        log=tmp_path / "node",
+    )
+    wait_for(lambda: "Ray runtime started" in (tmp_path / "node").read_text(), node)
+    before = set(children("ray::MapWorker"))
+    process = started(features, storage, cluster, log)
+    wait_for(lambda: shards(storage, "mine-*/pools/part-*") >= 5, process, 300)
+    assert len(set(children("ray::MapWorker")) - before) > 3, "its actors were to work too"
+    (raylet,) = [pid for pid in descendants(node.pid) if "raylet/raylet" in command_of(pid)]
+    os.kill(raylet, signal.SIGKILL)
+    assert process.wait(300) == 0, log.read_text()
+    stop(node)
+    assert digests(storage) == digests(whole[0])
+
+
+def command_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+
+
+def descendants(pid):
+    found, frontier = [], [pid]
+    while frontier:
+        parent = frontier.pop()
+        text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+        frontier += map(int, text.split())
+        found += map(int, text.split())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "words"),
+    [
+        ("", (), "--features is missing"),
+        ("none.npy", (), "none.npy: "),
+        ("nan.npy", (), "row 7"),
+        ("flat.npy", (), "flat.npy: "),
+        ("cut.npy", (), "cut.npy: "),
+        ("few.npy", ("--labels", "labels.txt"), "labels.txt: "),
+        ("few.npy", ("--mining.threads", "0"), "--mining.threads 0: "),
+        ("few.npy", (), "30 items are too few for --mining.graph-k 30: "),
+    ],
+)
+def test_input_that_cannot_be_used_is_named_in_one_sentence(
+    tmp_path, monkeypatch, capsys, ray_cluster, name, flags, words
+):
+    broken = manifold_features(100, 8)
+    broken[[7, 9], 2] = np.nan
+    np.save(tmp_path / "nan.npy", broken)
+    np.save(tmp_path / "few.npy", broken[10:40])
+    np.save(tmp_path / "flat.npy", broken[0])
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "nan.npy").read_bytes()[:500])
+    (tmp_path / "labels.txt").write_text("1\n2\n")
+    monkeypatch.chdir(tmp_path)
+    given = ["--features", name] if name else []
+    monkeypatch.setattr(sys, "argv", ["mine.py", *given, *flags, "--storage", "runs"])
+    assert mine_job.main() == 2
+    (sentence,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert words in sentence
+
+
+def test_a_kind_of_file_that_is_not_known_ends_the_process_with_status_2(tmp_path):
+    done = subprocess.run(
+        command("--features", ROOT / "README.md", "--storage", tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert ".npy" in done.stderr

@@ -1,0 +1,62 @@
+"""The benchmarks compare the same work on both sides, and their features lie on a manifold."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmray.benchmark import Comparison, manifold_features
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
+
+import benchmark as job
+
+
+def test_manifold_features_are_normalised_and_reproducible():
+    features = manifold_features(70_000, 16)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(features, manifold_features(70_000, 16))
+    assert not np.array_equal(features, manifold_features(70_000, 16, seed=1))
+    assert len(np.unique(features, axis=0)) == 70_000
+
+
+def test_manifold_features_have_the_dimensions_asked_for():
+    """Near a point, its neighbours span as many directions as the manifold has."""
+    features = manifold_features(60_000, 64, intrinsic=3)
+    near = features[np.argsort(-(features @ features[0]))[:40]].astype(np.float64)
+    spread = np.linalg.svd(near - near.mean(axis=0), compute_uv=False)
+    assert spread[2] > 5 * spread[3]
+
+
+def test_a_ratio_says_how_many_times_faster():
+    assert Comparison(part="", rival="", ours=2.0, theirs=10.0).ratio == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("knn", "--queries", "50"), "exact k-NN, 50 of 600 x 8, k = 10 | faiss.knn"),
+        (
+            ("diffusion", "--anchors", "5", "--solved", "2"),
+            r"diffusion, 5 anchors, 600 items, [\d,]+ entries | scipy.sparse.linalg.cg",
+        ),
+    ],
+)
+def test_each_part_ends_with_a_table(monkeypatch, capsys, arguments, words):
+    small = ("--items", "600", "--dims", "8", "--k", "10", "--repeats", "1", "--threads", "1")
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, *small])
+    assert job.main() == 0
+    head, _, row = capsys.readouterr().out.strip().splitlines()
+    assert "times faster" in head
+    assert re.search(words.replace(" | ", r" +\| +"), row)
+
+
+def test_features_go_to_a_file(monkeypatch, tmp_path):
+    path = tmp_path / "x.npy"
+    arguments = ["features", "--items", "100", "--dims", "8", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    assert job.main() == 0
+    np.testing.assert_array_equal(np.load(path), manifold_features(100, 8))

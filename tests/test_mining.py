@@ -1,0 +1,129 @@
+"""Pools by any method: eqs. (5) and (6) or a rival's, in one format, batch by batch."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mmray.artifacts import pools_table
+from mmray.baselines import (
+    cyclic_positives,
+    euclidean_lengths,
+    euclidean_positives,
+    geodesic_negatives,
+    random_negatives,
+)
+from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.mining import MiningInput, MiningMethod, mine_batch
+from mmray.neighbors import search
+from mmray.pools import mine_pools, summary
+from tests import oracles
+from tests.synthetic import curves
+
+SIZES = {"positive_k": 12, "negative_k": 40, "max_negatives": 8, "geodesic_far": 0.1}
+POSITIVES, NEGATIVES = ("manifold", "euclidean", "cyclic"), ("manifold", "random", "geodesic")
+
+
+@pytest.fixture(scope="module")
+def mined_on():
+    """Features, graph and items of the largest component, whose ids are not its places."""
+    features = curves(4)
+    found = search(features, features, 6)
+    graph = reciprocal_knn_graph(found.ids, found.similarities)
+    items = largest_component(graph)
+    assert 30 <= len(items) < len(features)
+    return features, graph, items
+
+
+def given_for(mined_on, **method):
+    features, graph, items = mined_on
+    kept = graph[items][:, items]
+    return MiningInput.of(features[items], kept, normalize_graph(kept), items, **method)
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("positives", POSITIVES)
+def test_every_pair_of_methods_gives_its_own_lists_by_image_id(mined_on, positives, negatives):
+    features, graph, items = mined_on
+    kept, y = graph[items][:, items], features[items]
+    anchors = np.arange(0, len(items), 5)
+    method = MiningMethod(positives=positives, negatives=negatives, seed=3, **SIZES)
+    given = given_for(mined_on, positives=positives, negatives=negatives)
+    mined = mine_batch(given, anchors, method)
+    sizes = {name: SIZES[name] for name in ("positive_k", "negative_k", "max_negatives")}
+    manifold = mine_pools(features, graph, items[anchors], items=items, **sizes)
+    nearest = search(y, y[anchors], -(-len(items) // 2)).ids
+    expected = {
+        "manifold": manifold.positives,
+        "euclidean": [items[ids] for ids in euclidean_positives(nearest, anchors)],
+        "cyclic": [items[ids] for ids in cyclic_positives(search(y, y, 5).ids, anchors)],
+    }[positives]
+    assert [ids.tolist() for ids in mined.positives] == [ids.tolist() for ids in expected]
+    drawn = random_negatives(len(items), nearest, anchors, count=8, seed=3)
+    far = geodesic_negatives(euclidean_lengths(kept), nearest, anchors, count=8, far=0.1)
+    expected = {
+        "manifold": manifold.negatives,
+        "random": [items[ids] for ids in drawn],
+        "geodesic": [items[ids] for ids in far],
+    }[negatives]
+    assert [ids.tolist() for ids in mined.negatives] == [ids.tolist() for ids in expected]
+    np.testing.assert_array_equal(mined.anchors, items[anchors])
+    assert sum(map(len, mined.positives)) > 0
+    assert sum(map(len, mined.negatives)) > 0
+    pools_table(mined)  # has the format that training reads
+    assert summary(mined)["anchors"] == len(anchors)
+
+
+def test_what_the_manifold_does_not_give_is_euclidean_or_not_known(mined_on):
+    features, _, items = mined_on
+    anchors = np.array([3, 17])
+    method = MiningMethod(positives="euclidean", negatives="random", **SIZES)
+    mined = mine_batch(given_for(mined_on), anchors, method)
+    s_e = oracles.similarities(features, features[items[anchors]])
+    within = oracles.similarities(features[items], features[items[anchors]])
+    for row in range(2):
+        np.testing.assert_array_equal(
+            mined.positive_similarity[row], s_e[row][mined.positives[row]]
+        )
+        np.testing.assert_array_equal(
+            mined.negative_similarity[row], s_e[row][mined.negatives[row]]
+        )
+        places = [oracles.descending(within[row]).index(i) + 1 for i in range(len(items))]
+        ranks = dict(zip(items.tolist(), places, strict=True))
+        assert mined.positive_rank_e[row].tolist() == [ranks[i] for i in mined.positives[row]]
+        assert mined.negative_rank_m[row].tolist() == [0] * 8
+    assert mined.residual.tolist() == [0, 0]
+    assert mined.iterations.tolist() == [0, 0]
+    assert mined.manifold_neighbors is mined.positives or [
+        ids.tolist() for ids in mined.manifold_neighbors
+    ] == [ids.tolist() for ids in mined.positives]
+
+
+@pytest.mark.parametrize("positives", POSITIVES)
+def test_a_batch_changes_nothing(mined_on, positives):
+    method = MiningMethod(positives=positives, negatives="random", seed=1, **SIZES)
+    given = given_for(mined_on, positives=positives)
+    anchors = np.array([0, 9, 21, 29])
+    whole = mine_batch(given, anchors, method)
+    for row in range(4):
+        single = mine_batch(given, anchors[row : row + 1], method)
+        for field in dataclasses.fields(whole):
+            np.testing.assert_array_equal(
+                getattr(single, field.name)[0], getattr(whole, field.name)[row]
+            )
+
+
+def test_nothing_is_diffused_for_rivals_alone(mined_on, monkeypatch):
+    monkeypatch.setattr("mmray.mining.pools_of", lambda *_, **__: pytest.fail("diffused"))
+    method = MiningMethod(positives="cyclic", negatives="geodesic", **SIZES)
+    given = given_for(mined_on, positives="cyclic", negatives="geodesic")
+    mine_batch(given, np.array([1]), method)
+
+
+def test_another_seed_draws_other_negatives(mined_on):
+    given, anchors = given_for(mined_on), np.arange(10)
+    one, other = (
+        mine_batch(given, anchors, MiningMethod(negatives="random", seed=seed, **SIZES))
+        for seed in (0, 1)
+    )
+    assert any(set(a) != set(b) for a, b in zip(one.negatives, other.negatives, strict=True))
