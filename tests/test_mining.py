@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mmray.anchors import select_anchors
 from mmray.artifacts import pools_table
 from mmray.baselines import (
     cyclic_positives,
@@ -127,3 +128,30 @@ def test_another_seed_draws_other_negatives(mined_on):
         for seed in (0, 1)
     )
     assert any(set(a) != set(b) for a, b in zip(one.negatives, other.negatives, strict=True))
+
+
+def test_zero_vectors_and_lone_items_have_no_edges_and_are_never_anchors():
+    """Copies, vectors of zeros and items far from all others, from the search to the pools."""
+    lone = np.zeros((2, 16), np.float32)
+    features = np.concatenate([curves(5), np.zeros((3, 16), np.float32), curves(5)[:4]])
+    lone[0] = -features[:10].sum(axis=0) / np.linalg.norm(features[:10].sum(axis=0))
+    features = np.concatenate([features, lone[:1]])
+    found = search(features, features, 6)
+    assert found.similarities[120:123].tolist() == [[0.0] * 6] * 3
+    graph = reciprocal_knn_graph(found.ids, found.similarities)
+    degrees = np.diff(graph.indptr)
+    assert degrees[120:123].tolist() == [0, 0, 0]
+    for selection in ("walk", "all", "random"):
+        anchors = select_anchors(graph, 500, selection=selection)
+        assert len(anchors)
+        assert degrees[anchors].min() > 0
+    every = np.arange(len(features))
+    given = MiningInput.of(features, graph, normalize_graph(graph), every)
+    mined = mine_batch(given, np.flatnonzero(degrees), MiningMethod(**SIZES))
+    for positives in mined.positives:
+        assert degrees[positives].min(initial=1) > 0
+    for item in (121, len(features) - 1):
+        assert degrees[item] == 0
+        alone = mine_batch(given, np.array([item]), MiningMethod(**SIZES))
+        assert [len(alone.positives[0]), len(alone.manifold_neighbors[0])] == [0, 0]
+        assert alone.positive_similarity[0].tolist() == []
