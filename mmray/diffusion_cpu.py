@@ -116,6 +116,7 @@ class CpuVectors:
 def _zeros(n: int, dtype: np.dtype) -> _Block:
     """(n, b) whose rows begin at a multiple of 64 bytes: one cache line in single precision."""
     spare = 64 // dtype.itemsize
-    memory = np.zeros(n * COLUMNS + spare, dtype)
+    memory = np.empty(n * COLUMNS + spare, dtype)  # asks for huge pages, unlike np.zeros
+    memory[:] = 0
     first = -(memory.ctypes.data // dtype.itemsize) % spare
     return memory[first : first + n * COLUMNS].reshape(n, COLUMNS)

@@ -26,6 +26,7 @@ from mmray.neighbors_torch import most_similar
 _TILE_QUERIES, _TILE_ITEMS = 1024, 4096  # multiplied at once: what is fastest on CPUs
 _ROOM_ENTRIES = 2**22  # candidates held at a time, by a thread
 _FEWEST_HALF = 16, 4096  # queries, items: for fewer, half precision saves nothing
+_MOST_FULL = 0.5  # of the first queries, or half precision is given up for all
 _ROUNDED = 2.0**-9  # by which bfloat16 rounds a number of at most 1
 
 _Candidates = tuple[Ids, Ids, NDArray[np.bool_]]
@@ -141,6 +142,9 @@ class ExactIndex:
         while len(pending):
             items = _tensor(self.half).view(torch.bfloat16) if half else _tensor(self.database)
             attempt = _Attempt(self, items.to(device), k, room, half)
+            if half and attempt(queries[pending[: _FEWEST_HALF[0]]])[0].mean() > _MOST_FULL:
+                half = False  # it cannot tell so similar items apart: the time would be lost
+                continue
             size = max(1, min(_TILE_QUERIES, _ROOM_ENTRIES // room))
             parts = [pending[start : start + size] for start in range(0, len(pending), size)]
             unsettled = []

@@ -106,6 +106,22 @@ def test_half_precision_changes_nothing(monkeypatch, features, k):
     np.testing.assert_array_equal(plain.ids, oracles.nearest(features, queries, k))
 
 
+@pytest.mark.parametrize(("spread", "expected"), [(1.0, 100), (1e-4, 16)])
+def test_half_precision_is_given_up_where_it_tells_nothing_apart(monkeypatch, spread, expected):
+    attempted, call = [], neighbors._Attempt.__call__
+
+    def counted(attempt, queries):
+        if attempt.half:
+            attempted.append(len(queries))
+        return call(attempt, queries)
+
+    monkeypatch.setattr(neighbors._Attempt, "__call__", counted)
+    features = tight(0, 3000, 24, spread)
+    ExactIndex.of(features, half=True).search(features[:100], 10)
+    assert attempted[0] == 16
+    assert max(attempted) == expected
+
+
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("d", [3, 64, 300])
 def test_products_err_by_no_more_than_is_allowed_for(half, d):
