@@ -155,6 +155,8 @@ class EvaluationConfig:
     """Folder of the test images."""
     ground_truth: str | None = None
     """A gnd_*.pkl file or a folder of *_query.txt, *_good.txt, *_ok.txt, *_junk.txt."""
+    pool_labels: str | None = None
+    """CSV of the unlabelled images' name,label: measures how pure the pools are, nothing else."""
     longest_side: int = 1024
     """Longest side of test images, pixels; a query's box is cut before."""
     poolings: tuple[Pooling, ...] = ("rmac", "mac")

@@ -1,11 +1,9 @@
 """Features that were computed elsewhere to anchors and pools: the recipe of `jobs/mine.py`."""
 
-import dataclasses
-
 from mmray.config import MineConfig
-from mmray.evaluation.purity import pool_purity, read_labels
+from mmray.evaluation.purity import read_labels
 from mmray.feature_files import read_feature_set
-from mmray.mining_stages import Source, graph_stage, mine_stage
+from mmray.mining_stages import Source, graph_stage, measure_purity, mine_stage
 from mmray.progress import announce
 from mmray.session import running, usable_storage
 
@@ -31,10 +29,7 @@ def run(config: MineConfig) -> list[tuple[str, str]]:
     with running(config, storage, ("graph", "mine")) as session:
         graph = graph_stage(session, source)
         mined = mine_stage(session, source, graph)
-        purity = {}
-        if labels is not None:
-            purity = dataclasses.asdict(pool_purity(mined.pools, labels))
-            session.run.log_metrics({f"purity/{key}": value for key, value in purity.items()})
+        purity = None if labels is None else measure_purity(session, mined, labels)
     announce(f"anchors: {mined.stage.folder.location('anchors.parquet')}")
     announce(f"pools: {mined.stage.folder.location('pools')}")
     counted = mined.stage.counts
@@ -51,6 +46,6 @@ def run(config: MineConfig) -> list[tuple[str, str]]:
         ("largest residual", f"{counted['largest_residual']:.1e}"),
     ]
     if purity:
-        rows.append(("positives of the anchor's label", f"{purity['positives']:.1%}"))
-        rows.append(("negatives of another label", f"{purity['negatives']:.1%}"))
+        rows.append(("positives of the anchor's label", f"{purity.positives:.1%}"))
+        rows.append(("negatives of another label", f"{purity.negatives:.1%}"))
     return rows

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmray import artifacts
 from mmray.anchors import select_anchors, stationary_distribution
@@ -22,6 +23,7 @@ from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
 from mmray.distributed.stage import Pool
 from mmray.errors import InputError
+from mmray.evaluation.purity import Purity, pool_purity
 from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.graph_report import GraphReport, describe, graph_report
 from mmray.mining import MiningInput, MiningMethod
@@ -159,6 +161,18 @@ def mine_stage(session: Session[RunConfig], source: Source, graph: Stage) -> Min
     anchors = (config.anchors, config.selection, config.anchor_block, drawn)
     stage = session.stage("mine", graph.fingerprint, anchors, options, device, work=work)
     return Mined(stage, artifacts.read_pools(stage.folder))
+
+
+def measure_purity(session: Session[RunConfig], mined: Mined, labels: NDArray[Any]) -> Purity:
+    """How many of the mined pairs are true, by labels (n,) that serve nothing else."""
+    purity = pool_purity(mined.pools, labels)
+    rates = {"positives": purity.positives, "negatives": purity.negatives}
+    session.run.log_metrics({f"purity/{key}": rate for key, rate in rates.items() if rate == rate})
+    announce(
+        f"pools: {purity.positives:.1%} of the positives show the anchor's label, "
+        f"{purity.negatives:.1%} of the negatives another one"
+    )
+    return purity
 
 
 def need_items(config: MiningConfig, count: int, what: str) -> None:

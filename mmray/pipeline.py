@@ -6,6 +6,7 @@ stage that is done is read instead of run, so the same command goes on where it 
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,15 @@ from mmray.describing import Described, describe
 from mmray.distributed import cluster
 from mmray.distributed.trainer import TrainingJob, fine_tune
 from mmray.evaluation.labelled import LabelledSet, labelled_set
-from mmray.mining_stages import Mined, Source, graph_stage, mine_stage, need_items
+from mmray.evaluation.purity import labels_of, read_named_labels
+from mmray.mining_stages import (
+    Mined,
+    Source,
+    graph_stage,
+    measure_purity,
+    mine_stage,
+    need_items,
+)
 from mmray.models import EmbeddingNet
 from mmray.pools import matching_pairs
 from mmray.progress import Progress, announce
@@ -39,6 +48,7 @@ class Inputs:
     images: list[ImageFile]
     labelled: LabelledSet | None
     network: EmbeddingNet
+    pool_labels: Mapping[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,9 @@ def recipe(session: Session[Config], inputs: Inputs) -> list[Score]:
     if last == "graph":
         return []
     mined = mine_stage(session, source, graph)
+    if inputs.pool_labels is not None:
+        names = [image.name for image in described.items]
+        measure_purity(session, mined, labels_of(names, inputs.pool_labels))
     if last == "mine":
         return []
     tuned = train_stage(session, inputs, described, mined)
@@ -105,6 +118,7 @@ def with_demo(session: Session[Config]) -> Config:
         session.config.evaluation,
         images=folder.location("test/jpg"),
         ground_truth=folder.location("test/gt"),
+        pool_labels=folder.location("train_labels.csv"),
     )
     return dataclasses.replace(session.config, images=(folder.location("train"),), evaluation=test)
 
@@ -126,6 +140,7 @@ def given_inputs(config: Config) -> Inputs:
         images,
         labelled_set(test.images, test.ground_truth) if test.images and test.ground_truth else None,
         models.build(config.network, pooling=config.training.pooling, weights=config.weights),
+        read_named_labels(test.pool_labels) if test.pool_labels else None,
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmray.errors import InputError
 from mmray.evaluation import purity as module
-from mmray.evaluation.purity import Purity, pool_purity, read_labels
+from mmray.evaluation.purity import Purity, labels_of, pool_purity, read_labels, read_named_labels
 from mmray.graph import reciprocal_knn_graph
 from mmray.neighbors import search
 from mmray.pools import Pools, mine_pools
@@ -264,3 +264,27 @@ def test_a_file_system_that_pyarrow_was_built_without_is_refused(monkeypatch):
     monkeypatch.setattr(module, "read_bytes", read_bytes)
     with pytest.raises(InputError, match=r"s3://a/b\.txt: .* \(built without S3\)"):
         read_labels("s3://a/b.txt", 2)
+
+
+def test_labels_by_name_are_found_with_and_without_folder_and_suffix(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text('name,object\na,cat\nb.jpg,dog\n"c,d",\nsub/e.png,owl,more\n')
+    named = read_named_labels(str(path))
+    names = ["x/a.jpg", "b.jpg", "c,d.png", "sub/e.png", "f.jpg"]
+    assert labels_of(names, named).tolist() == ["cat", "dog", "", "owl", ""]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"name,object\na,1\nalone\n", "line 3 is not name,label"),
+        (b"\xff\xfe\xff", "CSV file in UTF-8"),
+    ],
+)
+def test_a_table_of_labels_that_cannot_be_read_is_named(tmp_path, content, words):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"labels\.csv.*{words}"):
+        read_named_labels(str(path))
+    with pytest.raises(InputError, match=r"none\.csv"):
+        read_named_labels(str(tmp_path / "none.csv"))

@@ -3,9 +3,11 @@
 n items. Labels only measure here; nothing is mined or learned with them.
 """
 
+import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -108,6 +110,37 @@ def read_labels(uri: str, count: int) -> NDArray[Any]:
             "item, in their order"
         )
     return labels
+
+
+def read_named_labels(uri: str) -> dict[str, str]:
+    """Labels by image name, from a CSV file whose first columns are the two, below a header.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or a line has no label.
+    """
+    try:
+        lines = list(csv.reader(read_bytes(uri).decode("utf-8-sig").splitlines()))[1:]
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        raise InputError(
+            f"{uri}: cannot be read as labels ({error}); give a CSV file in UTF-8: a header, then "
+            "name,label"
+        ) from error
+    for number, line in enumerate(lines, start=2):
+        if len(line) < 2:
+            raise InputError(f"{uri}: line {number} is not name,label; mend or remove it")
+    return {line[0]: line[1].strip() for line in lines}
+
+
+def labels_of(names: Sequence[str], named: Mapping[str, str]) -> NDArray[np.str_]:
+    """The label (n,) of each image name, with or without its folder and suffix; "" if none."""
+    found = []
+    for name in names:
+        path = PurePosixPath(name)
+        keys = (name, path.name, path.stem)
+        found.append(next((named[key] for key in keys if key in named), ""))
+    return np.array(found, np.str_)
 
 
 def _same_label(anchors: Ids, pool: Sequence[Ids], labels: NDArray[Any]) -> NDArray[np.bool_]:

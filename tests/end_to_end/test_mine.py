@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from ray._common.utils import reset_ray_address
+from ray._private.utils import read_ray_address
 
 from mmray.anchors import select_anchors
 from mmray.benchmark import manifold_features
@@ -53,7 +56,7 @@ def features(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A head of six CPUs in its own process, so that three actors fit and no job starts Ray."""
+    """A head of five CPUs in its own process, so that three actors fit and no job starts Ray."""
     folder, port = tmp_path_factory.mktemp("ray"), 26379
     head = ray_command(
         *("--head", f"--port={port}", "--num-cpus=5", "--include-dashboard=false"),
@@ -64,6 +67,9 @@ def cluster(tmp_path_factory):
     wait_for(lambda: "Ray runtime started" in (folder / "head").read_text(), head)
     yield f"127.0.0.1:{port}"
     stop(head)
+    # What tells others on this machine that a head is here; a head that ends kindly removes it.
+    if (read_ray_address() or "").endswith(f":{port}"):
+        reset_ray_address()
 
 
 def wait_for(condition, process, seconds=120):
@@ -74,12 +80,12 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-def stop(process):
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
+def stop(node):
+    """End a node and all it started; asked kindly, it would take half a minute."""
+    for pid in [*descendants(node.pid), node.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    node.wait()
 
 
 def mine(features, storage, cluster, *flags, **options):
@@ -147,9 +153,8 @@ def test_the_job_mines_what_the_core_mines(whole, features):
     assert (folder / "graph.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_any_number_of_actors_gives_the_same_bytes(whole, features, cluster, tmp_path, workers):
-    done = mine(features, tmp_path, cluster, "--max-workers", workers, "--min-workers", workers)
+def test_three_actors_give_the_same_bytes_as_one(whole, features, cluster, tmp_path):
+    done = mine(features, tmp_path, cluster, "--max-workers", 3, "--min-workers", 3)
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path) == digests(whole[0])
 
@@ -188,19 +193,9 @@ def test_killed_with_sigkill_and_started_again_it_ends_with_the_same_bytes(
     assert digests(storage) == digests(whole[0])
 
 
-def test_an_actor_that_is_killed_changes_nothing(whole, features, cluster, tmp_path):
-    storage, log = tmp_path / "runs", tmp_path / "log"
-    process = started(features, storage, cluster, log)
-    for pattern in ("knn-*/neighbors/part-*", "mine-*/pools/part-*"):
-        wait_for(lambda pattern=pattern: shards(storage, pattern) >= 5, process)
-        actors = children("ray::MapWorker")
-        assert actors, "nothing to kill"
-        os.kill(actors[0], signal.SIGKILL)
-    assert process.wait(300) == 0, log.read_text()
-    assert digests(storage) == digests(whole[0])
-
-
-def test_a_node_that_vanishes_changes_nothing(whole, features, cluster, tmp_path):
+def test_an_actor_that_is_killed_and_a_node_that_vanishes_change_nothing(
+    whole, features, cluster, tmp_path
+):
     """A second node of two CPUs joins; its raylet is killed while its actors mine."""
     storage, log = tmp_path / "runs", tmp_path / "log"
     node = ray_command(
@@ -208,10 +203,12 @@ def test_a_node_that_vanishes_changes_nothing(whole, features, cluster, tmp_path
         log=tmp_path / "node",
     )
     wait_for(lambda: "Ray runtime started" in (tmp_path / "node").read_text(), node)
-    before = set(children("ray::MapWorker"))
     process = started(features, storage, cluster, log)
-    wait_for(lambda: shards(storage, "mine-*/pools/part-*") >= 5, process, 300)
-    assert len(set(children("ray::MapWorker")) - before) > 3, "its actors were to work too"
+    for pattern in ("knn-*/neighbors/part-*", "mine-*/pools/part-*"):
+        wait_for(lambda pattern=pattern: shards(storage, pattern) >= 5, process)
+        actors = children("ray::MapWorker")
+        assert len(actors) > 3, "those of the second node were to work too"
+        os.kill(actors[0], signal.SIGKILL)
     (raylet,) = [pid for pid in descendants(node.pid) if "raylet/raylet" in command_of(pid)]
     os.kill(raylet, signal.SIGKILL)
     assert process.wait(300) == 0, log.read_text()

@@ -82,6 +82,7 @@ def test_every_stage_leaves_what_the_design_says(whole):
         "extract-*/features/part-000000.parquet",
         "extract-*/features.npy",
         "extract-*/quarantine.parquet",
+        "knn-*/neighbors/part-000000.parquet",
         "graph-*/graph.npz",
         "graph-*/report.json",
         "mine-*/anchors.parquet",
@@ -108,6 +109,10 @@ def test_mlflow_has_settings_counts_curves_table_and_model(whole):
     assert run.info.status == "FINISHED"
     assert run.data.params["mining.alpha"] == "0.99"
     assert run.data.metrics["mine/anchors"] == 24
+    assert 0 < run.data.metrics["purity/positives"] < 1
+    assert 0.5 < run.data.metrics["purity/negatives"] <= 1
+    graph = {file.path for file in client.list_artifacts(run.info.run_id, "graph")}
+    assert graph == {"graph/report.json", "graph/graph.png"}
     losses = client.get_metric_history(run.info.run_id, "loss")
     assert [point.step for point in losses] == [1, 2]
     maps = client.get_metric_history(run.info.run_id, "map")
