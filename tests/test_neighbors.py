@@ -142,7 +142,15 @@ def test_products_err_by_no_more_than_is_allowed_for(half, d):
     assert errors.max() > slack.max() / (8 if half else 200), "the bound says nothing"
 
 
-@pytest.mark.parametrize("features", [clouds(0, 700, 24), np.concatenate([clouds(3, 90, 24)] * 8)])
+@pytest.mark.parametrize(
+    "features",
+    [
+        clouds(0, 700, 24),
+        np.concatenate([clouds(3, 90, 24)] * 8),
+        np.concatenate([clouds(4, 3, 24)] * 900),  # more copies than there is room for at first
+    ],
+    ids=["clouds", "copies", "very many copies"],
+)
 @pytest.mark.parametrize("k", [1, 30, 700])
 def test_candidates_by_sorting_as_on_a_gpu_give_the_same(monkeypatch, features, k):
     plain = search(features, features[::7], k)
