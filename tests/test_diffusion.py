@@ -10,7 +10,7 @@ from mmray.diffusion import diffuse
 from mmray.diffusion_torch import TorchVectors
 from mmray.graph import normalize_graph, reciprocal_knn_graph
 from mmray.neighbors import search
-from mmray.reordering import reorder
+from mmray.reordering import reorder, unordered
 from tests import oracles
 from tests.synthetic import curves, graph_of, permuted, random_graph
 
@@ -133,6 +133,17 @@ def test_parts_that_are_not_reached_are_passed_over_exactly(monkeypatch, dtype):
     for row, anchor in enumerate(anchors):
         reached = np.flatnonzero(banded.similarity[row])
         assert np.abs(reached - anchor).max() in (18, 19, 20)
+
+
+def test_a_block_begins_with_the_bands_of_its_own_anchors():
+    """Else every block after the first would pay for all that was reached before."""
+    vectors = diffusion_cpu.CpuVectors(unordered(long_path(np.float32)), 0.99, 1)
+    for anchor, first in ((0, 0), (2999, 5)):
+        vectors.start(np.array([anchor]))
+        assert np.flatnonzero(vectors.reached).tolist() == [first]
+        vectors.multiply()
+        assert 1 <= np.count_nonzero(vectors.reached) <= 2
+        vectors.step_solution(np.ones(16), np.ones(16))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
