@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Features, Floats, Ids, read_only
+from mmray.arrays import Features, Floats, Ids
 from mmray.config import ApproximateSearch
-from mmray.kernels import neighbors as kernels
-from mmray.neighbors import ExactIndex, Neighbors, finite_norms
+from mmray.neighbors import ExactIndex, Neighbors, checked_norms, finite_norms, settled
 
 # faiss tells, in every process, which builds of it were not found before the one that was.
 logging.getLogger("faiss").setLevel(logging.WARNING)
@@ -136,7 +135,9 @@ class ApproximateIndex:
             finite.
         """
         queries = np.ascontiguousarray(queries)
-        norms = self._checked_norms(queries, k, effort)
+        norms = checked_norms(self.database, queries, k)
+        if effort < 1:
+            raise ValueError(f"effort must be at least 1, got {effort}")
         shape = len(queries), k
         ids, similarities = np.empty(shape, np.int64), np.empty(shape, np.float32)
         pending, exhaustive = np.flatnonzero(norms), self._exhaustive
@@ -156,20 +157,6 @@ class ApproximateIndex:
         found = self._exact.search(queries[left], k, threads=threads)
         ids[left], similarities[left] = found.ids, found.similarities
         return Neighbors(ids, similarities)
-
-    def _checked_norms(self, queries: Features, k: int, effort: int) -> Floats:
-        """Norms (q,) of queries that can be searched for; ValueError says why they cannot."""
-        norms, (n, d) = finite_norms(queries, "queries"), self.database.shape
-        if queries.shape[1] != d:
-            raise ValueError(
-                "database and queries must have equal second dimensions, "
-                f"got shapes {self.database.shape} and {queries.shape}"
-            )
-        if not 1 <= k <= n:
-            raise ValueError(f"k must be between 1 and the {n} items of the database, got {k}")
-        if effort < 1:
-            raise ValueError(f"effort must be at least 1, got {effort}")
-        return norms
 
     @property
     def _exact(self) -> ExactIndex:
@@ -193,17 +180,7 @@ class ApproximateIndex:
         candidates.sort(axis=1)
         counts = np.count_nonzero(candidates < n, axis=1)
         full = counts >= k
-        shape = int(np.count_nonzero(full)), k
-        ids, similarities = np.empty(shape, np.int64), np.empty(shape, np.float32)
-        kernels.settle(
-            read_only(self.database),
-            read_only(queries[full]),
-            candidates[full],
-            counts[full],
-            ids,
-            similarities,
-        )
-        return full, Neighbors(ids, similarities)
+        return full, settled(self.database, queries[full], candidates[full], counts[full], k)
 
     def _probe(self, queries: Features, fetch: int, effort: int, threads: int) -> Ids:
         """Candidates (m, fetch) from the nearest lists of each query; -1 where there are fewer."""

@@ -124,15 +124,7 @@ class ExactIndex:
         self, queries: Features, k: int, *, device: Device = "cpu", threads: int = 1
     ) -> Neighbors:
         """The k nearest of each query as `search` finds them; the product is made on a device."""
-        n, d = self.database.shape
-        norms = finite_norms(queries, "queries")
-        if queries.shape[1] != d:
-            raise ValueError(
-                "database and queries must have equal second dimensions, "
-                f"got shapes {self.database.shape} and {queries.shape}"
-            )
-        if not 1 <= k <= n:
-            raise ValueError(f"k must be between 1 and the {n} items of the database, got {k}")
+        n, norms = len(self.database), checked_norms(self.database, queries, k)
         ids = np.tile(np.arange(k), (len(queries), 1))  # right where all similarities are 0
         similarities = np.zeros((len(queries), k), np.float32)
         pending = np.flatnonzero(norms * self.norm)
@@ -218,17 +210,8 @@ class _Attempt:
         scaled, slack = self._scaled(queries)
         propose = self._scan if self.items.device.type == "cpu" else self._sort
         candidates, counts, full = propose(scaled, slack)
-        shape = int(np.count_nonzero(~full)), k
-        ids, similarities = np.empty(shape, np.int64), np.empty(shape, np.float32)
-        kernels.settle(
-            read_only(database),
-            read_only(queries[~full]),
-            candidates[~full],
-            counts[~full],
-            ids,
-            similarities,
-        )
-        return full, ids, similarities
+        found = settled(database, queries[~full], candidates[~full], counts[~full], k)
+        return full, found.ids, found.similarities
 
     def _scaled(self, queries: Features) -> tuple[torch.Tensor, Features]:
         """Queries to multiply by, scaled so that no product exceeds 1; see `_Attempt._scan`.
@@ -290,6 +273,34 @@ def _tensor(array: NDArray[np.generic]) -> torch.Tensor:
         # What is in shared memory cannot be written; PyTorch warns of what nobody does.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
+
+
+def settled(
+    database: Features, queries: Features, candidates: Ids, counts: Ids, k: int
+) -> Neighbors:
+    """The k most similar of each query's candidates, by their exact similarities.
+
+    Parameters
+    ----------
+    candidates : (q, c) int64
+        Ascending ids; the first counts (q,) of each row, at least k.
+    """
+    ids, similarities = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), "f4")
+    kernels.settle(read_only(database), read_only(queries), candidates, counts, ids, similarities)
+    return Neighbors(ids, similarities)
+
+
+def checked_norms(database: Features, queries: Features, k: int) -> Floats:
+    """Norms (q,) of queries whose k nearest can be found; ValueError says why they cannot."""
+    norms, (n, d) = finite_norms(queries, "queries"), database.shape
+    if queries.shape[1] != d:
+        raise ValueError(
+            "database and queries must have equal second dimensions, "
+            f"got shapes {database.shape} and {queries.shape}"
+        )
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be between 1 and the {n} items of the database, got {k}")
+    return norms
 
 
 def finite_norms(rows: Features, name: str) -> Floats:
