@@ -67,7 +67,7 @@ def neighbors_stage(session: Session[RunConfig], source: Source) -> Stage:
             return counts
         index = _approximate(stage, exact, config.search, session.config.seed)
         effort = config.search_effort
-        nearest_neighbors(index, k, **shards, pool=session.pool, effort=effort)
+        nearest_neighbors(index, k, **shards, pool=_cpu_pool(session), effort=effort)
         found = measured_recall(index, exact, k, effort=effort)
         announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (of 1,000 items)")
         return {**counts, "recall": found}
@@ -143,6 +143,7 @@ def mine_stage(session: Session[RunConfig], source: Source, graph: Stage) -> Min
             power=config.power,
             positives=config.positives,
             negatives=config.negatives,
+            threads=os.cpu_count() or 1,
         )
         pools = stage.folder / "pools"
         mine(
@@ -188,6 +189,9 @@ def need_items(config: MiningConfig, count: int, what: str) -> None:
 def _workers(session: Session[RunConfig]) -> tuple[Pool, Device]:
     """The actors of a mining stage, and where they compute."""
     config = session.config.mining
-    device = cluster.mining_device(config.device)
-    pool = dataclasses.replace(session.pool, cpus=config.threads)
+    device, pool = cluster.mining_device(config.device), _cpu_pool(session)
     return (cluster.with_gpus(pool) if device == "cuda" else pool), device
+
+
+def _cpu_pool(session: Session[RunConfig]) -> Pool:
+    return dataclasses.replace(session.pool, cpus=session.config.mining.threads)

@@ -17,9 +17,8 @@ class NeighborWorker:
     """Searches the whole database for a block of its rows."""
 
     def __init__(self, index: list[ray.ObjectRef[Any]], k: int, options: dict[str, Any]) -> None:
-        self.index: ExactIndex | ApproximateIndex = ray.get(
-            index[0]
-        )  # its arrays are views of shared memory
+        # Its arrays are views of shared memory.
+        self.index: ExactIndex | ApproximateIndex = ray.get(index[0])
         self.k, self.options = k, options
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
