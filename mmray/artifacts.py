@@ -8,23 +8,25 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from mmray.arrays import Features, Floats, Graph, Ids
-from mmray.errors import InputError
+from mmray.arrays import Floats, Graph, Ids
 from mmray.neighbors import Neighbors
 from mmray.pools import Pools
 from mmray.storage import Folder
 from mmray.whitening import Whitening
+
+Result = TypeVar("Result")
 
 SUCCESS = "_SUCCESS.json"
 PACKAGES = ("mmray", "ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
@@ -93,127 +95,22 @@ def read_array(folder: Folder, name: str) -> NDArray[Any]:
     return np.asarray(np.load(io.BytesIO(folder.read(name)), allow_pickle=False))
 
 
-# -- extraction -----------------------------------------------------------------------------------
+def write_header(sink: IO[bytes], shape: tuple[int, int]) -> None:
+    """Begin an .npy file of float32 whose rows are written after it."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(sink, header)
 
 
-def column_of(poolings: Sequence[str], pooling: str) -> str:
-    """Column of a descriptor in the shards: `embedding` for the first pooling, else its name."""
-    return "embedding" if pooling == poolings[0] else pooling
-
-
-def features_table(
-    images: Sequence[dict[str, Any]], poolings: Sequence[str], descriptors: Features
-) -> pa.Table:
-    """A shard of features.
-
-    Parameters
-    ----------
-    images : m records with `image_id`, `uri`, `width`, `height`, `error` (None, or why it is bad)
-    descriptors : (m, p, d) float32; rows of bad images are ignored
-    """
-    _, p, d = descriptors.shape
-    assert p == len(poolings), (p, poolings)
-    columns: dict[str, pa.Array] = {
-        "image_id": pa.array([image["image_id"] for image in images], pa.int64()),
-        "uri": pa.array([image["uri"] for image in images], pa.string()),
-        "width": pa.array([image["width"] for image in images], pa.int32()),
-        "height": pa.array([image["height"] for image in images], pa.int32()),
-        "error": pa.array([image["error"] for image in images], pa.string()),
-    }
-    for index, pooling in enumerate(poolings):
-        flat = pa.array(np.ascontiguousarray(descriptors[:, index]).reshape(-1), pa.float32())
-        rows = pa.FixedSizeListArray.from_arrays(flat, d)
-        tensor = pa.fixed_shape_tensor(pa.float32(), [d])
-        columns[column_of(poolings, pooling)] = pa.ExtensionArray.from_storage(tensor, rows)
-    return pa.table(columns)
-
-
-def rows_of(column: pa.ChunkedArray) -> Features:
-    """(m, d) float32 of a fixed-shape tensor column."""
-    parts = [chunk.to_numpy_ndarray() for chunk in column.chunks if len(chunk)]
-    if not parts:
-        return np.empty((0, column.type.shape[0]), np.float32)
-    return np.concatenate(parts)
-
-
-def finish_features(
-    stage: Stage, poolings: Sequence[str], *, max_bad_fraction: float
-) -> dict[str, int]:
-    """Give good images dense ids and set the bad ones aside; returns the counts of both.
-
-    Every step leaves the same files however often it runs, so a kill in between does no harm: the
-    bad ones are read from the raw shards, all of them, before any shard is rewritten.
-
-    Raises
-    ------
-    InputError
-        No image, or too few of them, could be read. The shards are removed, so that the same
-        command tries again once the cause is mended; quarantine.parquet stays.
-    """
-    shards = stage.folder / "features"
-    if not stage.folder.has("images.parquet"):
-        meta = pa.concat_tables(
-            shards.read_table(name, ["uri", "width", "height", "error"]) for name in shards.names()
-        )
-        bad = pc.is_valid(meta["error"])
-        good = meta.filter(pc.invert(bad)).drop_columns("error")
-        ids = pa.array(np.arange(len(good), dtype=np.int64))
-        stage.folder.write_table("quarantine.parquet", meta.filter(bad).select(["uri", "error"]))
-        _refuse_bad(stage, int(pc.sum(bad).as_py()), len(meta), max_bad_fraction)
-        stage.folder.write_table("images.parquet", good.add_column(0, "image_id", ids))
-    counts = {
-        "images": len(stage.folder.read_table("images.parquet", ["image_id"])),
-        "quarantined": len(stage.folder.read_table("quarantine.parquet", ["error"])),
-    }
-    _number_densely(shards)
-    for pooling in poolings:
-        _gather(stage.folder, shards, column_of(poolings, pooling), counts["images"])
-    return counts
-
-
-def _refuse_bad(stage: Stage, bad: int, total: int, limit: float) -> None:
-    if bad == total or bad > limit * total:
-        first = stage.folder.read_table("quarantine.parquet").slice(0, 1).to_pylist()[0]
-        (stage.folder / "features").remove()
-        raise InputError(
-            f"{bad} of {total} images could not be read ({bad / total:.1%} > "
-            f"--extraction.max-bad-fraction {limit:.1%}), the first of them {first['uri']}: "
-            f"{first['error']}; see {stage.folder.location('quarantine.parquet')} for each"
-        )
-
-
-def _number_densely(shards: Folder) -> None:
-    """Drop bad rows and renumber, shard by shard; a shard that is right already is left alone."""
-    next_id = 0
-    for name in shards.names():
-        head = shards.read_table(name, ["image_id", "error"])
-        wanted = np.arange(next_id, next_id + head["error"].null_count)
-        if not np.array_equal(head["image_id"].to_numpy(), wanted):
-            table = shards.read_table(name)
-            table = table.filter(pc.is_null(table["error"]))
-            table = table.set_column(0, "image_id", pa.array(wanted, pa.int64()))
-            shards.write_table(name, table)
-        next_id += len(wanted)
-
-
-def _gather(folder: Folder, shards: Folder, column: str, n: int) -> None:
-    """Write one descriptor of all shards as <column>.npy ("features" for `embedding`)."""
-    names = shards.names()
-    d = rows_of(shards.read_table(names[0], [column])[column]).shape[1]
-    header = {"descr": "<f4", "fortran_order": False, "shape": (n, d)}
-    with folder.writing(array_name(column)) as sink:
-        np.lib.format.write_array_header_1_0(sink, header)
+def ahead(read: Callable[[str], Result], names: Sequence[str], count: int = 8) -> Iterator[Result]:
+    """The results of `read` in order, a few read ahead: an object store answers slowly."""
+    with ThreadPoolExecutor(count) as threads:
+        waiting: deque[Future[Result]] = deque()
         for name in names:
-            sink.write(rows_of(shards.read_table(name, [column])[column]).tobytes())
-
-
-def array_name(column: str) -> str:
-    return "features.npy" if column == "embedding" else f"features-{column}.npy"
-
-
-def read_features(stage: Stage, poolings: Sequence[str], pooling: str) -> Features:
-    """(n, d) float32 of one pooling, rows in the order of images.parquet."""
-    return read_array(stage.folder, array_name(column_of(poolings, pooling)))
+            waiting.append(threads.submit(read, name))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 # -- graph, anchors, pools ------------------------------------------------------------------------

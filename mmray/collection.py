@@ -1,62 +1,135 @@
-"""Collections of image files, in a folder or behind a URI: listing, leaving out, reading."""
+"""Collections of images: what is known of each before it is opened.
 
-import re
-from collections.abc import Iterator, Sequence
+n images. An image is a file of its own, or a part of a tar or Parquet file.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from pathlib import PurePosixPath
+from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
-from pyarrow import fs
+import pyarrow.compute as pc
 
-from mmray.arrays import Box
+from mmray.arrays import Box, Ids
 from mmray.errors import InputError
+from mmray.locations import read_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageFile:
     """A listed image, or a part of one.
 
     Attributes
     ----------
-    uri : what `read_bytes` takes
-    name : path below the listed folder
-    size : bytes on disk
+    uri : of its file, or of the tar or Parquet file that holds it
+    name : path below the listed folder, or name within the file that holds it
+    size : bytes; -1: not known
+    offset : in a tar file the first byte, in a Parquet file the row of its row group; None: a file
+        of its own
+    row_group, column : of a Parquet file
     box : the part that is meant, see `images.decode`; None: the whole
+    error : why it cannot be had, if that was seen when it was listed
     """
 
     uri: str
     name: str
-    size: int
+    size: int = -1
+    offset: int | None = None
+    row_group: int | None = None
+    column: str | None = None
     box: Box | None = None
+    error: str | None = None
+
+    @property
+    def location(self) -> str:
+        """As a person finds it: the file, and after # the name within it."""
+        return self.uri if self.offset is None else f"{self.uri}#{self.name}"
 
 
-def list_images(folder: str) -> list[ImageFile]:
-    """The images below a folder, sorted by name: links followed, hidden files and folders not.
+SCHEMA = pa.schema(
+    {
+        "uri": pa.large_string(),
+        "name": pa.large_string(),
+        "size": pa.int64(),
+        "offset": pa.int64(),
+        "row_group": pa.int32(),
+        "column": pa.large_string(),
+        "box": pa.list_(pa.float64()),
+        "error": pa.large_string(),
+    }
+)
 
-    Parameters
-    ----------
-    folder : a local path, or a URI that pyarrow.fs reads (s3://bucket/photos), percent-encoded
 
-    Raises
-    ------
-    InputError
-        The folder is missing, a file, out of reach or without images, or a name is not UTF-8.
+class Collection(Sequence[ImageFile]):
+    """Images in order, kept as the columns of a table: a million take 200 MB, not a GB.
+
+    An image's id is its place.
     """
-    found = _list_uri(folder) if _is_uri(folder) else _list_local(folder)
-    images = sorted(found, key=lambda image: image.name)
-    if not images:
-        raise InputError(f"{folder}: no images in this folder (looked for {' '.join(SUFFIXES)})")
-    for image in images:
-        try:
-            image.name.encode()
-        except UnicodeEncodeError as error:  # it could not be written to a table either
-            reason = f"the file name {image.name!a} is not UTF-8; rename the file"
-            raise InputError(f"{folder}: {reason}") from error
-    return images
+
+    def __init__(self, table: pa.Table) -> None:
+        assert table.schema.equals(SCHEMA), table.schema
+        self.table = table.combine_chunks()
+
+    @classmethod
+    def of(cls, images: Iterable[ImageFile]) -> "Collection":
+        rows = images if isinstance(images, list) else list(images)
+        columns = {
+            field.name: pa.array([getattr(row, field.name) for row in rows], field.type)
+            for field in SCHEMA
+        }
+        return cls(pa.table(columns, SCHEMA))
+
+    @classmethod
+    def joined(cls, parts: Iterable["Collection"]) -> "Collection":
+        return cls(pa.concat_tables([part.table for part in parts] or [SCHEMA.empty_table()]))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageFile: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Collection": ...
+    def __getitem__(self, index: int | slice) -> "ImageFile | Collection":
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        place = range(len(self))[index]
+        return image_of(self.table.slice(place, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[ImageFile]:
+        for batch in self.table.to_batches(max_chunksize=4096):
+            yield from map(image_of, batch.to_pylist())
+
+    def take(self, places: Ids) -> "Collection":
+        """The images of some places, in that order."""
+        return Collection(self.table.take(pa.array(places, pa.int64())))
+
+    @property
+    def locations(self) -> pa.ChunkedArray:
+        """`ImageFile.location` of every image, as strings."""
+        uris, names = self.table["uri"], self.table["name"]
+        within = pc.binary_join_element_wise(uris, names, pa.scalar("#", pa.large_string()))
+        return pc.if_else(pc.is_null(self.table["offset"]), uris, within)
+
+    def digest(self) -> str:
+        """Fingerprint of all that is known of the images."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        for start in range(0, len(self), 65_536):
+            part = self.table.slice(start, 65_536)
+            for name in SCHEMA.names:
+                digest.update(repr(part[name].to_pylist()).encode())
+        return digest.hexdigest()
+
+
+def image_of(row: Mapping[str, Any]) -> ImageFile:
+    """A row of the table."""
+    box = row["box"]
+    return ImageFile(**{**row, "box": None if box is None else tuple(box)})
 
 
 def read_exclusions(file: str) -> set[str]:
@@ -70,93 +143,18 @@ def read_exclusions(file: str) -> set[str]:
     return {line.strip() for line in lines if line.strip()}
 
 
-def without(images: Sequence[ImageFile], names: set[str]) -> list[ImageFile]:
+def without(images: Collection, names: set[str]) -> Collection:
     """The images of none of the names: each a path below the folder, a file name, or its stem."""
-    return [
-        image
-        for image in images
-        if names.isdisjoint({image.name, Path(image.name).name, Path(image.name).stem})
-    ]
+    kept = []
+    for place, name in enumerate(images.table["name"].to_pylist()):
+        path = PurePosixPath(name)
+        if names.isdisjoint((name, path.name, path.stem)):
+            kept.append(place)
+    return images.take(np.array(kept, np.int64))
 
 
-def read_bytes(uri: str) -> bytes:
-    """The content of a file that `list_images` named.
-
-    Raises
-    ------
-    OSError
-        It cannot be read.
-    """
-    if not _is_uri(uri):
-        return Path(uri).read_bytes()
-    parts = urlsplit(uri)
-    folder, _, name = parts.path.rpartition("/")
-    filesystem, path = _open_uri(urlunsplit(parts._replace(path=folder)))
-    with filesystem.open_input_stream(f"{path}/{unquote(name)}", compression=None) as stream:
-        content: bytes = stream.read()
-    return content
-
-
-def _is_uri(path: str) -> bool:
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
-
-
-# Kept, as making a client of S3 takes longer than reading an image.
-@lru_cache(maxsize=1024)
-def _open_uri(folder: str) -> tuple[fs.FileSystem, str]:
-    filesystem, path = fs.FileSystem.from_uri(folder)
-    return filesystem, path.rstrip("/")
-
-
-def _list_uri(folder: str) -> list[ImageFile]:
-    try:
-        filesystem, path = _open_uri(folder)
-        kind = filesystem.get_file_info(path).type
-        if isinstance(filesystem, fs.LocalFileSystem):
-            return _list_local(path)
-        if kind == fs.FileType.NotFound:
-            raise InputError(f"{folder}: no such folder")
-        if kind == fs.FileType.File:
-            raise InputError(f"{folder}: this is a file; give the folder that holds the images")
-        entries = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{folder}: cannot be listed ({error})") from error
-    parts = urlsplit(folder)
-    images = []
-    for entry in entries:
-        name = entry.path[len(path) + 1 :]
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if entry.type == fs.FileType.File and not hidden and name.lower().endswith(SUFFIXES):
-            uri = parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}")
-            images.append(ImageFile(urlunsplit(uri), name, entry.size))
-    return images
-
-
-def _list_local(folder: str) -> list[ImageFile]:
-    root = Path(folder).absolute()
-    try:
-        if not root.exists():
-            raise InputError(f"{folder}: no such folder")
-        if not root.is_dir():
-            raise InputError(f"{folder}: this is a file; give the folder that holds the images")
-        return [
-            ImageFile(str(path), path.relative_to(root).as_posix(), path.stat().st_size)
-            for path in _walk(root, frozenset())
-        ]
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error})") from error
-
-
-def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """Image files below a folder, through links; not into a link to one of the folders `above`."""
-    stat = folder.stat()
-    here = (stat.st_dev, stat.st_ino)
-    if here in above:
-        return
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _walk(path, above | {here})
-        elif path.is_file() and path.name.lower().endswith(SUFFIXES):
-            yield path
+def sample(images: Collection, count: int, seed: int) -> Collection:
+    """Images drawn at random, in their order, those that cannot be had left out; all if fewer."""
+    usable = np.flatnonzero(pc.is_null(images.table["error"]).to_numpy(zero_copy_only=False))
+    count = min(count, len(usable))
+    return images.take(np.sort(np.random.default_rng(seed).choice(usable, count, replace=False)))

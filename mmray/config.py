@@ -13,6 +13,7 @@ Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_l
 Pooling = Literal["mac", "rmac", "gem"]
 Selection = Literal["walk", "all", "random"]
 Loss = Literal["contrastive", "triplet"]
+Precision = Literal["float32", "bfloat16"]
 ApproximateSearch = Literal["ivf", "hnsw"]
 Search = Literal["exact", "ivf", "hnsw"]
 Positives = Literal["manifold", "euclidean", "cyclic"]
@@ -43,16 +44,28 @@ class DemoConfig:
 class ExtractionConfig:
     """Features Y for mining (Sec. 4.3)."""
 
-    longest_side: int = 362
-    """Longest side images are reduced to, pixels (never enlarged)."""
+    longest_side: int | None = 362
+    """Longest side images are reduced to, pixels (never enlarged); None: as they are."""
+    scales: tuple[float, ...] = (1.0,)
+    """Each image is described at these multiples of its size, and the descriptors are summed."""
     poolings: tuple[Pooling, ...] = ("rmac", "mac")
     """Descriptors taken from one forward pass; mining uses the first."""
+    rmac_whole: bool = True
+    """R-MAC includes the MAC of the whole map; both variants are in the literature."""
+    region_whitening: bool = False
+    """R-MAC whitens each region by a PCA learned from regions, as in Tolias et al. 2016."""
+    pca: int | None = None
+    """Dimensions left by a PCA whitening of the features, learned from them; None: no whitening."""
+    precision: Precision = "float32"
+    """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
     shard_size: int = 256
     """Images in a shard, the unit of work that is computed again after a kill."""
     batch_size: int = 32
     """Images of one shape in a forward pass, at most."""
     max_bad_fraction: float = 0.5
     """More unreadable images than this stop the job."""
+    max_pixels: int = 178_956_970
+    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +202,17 @@ class Config(RunConfig):
     preset: Preset = "demo"
     """Where the defaults come from: rendered photos on one machine, or the paper's retrieval."""
     images: tuple[str, ...] = ()
-    """Folders of unlabelled images (local, s3://, gs://); none: a rendered demonstration set."""
+    """Folders, tar shards, Parquet files or lists of images; none: a rendered demonstration set."""
+    image_column: str | None = None
+    """Column of Parquet files that holds the images; by default found."""
     exclude: str | None = None
     """Text file of names of images to leave out, one a line (the paper removes test landmarks)."""
+    sample: int | None = None
+    """So many images, drawn at random by --seed; None: all."""
+    deduplicate: bool = True
+    """Of files with equal content only the first is used."""
+    relist: bool = False
+    """Look for images again, where a rerun would go by the list that it kept."""
     network: Network = "vgg16"
     weights: str | None = None
     """File with the initial weights (.pth or .safetensors); by default the published ones."""
@@ -261,6 +282,8 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("extraction", "shard_size"): (1, 1_000_000),
     ("extraction", "batch_size"): (1, 65_536),
     ("extraction", "max_bad_fraction"): (0, 1),
+    ("extraction", "max_pixels"): (1, 10**12),
+    ("extraction", "pca"): (1, 100_000),
     ("mining", "graph_k"): (2, 1_000_000),
     ("mining", "search_effort"): (1, 10**9),
     ("mining", "power"): (0, 100),
@@ -295,6 +318,7 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("", "min_workers"): (1, 100_000),
     ("", "max_workers"): (1, 100_000),
     ("", "seed"): (0, 2**63 - 1),
+    ("", "sample"): (1, 10**12),
 }
 
 
@@ -333,7 +357,20 @@ def _validate_images(config: Config) -> None:
         )
     if not config.images and (config.preset == "retrieval" or config.evaluation.images):
         raise InputError("--images is missing: name the folder of the images to learn from")
+    _validate_extraction(config.extraction)
     chosen_stages(config)
+
+
+def _validate_extraction(config: ExtractionConfig) -> None:
+    if not config.scales:
+        raise InputError("--extraction.scales is empty: name at least one, such as 1.0")
+    for scale in config.scales:
+        if not 0.05 <= scale <= 4:
+            raise InputError(f"--extraction.scales {scale:g}: choose values from 0.05 to 4")
+    if config.region_whitening and "rmac" not in config.poolings:
+        raise InputError(
+            "--extraction.region-whitening: only rmac, in --extraction.poolings, has regions"
+        )
 
 
 def chosen_stages(config: Config) -> tuple[str, ...]:

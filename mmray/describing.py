@@ -3,17 +3,20 @@
 n items, d dims.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from mmray import artifacts, models
+from mmray import feature_shards, models
 from mmray.arrays import Features
 from mmray.artifacts import Stage
-from mmray.collection import ImageFile
+from mmray.collection import Collection
 from mmray.config import Config, Pooling
 from mmray.distributed import cluster
-from mmray.distributed.extraction import extract
+from mmray.distributed.extraction import Description, extract
 from mmray.models import EmbeddingNet
+from mmray.progress import announce
 from mmray.session import Counts, Session
 
 
@@ -23,24 +26,31 @@ class Described:
 
     stage: Stage
     poolings: Sequence[Pooling]
-    items: Sequence[ImageFile]
+    items: Collection
 
     def features(self, pooling: Pooling) -> Features:
         """(n, d) float32, a row an item."""
-        return artifacts.read_features(self.stage, self.poolings, pooling)
+        return feature_shards.read_features(self.stage, self.poolings, pooling)
 
 
 def describe(
     session: Session[Config],
-    items: Sequence[ImageFile],
+    images: Collection,
     model: EmbeddingNet,
     *,
-    longest_side: int,
-    poolings: Sequence[Pooling],
+    how: Description,
     part_of: str,
+    how_mark: Any = None,
     max_bad_fraction: float = 0.0,
+    deduplicate: bool = False,
 ) -> Described:
     """Descriptors of images by a network.
+
+    Parameters
+    ----------
+    how_mark : JSON-like
+        What of `how` does not show in its settings: where its whitening of regions comes from.
+    deduplicate : of images with equal content, keep the first only
 
     Raises
     ------
@@ -51,22 +61,35 @@ def describe(
 
     def work(stage: Stage) -> Counts:
         extract(
-            items,
+            images,
             model,
+            how=how,
             output=stage.folder / "features",
-            longest_side=longest_side,
-            poolings=poolings,
             shard_size=config.shard_size,
-            batch_size=config.batch_size,
             pool=cluster.with_gpus(session.pool),
             label=part_of,
+            report=session.reporting(part_of),
+            most_bad=int(max_bad_fraction * len(images)),
         )
-        return artifacts.finish_features(stage, poolings, max_bad_fraction=max_bad_fraction)
+        return feature_shards.finish_features(
+            stage,
+            how.poolings,
+            total=len(images),
+            max_bad_fraction=max_bad_fraction,
+            deduplicate=deduplicate,
+        )
 
-    names = [(item.uri, item.size, item.box) for item in items]
-    batches = (config.shard_size, config.batch_size, longest_side)
-    digest = models.state_digest(model)
-    stage = session.stage("extract", names, digest, poolings, batches, work=work, part_of=part_of)
-    quarantine = stage.folder.read_table("quarantine.parquet", ["uri"])
-    bad = set(quarantine["uri"].to_pylist())
-    return Described(stage, poolings, [item for item in items if item.uri not in bad])
+    plain = dataclasses.replace(how.regions, whitening=None)
+    options = dataclasses.asdict(dataclasses.replace(how, regions=plain))
+    inputs = (images.digest(), models.state_digest(model), options, how_mark)
+    stage = session.stage(
+        "extract", *inputs, config.shard_size, deduplicate, work=work, part_of=part_of
+    )
+    if "deviation" in stage.counts:
+        announce(
+            f"{part_of}: cosines of {how.precision} descriptors to those in float32 are 1 less "
+            f"{stage.counts['deviation']:.2g} on average, {stage.counts['deviation_max']:.2g} at "
+            "most (one image a shard)"
+        )
+    kept = stage.folder.read_table("images.parquet", ["item"])["item"].to_numpy()
+    return Described(stage, how.poolings, images.take(kept))

@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self, cast
 
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from mmray.backbones import BACKBONES, convolutional_layers
 from mmray.config import Network, Pooling
 from mmray.errors import InputError
-from mmray.pooling import POOLINGS
+from mmray.pooling import EPS, POOLINGS, Rmac, rmac
 from mmray.storage import Folder
 
 FORMAT_VERSION = 1  # of the folder that `save` writes
@@ -55,7 +56,7 @@ class EmbeddingNet(nn.Module):
         self.dim, self.stride = facts.dim, facts.stride
         self.register_buffer("mean", torch.tensor(facts.mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(facts.std).reshape(1, 3, 1, 1), persistent=False)
-        self.backbone = convolutional_layers(network)
+        self.backbone: nn.Module = convolutional_layers(network)
         # The weights too, not the input alone: DDP wants gradients laid out as their parameters.
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train()
@@ -87,22 +88,55 @@ class EmbeddingNet(nn.Module):
         """
         return self.descriptors(images, (self.pooling,))[:, 0]
 
-    def descriptors(self, images: Tensor | Sequence[Tensor], poolings: Sequence[Pooling]) -> Tensor:
-        """As `forward`, with several poolings of one pass through the backbone: (b, p, d)."""
+    def descriptors(
+        self,
+        images: Tensor | Sequence[Tensor],
+        poolings: Sequence[Pooling],
+        *,
+        scales: Sequence[float] = (1.0,),
+        regions: Rmac | None = None,
+    ) -> Tensor:
+        """As `forward`, with several poolings of one pass through the backbone: (b, p, d).
+
+        Parameters
+        ----------
+        images : as for `forward`
+        poolings : p names
+        scales : of the images; the descriptors of several are summed and l2-normalised
+        regions : which R-MAC "rmac" means; None: that of `rmac`
+
+        Raises
+        ------
+        ValueError
+            As `forward` and `rmac`, or a scale is not above 0, or there is none.
+        """
         batches = [images] if isinstance(images, Tensor) else images
         if not batches:
             raise ValueError("images: an empty sequence of batches")
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise ValueError(f"scales {tuple(scales)}: name at least one, each of them above 0")
+        pools: dict[Pooling, Callable[[Tensor], Tensor]] = {**POOLINGS, "rmac": regions or rmac}
         rows = []
         for batch in batches:
-            maps = self.maps(batch)
-            rows.append(torch.stack([POOLINGS[name](maps) for name in poolings], dim=1))
+            of_scales = []
+            for scale in scales:
+                maps = self.maps(batch, scale)
+                of_scales.append(torch.stack([pools[name](maps) for name in poolings], dim=1))
+            # One scale keeps its bits: to normalise again would change the last ones.
+            if len(of_scales) > 1:
+                of_scales = [F.normalize(torch.stack(of_scales).sum(0), dim=2, eps=EPS)]
+            rows += of_scales
         return torch.cat(rows)
 
-    def maps(self, images: Tensor) -> Tensor:
+    def maps(self, images: Tensor, scale: float = 1.0) -> Tensor:
         """The last convolutional map of each image: (b, 3, h, w) uint8 -> (b, c, h', w') float32.
 
         A side shorter than the stride is padded to it on the right or below, with the colour that
         preprocessing makes 0.
+
+        Parameters
+        ----------
+        scale : to which the preprocessed image is resized before
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
@@ -110,11 +144,19 @@ class EmbeddingNet(nn.Module):
                 f"not {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
             )
         pixels = images.to(torch.float32, memory_format=torch.channels_last)
-        inputs = (pixels - self.mean) / self.std
-        below, right = (max(0, self.stride - side) for side in images.shape[2:])
+        inputs = _resized((pixels - self.mean) / self.std, scale)
+        below, right = (max(0, self.stride - side) for side in inputs.shape[2:])
         if below or right:
             inputs = F.pad(inputs, (0, right, 0, below))
         return cast(Tensor, self.backbone(inputs))
+
+
+def _resized(inputs: Tensor, scale: float) -> Tensor:
+    """(b, 3, h, w) at another scale; a side keeps at least one pixel."""
+    if scale == 1:
+        return inputs
+    size = [max(1, round(side * scale)) for side in inputs.shape[2:]]
+    return F.interpolate(inputs, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def build(network: Network, *, pooling: Pooling, weights: str | Path | None = None) -> EmbeddingNet:

@@ -14,20 +14,21 @@ import numpy as np
 from mmray import artifacts, models
 from mmray.arrays import Ids
 from mmray.artifacts import Stage
-from mmray.collection import ImageFile, list_images, read_exclusions, without
+from mmray.collection import Collection, read_exclusions
 from mmray.config import Config, Pooling, chosen_stages
 from mmray.describing import Described, describe
 from mmray.distributed import cluster
+from mmray.distributed.extraction import Description
 from mmray.distributed.trainer import TrainingJob, fine_tune
+from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet, labelled_set
 from mmray.evaluation.purity import labels_of, read_named_labels
+from mmray.feature_stages import extract_stage, features_stage
 from mmray.mining_stages import (
     Mined,
-    Source,
     graph_stage,
     measure_purity,
     mine_stage,
-    need_items,
 )
 from mmray.models import EmbeddingNet
 from mmray.pools import matching_pairs
@@ -35,6 +36,7 @@ from mmray.progress import Progress, announce
 from mmray.rendering.photo_set import render_collection
 from mmray.report import Score, results_table
 from mmray.session import Counts, Session, running, usable_storage
+from mmray.sources import probe
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
 
 INITIAL, TUNED = "initial", "fine-tuned"
@@ -43,9 +45,9 @@ WHITENING_NAMES = {INITIAL: "PCA", TUNED: "LDA"}
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run starts from: images without labels, perhaps a labelled set, a network."""
+    """What a run starts from, besides the images without labels."""
 
-    images: list[ImageFile]
+    excluded: set[str]
     labelled: LabelledSet | None
     network: EmbeddingNet
     pool_labels: Mapping[str, str] | None
@@ -80,16 +82,16 @@ def run(config: Config) -> list[Score]:
 def recipe(session: Session[Config], inputs: Inputs) -> list[Score]:
     """All stages in their order, as far as the last that was chosen."""
     last = session.chosen[-1]
-    described = extract_stage(session, inputs)
+    described = extract_stage(session, inputs.network, inputs.excluded)
+    source = features_stage(session, described)
     if last == "extract":
         return []
-    source = mining_source(described)
     graph = graph_stage(session, source)
     if last == "graph":
         return []
     mined = mine_stage(session, source, graph)
     if inputs.pool_labels is not None:
-        names = [image.name for image in described.items]
+        names = described.items.table["name"].to_pylist()
         measure_purity(session, mined, labels_of(names, inputs.pool_labels))
     if last == "mine":
         return []
@@ -124,49 +126,27 @@ def with_demo(session: Session[Config]) -> Config:
 
 
 def given_inputs(config: Config) -> Inputs:
-    """The images and the network that the settings name.
+    """What the settings name; the images are looked for only, not listed.
 
     Raises
     ------
     InputError
-        One of them cannot be read, or there are too few images.
+        One of them cannot be read, or there are no images.
     """
-    images = [image for folder in config.images for image in list_images(folder)]
-    if config.exclude is not None:
-        images = without(images, read_exclusions(config.exclude))
-    need_items(config.mining, len(images), "images")
+    for source in config.images:
+        probe(source, column=config.image_column)
     test = config.evaluation
+    network = models.build(config.network, pooling=config.training.pooling, weights=config.weights)
+    if config.extraction.pca is not None and config.extraction.pca > network.dim:
+        raise InputError(
+            f"--extraction.pca {config.extraction.pca}: {config.network} has {network.dim} "
+            "dimensions; choose as many or fewer"
+        )
     return Inputs(
-        images,
+        set() if config.exclude is None else read_exclusions(config.exclude),
         labelled_set(test.images, test.ground_truth) if test.images and test.ground_truth else None,
-        models.build(config.network, pooling=config.training.pooling, weights=config.weights),
+        network,
         read_named_labels(test.pool_labels) if test.pool_labels else None,
-    )
-
-
-def extract_stage(session: Session[Config], inputs: Inputs) -> Described:
-    """Features Y of the unlabelled images by the initial network."""
-    config = session.config.extraction
-    described = describe(
-        session,
-        inputs.images,
-        inputs.network,
-        longest_side=config.longest_side,
-        poolings=config.poolings,
-        part_of="extract",
-        max_bad_fraction=config.max_bad_fraction,
-    )
-    need_items(session.config.mining, len(described.items), "readable images")
-    return described
-
-
-def mining_source(described: Described) -> Source:
-    """The features that mining is done on: the first of the descriptors."""
-    return Source(
-        described.stage.fingerprint,
-        len(described.items),
-        lambda: described.features(described.poolings[0]),
-        "images",
     )
 
 
@@ -185,6 +165,7 @@ def train_stage(
             config=config,
             seed=seed,
             run=session.run,
+            max_pixels=session.config.extraction.max_pixels,
             labelled=inputs.labelled,
         )
         model, history = fine_tune(job, folder=stage.folder, workers=workers, resources=resources)
@@ -216,10 +197,9 @@ def whiten_stage(
     def described_by(name: str, ids: Ids) -> Described:
         return describe(
             session,
-            [described.items[index] for index in ids],
+            described.items.take(ids),
             networks[name],
-            longest_side=test.longest_side,
-            poolings=test.poolings,
+            how=test_description(session.config),
             part_of="whiten",
         )
 
@@ -254,6 +234,16 @@ def whiten_stage(
     )
 
 
+def test_description(config: Config) -> Description:
+    """How images are described for retrieval."""
+    return Description(
+        longest_side=config.evaluation.longest_side,
+        poolings=config.evaluation.poolings,
+        batch_size=config.extraction.batch_size,
+        max_pixels=config.extraction.max_pixels,
+    )
+
+
 def evaluate_stage(
     session: Session[Config],
     labelled: LabelledSet | None,
@@ -268,10 +258,9 @@ def evaluate_stage(
     described = {
         name: describe(
             session,
-            labelled.items,
+            Collection.of(labelled.items),
             model,
-            longest_side=config.longest_side,
-            poolings=config.poolings,
+            how=test_description(session.config),
             part_of="evaluate",
         )
         for name, model in networks.items()

@@ -1,20 +1,24 @@
 """Global pooling: a convolutional map becomes one l2-normalised descriptor.
 
-b images, c channels, h x w positions of the map. MAC and R-MAC: Tolias, Sicre, Jegou, "Particular
-object retrieval with integral max-pooling of CNN activations", ICLR 2016. GeM: Radenovic, Tolias,
-Chum, PAMI 2018.
+b images, c channels, h x w positions of the map, r regions. MAC and R-MAC: Tolias, Sicre, Jegou,
+"Particular object retrieval with integral max-pooling of CNN activations", ICLR 2016. GeM:
+Radenovic, Tolias, Chum, PAMI 2018.
 
 Every descriptor has norm 1, except where a vector's norm is below `EPS`: that one is divided by
 `EPS` instead, so an all-zero map gives the zero vector, never NaN, and gradients stay finite.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import reduce
 
+import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
 from torch import Tensor
 
 from mmray.config import Pooling
+from mmray.whitening import Whitening
 
 EPS = 1e-6
 
@@ -33,24 +37,119 @@ def mac(maps: Tensor) -> Tensor:
     return F.normalize(maps.amax((2, 3)), eps=EPS)
 
 
-def rmac(maps: Tensor, levels: int = 3) -> Tensor:
-    """Regional MAC: the MACs of the whole map and of its regions, summed and l2-normalised.
+@dataclass(frozen=True, eq=False)
+class RegionWhitening:
+    """PCA whitening of the MAC of each region, for `rmac`.
 
-    The variant with the whole map and without whitening per region. `levels = 0` is MAC.
+    Attributes
+    ----------
+    mean : (c,) float
+    projection : (c, c) float
+    """
+
+    mean: Tensor
+    projection: Tensor
+
+    @classmethod
+    def of(cls, whitening: Whitening) -> "RegionWhitening":
+        """What was learned from rows of `region_vectors`, as tensors on the CPU."""
+        return cls(torch.tensor(whitening.mean), torch.tensor(whitening.projection))
+
+    def to(self, device: torch.device | str) -> "RegionWhitening":
+        return RegionWhitening(self.mean.to(device), self.projection.to(device))
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        """(..., c) centred, projected and l2-normalised; on another device, moved there first.
+
+        Raises
+        ------
+        ValueError
+            The vectors are of another number of channels than the whitening.
+        """
+        if vectors.shape[-1] != len(self.mean):
+            raise ValueError(
+                f"the whitening of regions is for {len(self.mean)} channels, the maps have "
+                f"{vectors.shape[-1]}: learn it from this network"
+            )
+        projected = (vectors - self.mean.to(vectors)) @ self.projection.to(vectors).T
+        return F.normalize(projected, dim=-1, eps=EPS)
+
+
+def region_vectors(maps: Tensor, levels: int = 3, *, whole: bool = True) -> Tensor:
+    """The l2-normalised MACs that R-MAC adds up, and from which their whitening is learned.
 
     Parameters
     ----------
     maps : (b, c, h, w) float, h and w at least 1
     levels : L, see `rmac_regions`
+    whole : begin with the MAC of the whole map
+
+    Returns
+    -------
+    (b, r, c), the same dtype; r depends on the shape of the maps.
+
+    Raises
+    ------
+    ValueError
+        There is none: `levels` is 0, without the whole map.
+    """
+    vectors = [mac(maps)] if whole else []
+    for top, left, side in rmac_regions(maps.shape[2], maps.shape[3], levels):
+        vectors.append(mac(maps[:, :, top : top + side, left : left + side]))
+    if not vectors:
+        raise ValueError("R-MAC of 0 levels without the whole map: there is nothing to add up")
+    return torch.stack(vectors, dim=1)
+
+
+def rmac(
+    maps: Tensor,
+    levels: int = 3,
+    *,
+    whole: bool = True,
+    whitening: RegionWhitening | None = None,
+) -> Tensor:
+    """Regional MAC: the MACs of the whole map and of its regions, summed and l2-normalised.
+
+    With the whole map, `levels = 0` is MAC.
+
+    Parameters
+    ----------
+    maps : (b, c, h, w) float, h and w at least 1
+    levels : L, see `rmac_regions`
+    whole : add the MAC of the whole map; Tolias et al. do not
+    whitening : of each MAC, that of the whole map too, before they are summed
 
     Returns
     -------
     (b, c), the same dtype.
+
+    Raises
+    ------
+    ValueError
+        As `region_vectors`, or the whitening is of another number of channels.
     """
-    total = mac(maps)
-    for top, left, side in rmac_regions(maps.shape[2], maps.shape[3], levels):
-        total = total + mac(maps[:, :, top : top + side, left : left + side])
-    return F.normalize(total, eps=EPS)
+    vectors = region_vectors(maps, levels, whole=whole)
+    if whitening is not None:
+        vectors = whitening.apply(vectors)
+    # One after the other: `sum` adds in an order that depends on the memory layout.
+    return F.normalize(reduce(torch.add, vectors.unbind(1)), eps=EPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rmac:
+    """A variant of R-MAC: `rmac` with these of its parameters."""
+
+    levels: int = 3
+    whole: bool = True
+    whitening: RegionWhitening | None = None
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        return rmac(maps, self.levels, whole=self.whole, whitening=self.whitening)
+
+    def to(self, device: torch.device | str) -> "Rmac":
+        """With its whitening there, which spares moving it at every call."""
+        whitening = None if self.whitening is None else self.whitening.to(device)
+        return replace(self, whitening=whitening)
 
 
 def gem(maps: Tensor, p: float = 3.0) -> Tensor:

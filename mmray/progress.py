@@ -2,11 +2,12 @@
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from tqdm import tqdm
 
-LOG_EVERY = 10.0  # seconds between two lines where there is no terminal
+LOG_EVERY = 10.0  # seconds between two lines where there is no terminal, and between two reports
 
 
 def announce(line: str) -> None:
@@ -16,14 +17,31 @@ def announce(line: str) -> None:
 
 
 class Progress:
-    """Counts items that are done out of a total, with the rate and the time left.
+    """Counts items that are done out of a total, with the rate, the time left, and other sums.
 
     >>> with Progress("extract", total=600) as progress:
-    ...     progress.advance(32)
+    ...     progress.advance(32, bytes=1_500_000, bad=1)
+
+    Parameters
+    ----------
+    total, done : items in all, and those that an earlier call did
+    report
+        Is told the figures now and then, and at the end: items done, items a second, seconds left,
+        and the sums.
     """
 
-    def __init__(self, label: str, *, total: int, done: int = 0, silent: bool = False) -> None:
+    def __init__(
+        self,
+        label: str,
+        *,
+        total: int,
+        done: int = 0,
+        silent: bool = False,
+        report: Callable[[Mapping[str, float]], None] | None = None,
+    ) -> None:
         self.label, self.total, self.done, self.silent = label, total, done, silent
+        self.sums: dict[str, int] = {}
+        self._report = report
         self.resumed, self.start = done, time.monotonic()
         self.last = self.start
         self.bar = (
@@ -43,22 +61,54 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif kind is None:
-            self._line()
+        if kind is None:
+            self._tell()
 
-    def advance(self, items: int) -> None:
+    def advance(self, items: int, **amounts: int) -> None:
         self.done += items
+        for name, amount in amounts.items():
+            self.sums[name] = self.sums.get(name, 0) + amount
         if self.bar is not None:
+            self.bar.set_postfix_str(self._sums(), refresh=False)
             self.bar.update(items)
-        elif time.monotonic() - self.last > LOG_EVERY:
-            self._line()
+        if time.monotonic() - self.last > LOG_EVERY:
+            self._tell()
 
-    def _line(self) -> None:
-        if self.silent:
-            return
-        self.last = time.monotonic()
-        elapsed = self.last - self.start
+    def figures(self) -> dict[str, float]:
+        """Items done and a second, seconds left if that can be told, and the sums of this call."""
+        elapsed = time.monotonic() - self.start
         rate = (self.done - self.resumed) / max(elapsed, 1e-9)
-        missing = self.total - self.done
-        left = f", {missing / rate:.0f} s left" if rate and missing else ""
-        announce(f"{self.label:>9}: {self.done}/{self.total}, {rate:.1f}/s, {elapsed:.0f} s{left}")
+        figures = {"done": self.done, "per_second": rate, **self.sums}
+        if rate:
+            figures["seconds_left"] = (self.total - self.done) / rate
+        return figures
+
+    def _tell(self) -> None:
+        self.last = time.monotonic()
+        figures = self.figures()
+        if self._report is not None:
+            self._report(figures)
+        if self.silent or self.bar is not None:
+            return
+        elapsed = self.last - self.start
+        line = f"{self.label:>9}: {self.done}/{self.total}, {figures['per_second']:.1f}/s"
+        line += f", {elapsed:.0f} s"
+        if self.sums:
+            line += f", {self._sums()}"
+        if self.done < self.total and "seconds_left" in figures:
+            line += f", {figures['seconds_left']:.0f} s left"
+        announce(line)
+
+    def _sums(self) -> str:
+        return ", ".join(
+            _bytes(amount) if name == "bytes" else f"{amount} {name}"
+            for name, amount in self.sums.items()
+        )
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -26,6 +26,7 @@ NOT_IDENTITY = {
     "experiment",
     "min_workers",
     "max_workers",
+    "relist",
     "mining.threads",
     "mining.device",
     "training.workers",
@@ -40,8 +41,22 @@ class Session(Generic[Settings]):
         self.storage, self.run, self.chosen = storage, run, chosen
         self.pool = Pool(minimum=config.min_workers, maximum=config.max_workers)
 
+    def reporting(self, label: str) -> Callable[[Mapping[str, float]], None]:
+        """Logs the figures of a `Progress` under a label, by the items that are done."""
+
+        def report(figures: Mapping[str, float]) -> None:
+            named = {f"{label}/{name}": value for name, value in figures.items()}
+            self.run.log_metrics(named, step=int(figures["done"]))
+
+        return report
+
     def stage(
-        self, name: str, *inputs: Any, work: Callable[[Stage], Counts], part_of: str | None = None
+        self,
+        name: str,
+        *inputs: Any,
+        work: Callable[[Stage], Counts],
+        part_of: str | None = None,
+        stale: Callable[[Stage], bool] = lambda stage: False,
     ) -> Stage:
         """The stage of these inputs: read if it is done, else run if it was chosen.
 
@@ -53,6 +68,8 @@ class Session(Generic[Settings]):
             Fills the stage's folder and returns what it counted.
         part_of
             The stage of --stages that this one belongs to, if it is not its own.
+        stale
+            Whether what a stage that is done left does not hold any more: then it is done again.
 
         Raises
         ------
@@ -60,6 +77,8 @@ class Session(Generic[Settings]):
             It is not done, and --stages leaves it out.
         """
         stage = Stage.of(self.storage, name, *inputs)
+        if stage.done and stale(stage):
+            stage.folder.remove()
         if stage.done:
             announce(f"{name}: done before, {stage.folder.uri}")
         elif (part_of or name) not in self.chosen:

@@ -114,6 +114,10 @@ class Folder:
         finally:
             unfinished.unlink(missing_ok=True)
 
+    def delete(self, name: str) -> None:
+        filesystem, path = self._opened
+        filesystem.delete_file(f"{path}/{name}")
+
     def remove(self) -> None:
         """Delete the folder and all in it, if it is there."""
         filesystem, path = self._opened

@@ -1,4 +1,4 @@
-"""Embedding a set of images and one epoch of fine-tuning (Sec. 3.4).
+"""Embedding images by their ids, and one epoch of fine-tuning (Sec. 3.4).
 
 m images, t tuples, p poolings, d dims. Everything here runs alone or as one of several ranks of
 `torch.distributed`; any number of ranks follows the trajectory of one.
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from mmray.arrays import Features, Ids, Pixels
 from mmray.collection import ImageFile
 from mmray.config import Loss, Pooling
+from mmray.embedding import as_batch, embed
 from mmray.errors import InputError
-from mmray.images import load_image, same_shape_batches
+from mmray.images import MAX_PIXELS, load_image, same_shape_batches
 from mmray.losses import contrastive_loss, triplet_loss
 from mmray.models import EmbeddingNet
 from mmray.tuples import Tuples
@@ -36,17 +37,24 @@ class ImageSource:
     longest_side : pixels to which images are reduced
     """
 
-    def __init__(self, items: Sequence[ImageFile], *, longest_side: int, threads: int = 2) -> None:
-        self.items, self.longest_side = items, longest_side
+    def __init__(
+        self,
+        items: Sequence[ImageFile],
+        *,
+        longest_side: int,
+        max_pixels: int = MAX_PIXELS,
+        threads: int = 2,
+    ) -> None:
+        self.items, self.longest_side, self.max_pixels = items, longest_side, max_pixels
         self.threads = ThreadPoolExecutor(threads)
 
     def _load(self, image_id: int) -> Pixels:
         item = self.items[image_id]
-        decoded = load_image(item.uri, longest_side=self.longest_side, box=item.box)
+        decoded = load_image(item, longest_side=self.longest_side, max_pixels=self.max_pixels)
         if decoded.pixels is None:
             raise InputError(
-                f"{item.uri}: {decoded.error}; this image could be read before: restore it, or "
-                "start again with another --storage"
+                f"{item.location}: {decoded.error}; this image could be read before: restore it, "
+                "or start again with another --storage"
             )
         return decoded.pixels
 
@@ -60,33 +68,6 @@ class ImageSource:
             waiting = following
         if waiting is not None:
             yield [future.result() for future in waiting]
-
-
-def as_batch(images: Sequence[Pixels], device: torch.device) -> Tensor:
-    """Images of one shape as uint8 (m, 3, height, width)."""
-    return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
-
-
-def embed(
-    model: EmbeddingNet,
-    images: Sequence[Pixels],
-    poolings: Sequence[Pooling],
-    *,
-    batch_size: int,
-    device: torch.device,
-) -> Features:
-    """Descriptors of images of any shapes: (m, p, d) float32, l2-normalised.
-
-    Images of one shape share a forward pass; none is padded, so the result is that of one image at
-    a time to rounding.
-    """
-    rows = np.zeros((len(images), len(poolings), model.dim), np.float32)
-    model.eval()
-    with torch.inference_mode():
-        for batch in same_shape_batches([image.shape[:2] for image in images], batch_size):
-            pixels = as_batch([images[index] for index in batch], device)
-            rows[batch] = model.descriptors(pixels, poolings).float().cpu().numpy()
-    return rows
 
 
 def embed_ids(

@@ -4,7 +4,7 @@ n items, d dimensions, m matching pairs.
 
 Sources: PCA whitening for retrieval, Jégou & Chum, ECCV 2012; LDA, Mikolajczyk & Matas, ICCV 2007,
 as used by Radenović et al., "CNN image retrieval learns from BoW", ECCV 2016. Everything is learned
-in double precision and kept in single.
+in double precision and kept in single; features are read a block of rows at a time.
 """
 
 import os
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmray.arrays import Features, Floats, Ids
 from mmray.errors import InputError
+from mmray.moments import Moments, blocks, check_finite
 
 # With fewer samples than this for each direction, the small variances of a sample are much smaller
 # than the true ones, and dividing by them drowns the signal: full PCA whitening of n <= d items
@@ -70,7 +70,7 @@ class Whitening:
             raise ValueError(f"embeddings have shape {x.shape}: this whitening takes (n, {d})")
         if not 1 <= dims <= d:
             raise ValueError(f"dims = {dims}: this whitening has 1 to {d} dimensions")
-        _check_finite(x, "embeddings")
+        check_finite(x, "embeddings")
         centred: Features = np.subtract(x, self.mean, dtype=np.float32)
         projected: Features = centred @ self.projection[:dims].T
         norms = np.linalg.norm(projected, axis=1, keepdims=True)
@@ -115,15 +115,11 @@ class Whitening:
 
 
 def pca_whitening(features: Features) -> Whitening:
-    """Learn PCA whitening: P = diag(v)^-1/2 E^T for the covariance E diag(v) E^T of the features.
-
-    Variances v that the number of features does not support are raised (top of this module): with
-    n >= 4 d and no variance under 1e-6 of the largest, the whitened features have the identity as
-    their covariance, before l2-normalisation.
+    """Learn PCA whitening of features: `pca_from` their moments.
 
     Parameters
     ----------
-    features : (n, d) float32
+    features : (n, d) float32, memory-mapped or not
         n >= 2; fewer than d are enough for a result, 4 d and more for a full one.
 
     Raises
@@ -131,13 +127,30 @@ def pca_whitening(features: Features) -> Whitening:
     ValueError
         Fewer than two features, all of them equal, or one that is not finite.
     """
-    samples = _checked(features)
-    if (features == features[0]).all():
-        raise ValueError(f"all {len(features)} features are equal: there is nothing to whiten")
-    mean = samples.mean(axis=0)
-    centred = samples - mean
-    variances, directions = _principal_axes(centred.T @ centred / len(centred))
-    return _whitening(mean, directions / _deviations(variances, len(samples))[:, None])
+    _check_shape(features)
+    return pca_from(Moments.of(features))
+
+
+def pca_from(moments: Moments) -> Whitening:
+    """Learn PCA whitening: P = diag(v)^-1/2 E^T for the covariance E diag(v) E^T of the features.
+
+    Variances v that the number of features does not support are raised (top of this module): with
+    n >= 4 d and no variance under 1e-6 of the largest, the whitened features have the identity as
+    their covariance, before l2-normalisation.
+
+    Raises
+    ------
+    ValueError
+        The moments are of fewer than two features, or of equal ones.
+    """
+    if moments.count < 2:
+        raise ValueError(f"whitening is learned from at least 2 features, not {moments.count}")
+    # Exact for float32: double precision holds the sum of equal ones, and so their mean.
+    if not moments.scatter.any():
+        raise ValueError(f"all {moments.count} features are equal: there is nothing to whiten")
+    variances, directions = _principal_axes(moments.covariance())
+    scales = _deviations(variances, moments.count)
+    return _whitening(moments.mean, directions / scales[:, None])
 
 
 def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening:
@@ -150,7 +163,7 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
 
     Parameters
     ----------
-    features : (n, d) float32
+    features : (n, d) float32, memory-mapped or not
     queries, positives : (m,) int64
         Rows of features that match: queries[i] and positives[i] show the same object.
 
@@ -159,21 +172,27 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
     ValueError
         No pairs, ids outside 0..n-1, pairs that are all identical, or a feature that is not finite.
     """
-    samples = _checked(features)
-    _check_pairs(queries, positives, len(samples))
-    mean = samples[queries].mean(axis=0)
-    differences = samples[queries] - samples[positives]
-    if not differences.any():
+    _check_shape(features)
+    _check_pairs(queries, positives, len(features))
+    moments = Moments.of(features)
+    origin = np.zeros(features.shape[1])
+    total, differences = origin, Moments.none(len(origin))
+    for part in blocks(len(queries)):
+        matches = features[queries[part]].astype(np.float64)
+        total = total + matches.sum(axis=0)
+        matches -= features[positives[part]]
+        differences = differences.merge(Moments.of(matches))
+    mean, within = total / len(queries), differences.about(origin)
+    if not within.any():
         raise ValueError(
             f"the two features of each of the {len(queries)} matching pairs are equal: LDA "
             "whitening learns from how they differ"
         )
-    variances, directions = _principal_axes(differences.T @ differences / len(differences))
+    variances, directions = _principal_axes(within)
     # Pairs that share an item are no independent samples: r items span at most r - 1 differences.
     independent = min(len(queries), np.unique([queries, positives]).size)
     whitener = directions / _deviations(variances, independent)[:, None]
-    whitened = (samples - mean) @ whitener.T
-    _, rotation = _principal_axes(whitened.T @ whitened / len(whitened))
+    _, rotation = _principal_axes(whitener @ moments.about(mean) @ whitener.T)
     return _whitening(mean, rotation @ whitener)
 
 
@@ -198,11 +217,9 @@ def _whitening(mean: Floats, projection: Floats) -> Whitening:
     return Whitening(mean.astype(np.float32), (projection * signs).astype(np.float32))
 
 
-def _checked(features: Features) -> Floats:
+def _check_shape(features: Features) -> None:
     if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
         raise ValueError(f"features have shape {features.shape}: need (n, d) with n >= 2")
-    _check_finite(features, "features")
-    return features.astype(np.float64)
 
 
 def _check_pairs(queries: Ids, positives: Ids, n: int) -> None:
@@ -214,9 +231,3 @@ def _check_pairs(queries: Ids, positives: Ids, n: int) -> None:
     for name, ids in (("queries", queries), ("positives", positives)):
         if not 0 <= ids.min() <= ids.max() < n:
             raise ValueError(f"{name} holds ids outside 0..{n - 1}: {ids.min()}..{ids.max()}")
-
-
-def _check_finite(rows: NDArray[np.floating], name: str) -> None:
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if bad.size:
-        raise ValueError(f"{name}: row {bad[0]} is not finite ({bad.size} of {len(rows)} rows)")

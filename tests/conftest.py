@@ -5,9 +5,12 @@ from collections.abc import Iterator
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # read when ray is imported
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Of the local S3 server: the workers of Ray inherit them.
+os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 import pytest
 import ray
+from moto.server import ThreadedMotoServer
 
 from mmray.distributed import cluster
 
@@ -17,3 +20,13 @@ def ray_cluster() -> Iterator[None]:
     cluster.connect()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A local server that speaks S3: the query that its URIs end with."""
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"?scheme=http&region=us-east-1&endpoint_override={host}:{port}"
+    server.stop()

@@ -15,11 +15,10 @@ import pytest
 from scipy.io import savemat
 
 from mmray import feature_tables
-from mmray.artifacts import features_table
 from mmray.errors import InputError
 from mmray.feature_files import read_feature_set
 from mmray.storage import Folder
-from tests.synthetic import clouds
+from tests.synthetic import clouds, feature_shard
 
 small_batches = mock.patch.object(feature_tables, "_BATCH_ROWS", 4)  # a decorator of tests
 
@@ -118,14 +117,10 @@ def save_folder(path, rows, *, ids=None, size=8, **options):
 
 def save_shards(path, rows):
     """As extraction leaves them, two poolings, not in order."""
-    records = [
-        {"image_id": i, "uri": f"{i}.jpg", "width": 3, "height": 4, "error": None}
-        for i in range(len(rows))
-    ]
     for part, chosen in enumerate((slice(0, 9), slice(9, None))):
-        table = features_table(
-            records[chosen], ("rmac", "mac"), np.stack([rows, -rows], axis=1)[chosen]
-        )
+        items = range(len(rows))[chosen]
+        both = np.stack([rows, -rows], axis=1)[chosen]
+        table = feature_shard(both, ("rmac", "mac"), items=items)
         Folder(str(path)).write_table(f"part-{part}.parquet", table)
 
 

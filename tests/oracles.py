@@ -343,3 +343,63 @@ def supported(variances: list[float], samples: int) -> list[float]:
     kept = max(samples // 4, 1)
     smallest = variances[min(kept, len(variances)) - 1]
     return [max(v, smallest, 1e-6 * variances[0]) for v in variances]
+
+
+# Variants of R-MAC, images at other scales, moments
+
+
+def rmac_variant(
+    maps: np.ndarray,
+    levels: int,
+    whole: bool,
+    mean: np.ndarray | None = None,
+    projection: np.ndarray | None = None,
+) -> np.ndarray:
+    """The MAC of each region normalised, whitened and normalised again, then summed."""
+    rows = []
+    for image in maps:
+        squares = rmac_regions(image.shape[1], image.shape[2], levels)
+        parts = [image[:, top : top + side, left : left + side] for top, left, side in squares]
+        total = np.zeros(len(image))
+        for part in [image, *parts] if whole else parts:
+            vector = unit(max_of(part))
+            if mean is not None:
+                centred = [float(x) - float(m) for x, m in zip(vector, mean, strict=True)]
+                vector = unit(
+                    np.array(
+                        [
+                            math.fsum(p * x for p, x in zip(row, centred, strict=True))
+                            for row in projection.tolist()
+                        ]
+                    )
+                )
+            total = total + vector
+        rows.append(unit(total))
+    return np.array(rows)
+
+
+def resized_line(line: np.ndarray, size: int) -> np.ndarray:
+    """(n, ...) -> (size, ...): weighted with a triangle as wide as a new pixel, an old at least."""
+    step = len(line) / size
+    width = max(step, 1.0)
+    new = []
+    for i in range(size):
+        weights = [max(0.0, 1 - abs(j + 0.5 - (i + 0.5) * step) / width) for j in range(len(line))]
+        new.append(sum(w * x for w, x in zip(weights, line, strict=True)) / sum(weights))
+    return np.array(new)
+
+
+def resized_pixels(image: np.ndarray, scale: float) -> np.ndarray:
+    """(3, h, w) float, the sides multiplied and rounded, each at least 1."""
+    height, width = (max(1, round(side * scale)) for side in image.shape[1:])
+    columns = resized_line(np.moveaxis(image, 1, 0), height)
+    return np.moveaxis(resized_line(np.moveaxis(columns, 2, 0), width), [0, 1, 2], [2, 1, 0])
+
+
+def moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance, exactly rounded sums."""
+    x = rows.astype(np.float64)
+    mean = np.array([math.fsum(column) / len(x) for column in x.T])
+    centred = x - mean
+    columns = [[math.fsum(a * b) / len(x) for b in centred.T] for a in centred.T]
+    return mean, np.array(columns)

@@ -1,12 +1,17 @@
 """Test data with structure: features on closed curves of the sphere, and graphs of every shape."""
 
+import io
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 from scipy.sparse import csr_array
 
 from mmray.arrays import Features, Graph, Ids
+from mmray.feature_shards import features_table
 
 
 def unit_rows(rows: np.ndarray) -> Features:
@@ -51,13 +56,46 @@ def random_graph(seed: int, n: int, density: float = 0.1, dtype: type = np.float
     return csr_array((upper + upper.T).astype(dtype))
 
 
-def save_noise(folder: Path, count: int, shapes: list[tuple[int, int]]) -> None:
+def save_noise(folder: Path, count: int, shapes: list[tuple[int, int]], *, digits: int = 2) -> None:
     """Write 00.png, 01.png, ...: noise over a colour each, of the shapes (h, w) in turn."""
     rng = np.random.default_rng(0)
     for index in range(count):
         height, width = shapes[index % len(shapes)]
         noise = rng.integers(0, 60, (height, width, 3)) + rng.integers(0, 190, (1, 1, 3))
-        Image.fromarray(noise.astype(np.uint8)).save(folder / f"{index:02d}.png")
+        Image.fromarray(noise.astype(np.uint8)).save(folder / f"{index:0{digits}d}.png")
+
+
+def save_tar(file: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """A tar shard of named contents."""
+    with tarfile.open(file, "w") as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def feature_shard(
+    descriptors: np.ndarray,
+    poolings: Sequence[str],
+    *,
+    items: Sequence[int] | None = None,
+    errors: Mapping[int, str] | None = None,
+    digests: Sequence[bytes | None] | None = None,
+) -> pa.Table:
+    """A shard as extraction leaves it, of images i.jpg; errors by item."""
+    places = list(range(len(descriptors)) if items is None else items)
+    errors = errors or {}
+    return features_table(
+        item=np.array(places),
+        uri=[f"{i}.jpg" for i in places],
+        width=[0 if i in errors else 10 * i for i in places],
+        height=[0 if i in errors else 7 for i in places],
+        digest=[f"{i:032}".encode() for i in places] if digests is None else digests,
+        error=[errors.get(i) for i in places],
+        deviation=[None] * len(places),
+        poolings=poolings,
+        descriptors=descriptors.astype(np.float32),
+    )
 
 
 def permuted(graph: Graph, order: Ids) -> Graph:

@@ -1,4 +1,4 @@
-"""Artifacts are read back as they were written, numbered densely, and never mixed."""
+"""Artifacts are read back as they were written, and never mixed."""
 
 import dataclasses
 import json
@@ -7,108 +7,16 @@ import numpy as np
 import pytest
 
 from mmray import artifacts
-from mmray.artifacts import Stage, features_table, fingerprint, finish_features
-from mmray.errors import InputError
+from mmray.artifacts import Stage, fingerprint
 from mmray.graph import normalize_graph
 from mmray.pools import Pools
 from mmray.storage import Folder
 from tests import synthetic
 
-POOLINGS = ("rmac", "mac")
-
 
 @pytest.fixture
 def stage(tmp_path):
     return Stage.of(Folder(str(tmp_path)), "extract", "inputs")
-
-
-def write_shards(stage, *, bad=(), count=10, size=4, d=3):
-    """Shards as extraction leaves them: image i has descriptors i + 0.5 (rmac) and -i (mac)."""
-    for start in range(0, count, size):
-        ids = range(start, min(start + size, count))
-        records = [
-            {
-                "image_id": i,
-                "uri": f"{i}.jpg",
-                "width": None if i in bad else 10 * i,
-                "height": None if i in bad else 7,
-                "error": "truncated" if i in bad else None,
-            }
-            for i in ids
-        ]
-        values = np.stack([np.stack([np.full(d, i + 0.5), np.full(d, -i)]) for i in ids])
-        table = features_table(records, POOLINGS, values.astype(np.float32))
-        (stage.folder / "features").write_table(f"part-{start // size:06d}.parquet", table)
-
-
-def finished(stage):
-    table = stage.folder.read_table("images.parquet")
-    shards = stage.folder / "features"
-    ids = [i for name in shards.names() for i in shards.read_table(name)["image_id"].to_pylist()]
-    return table.to_pydict(), ids, artifacts.read_features(stage, POOLINGS, "rmac").tolist()
-
-
-def test_features_come_back_in_the_order_of_the_images(stage):
-    write_shards(stage)
-    assert finish_features(stage, POOLINGS, max_bad_fraction=0) == {"images": 10, "quarantined": 0}
-    rmac = artifacts.read_features(stage, POOLINGS, "rmac")
-    mac = artifacts.read_features(stage, POOLINGS, "mac")
-    assert rmac.dtype == np.float32
-    np.testing.assert_array_equal(rmac[:, 0], np.arange(10) + 0.5)
-    np.testing.assert_array_equal(mac[:, 2], -np.arange(10))
-    tensor = (stage.folder / "features").read_table("part-000001.parquet")["embedding"].type
-    assert str(tensor) == "extension<arrow.fixed_shape_tensor[value_type=float, shape=[3]]>"
-
-
-@pytest.mark.parametrize("bad", [(0,), (3, 4), (9,), (4, 5, 6, 7)])
-def test_bad_images_are_set_aside_and_the_others_numbered_densely(stage, bad):
-    write_shards(stage, bad=bad)
-    counts = finish_features(stage, POOLINGS, max_bad_fraction=0.5)
-    good = [i for i in range(10) if i not in bad]
-    images, ids, rows = finished(stage)
-    assert counts == {"images": len(good), "quarantined": len(bad)}
-    assert images["image_id"] == ids == list(range(len(good)))
-    assert images["uri"] == [f"{i}.jpg" for i in good]
-    assert [row[0] for row in rows] == [i + 0.5 for i in good]
-    quarantine = stage.folder.read_table("quarantine.parquet").to_pydict()
-    assert quarantine == {"uri": [f"{i}.jpg" for i in bad], "error": ["truncated"] * len(bad)}
-
-
-@pytest.mark.parametrize("after", range(1, 8))
-def test_finishing_again_after_a_kill_anywhere_gives_the_same(stage, monkeypatch, after):
-    write_shards(stage, bad=(1, 6))
-    whole = Stage.of(Folder(str(stage.folder.local.parent)), "extract", "uninterrupted")
-    write_shards(whole, bad=(1, 6))
-    finish_features(whole, POOLINGS, max_bad_fraction=0.5)
-    writes, write = [0], Folder.writing
-
-    def writing(folder, name):
-        writes[0] += 1
-        if writes[0] == after:
-            raise KeyboardInterrupt
-        return write(folder, name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Folder, "writing", writing)
-        with pytest.raises(KeyboardInterrupt):
-            finish_features(stage, POOLINGS, max_bad_fraction=0.5)
-    finish_features(stage, POOLINGS, max_bad_fraction=0.5)
-    assert finished(stage) == finished(whole)
-
-
-def test_too_many_bad_images_are_an_error_that_keeps_the_list_and_lets_one_try_again(stage):
-    write_shards(stage, bad=(1, 2, 3))
-    with pytest.raises(InputError, match=r"3 of 10 images .*\(30.0% > .* 20.0%\).*quarantine"):
-        finish_features(stage, POOLINGS, max_bad_fraction=0.2)
-    assert len(stage.folder.read_table("quarantine.parquet")) == 3
-    write_shards(stage, bad=())  # mended
-    assert finish_features(stage, POOLINGS, max_bad_fraction=0.2)["images"] == 10
-
-
-def test_no_readable_image_is_an_error_at_any_limit(stage):
-    write_shards(stage, bad=range(10))
-    with pytest.raises(InputError, match="10 of 10 images could not be read"):
-        finish_features(stage, POOLINGS, max_bad_fraction=1.0)
 
 
 def test_a_graph_comes_back_equal(tmp_path):
@@ -173,3 +81,25 @@ def test_an_array_file_holding_objects_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{}], object))
     with pytest.raises(ValueError, match="Python objects"):
         artifacts.read_array(Folder(str(tmp_path)), "x.npy")
+
+
+def test_reading_ahead_keeps_the_order_and_does_not_run_far_ahead():
+    begun = []
+
+    def read(name):
+        begun.append(name)
+        return name.upper()
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    for place, result in enumerate(artifacts.ahead(read, list(letters), count=3)):
+        assert result == letters[place].upper()
+        assert len(begun) <= place + 5
+    assert sorted(begun) == list(letters)
+
+
+def test_reading_ahead_raises_what_reading_raised():
+    def read(name):
+        raise OSError(f"no {name}")
+
+    with pytest.raises(OSError, match="no a"):
+        list(artifacts.ahead(read, ["a", "b"]))

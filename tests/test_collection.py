@@ -1,162 +1,128 @@
-"""Listing a collection from a folder or a URI, leaving images out, reading files."""
+"""Collections: a table that reads as a sequence; leaving images out, drawing some of them."""
 
-import os
+import dataclasses
 from pathlib import Path
-from urllib.parse import unquote
 
+import numpy as np
 import pytest
-from pyarrow import fs
 
-from mmray import collection
-from mmray.collection import ImageFile, list_images, read_bytes, read_exclusions, without
+from mmray.collection import SCHEMA, Collection, ImageFile, read_exclusions, sample, without
 from mmray.errors import InputError
 
-ODD_NAMES = [
-    "with space.jpg",
-    "50%25.png",
-    "a#b.JPG",
-    "ü/é日本.webp",
-    "q?x=1&y.tif",
-    "plus+[0].gif",
+ROWS = [
+    ImageFile(uri="/photos/a.jpg", name="a.jpg", size=7),
+    ImageFile(uri="s3://b/x.tar", name="sub/b.png", size=0, offset=512),
+    ImageFile(uri="/p.parquet", name="ü日", offset=3, row_group=2),
+    ImageFile(uri="/photos/c.jpg", name="c.jpg", box=(0.5, 1.0, 20.0, 30.25)),
+    ImageFile(uri="/photos/d.jpg", name="d\n.jpg", error="OSError: gone"),
 ]
 
 
-def touch(path: Path, content: bytes = b"x") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+def collection(names: list[str]) -> Collection:
+    return Collection.of(ImageFile(uri=f"/photos/{name}", name=name) for name in names)
 
 
-# Listing
+def names(images: Collection) -> list[str]:
+    return [image.name for image in images]
 
 
-def test_listing_is_recursive_sorted_and_of_images_only(tmp_path):
-    for name in ["b/z.jpeg", "b/a.PNG", "a.txt", "c.bmp", "B.tiff", "b.jpg", "jpg", "x.jpg.zip"]:
-        touch(tmp_path / name)
-    touch(tmp_path / "a.webp", b"four")
-    (tmp_path / "folder.jpg").mkdir()
-    listed = list_images(str(tmp_path))
-    assert [image.name for image in listed] == [
-        *["B.tiff", "a.webp", "b.jpg", "b/a.PNG", "b/z.jpeg", "c.bmp"]
-    ]
-    assert [image.size for image in listed] == [1, 4, 1, 1, 1, 1]
-    assert listed[3].uri == str(tmp_path / "b" / "a.PNG")
+# Collections
 
 
-def test_hidden_files_and_folders_are_skipped(tmp_path):
-    for name in ["a.jpg", ".b.jpg", "._c.jpg", ".cache/d.jpg", "e/.f/g.jpg"]:
-        touch(tmp_path / name)
-    assert [image.name for image in list_images(str(tmp_path))] == ["a.jpg"]
+def test_a_collection_gives_back_the_images_it_was_made_of():
+    images = Collection.of(iter(ROWS))
+    assert len(images) == 5
+    assert list(images) == ROWS
+    assert [images[place] for place in range(5)] == ROWS
+    assert images[-1] == ROWS[-1]
+    assert images[np.int64(3)] == ROWS[3]
+    assert isinstance(images[3].box, tuple)
 
 
-def test_a_listed_folder_may_itself_be_hidden(tmp_path):
-    touch(tmp_path / ".photos" / "a.jpg")
-    assert len(list_images(str(tmp_path / ".photos"))) == 1
-
-
-def test_links_are_followed_but_not_in_circles(tmp_path):
-    touch(tmp_path / "elsewhere" / "a.jpg")
-    root = tmp_path / "root"
-    touch(root / "sub" / "b.jpg")
-    (root / "linked").symlink_to(tmp_path / "elsewhere")
-    (root / "c.jpg").symlink_to(tmp_path / "elsewhere" / "a.jpg")
-    (root / "sub" / "up").symlink_to(root)
-    (root / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    names = [image.name for image in list_images(str(root))]
-    assert names == ["c.jpg", "linked/a.jpg", "sub/b.jpg"]
-
-
-@pytest.mark.parametrize("as_uri", [False, True])
-def test_odd_names_are_listed_and_read_back(tmp_path, as_uri):
-    folder = tmp_path / "my photos #1 100%41"
-    for name in ODD_NAMES:
-        touch(folder / name, name.encode())
-    listed = list_images(folder.as_uri() if as_uri else str(folder))
-    assert sorted(image.name for image in listed) == sorted(ODD_NAMES)
-    assert all(read_bytes(image.uri) == image.name.encode() for image in listed)
-    for name in ODD_NAMES:
-        assert read_bytes((folder / name).as_uri()) == name.encode()
-
-
-def test_a_relative_folder_gives_absolute_uris(tmp_path, monkeypatch):
-    touch(tmp_path / "photos" / "a.jpg", b"data")
-    monkeypatch.chdir(tmp_path)
-    (image,) = list_images("photos")
-    monkeypatch.chdir("/")
-    assert read_bytes(image.uri) == b"data"
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """s3://bucket as a folder of this machine, behind the interface of a remote file system."""
-    (tmp_path / "bucket").mkdir()
-
-    def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
-        path = unquote(uri.removeprefix("s3://").partition("?")[0]).rstrip("/")
-        return fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), path
-
-    monkeypatch.setattr(collection, "_open_uri", open_uri)
-    return tmp_path / "bucket"
-
-
-@pytest.mark.parametrize("uri", ["s3://bucket/my%20photos", "s3://bucket/my%20photos/?region=x"])
-def test_a_remote_folder_is_listed_and_read_back(bucket, uri):
-    for name in [*ODD_NAMES, ".hidden/a.jpg", "notes.txt"]:
-        touch(bucket / "my photos" / name, name.encode())
-    listed = list_images(uri)
-    assert [image.name for image in listed] == sorted(ODD_NAMES)
-    assert all(image.uri.startswith("s3://bucket/my%20photos/") for image in listed)
-    assert all(read_bytes(image.uri) == image.name.encode() for image in listed)
-    assert [image.size for image in listed] == [len(image.name.encode()) for image in listed]
-
-
-def test_a_whole_bucket_is_listed(bucket):
-    touch(bucket / "a.jpg", b"data")
-    (image,) = list_images("s3://bucket")
-    assert (image.uri, read_bytes(image.uri)) == ("s3://bucket/a.jpg", b"data")
+@pytest.mark.parametrize("place", [5, -6])
+def test_a_place_outside_is_an_index_error(place):
+    with pytest.raises(IndexError):
+        Collection.of(ROWS)[place]
 
 
 @pytest.mark.parametrize(
-    ("folder", "message"),
+    "part", [slice(1, 3), slice(None), slice(3, 1), slice(None, None, -1), slice(-2, 99)]
+)
+def test_a_slice_is_the_collection_of_its_images(part):
+    images = Collection.of(ROWS)[part]
+    assert isinstance(images, Collection)
+    assert list(images) == ROWS[part]
+
+
+def test_taking_follows_the_order_of_the_places_and_repeats():
+    assert list(Collection.of(ROWS).take(np.array([4, 0, 4]))) == [ROWS[4], ROWS[0], ROWS[4]]
+
+
+def test_joining_keeps_the_order_of_the_parts():
+    joined = Collection.joined(map(Collection.of, [ROWS[:2], [], ROWS[2:]]))
+    assert list(joined) == ROWS
+    assert list(joined[1:4]) == ROWS[1:4]
+
+
+@pytest.mark.parametrize("empty", [Collection.of([]), Collection.joined([])])
+def test_an_empty_collection_is_one(empty):
+    assert len(empty) == 0
+    assert list(empty) == []
+    assert list(empty[:]) == []
+    assert empty.locations.to_pylist() == []
+    assert empty.table.schema == SCHEMA
+    assert list(Collection.joined([empty, Collection.of(ROWS)])) == ROWS
+
+
+def test_images_beyond_one_batch_keep_their_order():
+    many = [str(number) for number in range(10_000)]
+    assert names(collection(many)) == many
+
+
+def test_locations_name_the_file_and_what_is_within_it():
+    expected = [
+        *("/photos/a.jpg", "s3://b/x.tar#sub/b.png", "/p.parquet#ü日"),
+        *("/photos/c.jpg", "/photos/d.jpg"),
+    ]
+    assert [image.location for image in ROWS] == expected
+    assert Collection.of(ROWS).locations.to_pylist() == expected
+
+
+def test_a_table_of_other_columns_is_no_collection():
+    with pytest.raises(AssertionError):
+        Collection(Collection.of(ROWS).table.drop_columns("box"))
+
+
+def test_equal_collections_have_equal_digests():
+    whole = Collection.of(ROWS)
+    assert Collection.joined([whole[:2], whole[2:]]).digest() == whole.digest()
+
+
+@pytest.mark.parametrize(
+    "change",
     [
-        ("{root}/absent", "absent: no such folder"),
-        ("{root}/a.txt", "a.txt: this is a file; give the folder that holds the images"),
-        ("{root}", r"no images in this folder \(looked for .jpg .jpeg .png"),
-        ("file://{root}/absent", "absent: no such folder"),
-        ("unknown://x/y", "unknown://x/y: cannot be listed .*Unrecognized filesystem"),
-        ("s3://bucket/two words", "s3://bucket/two words: cannot be listed .*parse URI"),
+        *({"uri": "x"}, {"name": "x"}, {"size": 1}, {"offset": 1}, {"row_group": 1}),
+        *({"box": (1.0, 2.0, 3.0, 4.0)}, {"error": ""}),
     ],
 )
-def test_folders_without_images_are_refused(tmp_path, folder, message):
-    touch(tmp_path / "a.txt")
-    with pytest.raises(InputError, match=message):
-        list_images(folder.format(root=tmp_path))
+def test_whatever_is_known_of_an_image_changes_the_digest(change):
+    changed = Collection.of([dataclasses.replace(ROWS[0], **change), *ROWS[1:]])
+    assert changed.digest() != Collection.of(ROWS).digest()
 
 
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [("absent", "no such folder"), ("a.txt", "this is a file"), ("", "no images in this folder")],
-)
-def test_remote_folders_without_images_are_refused(bucket, path, message):
-    touch(bucket / "a.txt")
-    with pytest.raises(InputError, match=f"s3://bucket/{path}: {message}"):
-        list_images(f"s3://bucket/{path}")
+def test_order_and_number_change_the_digest():
+    images = Collection.of(ROWS)
+    digests = {part.digest() for part in (images, images[::-1], images[:-1], images[:0])}
+    assert len(digests) == 4
 
 
-def test_a_name_that_is_not_unicode_is_refused(tmp_path):
-    try:
-        touch(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")))
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    with pytest.raises(InputError, match=r"'caf\\udce9.jpg' is not UTF-8; rename the file"):
-        list_images(str(tmp_path))
+def test_the_digest_reaches_the_end_of_a_long_collection():
+    images = collection([str(number) for number in range(65_600)])
+    last = Collection.of([ImageFile(uri="/photos/65599", name="other")])
+    assert Collection.joined([images[:-1], last]).digest() != images.digest()
 
 
 # Leaving out
-
-
-def left(names: set[str], exclude: set[str]) -> set[str]:
-    images = [ImageFile(f"/photos/{name}", name, 1) for name in sorted(names)]
-    return {image.name for image in without(images, exclude)}
 
 
 @pytest.mark.parametrize(
@@ -172,13 +138,16 @@ def left(names: set[str], exclude: set[str]) -> set[str]:
     ],
 )
 def test_a_name_leaves_out_images_by_path_file_name_or_stem(exclude, out):
-    names = {"a/x.jpg", "b/x.jpg", "x.png", "xx.jpg", "y.tar.gif"}
-    assert left(names, exclude) == names - out
+    listed = {"a/x.jpg", "b/x.jpg", "x.png", "xx.jpg", "y.tar.gif"}
+    assert set(names(without(collection(sorted(listed)), exclude))) == listed - out
 
 
-def test_the_images_that_stay_keep_their_order():
-    images = [ImageFile(f"/photos/{name}", name, 1) for name in ("c.jpg", "a.jpg", "b.jpg")]
-    assert without(images, {"a"}) == [images[0], images[2]]
+def test_the_images_that_stay_keep_their_order_and_all_that_is_known():
+    assert list(without(Collection.of(ROWS), {"a", "ü日"})) == [ROWS[1], *ROWS[3:]]
+
+
+def test_leaving_out_every_image_leaves_an_empty_collection():
+    assert list(without(collection(["a.jpg"]), {"a"})) == []
 
 
 def test_exclusions_are_the_lines_without_blanks_and_surrounding_spaces(tmp_path):
@@ -190,7 +159,7 @@ def test_exclusions_are_the_lines_without_blanks_and_surrounding_spaces(tmp_path
 
 
 def test_an_empty_file_excludes_nothing(tmp_path):
-    touch(tmp_path / "names.txt", b"\n \n")
+    (tmp_path / "names.txt").write_bytes(b"\n \n")
     assert read_exclusions(str(tmp_path / "names.txt")) == set()
 
 
@@ -204,11 +173,41 @@ def test_an_empty_file_excludes_nothing(tmp_path):
 )
 def test_a_file_of_exclusions_that_cannot_be_read_is_refused(tmp_path, name, reason):
     (tmp_path / "folder").mkdir()
-    touch(tmp_path / "latin1.txt", "café.jpg".encode("latin1"))
-    file = tmp_path / name
+    (tmp_path / "latin1.txt").write_bytes("café.jpg".encode("latin1"))
+    file: Path = tmp_path / name
     with pytest.raises(InputError) as caught:
         read_exclusions(str(file))
     message = str(caught.value)
     assert message.startswith(f"--exclude {file}: ")
     assert reason in message
     assert message.endswith("; name a text file of image names, one a line")
+
+
+# Drawing
+
+
+def test_a_sample_is_drawn_without_repeats_in_order_and_by_its_seed():
+    images = collection([f"{number:03}" for number in range(200)])
+    drawn = names(sample(images, 50, seed=1))
+    assert len(set(drawn)) == 50
+    assert drawn == sorted(drawn)
+    assert drawn == names(sample(images, 50, seed=1))
+    assert drawn != names(sample(images, 50, seed=2))
+    assert drawn != names(images)[:50]
+
+
+def test_every_image_has_the_same_chance():
+    images = collection([f"{number}" for number in range(10)])
+    counts = dict.fromkeys(names(images), 0)
+    for seed in range(1000):
+        for name in names(sample(images, 3, seed)):
+            counts[name] += 1
+    # Binomial(1000, 0.3): standard deviation 14.5.
+    assert all(abs(count - 300) < 75 for count in counts.values()), counts
+
+
+@pytest.mark.parametrize(("count", "drawn"), [(0, 0), (3, 3), (4, 4), (9, 4)])
+def test_images_that_cannot_be_had_are_not_drawn(count, drawn):
+    images = sample(Collection.of(ROWS), count, seed=0)
+    assert len(images) == drawn
+    assert all(image.error is None for image in images)

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmray.artifacts import features_table
 from mmray.feature_files import read_feature_set
 from mmray.storage import Folder
 from tests.feature_samples import (
@@ -20,7 +19,7 @@ from tests.feature_samples import (
     small_batches,
     with_wrong_bytes,
 )
-from tests.synthetic import clouds
+from tests.synthetic import clouds, feature_shard
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -94,11 +93,8 @@ def test_image_ids_may_be_of_another_size_in_each_file(tmp_path):
 
 
 def test_shards_of_an_extraction_that_is_not_finished_are_refused(tmp_path):
-    records = [
-        {"image_id": i, "uri": f"{i}.jpg", "width": 3, "height": 4, "error": error}
-        for i, error in enumerate([None, "truncated", None, "missing"])
-    ]
-    table = features_table(records, ("rmac",), clouds(13, 4)[:, None])
+    errors = {1: "truncated", 3: "missing"}
+    table = feature_shard(clouds(13, 4)[:, None], ("rmac",), errors=errors)
     Folder(str(tmp_path)).write_table("part-0.parquet", table)
     refused(tmp_path, r"part-0\.parquet: row 1 is of an image that could not be read .*\(2 such in "
             r"rows 0\.\.3\); finish the extraction")  # fmt: skip

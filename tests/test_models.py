@@ -20,7 +20,7 @@ from torch import nn
 from mmray.backbones import BACKBONES, SameConv2d
 from mmray.errors import InputError
 from mmray.models import EmbeddingNet, build, load, save, state_digest
-from mmray.pooling import POOLINGS
+from mmray.pooling import EPS, POOLINGS, RegionWhitening, Rmac, mac, rmac
 from mmray.storage import Folder
 from tests import oracles
 
@@ -253,6 +253,84 @@ def test_images_below_the_stride_are_padded_with_the_colour_of_zero(network, siz
 def test_other_inputs_are_refused(lite0, images, message):
     with pytest.raises(ValueError, match=message):
         lite0(images)
+
+
+# Several scales, variants of R-MAC
+
+PAPER_SCALES = (1.0, 0.5**0.5, 0.5)
+
+
+@pytest.mark.parametrize("scales", [PAPER_SCALES, (0.5,), (2.0, 0.3), (0.01, 1.0)])
+@pytest.mark.parametrize("size", [(45, 37), (5, 90)])
+@pytest.mark.parametrize("network", ["vgg16", "googlenet"])
+def test_descriptors_of_several_scales_are_normalised_and_summed(network, size, scales):
+    model = copy.deepcopy(random_net(network))
+    model.backbone = nn.Identity()  # what enters the backbone is the map
+    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    expected = []
+    for image in oracles.preprocessed(network, images.numpy()):
+        total = np.zeros(3)
+        for scale in scales:
+            small = oracles.resized_pixels(image, scale)
+            padding = [(0, 0), *((0, max(0, model.stride - side)) for side in small.shape[1:])]
+            total = total + oracles.unit(oracles.max_of(np.pad(small, padding)))
+        expected.append(oracles.unit(total))
+    rows = model.descriptors(images, ("mac",), scales=scales)
+    np.testing.assert_allclose(rows[:, 0], np.array(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_one_scale_of_one_is_what_it_was_bit_for_bit(lite0, layout):
+    images = random_images(3, 90, 70).to(memory_format=layout)
+    poolings = ("gem", "mac", "rmac")
+    with torch.inference_mode():
+        maps = lite0.maps(images)
+        expected = torch.stack([POOLINGS[name](maps) for name in poolings], dim=1)
+        assert torch.equal(lite0.descriptors(images, poolings), expected)
+        assert torch.equal(lite0.descriptors(images, poolings, scales=(1.0,)), expected)
+
+
+def test_several_scales_of_several_poolings_and_shapes(lite0):
+    batches = [random_images(2, 64, 96), random_images(1, 97, 64)]
+    with torch.inference_mode():
+        rows = lite0.descriptors(batches, ("rmac", "gem"), scales=PAPER_SCALES)
+        turned = lite0.descriptors(batches, ("gem", "rmac"), scales=PAPER_SCALES[::-1])
+        each = [lite0.descriptors(batches, ("rmac", "gem"), scales=(s,)) for s in PAPER_SCALES]
+    assert rows.shape == (3, 2, 1280)
+    torch.testing.assert_close(rows, turned.flip(1), atol=1e-6, rtol=0)
+    expected = nn.functional.normalize(each[0] + each[1] + each[2], dim=2)
+    torch.testing.assert_close(rows, expected, atol=1e-6, rtol=0)
+    assert min((rows - one).abs().max() for one in each) > 1e-2
+
+
+def test_black_images_at_several_scales_stay_finite():
+    model = copy.deepcopy(random_net("vgg16"))
+    model.backbone = nn.ReLU()  # of negative inputs: all maps are zero
+    rows = model.descriptors(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ("mac",), scales=(1, 2))
+    assert torch.equal(rows, torch.zeros(1, 1, 3))
+
+
+@pytest.mark.parametrize("scales", [(), (1.0, 0.0), (-0.5,), (float("nan"),), (float("inf"), 1.0)])
+def test_scales_that_are_not_above_zero_are_refused(lite0, scales):
+    with pytest.raises(ValueError, match=r"scales \(.*name at least one, each of them above 0"):
+        lite0.descriptors(random_images(1, 64, 64), ("mac",), scales=scales)
+
+
+def test_the_chosen_variant_of_rmac_takes_its_place_and_no_other(lite0):
+    images = random_images(2, 160, 128)
+    torch.manual_seed(0)
+    whitening = RegionWhitening(torch.rand(1280) / 40, torch.randn(1280, 1280))
+    with torch.inference_mode():
+        maps = lite0.maps(images)
+        for options in (Rmac(levels=2, whole=False), Rmac(whitening=whitening)):
+            rows = lite0.descriptors(images, ("mac", "rmac"), regions=options)
+            assert torch.equal(rows[:, 0], mac(maps))
+            assert torch.equal(rows[:, 1], options(maps))
+            assert not torch.allclose(rows[:, 1], rmac(maps), atol=1e-3)
+        both = lite0.descriptors(images, ("rmac",), regions=Rmac(levels=1), scales=(1.0, 0.5))
+        half = lite0.descriptors(images, ("rmac",), regions=Rmac(levels=1), scales=(0.5,))
+    expected = nn.functional.normalize(rmac(maps, 1) + half[:, 0], eps=EPS)
+    torch.testing.assert_close(both[:, 0], expected, atol=1e-6, rtol=0)
 
 
 # Weights from files

@@ -1,12 +1,25 @@
 """MAC, R-MAC and GeM against their formulas."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.pooling import EPS, POOLINGS, gem, mac, rmac, rmac_regions
+from mmray.pooling import (
+    EPS,
+    POOLINGS,
+    RegionWhitening,
+    Rmac,
+    gem,
+    mac,
+    region_vectors,
+    rmac,
+    rmac_regions,
+)
+from mmray.whitening import Whitening, pca_whitening
 from tests import oracles
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (2, 2), (5, 5), (6, 8), (8, 6), (4, 17), (23, 16)]
@@ -137,3 +150,106 @@ def test_gem_refuses_a_power_below_one(p):
 def test_regions_refuse_empty_maps_and_negative_levels(arguments):
     with pytest.raises(ValueError, match="no R-MAC regions of a"):
         rmac_regions(*arguments)
+
+
+# Variants of R-MAC
+
+
+def learned(channels: int = 5, seed: int = 1) -> Whitening:
+    """A whitening that rotates, stretches and moves."""
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(size=channels) * 0.3
+    projection = rng.normal(size=(channels, channels)) * 3.0 ** np.arange(channels)[:, None]
+    return Whitening(mean.astype(np.float32), projection.astype(np.float32))
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_variants_of_rmac_match_the_formula(shape, levels, whole, whitened):
+    maps, whitening = random_maps(*shape), learned()
+    arrays = (whitening.mean, whitening.projection) if whitened else ()
+    options = Rmac(
+        levels=levels, whole=whole, whitening=RegionWhitening.of(whitening) if whitened else None
+    )
+    expected = oracles.rmac_variant(maps.numpy(), levels, whole, *arrays)
+    np.testing.assert_allclose(options(maps), expected, rtol=1e-10, atol=1e-13)
+    single = options(maps.float())
+    assert single.dtype == torch.float32
+    np.testing.assert_allclose(single, expected, atol=1e-5)
+
+
+def test_whitening_of_regions_also_whitens_the_whole_map_alone():
+    maps, whitening = random_maps(6, 8).float(), learned()
+    result = rmac(maps, 0, whitening=RegionWhitening.of(whitening))
+    np.testing.assert_allclose(result, whitening.apply(mac(maps).numpy()), atol=1e-6)
+
+
+def test_the_default_variant_is_rmac_bit_for_bit():
+    maps = random_maps(6, 8).float()
+    assert torch.equal(Rmac()(maps), rmac(maps))
+    summed = mac(maps)
+    for top, left, side in rmac_regions(6, 8, 3):
+        summed = summed + mac(maps[:, :, top : top + side, left : left + side])
+    assert torch.equal(rmac(maps), torch.nn.functional.normalize(summed, eps=EPS))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_region_vectors_are_the_normalised_maxima_of_the_regions_in_order(whole):
+    maps = random_maps(6, 8)
+    vectors = region_vectors(maps, 2, whole=whole)
+    squares = rmac_regions(6, 8, 2)
+    parts = [maps[:, :, t : t + side, le : le + side] for t, le, side in squares]
+    expected = [oracles.mac(part.numpy()) for part in ([maps, *parts] if whole else parts)]
+    np.testing.assert_allclose(vectors, np.stack(expected, axis=1), rtol=1e-12)
+
+
+def test_whitening_learned_from_regions_spreads_their_vectors_over_all_directions():
+    maps = random_maps(8, 8, images=200).abs().float()
+    vectors = region_vectors(maps).flatten(0, 1)
+    whitening = RegionWhitening.of(pca_whitening(vectors.numpy()))
+    spreads = [torch.linalg.eigvalsh(torch.cov(v.T)) for v in (vectors, whitening.apply(vectors))]
+    assert spreads[0][0] < 1e-3 * spreads[0][-1]
+    assert spreads[1][0] > 0.3 * spreads[1][-1]
+
+
+def test_a_map_of_zeros_gives_a_finite_whitened_descriptor():
+    options = Rmac(whitening=RegionWhitening(torch.zeros(5), torch.eye(5)))
+    assert torch.equal(options(torch.zeros(2, 5, 4, 6)), torch.zeros(2, 5))
+
+
+def test_rmac_without_regions_and_without_the_whole_map_is_refused():
+    with pytest.raises(ValueError, match="0 levels without the whole map"):
+        region_vectors(random_maps(2, 2), 0, whole=False)
+    with pytest.raises(ValueError, match="0 levels without the whole map"):
+        Rmac(levels=0, whole=False)(random_maps(2, 2))
+
+
+def test_a_whitening_of_other_channels_is_refused():
+    options = Rmac(whitening=RegionWhitening.of(learned(4)))
+    with pytest.raises(ValueError, match="is for 4 channels, the maps have 5"):
+        options(random_maps(3, 3))
+
+
+def test_options_survive_pickling_and_read_only_arrays_without_a_warning():
+    whitening = learned()
+    for array in (whitening.mean, whitening.projection):
+        array.flags.writeable = False  # as in shared memory
+    options = Rmac(levels=2, whole=False, whitening=RegionWhitening.of(whitening))
+    maps = random_maps(4, 6).float()
+    copied = pickle.loads(pickle.dumps(options)).to("cpu")
+    assert torch.equal(copied(maps), options(maps))
+    assert (copied.levels, copied.whole) == (2, False)
+
+
+def test_options_move_to_a_device_with_their_whitening():
+    options = Rmac(levels=2, whole=False, whitening=RegionWhitening.of(learned())).to("meta")
+    assert (options.levels, options.whole) == (2, False)
+    assert options.whitening is not None
+    assert options.whitening.mean.device.type == "meta"
+    assert options.whitening.projection.device.type == "meta"
+    assert Rmac(levels=1).to("meta") == Rmac(levels=1)
+    # A whitening that was left behind is moved to the maps.
+    maps = torch.empty(2, 5, 4, 4, device="meta")
+    assert Rmac(whitening=RegionWhitening.of(learned()))(maps).device.type == "meta"

@@ -33,7 +33,7 @@ def photos(tmp_path):
         pixels = (ramp + rng.integers(0, 50, (height, width, 3))).astype(np.uint8)
         path = tmp_path / f"{index}.png"
         Image.fromarray(pixels).save(path)
-        items.append(ImageFile(str(path), path.name, path.stat().st_size))
+        items.append(ImageFile(uri=str(path), name=path.name, size=path.stat().st_size))
     return items
 
 
@@ -142,7 +142,7 @@ def test_a_query_is_cut_to_its_box_before_it_is_reduced(tmp_path):
     Image.fromarray(pixels).save(buffer, "PNG")
     path = tmp_path / "q.png"
     path.write_bytes(buffer.getvalue())
-    item = ImageFile(str(path), "q.png", 1, box=(100.0, 0.0, 180.0, 60.0))
+    item = ImageFile(uri=str(path), name="q.png", size=1, box=(100.0, 0.0, 180.0, 60.0))
     ((image,),) = ImageSource([item], longest_side=100).groups([np.array([0])])
     assert image.shape == (30, 40, 3)
     assert image.min() == 255

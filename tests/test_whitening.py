@@ -1,11 +1,13 @@
 import io
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from mmray.errors import InputError
-from mmray.whitening import Whitening, lda_whitening, pca_whitening
+from mmray.moments import Moments
+from mmray.whitening import Whitening, lda_whitening, pca_from, pca_whitening
 from tests import oracles
 
 
@@ -300,3 +302,188 @@ def test_dimensions_that_a_whitening_does_not_have_are_refused(dims: int) -> Non
 def test_embeddings_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(2, 3\): this whitening takes \(n, 4\)"):
         pca_whitening(stretched(23, 30, 4)).apply(np.zeros((2, 3), np.float32))
+
+
+# Moments, and features read block by block
+
+MANY = 20_000  # rows, more than two blocks
+
+
+def far_away(seed: int, n: int, d: int) -> np.ndarray:
+    """Rows whose mean is 10,000 times as large as what they vary by, which drifts with the row."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d)) * 0.5 ** np.arange(d) + np.linspace(0, 3, n)[:, None]
+    return (x + 1e4).astype(np.float32)
+
+
+@pytest.mark.parametrize("n", [1, 2, 8192, 8193, MANY])
+def test_moments_are_mean_and_covariance_however_large_the_mean(n: int) -> None:
+    rows = far_away(30, n, 3)
+    found = Moments.of(rows)
+    mean, covariance = oracles.moments(rows)
+    assert found.count == n
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-14)
+    np.testing.assert_allclose(found.covariance(), covariance, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_moments_of_parts_merge_in_any_order_to_those_of_the_whole(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = far_away(31, 3000, 4)
+    cuts = np.sort(rng.integers(0, 3000, 12))
+    parts = [Moments.of(part) for part in np.split(rows, cuts)]
+    whole = Moments.of(rows)
+    for order in (np.arange(13), np.arange(13)[::-1], rng.permutation(13)):
+        merged = Moments.none(4)
+        for place in order:
+            merged = merged.merge(parts[place])
+        assert merged.count == 3000
+        np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
+        scale = np.sqrt(np.outer(*[np.diag(whole.scatter)] * 2))
+        np.testing.assert_allclose(merged.scatter / scale, whole.scatter / scale, atol=1e-9)
+
+
+def test_merging_no_rows_changes_nothing() -> None:
+    some, none = Moments.of(stretched(44, 9, 3)), Moments.of(np.zeros((0, 3), np.float32))
+    for merged in (some.merge(none), none.merge(some)):
+        assert merged.count == 9
+        np.testing.assert_array_equal(merged.mean, some.mean)
+        np.testing.assert_array_equal(merged.scatter, some.scatter)
+    assert none.merge(none).count == 0
+
+
+def test_merging_leaves_both_parts_as_they_were() -> None:
+    parts = [Moments.of(far_away(seed, 50, 3)) for seed in (32, 33)]
+    before = [(part.mean.copy(), part.scatter.copy()) for part in parts]
+    merged = parts[0].merge(parts[1])
+    merged.scatter[:] = merged.mean[:] = 0
+    for part, (mean, scatter) in zip(parts, before, strict=True):
+        np.testing.assert_array_equal(part.mean, mean)
+        np.testing.assert_array_equal(part.scatter, scatter)
+
+
+def test_moments_about_a_centre_are_the_mean_outer_product() -> None:
+    rows, centre = stretched(34, 200, 5), np.arange(5.0)
+    x = rows.astype(np.float64) - centre
+    np.testing.assert_allclose(Moments.of(rows).about(centre), x.T @ x / 200, rtol=1e-12)
+
+
+def test_moments_are_kept_without_pickle() -> None:
+    moments, stream = Moments.of(far_away(35, 100, 6)), io.BytesIO()
+    np.savez(stream, **moments.to_arrays())
+    stream.seek(0)
+    read = Moments.of_arrays(np.load(stream, allow_pickle=False))
+    assert (read.count, type(read.count)) == (100, int)
+    np.testing.assert_array_equal(read.mean, moments.mean)
+    np.testing.assert_array_equal(read.scatter, moments.scatter)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scatter": np.zeros((2, 3))}, r"have shapes \(\(\), \(3,\), \(2, 3\)\)"),
+        ({"mean": np.zeros((3, 3))}, "have shapes"),
+        ({"count": np.zeros(2)}, "have shapes"),
+        ({"mean": None}, "no array 'mean'"),
+    ],
+)
+def test_arrays_that_are_no_moments_are_refused(changes: dict, message: str) -> None:
+    arrays = {**Moments.of(stretched(36, 9, 3)).to_arrays(), **changes}
+    with pytest.raises(ValueError, match=f"not moments: .*{message}"):
+        Moments.of_arrays({name: array for name, array in arrays.items() if array is not None})
+
+
+def test_moments_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="of 3 and of 4 dimensions"):
+        Moments.none(3).merge(Moments.none(4))
+    with pytest.raises(ValueError, match="no rows, so they have no covariance"):
+        Moments.none(3).covariance()
+    with pytest.raises(ValueError, match=r"shape \(3,\): need \(n, d\)"):
+        Moments.of(np.zeros(3, np.float32))
+    for few in (Moments.none(3), Moments.of(np.ones((1, 3), np.float32))):
+        with pytest.raises(ValueError, match=f"at least 2 features, not {few.count}"):
+            pca_from(few)
+
+
+@pytest.mark.parametrize("offset", [0, 100])
+@pytest.mark.parametrize("n", [300, MANY])
+def test_pca_by_blocks_is_the_formula_of_all_rows_at_once(n: int, offset: int) -> None:
+    features = stretched(37, n, 6) + np.float32(offset)
+    learned = pca_whitening(features)
+    x = features.astype(np.float64)
+    variances, columns = np.linalg.eigh(np.cov(x.T, bias=True))
+    expected = oracles.positive_largest((columns / np.sqrt(variances)).T[::-1])
+    np.testing.assert_allclose(learned.mean, x.mean(axis=0), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(learned.projection, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pca_from_moments_of_parts_is_pca_of_the_whole() -> None:
+    features = stretched(38, 900, 8)
+    merged = Moments.of(features[600:]).merge(Moments.of(features[:600]))
+    one, two = pca_from(merged), pca_whitening(features)
+    np.testing.assert_allclose(one.mean, two.mean, atol=1e-7)
+    np.testing.assert_allclose(one.projection, two.projection, rtol=1e-5, atol=1e-5)
+
+
+def test_pca_from_moments_counts_all_rows_for_the_directions_that_they_support() -> None:
+    features = stretched(39, 24, 10)
+    merged = Moments.of(features[:12]).merge(Moments.of(features[12:]))
+    scales = np.linalg.norm(pca_from(merged).projection.astype(np.float64), axis=1)
+    variances = np.linalg.eigvalsh(np.cov(features.T.astype(np.float64), bias=True))[::-1]
+    expected = oracles.supported(variances.tolist(), 24)
+    np.testing.assert_allclose(1 / scales**2, expected, rtol=1e-3)
+
+
+def test_lda_by_blocks_is_the_formula_of_all_pairs_at_once() -> None:
+    features, queries, positives = matching(40, 2300, 4, 5)
+    features += np.float32(3)
+    queries, positives = queries[:9000], positives[:9000]
+    assert min(len(features), len(queries)) > 8192
+    learned = lda_whitening(features, queries, positives)
+    mean, projection = oracles.lda_whitening(features, queries, positives)
+    np.testing.assert_allclose(learned.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(learned.projection, projection, rtol=1e-4, atol=1e-4)
+
+
+def test_lda_of_pairs_that_all_differ_by_the_same_has_that_direction_last() -> None:
+    # Differences have a mean: their second moment is about zero, not about it.
+    features = stretched(41, 40, 4)
+    features[20:] = features[:20] + np.array([1, 0, 0, 0], np.float32)
+    learned = lda_whitening(features, np.arange(20), np.arange(20, 40))
+    moved = learned.projection @ np.array([1, 0, 0, 0], np.float32)
+    np.testing.assert_allclose(np.linalg.norm(moved), 1, rtol=1e-4)
+
+
+def test_learning_holds_a_block_of_rows_in_double_precision_and_not_all(tmp_path) -> None:
+    features = np.lib.format.open_memmap(
+        tmp_path / "features.npy", "w+", np.float32, (10 * MANY, 8)
+    )
+    features[:] = np.tile(stretched(42, MANY, 8), (10, 1))
+    features = np.load(tmp_path / "features.npy", mmap_mode="r")
+    pairs = np.arange(100), np.arange(100, 200)
+    tracemalloc.start()
+    learned = pca_whitening(features)
+    lda = lda_whitening(features, *pairs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < features.nbytes / 2
+    for array in (learned.mean, learned.projection, lda.mean, lda.projection):
+        assert type(array) is np.ndarray
+    again = pca_whitening(np.array(features))
+    np.testing.assert_array_equal(again.projection, learned.projection)
+
+
+def test_values_that_are_not_finite_are_named_by_their_row_in_the_whole() -> None:
+    features = stretched(43, MANY, 3)
+    features[15_000, 1], features[MANY - 1, 2] = np.inf, -np.inf
+    for learn in (pca_whitening, lambda x: lda_whitening(x, np.array([0]), np.array([1]))):
+        with pytest.raises(ValueError, match=rf"row 15000 is not finite \(2 of {MANY} rows\)"):
+            learn(features)
+
+
+def test_equal_features_are_recognised_over_all_blocks() -> None:
+    same = np.tile(np.array([0.1, 1 / 3, 1e-3], np.float32), (MANY, 1))
+    with pytest.raises(ValueError, match=f"all {MANY} features are equal"):
+        pca_whitening(same)
+    same[-1, 2] = np.nextafter(same[-1, 2], np.float32(1))  # by as little as float32 can
+    assert np.isfinite(pca_whitening(same).projection).all()

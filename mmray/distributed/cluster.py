@@ -34,7 +34,8 @@ def connect() -> None:
         on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(
             address=address or "local",
-            num_cpus=None if address else max(4, os.cpu_count() or 1),
+            # Two more than there are: as many are left to tasks, which have next to nothing to do.
+            num_cpus=None if address else max(4, (os.cpu_count() or 1) + 2),
             logging_level=logging.WARNING,
         )
         # Ray puts its own in place, which aborts: no run would be ended, no sentence said.
@@ -42,6 +43,7 @@ def connect() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours count images, not blocks
     context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []  # they warn of units that are large or slow
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
@@ -73,8 +75,11 @@ def in_uploaded_folder() -> bool:
 
 
 def with_gpus(pool: Pool) -> Pool:
-    """A GPU for every actor, where the cluster has any."""
-    return replace(pool, gpus=1.0) if ray.cluster_resources().get("GPU", 0) >= 1 else pool
+    """A GPU for every actor, where the cluster has any; a share of one if actors must share."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if not gpus:
+        return pool
+    return replace(pool, gpus=1 / -(-pool.minimum // gpus))
 
 
 def training_resources(workers: int | None) -> tuple[int, dict[str, float]]:

@@ -1,6 +1,8 @@
 """Extraction: images to descriptors, a shard of images at a time."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -8,126 +10,255 @@ import pyarrow as pa
 import ray
 import torch
 
-from mmray.arrays import Pixels
-from mmray.artifacts import features_table
-from mmray.collection import ImageFile
-from mmray.config import Pooling
+from mmray.arrays import Features, Ids, Pixels
+from mmray.artifacts import ahead
+from mmray.collection import Collection, ImageFile, image_of
+from mmray.config import Pooling, Precision
+from mmray.containers import read_images
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units
-from mmray.images import load_image
+from mmray.embedding import embed, region_moments
+from mmray.feature_shards import features_table, moments_table, read_moments
+from mmray.images import MAX_PIXELS, Decoded, byte_limit, decode
+from mmray.inference import fused
+from mmray.locations import reason
 from mmray.models import EmbeddingNet
+from mmray.moments import Moments
+from mmray.pooling import Rmac
 from mmray.storage import Folder
-from mmray.training import embed
 
-PIXEL_BUDGET = 256 << 20  # bytes of decoded images in a unit, at most
+PIXEL_BUDGET = 256 << 20  # bytes of decoded images in a unit, about
+UNKNOWN_PHOTO = 36 << 20  # bytes of a decoded photo of 12 megapixels
+_EXPANSION = 12  # bytes of pixels for a byte of JPEG, about
 
 
-def units_of(items: Sequence[ImageFile], *, shard_size: int, longest_side: int) -> pa.Table:
-    """Table of work: consecutive items, `shard_size` a unit or as many as fit the pixel budget."""
-    size = max(1, min(shard_size, PIXEL_BUDGET // (3 * longest_side**2)))
-    starts = range(0, len(items), size)
-    slices = [items[start : start + size] for start in starts]
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """How images are described.
+
+    Attributes
+    ----------
+    longest_side : pixels that images are reduced to; None: as they are
+    scales : at which each is described
+    poolings : p descriptors of one pass
+    regions : those of "rmac"
+    precision : of the network
+    batch_size : images of one shape in a pass, at most
+    max_pixels : images with more are refused
+    """
+
+    longest_side: int | None
+    poolings: Sequence[Pooling]
+    scales: Sequence[float] = (1.0,)
+    regions: Rmac = field(default_factory=Rmac)
+    precision: Precision = "float32"
+    batch_size: int = 32
+    max_pixels: int = MAX_PIXELS
+
+
+def units_of(images: Collection, *, shard_size: int, longest_side: int | None) -> pa.Table:
+    """Table of work: consecutive images, `shard_size` a unit or as many as fit the pixel budget."""
+    starts = _starts(images, shard_size, longest_side)
+    ends = np.append(starts[1:], len(images)).astype(np.int64)
+    rows = pa.StructArray.from_arrays(
+        [images.table[name].combine_chunks() for name in images.table.column_names],
+        images.table.column_names,
+    )
     return pa.table(
         {
-            UNIT: pa.array(range(len(slices)), pa.int64()),
-            ITEMS: pa.array([len(part) for part in slices], pa.int64()),
-            "first": pa.array(starts, pa.int64()),
-            "uri": pa.array([[item.uri for item in part] for part in slices]),
-            "box": pa.array(
-                [[item.box for item in part] for part in slices],
-                pa.list_(pa.list_(pa.float64())),
-            ),
+            UNIT: pa.array(np.arange(len(starts))),
+            ITEMS: pa.array(ends - starts),
+            "first": pa.array(starts),
+            "images": pa.LargeListArray.from_arrays(np.append(starts, len(images)), rows),
         }
     )
+
+
+def _starts(images: Collection, shard_size: int, longest_side: int | None) -> Ids:
+    """The first image of each unit."""
+    if longest_side is not None:
+        size = max(1, min(shard_size, PIXEL_BUDGET // (3 * longest_side**2)))
+        return np.arange(0, len(images), size)
+    sizes = images.table["size"].to_numpy()
+    pixels = np.where(sizes < 0, UNKNOWN_PHOTO, _EXPANSION * sizes)
+    starts, filled = [0], 0
+    for place, size in enumerate(pixels.tolist()):
+        if place > starts[-1] and (
+            filled + size > PIXEL_BUDGET or place - starts[-1] == shard_size
+        ):
+            starts.append(place)
+            filled = 0
+        filled += size
+    return np.array(starts)
 
 
 class Decoder:
     """Reads and decodes the images of a unit; what cannot be read becomes an error text."""
 
-    def __init__(self, longest_side: int) -> None:
-        self.longest_side = longest_side
+    def __init__(self, longest_side: int | None, max_pixels: int) -> None:
+        self.longest_side, self.max_pixels = longest_side, max_pixels
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        decoded = [
-            load_image(uri, longest_side=self.longest_side, box=box)
-            for uri, box in zip(unit["uri"], unit["box"], strict=True)
-        ]
-        pixels = [np.empty((0, 0, 3), np.uint8) if d.pixels is None else d.pixels for d in decoded]
+        items = [image_of(row) for row in unit["images"]]
+        decoded, digests, total = [], [], 0
+        for item, data in zip(
+            items, read_images(items, limit=byte_limit(self.max_pixels)), strict=True
+        ):
+            decoded.append(self._decode(item, data))
+            digests.append(None if isinstance(data, OSError) else hashlib.sha256(data).digest())
+            total += 0 if isinstance(data, OSError) else len(data)
+        pixels = [each.pixels for each in decoded if each.pixels is not None]
         return {
-            **unit,
+            UNIT: unit[UNIT],
+            ITEMS: unit[ITEMS],
+            "first": unit["first"],
+            "uri": [item.location for item in items],
+            "width": [each.width for each in decoded],
+            "height": [each.height for each in decoded],
+            "digest": digests,
+            "error": [each.error for each in decoded],
             "shape": [list(image.shape) for image in pixels],
-            "pixels": [image.tobytes() for image in pixels],
-            "width": [d.width for d in decoded],
-            "height": [d.height for d in decoded],
-            "error": [d.error for d in decoded],
+            "pixels": b"".join(pixels),  # type: ignore[arg-type] # arrays are buffers
+            "bytes": total,
+            "bad": len(items) - len(pixels),
         }
+
+    def _decode(self, item: ImageFile, data: bytes | OSError) -> Decoded:
+        if isinstance(data, OSError):
+            return Decoded(None, 0, 0, item.error or reason(data))
+        return decode(
+            data, longest_side=self.longest_side, box=item.box, max_pixels=self.max_pixels
+        )
 
 
 class ExtractionWorker:
     """Holds the network and turns units of decoded images into shards of descriptors."""
 
-    def __init__(
-        self,
-        network: list[ray.ObjectRef[Any]],
-        poolings: Sequence[Pooling],
-        batch_size: int,
-        threads: int,
-    ) -> None:
+    def __init__(self, network: list[ray.ObjectRef[Any]], how: Description, threads: int) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(threads)
         model: EmbeddingNet = ray.get(network[0])
-        self.model = model.to(self.device)
-        self.poolings, self.batch_size = poolings, batch_size
+        self.exact = fused(model).to(self.device)
+        self.reduced = None
+        if how.precision == "bfloat16":
+            self.reduced = fused(model, dtype=torch.bfloat16).to(self.device)
+        self.how, self.regions = how, how.regions.to(self.device)
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
-        images = [
-            as_image(data, shape) for data, shape in zip(unit["pixels"], unit["shape"], strict=True)
-        ]
-        good = [row for row, image in enumerate(images) if image.size]
-        descriptors = np.zeros((len(images), len(self.poolings), self.model.dim), np.float32)
-        descriptors[good] = embed(
+        images = unpacked(unit["pixels"], unit["shape"])
+        good = np.flatnonzero([error is None for error in unit["error"]])
+        shape = (unit[ITEMS], len(self.how.poolings), self.exact.dim)
+        descriptors = np.zeros(shape, np.float32)
+        deviations: list[float | None] = [None] * unit[ITEMS]
+        descriptors[good] = self._embed(self.reduced or self.exact, images)
+        if self.reduced is not None and images:
+            # One image a unit, also in single precision: cheap, and spread over the collection.
+            exact = self._embed(self.exact, images[:1])[0]
+            deviations[good[0]] = 1 - (descriptors[good[0]] * exact).sum(axis=1).min()
+        return features_table(
+            item=unit["first"] + np.arange(unit[ITEMS]),
+            **{name: unit[name] for name in ("uri", "width", "height", "digest", "error")},
+            deviation=deviations,
+            poolings=self.how.poolings,
+            descriptors=descriptors,
+        )
+
+    def _embed(self, model: EmbeddingNet, images: Sequence[Pixels]) -> Features:
+        """(m, p, d)."""
+        how = self.how
+        return embed(
+            model,
+            images,
+            how.poolings,
+            batch_size=how.batch_size,
+            device=self.device,
+            scales=how.scales,
+            regions=self.regions,
+        )
+
+
+class RegionWorker:
+    """Sums up the vectors of the regions of a unit's images, from which a PCA is learned."""
+
+    def __init__(self, network: list[ray.ObjectRef[Any]], how: Description, threads: int) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.set_num_threads(threads)
+        self.model = fused(ray.get(network[0])).to(self.device)
+        self.how = how
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        moments = region_moments(
             self.model,
-            [images[row] for row in good],
-            self.poolings,
-            batch_size=self.batch_size,
+            unpacked(unit["pixels"], unit["shape"]),
+            self.how.regions,
+            scales=self.how.scales,
+            batch_size=self.how.batch_size,
             device=self.device,
         )
-        columns = zip(unit["uri"], unit["width"], unit["height"], unit["error"], strict=True)
-        records = [
-            {
-                "image_id": unit["first"] + row,
-                "uri": uri,
-                "width": width,
-                "height": height,
-                "error": error,
-            }
-            for row, (uri, width, height, error) in enumerate(columns)
-        ]
-        return features_table(records, self.poolings, descriptors)
+        return moments_table(moments)
 
 
-def as_image(data: bytes, shape: Sequence[int]) -> Pixels:
-    return np.frombuffer(data, np.uint8).reshape(shape)
+def unpacked(pixels: bytes, shapes: Sequence[Sequence[int]]) -> list[Pixels]:
+    """The images, of shapes (h, w, 3), that lie one after the other in a buffer."""
+    flat = np.frombuffer(pixels, np.uint8)
+    ends = np.cumsum([height * width * depth for height, width, depth in shapes])
+    return [part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes, strict=False)]
 
 
 def extract(
-    items: Sequence[ImageFile],
+    images: Collection,
     model: EmbeddingNet,
     *,
+    how: Description,
     output: Folder,
-    longest_side: int,
-    poolings: Sequence[Pooling],
     shard_size: int,
-    batch_size: int,
     pool: Pool,
     label: str,
+    report: Callable[[Mapping[str, float]], None] | None = None,
+    most_bad: int | None = None,
 ) -> None:
-    """Write the descriptors of all items as shards into `output`; those that are there are kept."""
+    """Write the descriptors of all images as shards into `output`; those that are there are kept.
+
+    Where more images than `most_bad` cannot be read it ends early.
+    """
     run_units(
-        units_of(items, shard_size=shard_size, longest_side=longest_side),
+        units_of(images, shard_size=shard_size, longest_side=how.longest_side),
         ExtractionWorker,
-        ([ray.put(model.cpu())], tuple(poolings), batch_size, pool.cpus),
+        ([ray.put(model.cpu())], how, pool.cpus),
         output=output,
         pool=pool,
         label=label,
-        prepare=Decoder(longest_side),
+        prepare=Decoder(how.longest_side, how.max_pixels),
+        ahead_bytes=PIXEL_BUDGET if pool.gpus else 0,
+        report=report,
+        most_bad=most_bad,
     )
+
+
+def sum_up_regions(
+    images: Collection,
+    model: EmbeddingNet,
+    *,
+    how: Description,
+    output: Folder,
+    shard_size: int,
+    pool: Pool,
+    label: str,
+) -> Moments:
+    """Moments of the vectors of all regions of the images, those that cannot be read left out.
+
+    Those of a unit are written as a shard into `output`; the ones that are there are kept.
+    """
+    run_units(
+        units_of(images, shard_size=shard_size, longest_side=how.longest_side),
+        RegionWorker,
+        ([ray.put(model.cpu())], how, pool.cpus),
+        output=output,
+        pool=pool,
+        label=label,
+        prepare=Decoder(how.longest_side, how.max_pixels),
+        ahead_bytes=PIXEL_BUDGET if pool.gpus else 0,
+    )
+    total = Moments.none(model.dim)
+    for table in ahead(output.read_table, output.names()):
+        total = total.merge(read_moments(table))
+    return total

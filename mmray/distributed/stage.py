@@ -6,13 +6,14 @@ the same command again computes the missing ones only, in any order, on any numb
 gives the same files. Ray Data never splits or merges rows, so a unit's membership is fixed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data import ExecutionResources
 
 from mmray.errors import InputError
 from mmray.progress import Progress
@@ -20,6 +21,11 @@ from mmray.storage import Folder
 
 UNIT = "unit"  # the column that numbers the units of a table of work
 ITEMS = "items"  # the column that says how many items a unit has, for the progress display
+SUMMED = ("bytes", "bad")  # columns that preparing a unit may add, for the same
+RECEIPT = (ITEMS, *SUMMED)
+
+
+Preparation = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Worker(Protocol):
@@ -76,16 +82,23 @@ def shard_name(unit: int) -> str:
 class _ShardWriter:
     """The actor: computes a unit, writes its shard, answers with a receipt."""
 
-    def __init__(self, worker: Callable[..., Worker], arguments: tuple[Any, ...], output: Folder):
+    def __init__(
+        self,
+        worker: Callable[..., Worker],
+        arguments: tuple[Any, ...],
+        output: Folder,
+        prepare: Preparation | None,
+    ) -> None:
         self.worker = worker(*arguments)
-        self.output = output
+        self.output, self.prepare = output, prepare
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            self.output.write_table(shard_name(row[UNIT]), self.worker(row))
+            unit = row if self.prepare is None else self.prepare(row)
+            self.output.write_table(shard_name(unit[UNIT]), self.worker(unit))
         except InputError as error:  # an exception would reach the driver wrapped in Ray's own
-            return {ITEMS: 0, "refused": str(error)}
-        return {ITEMS: row[ITEMS], "refused": ""}
+            return dict.fromkeys(RECEIPT, 0) | {"refused": str(error)}
+        return {name: unit.get(name, 0) for name in RECEIPT} | {"refused": ""}
 
 
 def run_units(
@@ -96,7 +109,10 @@ def run_units(
     output: Folder,
     pool: Pool,
     label: str,
-    prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    prepare: Preparation | None = None,
+    ahead_bytes: int = 0,
+    report: Callable[[Mapping[str, float]], None] | None = None,
+    most_bad: int | None = None,
 ) -> None:
     """Compute every unit of `work` whose shard is not yet in `output`.
 
@@ -108,7 +124,16 @@ def run_units(
         `worker(*arguments)` is built once an actor. Large arrays go in as object references, which
         the worker opens itself.
     prepare
-        Runs on any CPU of the cluster, ahead of the actors (decoding); takes and returns a unit.
+        What a CPU does to a unit before the worker gets it (decoding): takes and returns a unit,
+        and may add `bytes` and `bad` to what the progress shows. It runs in the actor.
+    ahead_bytes
+        If given, it runs ahead of the actors instead, on any CPU of the cluster: so GPUs are kept
+        busy. This is the size of a prepared unit at most; so many wait in the object store as keep
+        the actors busy, and no more.
+    report
+        Is told the figures of `Progress` now and then.
+    most_bad
+        It ends early where more items than this are bad.
 
     Raises
     ------
@@ -119,17 +144,20 @@ def run_units(
     missing = [row for row in range(len(work)) if shard_name(work[UNIT][row].as_py()) not in done]
     total = sum(work[ITEMS].to_pylist())
     left = sum(work[ITEMS][row].as_py() for row in missing)
-    with Progress(label, total=total, done=total - left) as progress:
+    with Progress(label, total=total, done=total - left, report=report) as progress:
         if not missing:
             return
         fewest, most = pool.bounds()
         most = min(most, len(missing))
         dataset: ray.data.Dataset = ray.data.from_arrow([work.slice(row, 1) for row in missing])
-        if prepare is not None:
-            dataset = dataset.map(prepare, num_cpus=1)
+        if prepare is not None and ahead_bytes:
+            _bound(dataset, ahead_bytes, most)
+            # Asking for memory also keeps Ray Data from joining it to the actor's own work.
+            dataset = dataset.map(prepare, num_cpus=1, memory=2 * ahead_bytes)
+            prepare = None
         receipts = dataset.map(
             _ShardWriter,  # type: ignore[arg-type] # Ray types the call of an instance
-            fn_constructor_args=(worker, arguments, output),
+            fn_constructor_args=(worker, arguments, output, prepare),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
             compute=ray.data.ActorPoolStrategy(
@@ -139,4 +167,15 @@ def run_units(
         for receipt in receipts.iter_rows():
             if receipt["refused"]:
                 raise InputError(receipt["refused"])
-            progress.advance(receipt[ITEMS])
+            shown = {name: receipt[name] for name in SUMMED if receipt[name]}
+            progress.advance(receipt[ITEMS], **shown)
+            if most_bad is not None and progress.sums.get("bad", 0) > most_bad:
+                return
+
+
+def _bound(dataset: ray.data.Dataset, unit_bytes: int, actors: int) -> None:
+    """Limit what waits in the object store to one unit a CPU that prepares, and two an actor."""
+    units = 2 * actors + max(1, free_cpus())
+    dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=units * unit_bytes
+    )

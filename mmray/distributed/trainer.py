@@ -16,7 +16,7 @@ import torch
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from mmray import models, tuples
-from mmray.collection import ImageFile
+from mmray.collection import Collection, ImageFile
 from mmray.config import TrainingConfig
 from mmray.evaluation.labelled import LabelledSet
 from mmray.models import EmbeddingNet
@@ -35,10 +35,11 @@ class TrainingJob:
     """All that a rank needs; put into the object store once."""
 
     model: EmbeddingNet
-    images: Sequence[ImageFile]
+    images: Collection
     pools: Pools
     config: TrainingConfig
     seed: int
+    max_pixels: int
     run: Run | None
     labelled: LabelledSet | None
 
@@ -50,7 +51,7 @@ class Trainer:
         self.job, self.config = job, job.config
         self.rank, self.size = rank_and_size()
         self.device = get_device()
-        self.source = ImageSource(job.images, longest_side=self.config.longest_side)
+        self.source = self.images(job.images)
         self.network = job.model.to(self.device)
         self.history: list[dict[str, float]] = []
         self.optimizer = torch.optim.SGD(
@@ -59,6 +60,10 @@ class Trainer:
             momentum=self.config.momentum,
             weight_decay=self.config.weight_decay,
         )
+
+    def images(self, items: Sequence[ImageFile]) -> ImageSource:
+        side = self.config.longest_side
+        return ImageSource(items, longest_side=side, max_pixels=self.job.max_pixels)
 
     def restore(self, folder: Path) -> None:
         """Continue from a checkpoint, as if nothing had happened."""
@@ -136,7 +141,7 @@ class Trainer:
         items = labelled.items
         rows = embed_ids(
             self.network,
-            ImageSource(items, longest_side=self.config.longest_side),
+            self.images(items),
             np.arange(len(items)),
             [self.config.pooling],
             batch_size=self.config.embed_batch_size,

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmray.arrays import Features
-from mmray.collection import ImageFile, list_images
+from mmray.collection import ImageFile
 from mmray.evaluation.benchmarks import load_benchmark
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
+from mmray.sources import list_images
 
 
 @dataclass(frozen=True, kw_only=True)

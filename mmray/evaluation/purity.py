@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmray.arrays import Ids
-from mmray.collection import read_bytes
 from mmray.errors import InputError
+from mmray.locations import read_bytes
 from mmray.pools import Pools
 
 

@@ -1,5 +1,6 @@
 """A stage computes each missing unit once, whole, the same for any number of actors."""
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,66 @@ def test_only_missing_units_are_computed_and_preparation_comes_first(tmp_path):
     assert sorted((tmp_path / "x.calls").read_text().split()) == ["3", "4"]
     table = Folder(str(folder)).read_table("part-000001.parquet")
     assert table["square"].to_pylist() == [6 * 6, 8 * 8]
+
+
+def counted(unit: dict[str, Any]) -> dict[str, Any]:
+    return {**doubled(unit), "bytes": 100 * unit["items"], "bad": unit["unit"] % 2}
+
+
+@pytest.mark.parametrize("ahead_bytes", [0, 1 << 20])
+def test_preparation_in_the_actor_or_ahead_of_it_gives_the_same_files_and_sums(
+    tmp_path, capsys, ahead_bytes
+):
+    figures: list[dict[str, float]] = []
+    folder = run(tmp_path, "x", prepare=counted, ahead_bytes=ahead_bytes, report=figures.append)
+    assert files(folder) == files(run(tmp_path, "plain", prepare=doubled))
+    assert figures[-1]["done"] == 13
+    assert (figures[-1]["bytes"], figures[-1]["bad"]) == (1300, 3)
+    assert "x: 13/13, " in capsys.readouterr().err
+
+
+def test_units_that_wait_for_an_actor_are_bounded(tmp_path):
+    """Preparing fourteen units takes no time; at a bound they stop to wait for the slow actor."""
+    notes = tmp_path / "notes"
+    run_units(
+        work(14).append_column("notes", pa.array([str(notes)] * 14)),
+        Slow,
+        (),
+        output=Folder(str(tmp_path / "x")),
+        pool=Pool(maximum=1),
+        label="x",
+        prepare=swollen,
+        ahead_bytes=64 << 20,
+    )
+    assert len(files(tmp_path / "x")) == 14
+    in_flight = list(itertools.accumulate(int(step) for step in notes.read_text().split()))
+    assert in_flight[-1] == 0
+    # Two for the actor and one for each of two CPUs are allowed, two more are being prepared.
+    assert 2 <= max(in_flight) <= 6
+
+
+def note(file: str, step: int) -> None:
+    with Path(file).open("a") as notes:
+        notes.write(f"{step}\n")
+
+
+def swollen(unit: dict[str, Any]) -> dict[str, Any]:
+    note(unit["notes"], 1)
+    return {**unit, "pixels": bytes(64 << 20)}
+
+
+class Slow:
+    """Takes its time."""
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        time.sleep(0.1)
+        note(unit["notes"], -1)
+        return pa.table({"bytes": [len(unit["pixels"])]})
+
+
+def test_it_ends_early_when_too_much_is_bad(tmp_path):
+    folder = run(tmp_path, "x", units=40, maximum=1, prepare=counted, most_bad=3)
+    assert 8 <= len(files(folder)) < 40
 
 
 def test_nothing_is_started_when_nothing_is_missing(tmp_path):

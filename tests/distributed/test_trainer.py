@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmray.collection import list_images
 from mmray.config import TrainingConfig
 from mmray.distributed.trainer import TrainingJob, fine_tune
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.models import build
 from mmray.pools import Pools
+from mmray.sources import find
 from mmray.storage import Folder
 from tests import synthetic
 
@@ -32,7 +32,7 @@ def job(tmp_path_factory):
     """Five anchors in twelve photos of three shapes, and a labelled set of the same photos."""
     folder = tmp_path_factory.mktemp("photos")
     synthetic.save_noise(folder, 12, [(48, 64), (64, 48), (64, 64)])
-    images = list_images(str(folder))
+    images = find(str(folder)).images
     positives = [[5, 6], [7], [8, 9, 10], [11, 0], [1]]
     negatives = [[7, 8, 9, 10, 11], [0, 9, 10], [0, 1], [6, 7, 8], [2, 3, 9]]
     empty = ragged([], [], [], [], [])
@@ -53,6 +53,7 @@ def job(tmp_path_factory):
     return TrainingJob(
         model=build("efficientnet_lite0", pooling="mac"),
         images=images,
+        max_pixels=10**6,
         pools=pools,
         config=CONFIG,
         seed=3,

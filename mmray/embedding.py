@@ -1,0 +1,69 @@
+"""Images of any shapes through a network, those of one shape together.
+
+m images, p poolings, d dims.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmray.arrays import Features, Pixels
+from mmray.config import Pooling
+from mmray.images import same_shape_batches
+from mmray.models import EmbeddingNet
+from mmray.moments import Moments
+from mmray.pooling import Rmac, region_vectors
+
+
+def as_batch(images: Sequence[Pixels], device: torch.device) -> Tensor:
+    """Images of one shape as uint8 (m, 3, height, width)."""
+    return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
+
+
+def embed(
+    model: EmbeddingNet,
+    images: Sequence[Pixels],
+    poolings: Sequence[Pooling],
+    *,
+    batch_size: int,
+    device: torch.device,
+    scales: Sequence[float] = (1.0,),
+    regions: Rmac | None = None,
+) -> Features:
+    """Descriptors of images of any shapes: (m, p, d) float32, l2-normalised.
+
+    Images of one shape share a forward pass; none is padded, so the result is that of one image at
+    a time to rounding. `scales` and `regions` are those of `EmbeddingNet.descriptors`.
+    """
+    rows = np.zeros((len(images), len(poolings), model.dim), np.float32)
+    model.eval()
+    with torch.inference_mode():
+        for batch in same_shape_batches([image.shape[:2] for image in images], batch_size):
+            pixels = as_batch([images[index] for index in batch], device)
+            found = model.descriptors(pixels, poolings, scales=scales, regions=regions)
+            rows[batch] = found.float().cpu().numpy()
+    return rows
+
+
+def region_moments(
+    model: EmbeddingNet,
+    images: Sequence[Pixels],
+    regions: Rmac,
+    *,
+    scales: Sequence[float],
+    batch_size: int,
+    device: torch.device,
+) -> Moments:
+    """Moments of the vectors of all regions of all images, at all scales."""
+    total = Moments.none(model.dim)
+    model.eval()
+    with torch.inference_mode():
+        for batch in same_shape_batches([image.shape[:2] for image in images], batch_size):
+            pixels = as_batch([images[index] for index in batch], device)
+            for scale in scales:
+                maps = model.maps(pixels, scale)
+                vectors = region_vectors(maps, regions.levels, whole=regions.whole)
+                total = total.merge(Moments.of(vectors.flatten(0, 1).cpu().numpy()))
+    return total

@@ -1,0 +1,213 @@
+"""The shards of an extraction, and what is made of them when all are there.
+
+n images, m of them in a shard, p poolings, d dims.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmray.arrays import Features, Ids
+from mmray.artifacts import Stage, ahead, read_array, write_header
+from mmray.errors import InputError
+from mmray.moments import Moments
+from mmray.storage import Folder
+
+
+def column_of(poolings: Sequence[str], pooling: str) -> str:
+    """Column of a descriptor in the shards: `embedding` for the first pooling, else its name."""
+    return "embedding" if pooling == poolings[0] else pooling
+
+
+def features_table(
+    *,
+    item: Ids,
+    uri: Sequence[str],
+    width: Sequence[int],
+    height: Sequence[int],
+    digest: Sequence[bytes | None],
+    error: Sequence[str | None],
+    deviation: Sequence[float | None],
+    poolings: Sequence[str],
+    descriptors: Features,
+) -> pa.Table:
+    """A shard of features, m rows.
+
+    Parameters
+    ----------
+    item : places in the collection; `image_id` is the same until `finish_features`
+    digest : sha256 of a file's content; None where it could not be read
+    error : why an image is bad, or None
+    deviation : 1 - cosine of a descriptor to that in single precision, where that was measured
+    descriptors : (m, p, d) float32; rows of bad images are ignored
+    """
+    _, p, d = descriptors.shape
+    assert p == len(poolings), (p, poolings)
+    columns: dict[str, pa.Array] = {
+        "image_id": pa.array(item, pa.int64()),
+        "item": pa.array(item, pa.int64()),
+        "uri": pa.array(uri, pa.string()),
+        "width": pa.array(width, pa.int32()),
+        "height": pa.array(height, pa.int32()),
+        "digest": pa.array(digest, pa.binary(32)),
+        "error": pa.array(error, pa.string()),
+        "deviation": pa.array(deviation, pa.float32()),
+    }
+    for index, pooling in enumerate(poolings):
+        flat = pa.array(np.ascontiguousarray(descriptors[:, index]).reshape(-1), pa.float32())
+        rows = pa.FixedSizeListArray.from_arrays(flat, d)
+        tensor = pa.fixed_shape_tensor(pa.float32(), [d])
+        columns[column_of(poolings, pooling)] = pa.ExtensionArray.from_storage(tensor, rows)
+    return pa.table(columns)
+
+
+def rows_of(column: pa.ChunkedArray) -> Features:
+    """(m, d) float32 of a fixed-shape tensor column."""
+    parts = [chunk.to_numpy_ndarray() for chunk in column.chunks if len(chunk)]
+    if not parts:
+        return np.empty((0, column.type.shape[0]), np.float32)
+    return np.concatenate(parts)
+
+
+def finish_features(
+    stage: Stage,
+    poolings: Sequence[str],
+    *,
+    total: int,
+    max_bad_fraction: float,
+    deduplicate: bool = False,
+) -> dict[str, float]:
+    """Give good images dense ids, set bad ones and repeated ones aside; returns the counts.
+
+    Every step leaves the same files however often it runs, so a kill in between does no harm: what
+    goes is decided from the raw shards, all of them, before any shard is rewritten.
+
+    Parameters
+    ----------
+    total : images that there were to describe
+    max_bad_fraction : of them, that may have been unreadable
+    deduplicate
+        Of images with equal content keep the first only; the others go to duplicates.parquet.
+
+    Raises
+    ------
+    InputError
+        No image, or too few of them, could be read. Shards with bad images are removed, so that
+        the same command tries these again once the cause is mended; quarantine.parquet stays.
+    """
+    shards = stage.folder / "features"
+    if not stage.folder.has("images.parquet"):
+        seen = _seen(shards)
+        _refuse_bad(stage, seen, total, max_bad_fraction)
+        assert len(seen) == total, (len(seen), total)
+        good = seen.filter(pc.is_null(seen["error"]))
+        kept = _first_of_equals(good) if deduplicate else np.arange(len(good))
+        repeated = np.setdiff1d(np.arange(len(good)), kept)
+        originals = good.take(kept)
+        first = pc.index_in(good["digest"].take(repeated), originals["digest"])
+        stage.folder.write_table(
+            "duplicates.parquet",
+            pa.table({"uri": good["uri"].take(repeated), "of": originals["uri"].take(first)}),
+        )
+        stage.folder.write_table("deviation.parquet", seen.select(["deviation"]).drop_null())
+        images = originals.select(["item", "uri", "width", "height"])
+        ids = pa.array(np.arange(len(images), dtype=np.int64))
+        stage.folder.write_table("images.parquet", images.add_column(0, "image_id", ids))
+    items = stage.folder.read_table("images.parquet", ["item"])["item"].to_numpy()
+    _number_densely(shards, items)
+    for pooling in poolings:
+        _gather(stage.folder, shards, column_of(poolings, pooling), len(items))
+    counts: dict[str, float] = {
+        "images": len(items),
+        "quarantined": len(stage.folder.read_table("quarantine.parquet", ["error"])),
+        "duplicates": len(stage.folder.read_table("duplicates.parquet", ["of"])),
+    }
+    deviation = stage.folder.read_table("deviation.parquet")["deviation"].to_numpy()
+    if len(deviation):
+        counts |= {"deviation": float(deviation.mean()), "deviation_max": float(deviation.max())}
+    return counts
+
+
+def _refuse_bad(stage: Stage, seen: pa.Table, total: int, limit: float) -> None:
+    """Write quarantine.parquet; InputError if it is too long."""
+    shards = stage.folder / "features"
+    bad = seen.filter(pc.is_valid(seen["error"]))
+    stage.folder.write_table("quarantine.parquet", bad.select(["uri", "error"]))
+    if len(bad) < total and len(bad) <= limit * total:
+        return
+    for name in shards.names():
+        errors = shards.read_table(name, ["error"])["error"]
+        if errors.null_count < len(errors):
+            shards.delete(name)
+    first = bad.slice(0, 1).to_pylist()[0]
+    raise InputError(
+        f"{len(bad)} of {total} images could not be read ({len(bad) / total:.1%} > "
+        f"--extraction.max-bad-fraction {limit:.1%}), the first of them {first['uri']}: "
+        f"{first['error']}; see {stage.folder.location('quarantine.parquet')} for each"
+    )
+
+
+def _seen(shards: Folder) -> pa.Table:
+    """All shards, in order, without the descriptors."""
+    columns = ["item", "uri", "width", "height", "digest", "error", "deviation"]
+    return pa.concat_tables(ahead(lambda name: shards.read_table(name, columns), shards.names()))
+
+
+def _first_of_equals(images: pa.Table) -> Ids:
+    """Rows of the first of every content, ascending."""
+    numbered = pa.table({"digest": images["digest"], "row": pa.array(np.arange(len(images)))})
+    first = numbered.group_by("digest").aggregate([("row", "min")])
+    rows: Ids = np.sort(first["row_min"].to_numpy())
+    return rows
+
+
+def _number_densely(shards: Folder, items: Ids) -> None:
+    """Drop rows that are not kept and renumber, shard by shard; a right one is left alone."""
+    for name in shards.names():
+        head = shards.read_table(name, ["image_id", "item"])
+        ids = np.searchsorted(items, head["item"].to_numpy())
+        kept = items[np.minimum(ids, len(items) - 1)] == head["item"].to_numpy()
+        if not kept.all() or not np.array_equal(head["image_id"].to_numpy(), ids):
+            table = shards.read_table(name).filter(pa.array(kept))
+            table = table.set_column(0, "image_id", pa.array(ids[kept], pa.int64()))
+            shards.write_table(name, table)
+
+
+def _gather(folder: Folder, shards: Folder, column: str, n: int) -> None:
+    """Write one descriptor of all shards as <column>.npy ("features" for `embedding`)."""
+    names = shards.names()
+    d = shards.read_table(names[0], [column])[column].type.shape[0]
+    with folder.writing(array_name(column)) as sink:
+        write_header(sink, (n, d))
+        for rows in ahead(lambda name: rows_of(shards.read_table(name, [column])[column]), names):
+            sink.write(rows.tobytes())
+
+
+def array_name(column: str) -> str:
+    return "features.npy" if column == "embedding" else f"features-{column}.npy"
+
+
+def read_features(stage: Stage, poolings: Sequence[str], pooling: str) -> Features:
+    """(n, d) float32 of one pooling, rows in the order of images.parquet."""
+    return read_array(stage.folder, array_name(column_of(poolings, pooling)))
+
+
+def moments_table(moments: Moments) -> pa.Table:
+    """A shard of moments: one row."""
+    arrays = {name: [array.ravel()] for name, array in moments.to_arrays().items()}
+    return pa.table({name: pa.array(rows) for name, rows in arrays.items()})
+
+
+def read_moments(table: pa.Table) -> Moments:
+    """What `moments_table` made."""
+    arrays = {name: table[name][0].values.to_numpy() for name in table.column_names}
+    d = len(arrays["mean"])
+    return Moments.of_arrays(
+        {
+            "count": arrays["count"][0],
+            "mean": arrays["mean"],
+            "scatter": arrays["scatter"].reshape(d, d),
+        }
+    )

@@ -1,0 +1,124 @@
+"""The stages that turn images into features Y to mine on: list, describe, whiten.
+
+n items, d dims.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from mmray import artifacts
+from mmray.artifacts import Stage
+from mmray.collection import Collection, sample
+from mmray.config import Config
+from mmray.describing import Described, describe
+from mmray.distributed import cluster
+from mmray.distributed.extraction import Description, sum_up_regions
+from mmray.listing import list_stage
+from mmray.mining_stages import Source, need_items
+from mmray.models import EmbeddingNet, state_digest
+from mmray.pooling import RegionWhitening, Rmac
+from mmray.session import Counts, Session
+from mmray.whitening import pca_from, pca_whitening
+
+ROWS = 8192  # features that are whitened together
+
+
+def extract_stage(session: Session[Config], model: EmbeddingNet, excluded: set[str]) -> Described:
+    """Descriptors of the unlabelled images by the initial network.
+
+    Raises
+    ------
+    InputError
+        There are too few images, or too many of them cannot be read.
+    """
+    config = session.config.extraction
+    images = list_stage(session, excluded)
+    need_items(session.config.mining, len(images), "images")
+    how = Description(
+        longest_side=config.longest_side,
+        scales=config.scales,
+        poolings=config.poolings,
+        regions=Rmac(whole=config.rmac_whole),
+        precision=config.precision,
+        batch_size=config.batch_size,
+        max_pixels=config.max_pixels,
+    )
+    regions = _region_stage(session, images, model, how) if config.region_whitening else None
+    if regions is not None:
+        whitening = RegionWhitening.of(artifacts.read_whitening(regions.folder, "regions.npz"))
+        how = dataclasses.replace(how, regions=Rmac(whole=config.rmac_whole, whitening=whitening))
+    described = describe(
+        session,
+        images,
+        model,
+        how=how,
+        how_mark=None if regions is None else regions.fingerprint,
+        part_of="extract",
+        max_bad_fraction=config.max_bad_fraction,
+        deduplicate=session.config.deduplicate,
+    )
+    need_items(session.config.mining, len(described.items), "readable images")
+    return described
+
+
+def _region_stage(
+    session: Session[Config], images: Collection, model: EmbeddingNet, how: Description
+) -> Stage:
+    """PCA whitening of the regions of R-MAC, learned from a sample of the images."""
+    config = session.config
+    learned_from = sample(images, config.whitening.images, config.seed)
+
+    def work(stage: Stage) -> Counts:
+        moments = sum_up_regions(
+            learned_from,
+            model,
+            how=how,
+            output=stage.folder / "moments",
+            shard_size=config.extraction.shard_size,
+            pool=cluster.with_gpus(session.pool),
+            label="regions",
+        )
+        artifacts.write_whitening(stage.folder, "regions.npz", pca_from(moments))
+        return {"images": len(learned_from), "regions": moments.count}
+
+    settings = (how.longest_side, how.scales, how.regions.whole, how.max_pixels)
+    inputs = (learned_from.digest(), state_digest(model), settings)
+    return session.stage("regions", *inputs, work=work, part_of="extract")
+
+
+def features_stage(session: Session[Config], described: Described) -> Source:
+    """The features that mining is done on: the first of the descriptors, whitened where asked for.
+
+    Raises
+    ------
+    InputError
+        More dimensions are asked for than there are.
+    """
+    pooling, dims = described.poolings[0], session.config.extraction.pca
+    source = Source(
+        described.stage.fingerprint,
+        len(described.items),
+        lambda: described.features(pooling),
+        "images",
+    )
+    if dims is None:
+        return source
+
+    def work(stage: Stage) -> Counts:
+        features = source.load()
+        whitening = pca_whitening(features)
+        artifacts.write_whitening(stage.folder, "pca.npz", whitening)
+        with stage.folder.writing("features.npy") as sink:
+            artifacts.write_header(sink, (len(features), dims))
+            for start in range(0, len(features), ROWS):
+                block = np.asarray(features[start : start + ROWS])
+                sink.write(whitening.apply(block, dims).tobytes())
+        return {"images": len(features), "dims": dims}
+
+    stage = session.stage("pca", source.fingerprint, dims, work=work, part_of="extract")
+    return dataclasses.replace(
+        source,
+        fingerprint=stage.fingerprint,
+        load=lambda: artifacts.read_array(stage.folder, "features.npy"),
+    )

@@ -1,0 +1,195 @@
+"""Folders, local and remote: the files in them that matter here, and whether they changed since."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from mmray import locations
+from mmray.collection import SUFFIXES, ImageFile
+from mmray.locations import local_path, reason, uri_of
+
+TAR, PARQUET = ".tar", ".parquet"
+WANTED = (*SUFFIXES, TAR, PARQUET)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells that a file or folder is as it was.
+
+    Attributes
+    ----------
+    uri : of the file or folder
+    size : bytes; 0: a folder; -1: it could not be seen
+    modified : nanoseconds since 1970; -1: not known, so that it always counts as changed
+    """
+
+    uri: str
+    size: int
+    modified: int
+
+
+# -- what is in a folder --------------------------------------------------------------------------
+
+
+def walk(root: Path) -> Iterator[ImageFile | Stamp]:
+    """Images, tar and Parquet files below a local folder, in no order, and a stamp of each folder.
+
+    Links are followed, though not in circles; hidden files and folders are left out. What cannot be
+    seen or listed is an item with an `error`.
+
+    Raises
+    ------
+    OSError
+        The folder itself cannot be listed.
+    """
+    pending: list[tuple[str, str, frozenset[tuple[int, int]]]]
+    pending = [(str(root.absolute()), "", frozenset())]
+    while pending:
+        folder, prefix, above = pending.pop()
+        try:
+            status = Path(folder).stat()
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                continue
+            # Taken before the files are: what is added meanwhile will show as a change.
+            yield Stamp(uri_of(Path(folder)), 0, status.st_mtime_ns)
+            for child in _children(folder, prefix):
+                if isinstance(child, os.DirEntry):
+                    pending.append((child.path, f"{prefix}{child.name}/", above | {here}))
+                    continue
+                yield child
+                if child.error:
+                    yield Stamp(child.uri, -1, 0)
+        except OSError as error:
+            if not prefix:
+                raise
+            uri = uri_of(Path(folder))
+            text = f"this folder cannot be listed ({reason(error)})"
+            yield ImageFile(uri=uri, name=as_text(prefix.rstrip("/")), error=text)
+            yield Stamp(uri, 0, -1)
+
+
+def _children(folder: str, prefix: str) -> Iterator[ImageFile | os.DirEntry[str]]:
+    """The wanted files of one folder, and its folders."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            try:
+                # Of a million files only those wanted are asked for more than the name.
+                if entry.is_dir():
+                    yield entry
+                elif entry.name.lower().endswith(WANTED):
+                    status = entry.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        yield _file(entry, prefix, size=status.st_size)
+            except OSError as error:
+                yield _file(entry, prefix, error=reason(error))
+
+
+def _file(
+    entry: os.DirEntry[str], prefix: str, *, size: int = -1, error: str | None = None
+) -> ImageFile:
+    uri = entry.path if _is_text(entry.path) else uri_of(Path(entry.path))
+    return ImageFile(uri=uri, name=as_text(prefix + entry.name), size=size, error=error)
+
+
+def as_text(path: str) -> str:
+    """The path, percent-encoded if its name on the disk is not UTF-8 and would fit no table."""
+    return path if _is_text(path) else quote(os.fsencode(path))
+
+
+def _is_text(path: str) -> bool:
+    if path.isascii():
+        return True
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def remote_files(folder: str) -> Iterator[ImageFile]:
+    """Images, tar and Parquet files below a remote folder, but for hidden files and folders.
+
+    Raises
+    ------
+    OSError, pa.ArrowException
+        It cannot be listed.
+    """
+    filesystem, path = locations.open_folder(folder)
+    selector = fs.FileSelector(path, recursive=True)
+    entries = locations.patiently(lambda: filesystem.get_file_info(selector), folder)
+    parts = urlsplit(folder)
+    root = urlunsplit(parts._replace(path=parts.path.rstrip("/"), query="", fragment=""))
+    query = f"?{parts.query}" if parts.query else ""
+    for entry in entries:
+        # The markers of folders in object stores end in "/", so that they have no suffix.
+        name = entry.path.removeprefix(path).lstrip("/")
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if entry.type == fs.FileType.File and not hidden and name.lower().endswith(WANTED):
+            yield ImageFile(uri=f"{root}/{quote(name)}{query}", name=name, size=entry.size)
+
+
+# -- whether it changed ---------------------------------------------------------------------------
+
+
+def stamps(uris: Sequence[str]) -> list[Stamp]:
+    """The stamps of files and local folders as they are now; remote ones in one call per bucket."""
+    found = {uri: _local_stamp(uri, path) for uri in uris if (path := local_path(uri)) is not None}
+    groups: dict[tuple[str, str], list[str]] = {}
+    for uri in uris:
+        if uri not in found:
+            root, query = "/".join(uri.split("/", 3)[:3]), uri.partition("?")[2]
+            groups.setdefault((root, query), []).append(uri)
+    for group in groups.values():
+        found.update((stamp.uri, stamp) for stamp in _remote_stamps(group))
+    return [found[uri] for uri in uris]
+
+
+def unchanged(stamps_then: Sequence[Stamp]) -> bool:
+    """Whether all that was watched is as it was, as cheaply as that can be told.
+
+    Unnoticed goes what no stamp tells of: an image of a folder that is written anew in place, and
+    the files of a remote folder. A folder that could not be listed always counts as changed.
+    """
+    if any(stamp.modified == -1 for stamp in stamps_then):
+        return False
+    for stamp in stamps_then:
+        path = local_path(stamp.uri)
+        if path is not None and _local_stamp(stamp.uri, path) != stamp:
+            return False
+    remote = [stamp for stamp in stamps_then if local_path(stamp.uri) is None]
+    return stamps([stamp.uri for stamp in remote]) == remote
+
+
+def _local_stamp(uri: str, path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL character
+        return Stamp(uri, -1, 0)
+    folder = stat.S_ISDIR(status.st_mode)
+    return Stamp(uri, 0 if folder else status.st_size, status.st_mtime_ns)
+
+
+def _remote_stamps(uris: Sequence[str]) -> Iterable[Stamp]:
+    """Of files of one file system; where that cannot be reached, none was seen."""
+    try:
+        opened = [locations.open_remote(uri) for uri in uris]
+        filesystem = opened[0][0]
+        infos = filesystem.get_file_info([path for _, path in opened])
+    except (pa.ArrowException, OSError):
+        return [Stamp(uri, -1, -1) for uri in uris]
+    found = []
+    for uri, info in zip(uris, infos, strict=True):
+        if info.type == fs.FileType.File:
+            found.append(Stamp(uri, info.size, info.mtime_ns or 0))  # not every store tells it
+        else:
+            found.append(Stamp(uri, -1, 0))
+    return found

@@ -1,0 +1,113 @@
+"""Lists of images: text files with one path or URI a line, and Parquet files with a column of them.
+
+Raised throughout: InputError, where the list cannot be read.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmray import locations
+from mmray.collection import ImageFile
+from mmray.errors import InputError
+from mmray.locations import beside, is_uri, reason
+
+Answer = TypeVar("Answer")
+
+NOT_THE_WEB = "only local files and what pyarrow.fs opens (s3://, gs://, hdfs://) are read"
+_COLUMNS = ("uri", "url", "path", "file", "file_name", "filename", "image", "name")
+
+
+def of_the_web(uri: str) -> bool:
+    return is_uri(uri) and re.match("(https?|ftps?):", uri, re.IGNORECASE) is not None
+
+
+def bare(uri: str) -> str:
+    """The URI without query and fragment; a path as it is."""
+    return re.split("[?#]", uri, maxsplit=1)[0] if is_uri(uri) else uri
+
+
+def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
+    """The files that a list at `uri` names, without a look at any: there may be a million."""
+    for row, entry in enumerate(entries):
+        name = "" if entry is None else entry.strip()
+        if not name:
+            yield ImageFile(uri=uri, name=f"row {row}", error="this row of the list names no file")
+            continue
+        error = None
+        if of_the_web(name):
+            error = NOT_THE_WEB
+        elif "\0" in name:
+            error = "no file has a NUL character in its name"
+        yield ImageFile(uri=beside(uri, name), name=name, error=error)
+
+
+def lines(uri: str) -> list[str]:
+    """The lines of a text file that are not blank."""
+    try:
+        content = locations.read_bytes(uri)
+    except OSError as error:
+        raise InputError(f"{uri}: cannot be read ({reason(error)})") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{uri}: line {line} is not UTF-8; save the list as UTF-8") from error
+    # Not splitlines(), which takes more characters for ends of lines, as U+2028.
+    return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def column_of(uri: str, column: str | None) -> str:
+    """The column of a Parquet file that holds paths and URIs; None: it is found."""
+    return _of_parquet(uri, lambda file: _text_column(uri, file.schema_arrow, column))
+
+
+def cells(uri: str, column: str | None) -> list[str | None]:
+    """The paths and URIs in a Parquet file; column: as for `column_of`."""
+
+    def read(file: pq.ParquetFile) -> list[str | None]:
+        name = _text_column(uri, file.schema_arrow, column)
+        cells: list[str | None] = file.read(columns=[name])[name].to_pylist()
+        return cells
+
+    try:
+        return _of_parquet(uri, read)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{uri}: {error.object!r} is not UTF-8; mend the list") from error
+
+
+def _of_parquet(uri: str, ask: Callable[[pq.ParquetFile], Answer]) -> Answer:
+    def read() -> Answer:
+        with locations.open_file(uri) as file, pq.ParquetFile(file) as parquet:
+            return ask(parquet)
+
+    try:
+        return locations.patiently(read, uri)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{uri}: cannot be read as Parquet ({reason(error)})") from error
+
+
+def _text_column(uri: str, schema: pa.Schema, column: str | None) -> str:
+    texts = [field.name for field in schema if _is_text(field.type)]
+    preferred = [name for name in _COLUMNS if name in texts]
+    if column is not None:
+        if column in texts:
+            return column
+        problem = f"column {column!r} holds neither images nor text"
+    elif len(texts) == 1 or preferred:
+        return (preferred or texts)[0]
+    else:
+        problem = "more than one column holds text" if texts else "no column holds images or text"
+    raise InputError(
+        f"{uri}: {problem}; name the column of the images, or of their paths or URIs, with "
+        f"--image-column (there are {', '.join(map(repr, schema.names[:20]))})"
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    types = pa.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))

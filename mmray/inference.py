@@ -1,0 +1,65 @@
+"""A network made ready for inference: the same embeddings in less time."""
+
+import copy
+import itertools
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mmray.models import EmbeddingNet
+
+
+class InPrecision(nn.Module):
+    """Layers that compute in another precision, between a float32 input and a float32 result."""
+
+    def __init__(self, layers: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layers, self.dtype = layers.to(dtype), dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return cast(Tensor, self.layers(inputs.to(self.dtype))).to(torch.float32)
+
+
+def fused(model: EmbeddingNet, *, dtype: torch.dtype = torch.float32) -> EmbeddingNet:
+    """A copy for inference, on the same device, whose convolutions have absorbed the BatchNorms.
+
+    In float32 it embeds as the original does, to rounding. It is neither for training nor for
+    `models.save`: its weights are not those of the network's state dicts, and `load` refuses them.
+
+    Parameters
+    ----------
+    model : left unchanged
+    dtype : of the backbone, torch.float32 or torch.bfloat16; preprocessing, folding and pooling are
+        in float32 always, and so are the descriptors
+
+    Raises
+    ------
+    ValueError
+        Another dtype.
+    """
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype {dtype}: fused networks are torch.float32 or torch.bfloat16")
+    faster = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in faster.backbone.modules():
+        _fold(module)
+        if isinstance(module, nn.ReLU | nn.ReLU6):
+            module.inplace = True  # no gradient needs what it overwrites
+    left = [name for name, m in faster.backbone.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not left, f"{model.network}: {left} follow no convolution directly"
+    if dtype != torch.float32:
+        faster.backbone = InPrecision(faster.backbone, dtype)
+    return faster
+
+
+def _fold(parent: nn.Module) -> None:
+    """Fold each BatchNorm among the children into the convolution right before it.
+
+    The networks of `backbones` list their layers in the order in which these are applied.
+    """
+    children = list(parent.named_children())
+    for (conv_name, conv), (norm_name, norm) in itertools.pairwise(children):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+            setattr(parent, norm_name, nn.Identity())

@@ -1,0 +1,75 @@
+"""The list of the images that a run learns from, as a stage: made once, kept, and gone by."""
+
+import dataclasses
+
+from mmray import artifacts
+from mmray.artifacts import Stage, fingerprint
+from mmray.collection import Collection, sample, without
+from mmray.config import Config
+from mmray.distributed.listing import index_containers
+from mmray.errors import InputError
+from mmray.progress import announce
+from mmray.session import Counts, Session
+from mmray.sources import Found, Stamp, find, unchanged
+
+IMAGES, SOURCES = "list.parquet", "sources.json"
+
+
+def list_stage(session: Session[Config], excluded: set[str]) -> Collection:
+    """All images of --images but those excluded, or a sample of them.
+
+    A rerun goes by the list that an earlier call made, unless --relist is given, or a folder, list
+    or archive on it has changed. Loose files in an object store are not looked at for changes: that
+    takes as long as listing them.
+
+    Raises
+    ------
+    InputError
+        A source cannot be listed, or no image is left.
+    """
+    config = session.config
+
+    def work(stage: Stage) -> Counts:
+        found = [find(source, column=config.image_column) for source in config.images]
+        for source in found:
+            announce(f"list: {source.summary}")
+        listed = without(_with_contained(session, stage, found), excluded)
+        images = listed if config.sample is None else sample(listed, config.sample, config.seed)
+        if not len(images):
+            raise InputError(
+                f"--images {' '.join(config.images)}: none of the images is left; look at --exclude"
+            )
+        stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
+        artifacts.write_json(stage.folder, SOURCES, stamps)
+        stage.folder.write_table(IMAGES, images.table)
+        return {"images": len(images), "listed": len(listed)}
+
+    def stale(stage: Stage) -> bool:
+        if "extract" not in session.chosen:
+            return False  # the stages that are done have their images
+        stamps = [Stamp(**stamp) for stamp in artifacts.read_json(stage.folder, SOURCES)]
+        return config.relist or not unchanged(stamps)
+
+    inputs = (config.images, config.image_column, sorted(excluded), config.sample)
+    drawn = None if config.sample is None else config.seed
+    stage = session.stage("list", *inputs, drawn, work=work, part_of="extract", stale=stale)
+    return Collection(stage.folder.read_table(IMAGES))
+
+
+def _with_contained(session: Session[Config], stage: Stage, found: list[Found]) -> Collection:
+    """The files of each source, then the images in its archives."""
+    containers = [uri for source in found for uri in source.containers]
+    # The index of an archive is kept if this is killed, but not beyond a change of the archives.
+    stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
+    indexed = iter(
+        index_containers(
+            containers,
+            column=session.config.image_column,
+            output=stage.folder / f"containers-{fingerprint(containers, stamps)}",
+            pool=session.pool,
+        )
+    )
+    parts = []
+    for source in found:
+        parts += [source.images, *(next(indexed) for _ in source.containers)]
+    return Collection.joined(parts)

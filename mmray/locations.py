@@ -1,0 +1,177 @@
+"""Files by path or URI: local, s3://, gs:// and whatever else pyarrow.fs reads.
+
+A URI is percent-encoded. A local file whose name is not UTF-8 is written as a file:// URI.
+"""
+
+import errno
+import os
+import posixpath
+import re
+import stat
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+Result = TypeVar("Result")
+
+# What trying again would not mend; any other failure of a remote file may be the network's.
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_LASTING_NUMBERS = (errno.EFBIG, errno.EINVAL)
+PAUSES = (0.5, 2.0)  # seconds before the second and the third attempt
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_FILE = re.compile(r"file://(?:localhost)?(/[^?#]*)", re.IGNORECASE)
+_OF_BUCKETS = ("s3", "gs", "gcs")  # schemes whose URI names a bucket, then a path in it
+
+
+def is_uri(path: str) -> bool:
+    return "://" in path and _SCHEME.match(path) is not None
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a local file or folder; None: it is remote."""
+    if not is_uri(uri):
+        return Path(uri)
+    match = _FILE.match(uri)
+    return Path(os.fsdecode(unquote_to_bytes(os.fsencode(match[1])))) if match else None
+
+
+def uri_of(path: Path) -> str:
+    """The absolute path as it is, or a file:// URI where it is not UTF-8 and would fit no table."""
+    absolute = path.absolute()
+    try:
+        str(absolute).encode()
+    except UnicodeEncodeError:
+        return absolute.as_uri()
+    return str(absolute)
+
+
+def beside(uri: str, name: str) -> str:
+    """The file that `name` means in a list at `uri`: itself if absolute, else below its folder."""
+    if is_uri(name) or name.startswith("/"):
+        return name
+    if not is_uri(uri):
+        return str(Path(uri).absolute().parent / name)
+    parts = urlsplit(uri)
+    # Object stores do not resolve "." and "..".
+    path = posixpath.normpath(f"{parts.path.rpartition('/')[0]}/{quote(name)}")
+    return urlunsplit(parts._replace(path=path))
+
+
+def open_folder(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a folder's URI, and the folder's path in it.
+
+    Raises
+    ------
+    OSError
+        The URI is wrong, or of an unknown scheme.
+    """
+    parts = _split(uri)
+    try:
+        if parts.scheme in _OF_BUCKETS and parts.netloc:
+            # One client per bucket: a list may name files of more folders than clients are kept.
+            root = urlunsplit(parts._replace(path="", fragment=""))
+            filesystem, bucket = _connect(root)
+            return filesystem, f"{bucket}{unquote(parts.path)}".rstrip("/")
+        filesystem, path = _connect(uri)
+    except (pa.ArrowException, ImportError) as error:
+        raise OSError(errno.EINVAL, str(error)) from error
+    return filesystem, path.rstrip("/")
+
+
+def _split(uri: str) -> SplitResult:
+    try:
+        return urlsplit(uri)
+    except ValueError as error:  # as of s3://[x
+        raise OSError(errno.EINVAL, str(error)) from error
+
+
+# Kept, as making a client of S3 takes longer than reading an image.
+@lru_cache(maxsize=1024)
+def _connect(uri: str) -> tuple[fs.FileSystem, str]:
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    return filesystem, path
+
+
+def open_remote(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a file's URI, and the file's path in it; raises as `open_folder`."""
+    parts = _split(uri)
+    folder, _, name = parts.path.rpartition("/")
+    filesystem, path = open_folder(urlunsplit(parts._replace(path=folder)))
+    return filesystem, f"{path}/{unquote(name)}"
+
+
+def open_file(uri: str) -> Any:
+    """A binary file to `read` and `seek` in.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is a folder, a pipe or a device.
+    """
+    try:
+        path = local_path(uri)
+        if path is None:
+            filesystem, name = open_remote(uri)
+            return filesystem.open_input_file(name)
+        return _open_local(path)
+    except (pa.ArrowException, ValueError) as error:  # a name that no file can have
+        raise OSError(errno.EINVAL, str(error)) from error
+
+
+def _open_local(path: Path) -> Any:
+    # A pipe would wait for a writer, and a device might never end.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    reason = os.strerror(number) if stat.S_ISDIR(mode) else "not a regular file"
+    raise OSError(number, reason, str(path))
+
+
+def read_bytes(uri: str, *, limit: int | None = None) -> bytes:
+    """The content of a file, a remote one with patience.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or is longer than the limit, bytes.
+    """
+
+    def read() -> bytes:
+        with open_file(uri) as file:
+            size = file.seek(0, os.SEEK_END)
+            if limit is not None and size > limit:
+                raise OSError(errno.EFBIG, f"{size} bytes, at most {limit} are read")
+            file.seek(0)
+            return bytes(file.read())
+
+    return patiently(read, uri)
+
+
+def patiently(read: Callable[[], Result], uri: str) -> Result:
+    """Call `read`; where a remote file fails, as networks make it, try again a little later."""
+    pauses = () if local_path(uri) is not None else PAUSES
+    for pause in pauses:
+        try:
+            return read()
+        except _LASTING:
+            raise
+        except OSError as error:
+            if error.errno in _LASTING_NUMBERS:
+                raise
+            time.sleep(pause)
+    return read()
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read, in one line, without its name."""
+    text = getattr(error, "strerror", None) or str(error)
+    return f"{type(error).__name__}: {' '.join(str(text).split())}"

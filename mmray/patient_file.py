@@ -1,0 +1,94 @@
+"""A file read by part, near or far, with patience."""
+
+import errno
+import io
+import os
+from typing import Any
+
+import pyarrow as pa
+
+from mmray.errors import InputError
+from mmray.locations import open_file, patiently, reason
+
+# What open_file, tarfile and pyarrow raise on a file that is gone, damaged or misnamed.
+UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, OverflowError)
+
+
+class PatientFile(io.RawIOBase):
+    """A file whose parts are read patiently: opened at the first, and anew after a failure."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self._length, self._position = uri, 0, 0
+        self._file: Any = None
+
+    def at(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, fewer at the end of the file; OSError if it fails."""
+
+        def read() -> bytes:
+            try:
+                length = self._opened()
+                count = min(size, length - offset)
+                if count <= 0:
+                    return b""
+                self._file.seek(offset)
+                return bytes(self._file.read(count))
+            except OSError:
+                self._release()  # whatever broke may have broken the connection
+                raise
+
+        return patiently(read, self.uri)
+
+    def length(self) -> int:
+        """Bytes of the file as it was opened; OSError if that fails."""
+        return patiently(self._opened, self.uri)
+
+    def _opened(self) -> int:
+        if self._file is None:
+            self._file = open_file(self.uri)
+            self._length = self._file.seek(0, os.SEEK_END)
+        return self._length
+
+    def _release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def read(self, size: int | None = -1) -> bytes:
+        rest = max(0, self.length() - self._position)
+        data = self.at(self._position, rest if size is None or size < 0 else size)
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}
+        self._position = offset + (start[whence] if whence in start else self.length())
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._release()
+        super().close()
+
+
+def os_error(error: Exception) -> OSError:
+    """The error itself, or the OSError that says the same."""
+    if isinstance(error, OSError):
+        return error
+    return OSError(errno.EIO, str(error) if isinstance(error, InputError) else reason(error))
+
+
+def too_long(size: int, limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"{size} bytes, at most {limit} are read")

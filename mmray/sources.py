@@ -1,0 +1,246 @@
+"""What a user names as images: a folder, an image, a tar or Parquet file, or a list of such files.
+
+n images. The images in tar and Parquet files are listed by `containers.index`, later.
+"""
+
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs
+
+from mmray import containers, folders, image_lists, locations
+from mmray.collection import SUFFIXES, Collection, ImageFile
+from mmray.errors import InputError
+from mmray.folders import PARQUET, TAR, Stamp, as_text, unchanged
+from mmray.image_lists import NOT_THE_WEB, bare, of_the_web
+from mmray.locations import local_path, reason, uri_of
+
+__all__ = ["Found", "Stamp", "find", "list_images", "probe", "unchanged"]
+
+Kind = Literal["folder", "image", "tar", "parquet", "list"]
+
+_LISTS = (".txt", ".lst", ".list")
+_PACKED = (".gz", ".tgz", ".zip", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
+_KINDS: tuple[tuple[tuple[str, ...], Kind], ...] = (
+    *((SUFFIXES, "image"), ((TAR,), "tar"), ((PARQUET,), "parquet"), (_LISTS, "list")),
+)
+_READABLE = (
+    f"a folder, an image ({' '.join(SUFFIXES)}), a tar file ({TAR}), a Parquet file ({PARQUET}), "
+    f"or a list with one path or URI a line ({' '.join(_LISTS)})"
+)
+_BLOCK = 65_536  # files at a time are held as objects, which take more memory than a table
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds.
+
+    Attributes
+    ----------
+    images : those that are files of their own: of a folder sorted by name, of a list in its order
+    containers : uris of tar and Parquet files, sorted, whose images are still to be listed
+    watched : what `unchanged` goes by
+    summary : a sentence for the user
+    """
+
+    images: Collection
+    containers: tuple[str, ...]
+    watched: tuple[Stamp, ...]
+    summary: str
+
+
+def find(source: str, *, column: str | None = None) -> Found:
+    """Images, and files that hold images, of one source.
+
+    Parameters
+    ----------
+    source : a local path, or a percent-encoded URI that pyarrow.fs reads (s3://bucket/photos)
+    column : of a Parquet file: holds the images, or their paths and URIs; None: it is found
+
+    Raises
+    ------
+    InputError
+        The source is missing, of no known kind, out of reach, or without images.
+    """
+    kind = _kind(source)
+    if kind == "folder":
+        return _found(source, _files(source), is_folder=True)
+    uri = _uri(source)
+    watched = folders.stamps([uri])
+    if kind == "list":
+        return _found(source, image_lists.listed(uri, image_lists.lines(uri)), watched)
+    if kind == "parquet" and not containers.holds_images(uri, column):
+        return _found(source, image_lists.listed(uri, image_lists.cells(uri, column)), watched)
+    return _found(source, [ImageFile(uri=uri, name=_name(uri), size=watched[0].size)], watched)
+
+
+def probe(source: str, *, column: str | None = None) -> None:
+    """Raise what `find` would, as far as that shows at once.
+
+    A local folder is searched for a first image, tar or Parquet file; a remote one need but exist.
+    """
+    kind = _kind(source)
+    if kind == "list":
+        image_lists.lines(_uri(source))
+    elif kind == "parquet" and not containers.holds_images(_uri(source), column):
+        image_lists.column_of(_uri(source), column)
+    elif kind == "folder" and local_path(source) is not None:
+        failed = []
+        for file in _files(source):
+            if isinstance(file, ImageFile):
+                if file.error is None:
+                    return
+                failed.append(file)
+        raise _nothing(source, failed, is_folder=True)
+
+
+def list_images(folder: str) -> list[ImageFile]:
+    """The image files below a folder, sorted by name; none of tar and Parquet files.
+
+    Raises
+    ------
+    InputError
+        The folder is missing, a file, out of reach or without images, or a part cannot be listed.
+    """
+    if _kind(folder) != "folder":
+        raise InputError(f"{folder}: this is a file; give the folder that holds the images")
+    files = [file for file in _files(folder) if isinstance(file, ImageFile)]
+    for file in files:
+        if file.error is not None:
+            raise InputError(f"{folder}: {file.name}: {file.error}; mend or remove it")
+    images = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+    if not images:
+        raise InputError(f"{folder}: no images in this folder (looked for {' '.join(SUFFIXES)})")
+    return sorted(images, key=lambda image: image.name)
+
+
+# -- kinds of sources -----------------------------------------------------------------------------
+
+
+def _kind(source: str) -> Kind:
+    if of_the_web(source):
+        raise InputError(f"{source}: {NOT_THE_WEB}")
+    if _is_folder(source):
+        return "folder"
+    name = _name(source).lower()
+    for suffixes, kind in _KINDS:
+        if name.endswith(suffixes):
+            return kind
+    remedy = "unpack it" if name.endswith(_PACKED) else f"give {_READABLE}"
+    raise InputError(f"{source}: images are not read from such a file; {remedy}")
+
+
+def _is_folder(source: str) -> bool:
+    """Whether a source is a folder, and not a file; InputError if it is neither."""
+    missing = InputError(f"{source}: no such file or folder")
+    if not source:
+        raise missing
+    try:
+        path = local_path(source)
+        if path is not None:
+            mode = path.stat().st_mode
+            is_folder, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
+        else:
+            filesystem, name = locations.open_folder(source)
+            kind = filesystem.get_file_info(name).type
+            if kind == fs.FileType.NotFound:
+                raise missing
+            is_folder, is_file = kind == fs.FileType.Directory, kind == fs.FileType.File
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise missing from error
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{source}: cannot be reached ({reason(error)})") from error
+    if not is_folder and not is_file:
+        raise InputError(f"{source}: neither a file nor a folder; give {_READABLE}")
+    return is_folder
+
+
+def _uri(source: str) -> str:
+    path = local_path(source)
+    return source if path is None else uri_of(path)
+
+
+def _name(uri: str) -> str:
+    """The name of a file as a person writes it."""
+    path = local_path(uri)
+    return unquote(bare(uri).rpartition("/")[2]) if path is None else as_text(path.name)
+
+
+def _files(folder: str) -> Iterator[ImageFile | Stamp]:
+    path = local_path(folder)
+    try:
+        yield from folders.remote_files(folder) if path is None else folders.walk(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{folder}: cannot be listed ({reason(error)})") from error
+
+
+# -- what was found -------------------------------------------------------------------------------
+
+
+def _found(
+    source: str,
+    files: Iterable[ImageFile | Stamp],
+    watched: Sequence[Stamp] = (),
+    *,
+    is_folder: bool = False,
+) -> Found:
+    stamps = list(watched)
+    inside: dict[str, set[str]] = {TAR: set(), PARQUET: set()}
+    blocks: list[Collection] = []
+    block: list[ImageFile] = []
+    for file in files:
+        if isinstance(file, Stamp):
+            stamps.append(file)
+            continue
+        suffix = bare(file.name).lower().rpartition(".")[2]
+        if file.error is None and f".{suffix}" in inside:
+            inside[f".{suffix}"].add(file.uri)
+            continue
+        block.append(file)
+        if len(block) == _BLOCK:
+            blocks.append(Collection.of(block))
+            block = []
+    images = Collection.joined([*blocks, Collection.of(block)])
+    if is_folder:
+        images = images.take(pc.sort_indices(images.table["name"]).to_numpy())
+    usable = images.table["error"].null_count
+    tars, parquets = inside[TAR], inside[PARQUET]
+    beside = is_folder and bool(usable or tars)  # tables of labels and the like
+    if not usable and not tars and not parquets:
+        raise _nothing(source, images, is_folder=is_folder)
+    held = sorted(tars if beside else tars | parquets)
+    counts = (usable, len(tars), len(parquets), len(images) - usable)
+    return Found(
+        images=images,
+        containers=tuple(held),
+        watched=tuple(dict.fromkeys([*stamps, *folders.stamps(held)])),
+        summary=f"{source}: {_counted(*counts, beside=beside)}",
+    )
+
+
+def _counted(images: int, tars: int, parquets: int, failed: int, *, beside: bool) -> str:
+    parquet = "Parquet file beside them, left out" if beside else "Parquet file"
+    said = []
+    for count, noun in ((images, "image file"), (tars, "tar file"), (parquets, parquet)):
+        if count:
+            said.append(f"{count:,} {noun if count == 1 else noun.replace('file', 'files')}")
+    if failed:
+        said.append(f"{failed:,} that cannot be read")
+    return ", ".join(said)
+
+
+def _nothing(source: str, failed: Sequence[ImageFile], *, is_folder: bool) -> InputError:
+    """What is said of a source where no image was found, but perhaps what cannot be read."""
+    if is_folder:
+        looked_for = f"looked for {' '.join(SUFFIXES)}, {TAR}, {PARQUET}"
+        problem = f"no images in this folder ({looked_for})"
+    else:
+        problem = "this list names no file that can be read"
+    if failed:
+        problem += f"; {len(failed):,} cannot be read, as {failed[0].name}: {failed[0].error}"
+    return InputError(f"{source}: {problem}")

@@ -1,0 +1,272 @@
+"""Images in uncompressed tar files: where they lie, and reading them by part.
+
+The archive is listed from its headers; nothing is unpacked.
+"""
+
+import errno
+import io
+import os
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from urllib.parse import quote
+
+from mmray.collection import SUFFIXES, ImageFile
+from mmray.errors import InputError
+from mmray.locations import local_path
+from mmray.patient_file import UNREADABLE, PatientFile, os_error, too_long
+
+# Bytes fetched per header. From afar a request costs more than a MiB, and small images come with
+# the headers between them: 1 MiB a request, not 512 bytes. On a disk what is skipped is gained.
+_FAR, _NEAR = 1 << 20, 1 << 14
+_LONGEST_HEADER = 1 << 24  # bytes; pax and GNU headers hold a name, so a longer one is damage
+_TAIL = 1 << 20  # bytes after the end of the archive: writers pad with 10 KiB of zeros, or more
+_HOPS = 40  # links followed to one image, as Linux does
+_GAP, _MOST = 1 << 20, 1 << 26  # bytes: read rather than skipped; read by one request
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"PK\x03\x04": "zip",
+}
+
+
+# -- listing --------------------------------------------------------------------------------------
+
+
+def list_tar(uri: str) -> Iterator[ImageFile]:
+    """The images of an archive in its order, then the links to images; damage comes last.
+
+    An image that cannot be read has its `error`. Of several members of one name each is an image,
+    and a link means the last. Links are followed from member to member, not through linked folders.
+
+    Raises
+    ------
+    OSError, InputError
+        The file cannot be read, or is no whole tar file. All before the damage has been given.
+    """
+    members: dict[str, ImageFile | str] = {}  # by its normal path: where it is, or a link's target
+    links: list[tuple[tarfile.TarInfo, str]] = []
+    failure: Exception | None = None
+    try:
+        near = local_path(uri) is not None
+        with _HeaderFile(PatientFile(uri), _NEAR if near else _FAR) as file:
+            for member, whole in _members(file):
+                path = posixpath.normpath(member.name)
+                if member.issym() or member.islnk():
+                    members[path] = target = _target(member)
+                    if _is_image(member.name):
+                        links.append((member, target))
+                elif member.isreg():
+                    members[path] = image = _placed(uri, member, whole)
+                    if _is_image(member.name):
+                        yield image
+                        if not whole:
+                            break  # its error tells of the damage
+    except (OSError, InputError) as error:
+        failure = error
+    for link, target in links:
+        yield _followed(uri, link, target, members)
+    if failure is not None:
+        raise failure
+
+
+class _HeaderFile(io.BufferedReader):
+    """Refuses the sizes that damaged headers ask for, which would fill the memory."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
+
+
+def _members(file: _HeaderFile) -> Iterator[tuple[tarfile.TarInfo, bool]]:
+    """Every member, and whether all of its data is there; raises as `list_tar`."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    # Not by tarfile alone: it takes damage after the first member for the end of the archive.
+    try:
+        archive = tarfile.TarFile(fileobj=file, encoding="utf-8")  # uncompressed alone
+    except OSError:
+        raise
+    except Exception as error:  # damaged headers make tarfile raise nearly anything
+        raise InputError(_no_tar(file, end)) from error
+    count = 0
+    while (member := _next(archive, file, count, end)) is not None:
+        archive.members.clear()  # type: ignore # of a million members they would take a GB
+        stored = member.isreg() and not member.issparse()
+        data_end = member.offset_data + member.size if stored else archive.offset
+        whole = data_end <= end
+        yield member, whole
+        count += whole
+    file.seek(archive.offset)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        raise InputError(_cut_short(count))
+    if mark.strip(b"\0"):
+        raise InputError(_damaged(count, archive.offset))
+    if end - archive.offset > _TAIL or file.read(_TAIL).strip(b"\0"):
+        raise InputError(
+            f"the archive ends at byte {archive.offset}, its file at byte {end}, and what lies "
+            "between is not listed; if archives were joined, give each by itself; if the file was "
+            "not fetched to its end, fetch it again"
+        )
+
+
+def _next(
+    archive: tarfile.TarFile, file: _HeaderFile, count: int, end: int
+) -> tarfile.TarInfo | None:
+    start = archive.offset
+    try:
+        member = archive.next()
+    except OSError:
+        raise
+    except Exception as error:  # as above
+        cut = file.tell() >= end
+        raise InputError(_cut_short(count) if cut else _damaged(count, start)) from error
+    # A negative size would lead tarfile back to a header it has read, again and again.
+    if member is not None and (member.size < 0 or archive.offset < member.offset_data):
+        raise InputError(_damaged(count, member.offset))
+    return member
+
+
+def _cut_short(count: int) -> str:
+    return f"the archive is cut short after {count} members; fetch it again"
+
+
+def _damaged(count: int, offset: int) -> str:
+    return (
+        f"the archive is damaged after {count} members: no header at byte {offset}; fetch it again"
+    )
+
+
+def _no_tar(file: _HeaderFile, end: int) -> str:
+    at_end = file.tell() >= end
+    file.seek(0)
+    head = file.read(tarfile.BLOCKSIZE)
+    for magic, method in _COMPRESSED.items():
+        if head.startswith(magic):
+            return f"compressed ({method}): unpack it, images in it cannot be read in parts"
+    if end == 0:
+        return "empty file (0 bytes)"
+    if end < tarfile.BLOCKSIZE:
+        return f"not a tar file: only {end} bytes; fetch it again"
+    if head[257:262] == b"ustar":  # the next header is at fault, one of a long name has two
+        return _cut_short(0) if at_end else _damaged(0, 0)
+    return f"not a tar file: it begins with {head[:16]!r}; fetch it again"
+
+
+def _placed(uri: str, member: tarfile.TarInfo, whole: bool) -> ImageFile:
+    image = ImageFile(uri=uri, name=_name(member.name), offset=member.offset_data)
+    if not whole:
+        return replace(image, error="the archive is cut short within this image; fetch it again")
+    if member.issparse():
+        return replace(image, error="stored with holes: write the archive without --sparse")
+    return replace(image, size=member.size)
+
+
+def _target(link: tarfile.TarInfo) -> str:
+    """The normal path of the member that a link means."""
+    folder = posixpath.dirname(link.name) if link.issym() else ""
+    return posixpath.normpath(posixpath.join(folder, link.linkname))
+
+
+def _followed(
+    uri: str, link: tarfile.TarInfo, target: str, members: dict[str, ImageFile | str]
+) -> ImageFile:
+    found: ImageFile | str | None = target
+    for _ in range(_HOPS):
+        if not isinstance(found, str):
+            break
+        found = members.get(found)
+    name = _name(link.name)
+    if isinstance(found, ImageFile):
+        return replace(found, name=name)
+    circle = isinstance(found, str)
+    told = "a link that leads in a circle" if circle else "a link to what is not in the archive"
+    error = f"{told}: {_name(target)}"
+    return ImageFile(uri=uri, name=name, offset=link.offset_data, error=error)
+
+
+def _is_image(name: str) -> bool:
+    hidden = any(part.startswith(".") and part.strip(".") for part in name.split("/"))
+    return name.lower().endswith(SUFFIXES) and not hidden
+
+
+def _name(name: str) -> str:
+    """Without ./ before it, and percent-encoded if it is not UTF-8 and would fit no table."""
+    name = re.sub(r"^(\./+)+", "", name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return quote(name.encode("utf-8", "surrogateescape"))
+    return name
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def read_tar(uri: str, images: Iterable[ImageFile], *, limit: int) -> Iterator[bytes | OSError]:
+    """The content of images of one archive, in the order given, or why it cannot be had.
+
+    Neighbours in ascending order are fetched together, up to 64 MiB of them.
+    """
+    with PatientFile(uri) as file:
+        for piece in _pieces(images, limit):
+            yield from _read_piece(file, piece, limit)
+
+
+def _refusal(image: ImageFile, limit: int) -> OSError | None:
+    if image.error is not None:
+        return OSError(image.error)
+    return too_long(image.size, limit) if image.size > limit else None
+
+
+def _extent(image: ImageFile) -> tuple[int, int]:
+    assert image.offset is not None, image
+    assert image.size >= 0, image
+    return image.offset, image.offset + image.size
+
+
+def _pieces(images: Iterable[ImageFile], limit: int) -> Iterator[list[ImageFile]]:
+    """Runs of images whose data is worth one request; images that are refused lie anywhere."""
+    piece: list[ImageFile] = []
+    first: int | None = None
+    previous = last = 0
+    for image in images:
+        if _refusal(image, limit) is None:
+            start, end = _extent(image)
+            near = previous <= start <= last + _GAP
+            if first is not None and not (near and end - first <= _MOST):
+                yield piece
+                piece, first = [], None
+            if first is None:
+                first = start
+            previous, last = start, end
+        piece.append(image)
+    if piece:
+        yield piece
+
+
+def _read_piece(file: PatientFile, piece: list[ImageFile], limit: int) -> Iterator[bytes | OSError]:
+    extents = [_extent(image) for image in piece if _refusal(image, limit) is None]
+    first, last = (extents[0][0], max(end for _, end in extents)) if extents else (0, 0)
+    data, failure = memoryview(b""), None
+    try:
+        data = memoryview(file.at(first, last - first)) if extents else data
+    except UNREADABLE as error:
+        failure = os_error(error)
+    for image in piece:
+        refusal = _refusal(image, limit) or failure
+        if refusal is not None:
+            yield refusal
+            continue
+        start, end = _extent(image)
+        if end - first > len(data):
+            yield OSError(errno.EIO, "the archive ends before this image does; list it again")
+        else:
+            yield bytes(data[start - first : end - first])

@@ -1,0 +1,137 @@
+"""Extraction as a user runs it: killed at random, with every option, from what a user has."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmray.storage import Folder
+from mmray.whitening import Whitening
+from tests import synthetic
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = (
+    *("--stages", "extract", "--mining.graph-k", 4, "--mining.positive-k", 4),
+    *("--extraction.longest-side", 64, "--extraction.shard-size", 4),
+)
+
+
+def command(*arguments):
+    return [sys.executable, str(ROOT / "jobs" / "retrieval.py"), *map(str, (*arguments, *FLAGS))]
+
+
+def extraction(storage):
+    (folder,) = storage.glob("extract-*")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """400 photos of two shapes in a folder, and the same in four tar shards."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "loose").mkdir()
+    (root / "packed").mkdir()
+    synthetic.save_noise(root / "loose", 400, [(48, 64), (64, 48)], digits=4)
+    files = sorted((root / "loose").iterdir())
+    for shard in range(4):
+        part = [(file.name, file.read_bytes()) for file in files[100 * shard : 100 * (shard + 1)]]
+        synthetic.save_tar(root / "packed" / f"{shard:03}.tar", part)
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos):
+    """Storage of a run on the folder that nothing disturbed."""
+    storage = photos / "runs"
+    done = subprocess.run(
+        command("--images", photos / "loose", "--storage", storage), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return storage
+
+
+def test_killed_five_times_each_image_is_described_exactly_once(photos, undisturbed, tmp_path):
+    """SIGKILL of the driver after a random number of shards; the whole from tar shards."""
+    storage, log = tmp_path / "runs", tmp_path / "log"
+    arguments = command("--images", photos / "packed", "--storage", storage)
+    draw, written = random.Random(0), 0
+    for _ in range(5):
+        wanted = written + draw.randint(1, 12)
+        with log.open("w") as output:
+            process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 300
+        while written < wanted and time.monotonic() < deadline:
+            assert process.poll() is None, log.read_text()
+            written = len(list(storage.glob("extract-*/features/part-*")))
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert 0 < written < 100
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "list: done before" in done.stderr
+    assert int(done.stderr.split("extract: ")[-1].split("/")[0]) == 400
+    table = Folder(str(extraction(storage))).read_table("images.parquet")
+    names = [uri.rpartition("#")[2] for uri in table["uri"].to_pylist()]
+    assert names == sorted(file.name for file in (photos / "loose").iterdir())
+    shards = Folder(str(extraction(storage) / "features"))
+    ids = [i for name in shards.names() for i in shards.read_table(name)["image_id"].to_pylist()]
+    assert ids == list(range(400))
+    for name in ("features.npy", "features-mac.npy"):
+        np.testing.assert_array_equal(
+            np.load(extraction(storage) / name), np.load(extraction(undisturbed) / name)
+        )
+
+
+def test_every_option_of_the_extraction_in_one_run(photos, tmp_path):
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for file in sorted((photos / "loose").iterdir())[:40]:
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "copy.png").write_bytes((folder / "0000.png").read_bytes())
+    (folder / "broken.png").write_bytes(b"")
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(f"my photos/{file.name}" for file in sorted(folder.iterdir())))
+    (tmp_path / "out.txt").write_text("0001\n0002.png\n")
+    options = (
+        *("--exclude", tmp_path / "out.txt", "--sample", 39, "--seed", 3),
+        *("--extraction.scales", 1, 0.5, "--extraction.poolings", "rmac"),
+        *("--extraction.pca", 8, "--extraction.precision", "bfloat16"),
+        *("--extraction.region-whitening", "--extraction.no-rmac-whole"),
+    )
+    storage = tmp_path / "runs"
+    done = subprocess.run(
+        command("--images", listed, "--storage", storage, *options), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bfloat16" in done.stderr
+    kept = Folder(str(extraction(storage))).read_table("images.parquet")["uri"].to_pylist()
+    names = {Path(uri).name for uri in kept}
+    assert not names & {"0001.png", "0002.png", "broken.png"}
+    assert len(names) == 38 - ("copy.png" not in names)
+    (pca,) = storage.glob("pca-*")
+    features = np.load(pca / "features.npy")
+    assert features.shape == (len(names), 8)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    whitening = Whitening.load(pca / "pca.npz")
+    raw = np.load(extraction(storage) / "features.npy")
+    np.testing.assert_allclose(whitening.apply(raw, 8), features, atol=1e-6)
+
+
+def test_a_remote_collection_and_a_missing_one(photos, s3, tmp_path):
+    env = os.environ | {"AWS_EC2_METADATA_DISABLED": "true"}
+    done = subprocess.run(
+        command("--images", f"s3://nowhere/at-all{s3}", "--storage", tmp_path),
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    assert done.returncode == 2
+    assert "error: s3://nowhere/at-all" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,148 @@
+"""The shards of an extraction become features without gaps: bad and repeated images set aside."""
+
+import numpy as np
+import pytest
+
+from mmray import feature_shards
+from mmray.artifacts import Stage
+from mmray.errors import InputError
+from mmray.feature_shards import finish_features, moments_table, read_moments
+from mmray.storage import Folder
+from mmray.whitening import Moments
+from tests import synthetic
+
+POOLINGS = ("rmac", "mac")
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return Stage.of(Folder(str(tmp_path)), "extract", "inputs")
+
+
+def write_shards(stage, *, bad=(), contents=None, count=10, size=4, d=3):
+    """Image i has descriptors i + 0.5 (rmac) and -i (mac), and the content contents[i]."""
+    for start in range(0, count, size):
+        items = range(start, min(start + size, count))
+        values = np.stack([np.stack([np.full(d, i + 0.5), np.full(d, -i)]) for i in items])
+        table = synthetic.feature_shard(
+            values,
+            POOLINGS,
+            items=items,
+            errors={i: "truncated" for i in items if i in bad},
+            digests=contents and [contents[i].encode() * 32 for i in items],
+        )
+        (stage.folder / "features").write_table(f"part-{start // size:06d}.parquet", table)
+
+
+def finish(stage, limit=0.5, *, total=10, **options):
+    return finish_features(stage, POOLINGS, total=total, max_bad_fraction=limit, **options)
+
+
+def finished(stage):
+    table = stage.folder.read_table("images.parquet")
+    shards = stage.folder / "features"
+    ids = [i for name in shards.names() for i in shards.read_table(name)["image_id"].to_pylist()]
+    return table.to_pydict(), ids, feature_shards.read_features(stage, POOLINGS, "rmac").tolist()
+
+
+def test_features_come_back_in_the_order_of_the_images(stage):
+    write_shards(stage)
+    assert finish(stage, 0) == {"images": 10, "quarantined": 0, "duplicates": 0}
+    rmac = feature_shards.read_features(stage, POOLINGS, "rmac")
+    mac = feature_shards.read_features(stage, POOLINGS, "mac")
+    assert rmac.dtype == np.float32
+    np.testing.assert_array_equal(rmac[:, 0], np.arange(10) + 0.5)
+    np.testing.assert_array_equal(mac[:, 2], -np.arange(10))
+    tensor = (stage.folder / "features").read_table("part-000001.parquet")["embedding"].type
+    assert str(tensor) == "extension<arrow.fixed_shape_tensor[value_type=float, shape=[3]]>"
+
+
+@pytest.mark.parametrize("bad", [(0,), (3, 4), (9,), (4, 5, 6, 7)])
+def test_bad_images_are_set_aside_and_the_others_numbered_densely(stage, bad):
+    write_shards(stage, bad=bad)
+    counts = finish(stage)
+    good = [i for i in range(10) if i not in bad]
+    images, ids, rows = finished(stage)
+    assert counts == {"images": len(good), "quarantined": len(bad), "duplicates": 0}
+    assert images["image_id"] == ids == list(range(len(good)))
+    assert images["item"] == good
+    assert images["uri"] == [f"{i}.jpg" for i in good]
+    assert [row[0] for row in rows] == [i + 0.5 for i in good]
+    quarantine = stage.folder.read_table("quarantine.parquet").to_pydict()
+    assert quarantine == {"uri": [f"{i}.jpg" for i in bad], "error": ["truncated"] * len(bad)}
+
+
+def test_of_equal_contents_the_first_good_one_stays(stage):
+    write_shards(stage, bad=(0, 6), contents="aabcbdacbb")
+    counts = finish(stage, deduplicate=True)
+    images, ids, rows = finished(stage)
+    assert counts == {"images": 4, "quarantined": 2, "duplicates": 4}
+    assert images["item"] == [1, 2, 3, 5]
+    assert ids == [0, 1, 2, 3]
+    assert [row[0] for row in rows] == [1.5, 2.5, 3.5, 5.5]
+    duplicates = stage.folder.read_table("duplicates.parquet").to_pydict()
+    assert duplicates == {
+        "uri": ["4.jpg", "7.jpg", "8.jpg", "9.jpg"],
+        "of": ["2.jpg", "3.jpg", "2.jpg", "2.jpg"],
+    }
+    assert finish(stage, deduplicate=True) == counts
+
+
+def test_equal_contents_all_stay_where_nothing_else_is_asked_for(stage):
+    write_shards(stage, contents="aaaaaaaaaa")
+    assert finish(stage) == {"images": 10, "quarantined": 0, "duplicates": 0}
+
+
+@pytest.mark.parametrize("after", range(1, 10))
+def test_finishing_again_after_a_kill_anywhere_gives_the_same(stage, monkeypatch, after):
+    given = {"bad": (1, 6), "contents": "abcdefghcd"}
+    write_shards(stage, **given)
+    whole = Stage.of(Folder(str(stage.folder.local.parent)), "extract", "uninterrupted")
+    write_shards(whole, **given)
+    finish(whole, deduplicate=True)
+    writes, write = [0], Folder.writing
+
+    def writing(folder, name):
+        writes[0] += 1
+        if writes[0] == after:
+            raise KeyboardInterrupt
+        return write(folder, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "writing", writing)
+        with pytest.raises(KeyboardInterrupt):
+            finish(stage, deduplicate=True)
+    finish(stage, deduplicate=True)
+    assert finished(stage) == finished(whole)
+    for name in ("quarantine.parquet", "duplicates.parquet"):
+        assert stage.folder.read(name) == whole.folder.read(name)
+
+
+def test_too_many_bad_images_are_an_error_that_keeps_what_is_good(stage):
+    write_shards(stage, bad=(1, 2, 9))
+    with pytest.raises(InputError, match=r"3 of 10 images .*\(30.0% > .* 20.0%\).*quarantine"):
+        finish(stage, 0.2)
+    assert len(stage.folder.read_table("quarantine.parquet")) == 3
+    assert (stage.folder / "features").names() == ["part-000001.parquet"]
+    write_shards(stage, bad=())  # mended
+    assert finish(stage, 0.2)["images"] == 10
+
+
+def test_an_extraction_that_ended_early_is_refused_by_what_it_saw(stage):
+    write_shards(stage, bad=(1, 2, 3), count=8)
+    with pytest.raises(InputError, match=r"3 of 10 images could not be read \(30.0% >"):
+        finish(stage, 0.2)
+
+
+def test_no_readable_image_is_an_error_at_any_limit(stage):
+    write_shards(stage, bad=range(10))
+    with pytest.raises(InputError, match="10 of 10 images could not be read"):
+        finish(stage, 1.0)
+
+
+def test_moments_come_back_equal():
+    moments = Moments.of(np.random.default_rng(0).standard_normal((7, 3)))
+    read = read_moments(moments_table(moments))
+    assert read.count == 7
+    np.testing.assert_array_equal(read.mean, moments.mean)
+    np.testing.assert_array_equal(read.scatter, moments.scatter)

@@ -1,0 +1,106 @@
+"""The list of images is made once, kept, and made again when what it lists has changed."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mmray.config import DEMO, Config
+from mmray.errors import InputError
+from mmray.listing import list_stage
+from mmray.session import Session
+from mmray.storage import Folder
+
+
+class SilentRun:
+    """Takes the place of an MLflow run."""
+
+    def log_metrics(self, metrics, *, step=0):
+        pass
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for name in ("b/2.jpg", "a.jpg", "b/1.png", "c.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def listed(photos: Path, *, excluded=(), chosen=("extract",), **flags) -> list[str]:
+    config: Config = dataclasses.replace(DEMO, images=(str(photos),), **flags)
+    session = Session(config, Folder(str(photos.parent / "runs")), SilentRun(), chosen)
+    return [image.name for image in list_stage(session, set(excluded))]
+
+
+def test_a_rerun_goes_by_the_list_it_kept(photos, capsys, monkeypatch):
+    names = ["a.jpg", "b/1.png", "b/2.jpg", "c.jpg"]
+    assert listed(photos) == names
+    assert "4 image files" in capsys.readouterr().err
+    monkeypatch.setattr("mmray.listing.find", None)  # it would fail if it were called
+    assert listed(photos) == names
+    assert "list: done before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["d.jpg", "b/0.jpg"])
+def test_an_added_image_is_noticed_at_any_depth(photos, name):
+    assert len(listed(photos)) == 4
+    (photos / name).write_bytes(b"new")
+    assert name in listed(photos)
+
+
+def test_a_removed_image_is_noticed(photos):
+    listed(photos)
+    (photos / "b" / "1.png").unlink()
+    assert listed(photos) == ["a.jpg", "b/2.jpg", "c.jpg"]
+
+
+def test_a_changed_image_is_noticed_on_demand(photos, capsys):
+    listed(photos)
+    capsys.readouterr()
+    (photos / "a.jpg").write_bytes(b"longer than before")
+    listed(photos)
+    assert "done before" in capsys.readouterr().err
+    listed(photos, relist=True)
+    assert "4 image files" in capsys.readouterr().err
+
+
+def test_stages_after_the_extraction_keep_the_images_they_had(photos):
+    listed(photos)
+    (photos / "d.jpg").write_bytes(b"new")
+    assert len(listed(photos, chosen=("mine",))) == 4
+
+
+def test_it_must_have_been_listed_if_extract_is_not_chosen(photos):
+    with pytest.raises(InputError, match="the stage extract has not been done"):
+        listed(photos, chosen=("mine",))
+
+
+def test_exclusions_and_samples_are_lists_of_their_own(photos):
+    assert listed(photos, excluded={"1", "a.jpg"}) == ["b/2.jpg", "c.jpg"]
+    drawn = [tuple(listed(photos, sample=2, seed=seed)) for seed in range(6)]
+    assert all(len(names) == 2 and list(names) == sorted(names) for names in drawn)
+    assert len(set(drawn)) > 1
+    assert drawn[3] == tuple(listed(photos, sample=2, seed=3))
+    assert len(listed(photos, sample=100)) == 4
+    assert len(listed(photos)) == 4
+
+
+def test_a_sample_has_none_of_the_excluded(photos):
+    assert listed(photos, excluded={"a", "1", "2"}, sample=1) == ["c.jpg"]
+
+
+def test_nothing_left_is_an_error(photos):
+    with pytest.raises(InputError, match="none of the images is left; look at --exclude"):
+        listed(photos, excluded={"a", "1", "2", "c"})
+
+
+def test_several_sources_follow_each_other(photos, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "0.jpg").write_bytes(b"")
+    config = dataclasses.replace(DEMO, images=(str(other), str(photos / "c.jpg")))
+    session = Session(config, Folder(str(tmp_path / "runs")), SilentRun(), ("extract",))
+    images = list_stage(session, set())
+    assert [image.uri for image in images] == [str(other / "0.jpg"), str(photos / "c.jpg")]
