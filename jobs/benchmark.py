@@ -4,6 +4,8 @@ Or, with `features`, the synthetic features themselves in a file, for `jobs/mine
 """
 
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,13 +14,16 @@ import numpy as np
 import tyro
 
 from mmray.command_line import exit_status
+from mmray.config import Network, Precision
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """What is measured, and on how much."""
 
-    what: tyro.conf.Positional[Literal["knn", "diffusion", "features"]]
+    what: tyro.conf.Positional[Literal["extraction", "knn", "diffusion", "features"]]
     items: int = 100_000
     dims: int = 64
     intrinsic: int = 8
@@ -33,36 +38,99 @@ class Benchmark:
     threads: int = 0
     """CPU threads on both sides; 0: all."""
     repeats: int = 3
-    """Times each side is measured; the best counts."""
+    """Times each side is measured; the best counts (knn, diffusion)."""
     output: Path = Path("features.npy")
     """Where `features` writes."""
+    images: tuple[str, ...] = ()
+    """Photos (extraction), as for jobs/retrieval.py; none: rendered ones."""
+    sample: int = 1000
+    """Photos at most (extraction)."""
+    network: Network = "efficientnet_lite0"
+    weights: str | None = None
+    longest_side: int = 362
+    precision: Precision = "float32"
+    """bfloat16 is measured besides float32 (extraction)."""
+    shard_size: int = 64
+    batch_size: int = 32
 
 
 def main() -> int:
     options = tyro.cli(Benchmark, description=__doc__)
 
     def job() -> None:
-        import torch
-
-        from mmray.benchmark import compare_diffusion, compare_knn, manifold_features
         from mmray.report import table
 
-        size = {"intrinsic": options.intrinsic}
-        features = manifold_features(options.items, options.dims, **size)
         if options.what == "features":
-            np.save(options.output, features)
+            from mmray.benchmark import manifold_features
+
+            size = (options.items, options.dims)
+            np.save(options.output, manifold_features(*size, intrinsic=options.intrinsic))
             return
-        same = {"threads": options.threads or torch.get_num_threads(), "repeats": options.repeats}
-        if options.what == "knn":
-            found = compare_knn(features, options.k, queries=options.queries, **same)
-        else:
-            anchors = {"anchors": options.anchors, "solved": options.solved}
-            found = compare_diffusion(features, options.k, **anchors, **same)
-        row = (found.part, found.rival, f"{found.theirs:.2f}", f"{found.ours:.2f}")
-        head = ("part", "against", "its seconds", "ours", "times faster")
-        print(table(head, [(*row, f"{found.ratio:.1f}")]))
+        print(table(*(extraction(options) if options.what == "extraction" else part(options))))
 
     return exit_status(job)
+
+
+def part(options: Benchmark) -> Table:
+    """The k-NN search or the diffusion, on synthetic features."""
+    import torch
+
+    from mmray.benchmark import compare_diffusion, compare_knn, manifold_features
+
+    features = manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
+    same = {"threads": options.threads or torch.get_num_threads(), "repeats": options.repeats}
+    if options.what == "knn":
+        found = compare_knn(features, options.k, queries=options.queries, **same)
+    else:
+        anchors = {"anchors": options.anchors, "solved": options.solved}
+        found = compare_diffusion(features, options.k, **anchors, **same)
+    row = (found.part, found.rival, f"{found.theirs:.2f}", f"{found.ours:.2f}")
+    return ("part", "against", "its seconds", "ours", "times faster"), [
+        (*row, f"{found.ratio:.1f}")
+    ]
+
+
+def extraction(options: Benchmark) -> Table:
+    """Describing photos of mixed shapes."""
+    import torch
+
+    from mmray import models
+    from mmray.collection import Collection, sample
+    from mmray.distributed.extraction import Description
+    from mmray.extraction_benchmark import compare_extraction
+    from mmray.rendering.photo_set import render_collection
+    from mmray.sources import find
+    from mmray.storage import Folder
+
+    with tempfile.TemporaryDirectory() as rendered:
+        if not options.images:
+            render_collection(Folder(rendered).write, objects=12, photos=13, distractors=20)
+        found = [find(source).images for source in options.images or (rendered,)]
+        images = sample(Collection.joined(found), options.sample, seed=0)
+        how = Description(
+            longest_side=options.longest_side,
+            poolings=("mac",),
+            precision=options.precision,
+            batch_size=options.batch_size,
+        )
+        rates = compare_extraction(
+            images,
+            models.build(options.network, pooling="mac", weights=options.weights),
+            how,
+            shard_size=options.shard_size,
+            threads=options.threads or torch.get_num_threads(),
+        )
+    base = rates[0].images_per_second
+    return ("way", "start-up, s", "largest 1 - cosine", "images/s", "times one at a time"), [
+        (
+            rate.way,
+            f"{rate.startup:.1f}",
+            f"{rate.deviation:.1e}",
+            f"{rate.images_per_second:.1f}",
+            f"{rate.images_per_second / base:.2f}",
+        )
+        for rate in rates
+    ]
 
 
 if __name__ == "__main__":

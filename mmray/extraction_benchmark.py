@@ -1,0 +1,151 @@
+"""Extraction beside the loops one would write instead: the same images, network and sizes.
+
+n images, d dims.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmray import feature_shards
+from mmray.arrays import Features, Pixels
+from mmray.artifacts import Stage
+from mmray.collection import Collection
+from mmray.distributed import cluster
+from mmray.distributed.extraction import Description, extract
+from mmray.distributed.stage import Pool
+from mmray.embedding import as_batch
+from mmray.images import load_image, same_shape_batches
+from mmray.models import EmbeddingNet
+from mmray.storage import Folder
+
+POOLING = "mac"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """How fast one way is.
+
+    Attributes
+    ----------
+    images_per_second : once it runs
+    startup : seconds, of processes and of a network sent to them
+    deviation : largest 1 - cosine of a descriptor to that of the image alone
+    """
+
+    way: str
+    images_per_second: float
+    startup: float
+    deviation: float
+
+
+class Photos(Dataset[Pixels]):
+    """Images decoded when they are asked for, by the processes of a DataLoader."""
+
+    def __init__(self, images: Collection, longest_side: int) -> None:
+        self.images, self.longest_side = images, longest_side
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: int) -> Pixels:
+        decoded = load_image(self.images[place], longest_side=self.longest_side)
+        if decoded.pixels is None:
+            raise ValueError(f"{self.images[place].location}: {decoded.error}")
+        return decoded.pixels
+
+
+def compare_extraction(
+    images: Collection,
+    model: EmbeddingNet,
+    how: Description,
+    *,
+    shard_size: int,
+    threads: int,
+) -> list[Rate]:
+    """Rates of MAC descriptors: two loops over a DataLoader, and ours.
+
+    The first takes one image at a time, as the field's code does; the second is a bare loop with
+    batches of one shape, out of `shard_size` images each. A loader decodes in the loop's process or
+    in `threads` others; the faster counts. Ours runs last: to fork processes beside a Ray that is
+    connected is not safe.
+
+    Parameters
+    ----------
+    how : its sizes, precision and batch size; single precision is measured too
+    """
+    assert how.longest_side is not None
+    torch.set_num_threads(threads)
+    photos = Photos(images, how.longest_side)
+
+    def loop(way: str, chunk: int, largest: int) -> tuple[Rate, Features]:
+        best, rows = 0.0, np.empty(0, np.float32)
+        for workers in (0, threads):
+            loader = DataLoader(photos, chunk, num_workers=workers, collate_fn=list)
+            start = time.perf_counter()
+            rows = _embedded(model, loader, largest)
+            best = max(best, len(images) / (time.perf_counter() - start))
+        return Rate(way=way, images_per_second=best, startup=0, deviation=0), rows
+
+    _embedded(model, [[photos[0]]], 1)
+    single, alone = loop("one image at a time", 1, 1)
+    bare, rows = loop("bare loop, batches of one shape", shard_size, how.batch_size)
+    rates = [single, replace(bare, deviation=_deviation(rows, alone))]
+    cluster.connect()
+    for precision in dict.fromkeys(("float32", how.precision)):
+        rate, rows = _extracted(images, model, replace(how, precision=precision), shard_size)
+        rates.append(replace(rate, deviation=_deviation(rows, alone)))
+    return rates
+
+
+def _embedded(model: EmbeddingNet, chunks: Iterable[Sequence[Pixels]], largest: int) -> Features:
+    """(n, d), by a plain loop."""
+    model.eval()
+    rows = []
+    with torch.inference_mode():
+        for chunk in chunks:
+            found = np.empty((len(chunk), model.dim), np.float32)
+            for batch in same_shape_batches([image.shape[:2] for image in chunk], largest):
+                pixels = as_batch([chunk[place] for place in batch], torch.device("cpu"))
+                found[batch] = model(pixels).numpy()
+            rows.append(found)
+    return np.concatenate(rows)
+
+
+def _extracted(
+    images: Collection, model: EmbeddingNet, how: Description, shard_size: int
+) -> tuple[Rate, Features]:
+    """Our rate, and the descriptors (n, d)."""
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Stage.of(Folder(folder), "extract", "benchmark")
+        shards, pool = stage.folder / "features", cluster.with_gpus(Pool())
+        start = time.time()
+        extract(
+            images,
+            model,
+            how=how,
+            output=shards,
+            shard_size=shard_size,
+            pool=pool,
+            label="extract",
+        )
+        assert shards.local is not None
+        # The first two shards of every actor are its start: libraries tune themselves.
+        ended = sorted((shards.local / name).stat().st_mtime for name in shards.names())
+        first = min(2 * pool.bounds()[1], len(ended) - 2)
+        rate = (len(ended) - 1 - first) * len(images) / len(ended) / (ended[-1] - ended[first])
+        feature_shards.finish_features(stage, how.poolings, total=len(images), max_bad_fraction=0)
+        rows = np.array(feature_shards.read_features(stage, how.poolings, POOLING))
+    startup = ended[-1] - start - len(images) / rate
+    return Rate(
+        way=f"mmray, {how.precision}", images_per_second=rate, startup=startup, deviation=0
+    ), rows
+
+
+def _deviation(rows: Features, alone: Features) -> float:
+    return float(1 - (rows * alone).sum(axis=1).min())
