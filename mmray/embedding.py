@@ -16,6 +16,10 @@ from mmray.models import EmbeddingNet
 from mmray.moments import Moments
 from mmray.pooling import Rmac, region_vectors
 
+# On a CPU the maps of larger batches leave its caches: VGG16 takes 8% more time for 362 x 272 pixels
+# in batches of eight than alone, in bfloat16 30%; while maps are small, batches spare overhead.
+CPU_PIXELS = 1 << 18
+
 
 def as_batch(images: Sequence[Pixels], device: torch.device) -> Tensor:
     """Images of one shape as uint8 (m, 3, height, width)."""
@@ -40,7 +44,7 @@ def embed(
     rows = np.zeros((len(images), len(poolings), model.dim), np.float32)
     model.eval()
     with torch.inference_mode():
-        for batch in same_shape_batches([image.shape[:2] for image in images], batch_size):
+        for batch in _batches(images, batch_size, device):
             pixels = as_batch([images[index] for index in batch], device)
             found = model.descriptors(pixels, poolings, scales=scales, regions=regions)
             rows[batch] = found.float().cpu().numpy()
@@ -60,10 +64,16 @@ def region_moments(
     total = Moments.none(model.dim)
     model.eval()
     with torch.inference_mode():
-        for batch in same_shape_batches([image.shape[:2] for image in images], batch_size):
+        for batch in _batches(images, batch_size, device):
             pixels = as_batch([images[index] for index in batch], device)
             for scale in scales:
                 maps = model.maps(pixels, scale)
                 vectors = region_vectors(maps, regions.levels, whole=regions.whole)
                 total = total.merge(Moments.of(vectors.flatten(0, 1).cpu().numpy()))
     return total
+
+
+def _batches(images: Sequence[Pixels], batch_size: int, device: torch.device) -> list[list[int]]:
+    most_pixels = CPU_PIXELS if device.type == "cpu" else None
+    shapes = [image.shape[:2] for image in images]
+    return same_shape_batches(shapes, batch_size, most_pixels=most_pixels)

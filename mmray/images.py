@@ -140,13 +140,16 @@ def decode(
         return Decoded(None, 0, 0, f"{name}: {_one_line(error)}")
 
 
-def same_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
+def same_shape_batches(
+    shapes: Sequence[tuple[int, int]], batch_size: int, *, most_pixels: int | None = None
+) -> list[list[int]]:
     """Group images of equal shape, so that mixed collections can be embedded in batches.
 
     Parameters
     ----------
     shapes : n pairs (h, w)
     batch_size : at most so many per batch
+    most_pixels : at most so many in a batch together, or one image
 
     Returns
     -------
@@ -163,11 +166,12 @@ def same_shape_batches(shapes: Sequence[tuple[int, int]], batch_size: int) -> li
     groups: dict[tuple[int, int], list[int]] = {}
     for position, shape in enumerate(shapes):
         groups.setdefault(shape, []).append(position)
-    return [
-        group[start : start + batch_size]
-        for group in groups.values()
-        for start in range(0, len(group), batch_size)
-    ]
+    batches = []
+    for (height, width), group in groups.items():
+        room = batch_size if most_pixels is None else most_pixels // (height * width)
+        size = max(1, min(batch_size, room))
+        batches += [group[start : start + size] for start in range(0, len(group), size)]
+    return batches
 
 
 @contextmanager

@@ -413,6 +413,12 @@ def test_batches_by_hand():
     assert same_shape_batches([], 2) == []
 
 
+def test_a_batch_has_no_more_pixels_than_are_allowed_or_one_image():
+    shapes = [(2, 3), (4, 4), (2, 3), (2, 3), (4, 4)]
+    assert same_shape_batches(shapes, 3, most_pixels=12) == [[0, 2], [3], [1], [4]]
+    assert same_shape_batches(shapes, 2, most_pixels=100) == same_shape_batches(shapes, 2)
+
+
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), max_size=40), st.integers(1, 9))
 def test_batches_hold_each_image_once_with_equals_and_as_few_as_can_be(shapes, batch_size):
     batches = same_shape_batches(shapes, batch_size)

@@ -13,10 +13,11 @@ import torch
 
 from mmray.arrays import Features, Ids, Pixels
 from mmray.artifacts import ahead
+from mmray.careful_decoding import CarefulDecoder
 from mmray.collection import Collection, ImageFile, image_of
 from mmray.config import Pooling, Precision
 from mmray.containers import read_images
-from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units
+from mmray.distributed.stage import ITEMS, RESTARTED, UNIT, Pool, run_units
 from mmray.embedding import embed, region_moments
 from mmray.feature_shards import features_table, moments_table, read_moments
 from mmray.images import MAX_PIXELS, Decoded, byte_limit, decode
@@ -97,14 +98,17 @@ class Decoder:
 
     def __init__(self, longest_side: int | None, max_pixels: int) -> None:
         self.longest_side, self.max_pixels = longest_side, max_pixels
+        self.careful = CarefulDecoder()
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        # Whatever ended the actor may have been an image, and it would end it again.
+        careful = unit.get(RESTARTED, False)
         items = [image_of(row) for row in unit["images"]]
         decoded, digests, total = [], [], 0
         for item, data in zip(
             items, read_images(items, limit=byte_limit(self.max_pixels)), strict=True
         ):
-            decoded.append(self._decode(item, data))
+            decoded.append(self._decode(item, data, self.careful if careful else decode))
             digests.append(None if isinstance(data, OSError) else hashlib.sha256(data).digest())
             total += 0 if isinstance(data, OSError) else len(data)
         pixels = [each.pixels for each in decoded if each.pixels is not None]
@@ -123,7 +127,9 @@ class Decoder:
             "bad": len(items) - len(pixels),
         }
 
-    def _decode(self, item: ImageFile, data: bytes | OSError) -> Decoded:
+    def _decode(
+        self, item: ImageFile, data: bytes | OSError, decode: Callable[..., Decoded]
+    ) -> Decoded:
         if isinstance(data, OSError):
             return Decoded(None, 0, 0, item.error or reason(data))
         return decode(

@@ -25,6 +25,8 @@ SUMMED = ("bytes", "bad")  # columns that preparing a unit may add, for the same
 RECEIPT = (ITEMS, *SUMMED)
 
 
+RESTARTED = "restarted"  # given to a preparation: whether its actor died and was started again
+
 Preparation = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -91,10 +93,13 @@ class _ShardWriter:
     ) -> None:
         self.worker = worker(*arguments)
         self.output, self.prepare = output, prepare
+        self.restarted = ray.get_runtime_context().was_current_actor_reconstructed
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            unit = row if self.prepare is None else self.prepare(row)
+            unit = row
+            if self.prepare is not None:
+                unit = self.prepare(row | {RESTARTED: self.restarted})
             self.output.write_table(shard_name(unit[UNIT]), self.worker(unit))
         except InputError as error:  # an exception would reach the driver wrapped in Ray's own
             return dict.fromkeys(RECEIPT, 0) | {"refused": str(error)}

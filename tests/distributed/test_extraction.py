@@ -253,6 +253,11 @@ def test_a_decoder_counts_bytes_and_bad_images_and_knows_equal_contents(photos):
     assert len(set(decoded["digest"])) == 14
     again = Decoder(64, 10**6)({**unit, "items": 2, "images": unit["images"][:1] * 2})
     assert len(set(again["digest"])) == 1
+    # An actor that died once decodes in a process of its own: the same.
+    careful = Decoder(64, 10**6)
+    assert careful({**unit, "restarted": True}) == decoded
+    assert careful.careful._process is not None
+    careful.careful.close()
     # 48 x 64 pixels are too many for this limit.
     small = Decoder(64, 3071)(unit)
     assert small["bad"] == 14

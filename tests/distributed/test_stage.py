@@ -1,6 +1,7 @@
 """A stage computes each missing unit once, whole, the same for any number of actors."""
 
 import itertools
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def test_only_missing_units_are_computed_and_preparation_comes_first(tmp_path):
 
 
 def counted(unit: dict[str, Any]) -> dict[str, Any]:
+    assert not unit.get("restarted")
     return {**doubled(unit), "bytes": 100 * unit["items"], "bad": unit["unit"] % 2}
 
 
@@ -158,32 +160,35 @@ def test_what_a_worker_says_of_its_input_reaches_the_caller_and_the_rest_is_kept
     assert len(files(tmp_path / "x")) == 7
 
 
-def test_an_actor_that_dies_is_replaced(tmp_path):
+def test_an_actor_that_dies_is_replaced_and_what_prepares_its_units_is_told(tmp_path):
     run_units(
-        work(3),
-        DiesOnce,
-        (str(tmp_path / "died"),),
+        work(3).append_column("died", pa.array([str(tmp_path / "died")] * 3)),
+        Noting,
+        (),
         output=Folder(str(tmp_path / "x")),
         pool=Pool(maximum=1),
         label="x",
+        prepare=dies_once,
     )
     assert (tmp_path / "died").exists()
-    assert len(files(tmp_path / "x")) == 3
+    tables = [Folder(str(tmp_path / "x")).read_table(name) for name in files(tmp_path / "x")]
+    assert [table["restarted"][0].as_py() for table in tables] == [True] * 3
 
 
-class DiesOnce:
+def dies_once(unit: dict[str, Any]) -> dict[str, Any]:
     """Kills its own process on the first unit it ever gets."""
+    died = Path(unit["died"])
+    if not died.exists():
+        died.write_text("")
+        os._exit(1)
+    return unit
 
-    def __init__(self, died: str) -> None:
-        self.died = Path(died)
+
+class Noting:
+    """Notes whether it was started again."""
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
-        if not self.died.exists():
-            self.died.write_text("")
-            import os
-
-            os._exit(1)
-        return pa.table({"unit": [unit["unit"]]})
+        return pa.table({"restarted": [unit["restarted"]]})
 
 
 @pytest.mark.parametrize(("cpus", "free"), [(1, 0), (2, 1), (3, 2), (4, 2), (64, 62)])

@@ -1,0 +1,76 @@
+"""Decoding in a process of its own, which an image may end without harm.
+
+Libraries in C crash on some damaged files, and a huge image may use up the memory. Whoever has been
+ended once by what he was decoding goes on with this, and finds the culprit.
+"""
+
+import contextlib
+import pickle
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from mmray.arrays import Box
+from mmray.images import MAX_PIXELS, Decoded, decode
+
+
+class CarefulDecoder:
+    """`images.decode`, somewhat slower; an image that ends the process has that as its error."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(
+        self,
+        data: bytes,
+        *,
+        longest_side: int | None,
+        box: Box | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Decoded:
+        if self._process is None:
+            # It ends by itself when this process does: its input is closed then.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __spec__.name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        options = {"longest_side": longest_side, "box": box, "max_pixels": max_pixels}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            pickle.dump((data, options), self._process.stdin)
+            self._process.stdin.flush()
+            decoded: Decoded = pickle.load(self._process.stdout)
+        except (BrokenPipeError, EOFError):
+            return Decoded(None, 0, 0, f"decoding it ended a process ({self._end()})")
+        return decoded
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._end()
+
+    def _end(self) -> str:
+        """Wait for the process; how it ended."""
+        process, self._process = self._process, None
+        assert process is not None
+        with contextlib.suppress(BrokenPipeError):  # what it did not take
+            process.__exit__(None, None, None)
+        code = process.wait()
+        return signal.Signals(-code).name if code < 0 else f"status {code}"
+
+
+def serve(requests: Any, answers: Any) -> None:
+    """Decode what comes in, until nothing does."""
+    while True:
+        try:
+            data, options = pickle.load(requests)
+        except EOFError:
+            return
+        pickle.dump(decode(data, **options), answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve(sys.stdin.buffer, sys.stdout.buffer)
