@@ -23,6 +23,13 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def on_cluster(ray_cluster: None) -> dict[str, str]:
+    """The environment of a job on the cluster of the tests: starting one each time takes longer."""
+    address = ray.get_runtime_context().gcs_address
+    return os.environ | {"RAY_ADDRESS": address, "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """A local server that speaks S3: the query that its URIs end with."""
     server = ThreadedMotoServer(port=0)

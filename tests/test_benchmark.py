@@ -1,6 +1,7 @@
 """The benchmarks compare the same work on both sides, and their features lie on a manifold."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,16 @@ from mmray.benchmark import Comparison, manifold_features
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 
 import benchmark as job
+
+from tests import synthetic
+
+
+@pytest.fixture(autouse=True)
+def sigterm():
+    """A job takes the signal for itself."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_manifold_features_are_normalised_and_reproducible():
@@ -52,6 +63,24 @@ def test_each_part_ends_with_a_table(monkeypatch, capsys, arguments, words):
     head, _, row = capsys.readouterr().out.strip().splitlines()
     assert "times faster" in head
     assert re.search(words.replace(" | ", r" +\| +"), row)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_extraction_is_compared_on_photos_of_mixed_shapes(monkeypatch, capsys, tmp_path):
+    synthetic.save_noise(tmp_path, 12, [(48, 64), (64, 48), (64, 64)])
+    arguments = ("extraction", "--images", str(tmp_path), "--longest-side", "64", "--threads", "1")
+    arguments += ("--shard-size", "2")
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    assert job.main() == 0
+    _, _, *rows = capsys.readouterr().out.strip().splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row[0] for row in cells] == [
+        "one image at a time",
+        "bare loop, batches of one shape",
+        "mmray, float32",
+    ]
+    assert all(float(row[2]) < 1e-5 for row in cells)
+    assert all(float(row[3]) > 0 for row in cells)
 
 
 def test_features_go_to_a_file(monkeypatch, tmp_path):

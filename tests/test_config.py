@@ -20,6 +20,9 @@ def test_the_retrieval_preset_is_the_paper_s():
         362,
         10,
     )
+    extraction = RETRIEVAL.extraction
+    assert (extraction.longest_side, extraction.scales, extraction.pca) == (362, (1.0,), None)
+    assert (extraction.rmac_whole, extraction.region_whitening) == (True, False)
     assert RETRIEVAL.network == "vgg16"
     assert RETRIEVAL.evaluation.longest_side == 1024
 
@@ -39,6 +42,17 @@ def test_presets_are_possible_and_know_their_name(preset):
         ("training", {"batch_size": 0}, r"--training.batch-size 0"),
         ("training", {"learning_rate": -1.0}, r"--training.learning-rate -1"),
         ("extraction", {"poolings": ()}, r"--extraction.poolings is empty"),
+        ("extraction", {"scales": ()}, r"--extraction.scales is empty"),
+        ("extraction", {"scales": (1.0, 0.0)}, r"--extraction.scales 0: .* from 0.05 to 4"),
+        ("extraction", {"scales": (float("nan"),)}, r"--extraction.scales nan"),
+        (
+            "extraction",
+            {"poolings": ("mac",), "region_whitening": True},
+            r"--extraction.region-whitening: only rmac",
+        ),
+        ("extraction", {"pca": 0}, r"--extraction.pca 0"),
+        ("extraction", {"max_pixels": 0}, r"--extraction.max-pixels 0"),
+        ("", {"sample": 0}, r"--sample 0"),
         ("evaluation", {"poolings": ("mac", "mac")}, r"--evaluation.poolings names mac twice"),
         ("evaluation", {"images": "x"}, r"belong together"),
         ("evaluation", {"images": "x", "ground_truth": "y"}, r"--images is missing"),

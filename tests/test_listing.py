@@ -8,6 +8,7 @@ import pytest
 from mmray.config import DEMO, Config
 from mmray.errors import InputError
 from mmray.listing import list_stage
+from mmray.mining_stages import need_items
 from mmray.session import Session
 from mmray.storage import Folder
 
@@ -94,6 +95,15 @@ def test_a_sample_has_none_of_the_excluded(photos):
 def test_nothing_left_is_an_error(photos):
     with pytest.raises(InputError, match="none of the images is left; look at --exclude"):
         listed(photos, excluded={"a", "1", "2", "c"})
+
+
+@pytest.mark.parametrize("flag", ["graph-k", "positive-k"])
+def test_there_must_be_more_images_than_neighbours_asked_for(flag):
+    few = dataclasses.replace(DEMO.mining, graph_k=3, positive_k=3)
+    few = dataclasses.replace(few, **{flag.replace("-", "_"): 12})
+    need_items(few, 13, "images")
+    with pytest.raises(InputError, match=f"12 images are too few for --mining.{flag} 12: add"):
+        need_items(few, 12, "images")
 
 
 def test_several_sources_follow_each_other(photos, tmp_path):

@@ -894,3 +894,9 @@ def test_what_is_out_of_reach_counts_as_changed(monkeypatch):
     assert not unchanged([Stamp("s3://b/a.tar", 1, 2)])
     stamps = folders.stamps(["s3://b/a.tar"])
     assert not unchanged(stamps)
+
+
+def test_a_bucket_that_does_not_exist_is_named(s3):
+    for look in (probe, find):
+        with pytest.raises(InputError, match="s3://nowhere/at-all"):
+            look(f"s3://nowhere/at-all{s3}")

@@ -6,6 +6,7 @@ the same command again computes the missing ones only, in any order, on any numb
 gives the same files. Ray Data never splits or merges rows, so a unit's membership is fixed.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -93,7 +94,8 @@ class _ShardWriter:
     ) -> None:
         self.worker = worker(*arguments)
         self.output, self.prepare = output, prepare
-        self.restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        with warnings.catch_warnings(action="ignore"):  # Ray's, of what it calls itself
+            self.restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -60,6 +60,16 @@ def test_resources_are_shared_out_as_far_as_they_go():
     assert cluster.with_gpus(Pool()).gpus == 0
 
 
+@pytest.mark.parametrize(
+    ("gpus", "fewest", "share"), [(0, 1, 0), (1, 1, 1), (4, 4, 1), (1, 2, 1 / 2), (2, 5, 1 / 3)]
+)
+def test_actors_share_gpus_where_more_are_wanted_than_there_are(monkeypatch, gpus, fewest, share):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": float(gpus)})
+    pool = cluster.with_gpus(Pool(minimum=fewest))
+    assert pool.gpus == share
+    assert pool.bounds()[0] == fewest
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_leaves_the_handler_of_sigterm_alone():
     assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
