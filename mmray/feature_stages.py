@@ -14,6 +14,7 @@ from mmray.config import Config
 from mmray.describing import Described, describe
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, sum_up_regions
+from mmray.errors import InputError
 from mmray.listing import list_stage
 from mmray.mining_stages import Source, need_items
 from mmray.models import EmbeddingNet, state_digest
@@ -79,6 +80,11 @@ def _region_stage(
             pool=cluster.with_gpus(session.pool),
             label="regions",
         )
+        if not moments.count:
+            raise InputError(
+                f"--extraction.region-whitening: none of the {len(learned_from)} images for it "
+                f"could be read, the first of them {learned_from[0].location}; mend that"
+            )
         artifacts.write_whitening(stage.folder, "regions.npz", pca_from(moments))
         return {"images": len(learned_from), "regions": moments.count}
 
@@ -88,13 +94,7 @@ def _region_stage(
 
 
 def features_stage(session: Session[Config], described: Described) -> Source:
-    """The features that mining is done on: the first of the descriptors, whitened where asked for.
-
-    Raises
-    ------
-    InputError
-        More dimensions are asked for than there are.
-    """
+    """The features to mine on: the first of the descriptors, whitened where that is asked for."""
     pooling, dims = described.poolings[0], session.config.extraction.pca
     source = Source(
         described.stage.fingerprint,

@@ -48,7 +48,10 @@ def list_stage(session: Session[Config], excluded: set[str]) -> Collection:
         if "extract" not in session.chosen:
             return False  # the stages that are done have their images
         stamps = [Stamp(**stamp) for stamp in artifacts.read_json(stage.folder, SOURCES)]
-        return config.relist or not unchanged(stamps)
+        if config.relist or not unchanged(stamps):
+            announce("list: made again, as --relist asks or what was listed has changed")
+            return True
+        return False
 
     inputs = (config.images, config.image_column, sorted(excluded), config.sample)
     drawn = None if config.sample is None else config.seed

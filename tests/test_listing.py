@@ -64,7 +64,9 @@ def test_a_changed_image_is_noticed_on_demand(photos, capsys):
     listed(photos)
     assert "done before" in capsys.readouterr().err
     listed(photos, relist=True)
-    assert "4 image files" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "list: made again, as --relist asks" in told
+    assert "4 image files" in told
 
 
 def test_stages_after_the_extraction_keep_the_images_they_had(photos):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -115,6 +116,13 @@ def test_every_option_of_the_extraction_in_one_run(photos, on_cluster, tmp_path)
     storage = tmp_path / "runs"
     told = finished(command("--images", listed, "--storage", storage, *options), on_cluster)
     assert "cosines of bfloat16 descriptors to those in float32" in told
+    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("mmray").experiment_id])
+    metrics = run.data.metrics
+    assert metrics["extract/done"] == 39
+    assert metrics["extract/bytes"] > 39 * 1000
+    assert metrics["extract/per_second"] > 0
+    assert metrics["extract/seconds_left"] == 0
     kept = Folder(str(extraction(storage))).read_table("images.parquet")["uri"].to_pylist()
     names = {Path(uri).name for uri in kept}
     assert not names & {"0001.png", "0002.png", "broken.png"}
