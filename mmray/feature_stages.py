@@ -4,6 +4,7 @@ n items, d dims.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,7 +26,9 @@ from mmray.whitening import pca_from, pca_whitening
 ROWS = 8192  # features that are whitened together
 
 
-def extract_stage(session: Session[Config], model: EmbeddingNet, excluded: set[str]) -> Described:
+def extract_stage(
+    session: Session[Config], model: EmbeddingNet, sources: Sequence[str], excluded: set[str]
+) -> Described:
     """Descriptors of the unlabelled images by the initial network.
 
     Raises
@@ -34,7 +37,7 @@ def extract_stage(session: Session[Config], model: EmbeddingNet, excluded: set[s
         There are too few images, or too many of them cannot be read.
     """
     config = session.config.extraction
-    images = list_stage(session, excluded)
+    images = list_stage(session, sources, excluded)
     need_items(session.config.mining, len(images), "images")
     how = Description(
         longest_side=config.longest_side,

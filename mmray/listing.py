@@ -1,6 +1,7 @@
 """The list of the images that a run learns from, as a stage: made once, kept, and gone by."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from mmray import artifacts
 from mmray.artifacts import Stage, fingerprint
@@ -15,8 +16,8 @@ from mmray.sources import Found, Stamp, find, unchanged
 IMAGES, SOURCES = "list.parquet", "sources.json"
 
 
-def list_stage(session: Session[Config], excluded: set[str]) -> Collection:
-    """All images of --images but those excluded, or a sample of them.
+def list_stage(session: Session[Config], sources: Sequence[str], excluded: set[str]) -> Collection:
+    """All images of the sources but those excluded, or a sample of them.
 
     A rerun goes by the list that an earlier call made, unless --relist is given, or a folder, list
     or archive on it has changed. Loose files in an object store are not looked at for changes: that
@@ -30,14 +31,14 @@ def list_stage(session: Session[Config], excluded: set[str]) -> Collection:
     config = session.config
 
     def work(stage: Stage) -> Counts:
-        found = [find(source, column=config.image_column) for source in config.images]
+        found = [find(source, column=config.image_column) for source in sources]
         for source in found:
             announce(f"list: {source.summary}")
         listed = without(_with_contained(session, stage, found), excluded)
         images = listed if config.sample is None else sample(listed, config.sample, config.seed)
         if not len(images):
             raise InputError(
-                f"--images {' '.join(config.images)}: none of the images is left; look at --exclude"
+                f"--images {' '.join(sources)}: none of the images is left; look at --exclude"
             )
         stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
         artifacts.write_json(stage.folder, SOURCES, stamps)
@@ -53,7 +54,7 @@ def list_stage(session: Session[Config], excluded: set[str]) -> Collection:
             return True
         return False
 
-    inputs = (config.images, config.image_column, sorted(excluded), config.sample)
+    inputs = (list(sources), config.image_column, sorted(excluded), config.sample)
     drawn = None if config.sample is None else config.seed
     stage = session.stage("list", *inputs, drawn, work=work, part_of="extract", stale=stale)
     return Collection(stage.folder.read_table(IMAGES))

@@ -45,8 +45,9 @@ WHITENING_NAMES = {INITIAL: "PCA", TUNED: "LDA"}
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run starts from, besides the images without labels."""
+    """What a run starts from: where its images are, perhaps a labelled set, a network."""
 
+    sources: tuple[str, ...]
     excluded: set[str]
     labelled: LabelledSet | None
     network: EmbeddingNet
@@ -82,7 +83,7 @@ def run(config: Config) -> list[Score]:
 def recipe(session: Session[Config], inputs: Inputs) -> list[Score]:
     """All stages in their order, as far as the last that was chosen."""
     last = session.chosen[-1]
-    described = extract_stage(session, inputs.network, inputs.excluded)
+    described = extract_stage(session, inputs.network, inputs.sources, inputs.excluded)
     source = features_stage(session, described)
     if last == "extract":
         return []
@@ -143,6 +144,7 @@ def given_inputs(config: Config) -> Inputs:
             "dimensions; choose as many or fewer"
         )
     return Inputs(
+        config.images,
         set() if config.exclude is None else read_exclusions(config.exclude),
         labelled_set(test.images, test.ground_truth) if test.images and test.ground_truth else None,
         network,

@@ -32,7 +32,7 @@ def photos(tmp_path):
 def listed(photos: Path, *, excluded=(), chosen=("extract",), **flags) -> list[str]:
     config: Config = dataclasses.replace(DEMO, images=(str(photos),), **flags)
     session = Session(config, Folder(str(photos.parent / "runs")), SilentRun(), chosen)
-    return [image.name for image in list_stage(session, set(excluded))]
+    return [image.name for image in list_stage(session, config.images, set(excluded))]
 
 
 def test_a_rerun_goes_by_the_list_it_kept(photos, capsys, monkeypatch):
@@ -114,5 +114,5 @@ def test_several_sources_follow_each_other(photos, tmp_path):
     (other / "0.jpg").write_bytes(b"")
     config = dataclasses.replace(DEMO, images=(str(other), str(photos / "c.jpg")))
     session = Session(config, Folder(str(tmp_path / "runs")), SilentRun(), ("extract",))
-    images = list_stage(session, set())
+    images = list_stage(session, config.images, set())
     assert [image.uri for image in images] == [str(other / "0.jpg"), str(photos / "c.jpg")]
