@@ -9,6 +9,7 @@ from mmray.collection import Collection, sample, without
 from mmray.config import Config
 from mmray.distributed.listing import index_containers
 from mmray.errors import InputError
+from mmray.locations import absolute
 from mmray.progress import announce
 from mmray.session import Counts, Session
 from mmray.sources import Found, Stamp, find, unchanged
@@ -54,7 +55,12 @@ def list_stage(session: Session[Config], sources: Sequence[str], excluded: set[s
             return True
         return False
 
-    inputs = (list(sources), config.image_column, sorted(excluded), config.sample)
+    inputs = (
+        [absolute(source) for source in sources],
+        config.image_column,
+        sorted(excluded),
+        config.sample,
+    )
     drawn = None if config.sample is None else config.seed
     stage = session.stage("list", *inputs, drawn, work=work, part_of="extract", stale=stale)
     return Collection(stage.folder.read_table(IMAGES))

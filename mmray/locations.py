@@ -33,6 +33,11 @@ def is_uri(path: str) -> bool:
     return "://" in path and _SCHEME.match(path) is not None
 
 
+def absolute(path: str) -> str:
+    """A path that means the same from any folder; a URI is one."""
+    return path if is_uri(path) else str(Path(path).absolute())
+
+
 def local_path(uri: str) -> Path | None:
     """The path of a local file or folder; None: it is remote."""
     if not is_uri(uri):

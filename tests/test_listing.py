@@ -51,6 +51,20 @@ def test_an_added_image_is_noticed_at_any_depth(photos, name):
     assert name in listed(photos)
 
 
+def test_the_same_relative_path_elsewhere_is_another_source(photos, monkeypatch):
+    other = photos.parent / "b"
+    (other / "photos").mkdir(parents=True)
+    (other / "photos" / "x.jpg").write_bytes(b"")
+    monkeypatch.chdir(photos.parent)
+    config = dataclasses.replace(DEMO, images=("photos",))
+    session = Session(config, Folder(str(photos.parent / "runs")), SilentRun(), ("extract",))
+    assert len(list_stage(session, config.images, set())) == 4
+    monkeypatch.chdir(other)
+    assert len(list_stage(session, config.images, set())) == 1
+    monkeypatch.chdir(photos.parent)
+    assert len(list_stage(session, config.images, set())) == 4
+
+
 def test_a_removed_image_is_noticed(photos):
     listed(photos)
     (photos / "b" / "1.png").unlink()
