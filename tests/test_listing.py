@@ -11,13 +11,7 @@ from mmray.listing import list_stage
 from mmray.mining_stages import need_items
 from mmray.session import Session
 from mmray.storage import Folder
-
-
-class SilentRun:
-    """Takes the place of an MLflow run."""
-
-    def log_metrics(self, metrics, *, step=0):
-        pass
+from tests import synthetic
 
 
 @pytest.fixture
@@ -31,7 +25,7 @@ def photos(tmp_path):
 
 def listed(photos: Path, *, excluded=(), chosen=("extract",), **flags) -> list[str]:
     config: Config = dataclasses.replace(DEMO, images=(str(photos),), **flags)
-    session = Session(config, Folder(str(photos.parent / "runs")), SilentRun(), chosen)
+    session = Session(config, Folder(str(photos.parent / "runs")), synthetic.SilentRun(), chosen)
     return [image.name for image in list_stage(session, config.images, set(excluded))]
 
 
@@ -57,7 +51,9 @@ def test_the_same_relative_path_elsewhere_is_another_source(photos, monkeypatch)
     (other / "photos" / "x.jpg").write_bytes(b"")
     monkeypatch.chdir(photos.parent)
     config = dataclasses.replace(DEMO, images=("photos",))
-    session = Session(config, Folder(str(photos.parent / "runs")), SilentRun(), ("extract",))
+    session = Session(
+        config, Folder(str(photos.parent / "runs")), synthetic.SilentRun(), ("extract",)
+    )
     assert len(list_stage(session, config.images, set())) == 4
     monkeypatch.chdir(other)
     assert len(list_stage(session, config.images, set())) == 1
@@ -127,6 +123,6 @@ def test_several_sources_follow_each_other(photos, tmp_path):
     other.mkdir()
     (other / "0.jpg").write_bytes(b"")
     config = dataclasses.replace(DEMO, images=(str(other), str(photos / "c.jpg")))
-    session = Session(config, Folder(str(tmp_path / "runs")), SilentRun(), ("extract",))
+    session = Session(config, Folder(str(tmp_path / "runs")), synthetic.SilentRun(), ("extract",))
     images = list_stage(session, config.images, set())
     assert [image.uri for image in images] == [str(other / "0.jpg"), str(photos / "c.jpg")]
