@@ -8,12 +8,10 @@ import hashlib
 import io
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +23,6 @@ from mmray.neighbors import Neighbors
 from mmray.pools import Pools
 from mmray.storage import Folder
 from mmray.whitening import Whitening
-
-Result = TypeVar("Result")
 
 SUCCESS = "_SUCCESS.json"
 PACKAGES = ("mmray", "ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
@@ -99,18 +95,6 @@ def write_header(sink: IO[bytes], shape: tuple[int, int]) -> None:
     """Begin an .npy file of float32 whose rows are written after it."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(sink, header)
-
-
-def ahead(read: Callable[[str], Result], names: Sequence[str], count: int = 8) -> Iterator[Result]:
-    """The results of `read` in order, a few read ahead: an object store answers slowly."""
-    with ThreadPoolExecutor(count) as threads:
-        waiting: deque[Future[Result]] = deque()
-        for name in names:
-            waiting.append(threads.submit(read, name))
-            if len(waiting) > count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 # -- graph, anchors, pools ------------------------------------------------------------------------

@@ -1,15 +1,14 @@
 """Images that lie in tar and Parquet files, and the content of listed images of any kind."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import groupby, islice
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from mmray.collection import Collection, ImageFile
 from mmray.errors import InputError
-from mmray.locations import is_uri, read_bytes, reason
+from mmray.locations import ahead, is_uri, read_bytes, reason
 from mmray.parquet_files import has_images, list_parquet, read_parquet
 from mmray.patient_file import UNREADABLE, os_error
 from mmray.tar_files import list_tar, read_tar
@@ -77,14 +76,13 @@ def read_images(
     For an image that fails, an OSError: FileNotFoundError if its file has vanished, errno EFBIG if
     it is longer than the limit, the listed `error` if it has one.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        for (uri, parquet), run in groupby(images, key=_holder):
-            if uri is None:
-                yield from _read_files(run, limit, pool, threads)
-            elif parquet:
-                yield from read_parquet(uri, run, limit=limit)
-            else:
-                yield from read_tar(uri, run, limit=limit)
+    for (uri, parquet), run in groupby(images, key=_holder):
+        if uri is None:
+            yield from ahead(partial(_read_file, limit=limit), run, threads)
+        elif parquet:
+            yield from read_parquet(uri, run, limit=limit)
+        else:
+            yield from read_tar(uri, run, limit=limit)
 
 
 def read_image(image: ImageFile, *, limit: int) -> bytes:
@@ -114,19 +112,6 @@ def _with_damage(images: Iterable[ImageFile], uri: str) -> Iterator[ImageFile]:
 def _holder(image: ImageFile) -> tuple[str | None, bool]:
     """The file that an image is a part of, None if it is one of its own; whether it is Parquet."""
     return None if image.offset is None else image.uri, image.row_group is not None
-
-
-def _read_files(
-    images: Iterable[ImageFile], limit: int, pool: ThreadPoolExecutor, threads: int
-) -> Iterator[bytes | OSError]:
-    """Ahead of what is asked for, as a file of S3 or NFS takes its time however small it is."""
-    ahead: deque[Future[bytes | OSError]] = deque()
-    for image in images:
-        ahead.append(pool.submit(_read_file, image, limit))
-        if len(ahead) > threads:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
 
 
 def _read_file(image: ImageFile, limit: int) -> bytes | OSError:

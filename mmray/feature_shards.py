@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.arrays import Features, Ids
-from mmray.artifacts import Stage, ahead, read_array, write_header
+from mmray.artifacts import Stage, read_array, write_header
 from mmray.errors import InputError
+from mmray.locations import ahead
 from mmray.moments import Moments
 from mmray.storage import Folder
 

@@ -6,8 +6,6 @@ n items, d dims.
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from mmray import artifacts
 from mmray.artifacts import Stage
 from mmray.collection import Collection, sample
@@ -19,11 +17,10 @@ from mmray.errors import InputError
 from mmray.listing import list_stage
 from mmray.mining_stages import Source, need_items
 from mmray.models import EmbeddingNet, state_digest
+from mmray.moments import blocks
 from mmray.pooling import RegionWhitening, Rmac
 from mmray.session import Counts, Session
 from mmray.whitening import pca_from, pca_whitening
-
-ROWS = 8192  # features that are whitened together
 
 
 def extract_stage(
@@ -114,9 +111,8 @@ def features_stage(session: Session[Config], described: Described) -> Source:
         artifacts.write_whitening(stage.folder, "pca.npz", whitening)
         with stage.folder.writing("features.npy") as sink:
             artifacts.write_header(sink, (len(features), dims))
-            for start in range(0, len(features), ROWS):
-                block = np.asarray(features[start : start + ROWS])
-                sink.write(whitening.apply(block, dims).tobytes())
+            for block in blocks(len(features)):
+                sink.write(whitening.apply(features[block], dims).tobytes())
         return {"images": len(features), "dims": dims}
 
     stage = session.stage("pca", source.fingerprint, dims, work=work, part_of="extract")

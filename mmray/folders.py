@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from mmray import locations
 from mmray.collection import SUFFIXES, ImageFile
-from mmray.locations import local_path, reason, uri_of
+from mmray.locations import as_text, is_text, local_path, reason, uri_of
 
 TAR, PARQUET = ".tar", ".parquet"
 WANTED = (*SUFFIXES, TAR, PARQUET)
@@ -96,23 +96,8 @@ def _children(folder: str, prefix: str) -> Iterator[ImageFile | os.DirEntry[str]
 def _file(
     entry: os.DirEntry[str], prefix: str, *, size: int = -1, error: str | None = None
 ) -> ImageFile:
-    uri = entry.path if _is_text(entry.path) else uri_of(Path(entry.path))
+    uri = entry.path if is_text(entry.path) else uri_of(Path(entry.path))
     return ImageFile(uri=uri, name=as_text(prefix + entry.name), size=size, error=error)
-
-
-def as_text(path: str) -> str:
-    """The path, percent-encoded if its name on the disk is not UTF-8 and would fit no table."""
-    return path if _is_text(path) else quote(os.fsencode(path))
-
-
-def _is_text(path: str) -> bool:
-    if path.isascii():
-        return True
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def remote_files(folder: str) -> Iterator[ImageFile]:

@@ -14,6 +14,7 @@ from mmray import locations
 from mmray.collection import ImageFile
 from mmray.errors import InputError
 from mmray.locations import beside, is_uri, reason
+from mmray.parquet_files import is_text
 
 Answer = TypeVar("Answer")
 
@@ -108,6 +109,4 @@ def _text_column(uri: str, schema: pa.Schema, column: str | None) -> str:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    types = pa.types
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+    return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)

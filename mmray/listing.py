@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from mmray import artifacts
 from mmray.artifacts import Stage, fingerprint
@@ -35,13 +36,13 @@ def list_stage(session: Session[Config], sources: Sequence[str], excluded: set[s
         found = [find(source, column=config.image_column) for source in sources]
         for source in found:
             announce(f"list: {source.summary}")
-        listed = without(_with_contained(session, stage, found), excluded)
+        stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
+        listed = without(_with_contained(session, stage, found, stamps), excluded)
         images = listed if config.sample is None else sample(listed, config.sample, config.seed)
         if not len(images):
             raise InputError(
                 f"--images {' '.join(sources)}: none of the images is left; look at --exclude"
             )
-        stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
         artifacts.write_json(stage.folder, SOURCES, stamps)
         stage.folder.write_table(IMAGES, images.table)
         return {"images": len(images), "listed": len(listed)}
@@ -66,11 +67,12 @@ def list_stage(session: Session[Config], sources: Sequence[str], excluded: set[s
     return Collection(stage.folder.read_table(IMAGES))
 
 
-def _with_contained(session: Session[Config], stage: Stage, found: list[Found]) -> Collection:
+def _with_contained(
+    session: Session[Config], stage: Stage, found: list[Found], stamps: list[dict[str, Any]]
+) -> Collection:
     """The files of each source, then the images in its archives."""
     containers = [uri for source in found for uri in source.containers]
     # The index of an archive is kept if this is killed, but not beyond a change of the archives.
-    stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
     indexed = iter(
         index_containers(
             containers,

@@ -9,7 +9,9 @@ import posixpath
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # What trying again would not mend; any other failure of a remote file may be the network's.
@@ -49,11 +52,23 @@ def local_path(uri: str) -> Path | None:
 def uri_of(path: Path) -> str:
     """The absolute path as it is, or a file:// URI where it is not UTF-8 and would fit no table."""
     absolute = path.absolute()
+    return str(absolute) if is_text(str(absolute)) else absolute.as_uri()
+
+
+def as_text(name: str) -> str:
+    """The name, percent-encoded if its bytes are not UTF-8 and would fit no table."""
+    return name if is_text(name) else quote(name.encode("utf-8", "surrogateescape"))
+
+
+def is_text(name: str) -> bool:
+    """Whether a name of the file system is UTF-8: Python has other bytes as surrogates."""
+    if name.isascii():
+        return True
     try:
-        str(absolute).encode()
+        name.encode()
     except UnicodeEncodeError:
-        return absolute.as_uri()
-    return str(absolute)
+        return False
+    return True
 
 
 def beside(uri: str, name: str) -> str:
@@ -154,7 +169,7 @@ def read_bytes(uri: str, *, limit: int | None = None) -> bytes:
         with open_file(uri) as file:
             size = file.seek(0, os.SEEK_END)
             if limit is not None and size > limit:
-                raise OSError(errno.EFBIG, f"{size} bytes, at most {limit} are read")
+                raise too_long(size, limit)
             file.seek(0)
             return bytes(file.read())
 
@@ -174,6 +189,24 @@ def patiently(read: Callable[[], Result], uri: str) -> Result:
                 raise
             time.sleep(pause)
     return read()
+
+
+def ahead(
+    read: Callable[[Item], Result], items: Iterable[Item], count: int = 8
+) -> Iterator[Result]:
+    """The results of `read` in order, a few read ahead: what is far answers slowly."""
+    with ThreadPoolExecutor(count) as threads:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(threads.submit(read, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def too_long(size: int, limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"{size} bytes, at most {limit} are read")
 
 
 def reason(error: Exception) -> str:

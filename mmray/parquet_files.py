@@ -7,7 +7,6 @@ import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +14,8 @@ import pyarrow.parquet as pq
 
 from mmray.collection import ImageFile
 from mmray.errors import InputError
-from mmray.patient_file import UNREADABLE, PatientFile, os_error, too_long
+from mmray.locations import as_text, too_long
+from mmray.patient_file import UNREADABLE, PatientFile, os_error
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "data", "content")
 NAME_COLUMNS = (
@@ -75,7 +75,8 @@ def _is_binary(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column is of strings."""
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return any(test(kind) for test in tests)
 
@@ -119,11 +120,11 @@ def _columns(schema: pa.Schema, column: str | None) -> _Columns:
     if pa.types.is_struct(field.type):
         image_path = f"{field.name}.bytes"
         place = field.type.get_field_index("path")
-        if place >= 0 and _is_text(field.type.field(place).type):
+        if place >= 0 and is_text(field.type.field(place).type):
             return _Columns(field.name, image_path, field.name, f"{field.name}.path")
     else:
         image_path = field.name
-    texts = {field.name for field in schema if _is_text(field.type)}
+    texts = {field.name for field in schema if is_text(field.type)}
     name = next((name for name in NAME_COLUMNS if name in texts), None)
     return _Columns(field.name, image_path, name, name)
 
@@ -197,12 +198,8 @@ def _names(file: pq.ParquetFile, group: int, rows: int, columns: _Columns) -> It
 
 
 def _text(name: bytes | None) -> str | None:
-    """Percent-encoded if it is not UTF-8, which writers do not all check."""
-    try:
-        return None if name is None else name.decode()
-    except UnicodeDecodeError:
-        assert name is not None
-        return quote(name)
+    """Fit for a table: not all writers check that names are UTF-8."""
+    return None if name is None else as_text(name.decode("utf-8", "surrogateescape"))
 
 
 # -- reading --------------------------------------------------------------------------------------

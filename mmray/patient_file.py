@@ -88,7 +88,3 @@ def os_error(error: Exception) -> OSError:
     if isinstance(error, OSError):
         return error
     return OSError(errno.EIO, str(error) if isinstance(error, InputError) else reason(error))
-
-
-def too_long(size: int, limit: int) -> OSError:
-    return OSError(errno.EFBIG, f"{size} bytes, at most {limit} are read")

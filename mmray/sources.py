@@ -16,9 +16,9 @@ from pyarrow import fs
 from mmray import containers, folders, image_lists, locations
 from mmray.collection import SUFFIXES, Collection, ImageFile
 from mmray.errors import InputError
-from mmray.folders import PARQUET, TAR, Stamp, as_text, unchanged
+from mmray.folders import PARQUET, TAR, Stamp, unchanged
 from mmray.image_lists import NOT_THE_WEB, bare, of_the_web
-from mmray.locations import local_path, reason, uri_of
+from mmray.locations import as_text, local_path, reason, uri_of
 
 __all__ = ["Found", "Stamp", "find", "list_images", "probe", "unchanged"]
 

@@ -11,12 +11,11 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from urllib.parse import quote
 
 from mmray.collection import SUFFIXES, ImageFile
 from mmray.errors import InputError
-from mmray.locations import local_path
-from mmray.patient_file import UNREADABLE, PatientFile, os_error, too_long
+from mmray.locations import as_text, local_path, too_long
+from mmray.patient_file import UNREADABLE, PatientFile, os_error
 
 # Bytes fetched per header. From afar a request costs more than a MiB, and small images come with
 # the headers between them: 1 MiB a request, not 512 bytes. On a disk what is skipped is gained.
@@ -198,13 +197,8 @@ def _is_image(name: str) -> bool:
 
 
 def _name(name: str) -> str:
-    """Without ./ before it, and percent-encoded if it is not UTF-8 and would fit no table."""
-    name = re.sub(r"^(\./+)+", "", name)
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return quote(name.encode("utf-8", "surrogateescape"))
-    return name
+    """Without ./ before it, and fit for a table."""
+    return as_text(re.sub(r"^(\./+)+", "", name))
 
 
 # -- reading --------------------------------------------------------------------------------------

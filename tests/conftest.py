@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # read when ray is imported
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -11,7 +13,9 @@ os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 import pytest
 import ray
 from moto.server import ThreadedMotoServer
+from pyarrow import fs
 
+from mmray import locations
 from mmray.distributed import cluster
 
 
@@ -37,3 +41,17 @@ def s3() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"?scheme=http&region=us-east-1&endpoint_override={host}:{port}"
     server.stop()
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """s3://bucket as a folder of this machine, behind the interface of a remote file system."""
+    (tmp_path / "bucket").mkdir()
+
+    def open_folder(uri: str) -> tuple[fs.FileSystem, str]:
+        path = unquote(uri.removeprefix("s3://").partition("?")[0]).rstrip("/")
+        return fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), path
+
+    monkeypatch.setattr(locations, "open_folder", open_folder)
+    monkeypatch.setattr(locations, "PAUSES", (0.0, 0.0))
+    return tmp_path / "bucket"

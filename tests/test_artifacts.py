@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from mmray import artifacts
+from mmray import artifacts, locations
 from mmray.artifacts import Stage, fingerprint
 from mmray.graph import normalize_graph
 from mmray.pools import Pools
@@ -91,7 +91,7 @@ def test_reading_ahead_keeps_the_order_and_does_not_run_far_ahead():
         return name.upper()
 
     letters = "abcdefghijklmnopqrstuvwxyz"
-    for place, result in enumerate(artifacts.ahead(read, list(letters), count=3)):
+    for place, result in enumerate(locations.ahead(read, list(letters), count=3)):
         assert result == letters[place].upper()
         assert len(begun) <= place + 5
     assert sorted(begun) == list(letters)
@@ -102,4 +102,4 @@ def test_reading_ahead_raises_what_reading_raised():
         raise OSError(f"no {name}")
 
     with pytest.raises(OSError, match="no a"):
-        list(artifacts.ahead(read, ["a", "b"]))
+        list(locations.ahead(read, ["a", "b"]))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mmray import feature_stages
+from mmray import feature_stages, moments
 from mmray.artifacts import Stage
 from mmray.collection import Collection, ImageFile
 from mmray.config import DEMO
@@ -42,7 +42,7 @@ def session(tmp_path, **extraction):
 
 @pytest.mark.parametrize("block", [3, 1000])
 def test_features_are_whitened_block_by_block_as_by_the_core(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(feature_stages, "ROWS", block)
+    monkeypatch.setattr(moments, "_BLOCK", block)
     rows = synthetic.clouds(1, 50, 6)
     described = Descriptors(rows, Folder(str(tmp_path)))
     source = features_stage(session(tmp_path, pca=4), described)

@@ -3,11 +3,9 @@
 import errno
 import os
 from pathlib import Path
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pytest
-from pyarrow import fs
 
 from mmray import locations
 from mmray.locations import (
@@ -26,20 +24,6 @@ ODD_NAMES = [
     *("with space.jpg", "50%25.png", "a#b.JPG", "ü日.webp", "q?x=1&y.tif", "plus+[0].gif"),
     *("new\nline.jpg", "tab\t.png", "file:.jpg", "\u2028.jpg", " lead.jpg"),
 ]
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """s3://bucket as a folder of this machine, behind the interface of a remote file system."""
-    (tmp_path / "bucket").mkdir()
-
-    def open_folder(uri: str) -> tuple[fs.FileSystem, str]:
-        path = unquote(uri.removeprefix("s3://").partition("?")[0]).rstrip("/")
-        return fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), path
-
-    monkeypatch.setattr(locations, "open_folder", open_folder)
-    monkeypatch.setattr(locations, "PAUSES", (0.0, 0.0))
-    return tmp_path / "bucket"
 
 
 def not_utf8(folder: Path) -> Path:

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,19 +60,6 @@ def refused_alike(source: object, column: str | None = None) -> str:
     """What both `find` and `probe` say."""
     assert probed(source, column) == refusal(source, column)
     return refusal(source, column)
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """s3://bucket as a folder of this machine, behind the interface of a remote file system."""
-    (tmp_path / "bucket").mkdir()
-
-    def open_folder(uri: str) -> tuple[fs.FileSystem, str]:
-        path = unquote(uri.removeprefix("s3://").partition("?")[0]).rstrip("/")
-        return fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), path
-
-    monkeypatch.setattr(locations, "open_folder", open_folder)
-    return tmp_path / "bucket"
 
 
 # Folders

@@ -12,7 +12,6 @@ import ray
 import torch
 
 from mmray.arrays import Features, Ids, Pixels
-from mmray.artifacts import ahead
 from mmray.careful_decoding import CarefulDecoder
 from mmray.collection import Collection, ImageFile, image_of
 from mmray.config import Pooling, Precision
@@ -22,7 +21,7 @@ from mmray.embedding import embed, region_moments
 from mmray.feature_shards import features_table, moments_table, read_moments
 from mmray.images import MAX_PIXELS, Decoded, byte_limit, decode
 from mmray.inference import fused
-from mmray.locations import reason
+from mmray.locations import ahead, reason
 from mmray.models import EmbeddingNet
 from mmray.moments import Moments
 from mmray.pooling import Rmac
@@ -234,15 +233,15 @@ def extract(
 
     Where more images than `most_bad` cannot be read it ends early.
     """
-    run_units(
-        units_of(images, shard_size=shard_size, longest_side=how.longest_side),
+    _run(
         ExtractionWorker,
-        ([ray.put(model.cpu())], how, pool.cpus),
+        images,
+        model,
+        how,
         output=output,
+        shard_size=shard_size,
         pool=pool,
         label=label,
-        prepare=Decoder(how.longest_side, how.max_pixels),
-        ahead_bytes=PIXEL_BUDGET if pool.gpus else 0,
         report=report,
         most_bad=most_bad,
     )
@@ -262,17 +261,39 @@ def sum_up_regions(
 
     Those of a unit are written as a shard into `output`; the ones that are there are kept.
     """
-    run_units(
-        units_of(images, shard_size=shard_size, longest_side=how.longest_side),
+    _run(
         RegionWorker,
-        ([ray.put(model.cpu())], how, pool.cpus),
+        images,
+        model,
+        how,
         output=output,
+        shard_size=shard_size,
         pool=pool,
         label=label,
-        prepare=Decoder(how.longest_side, how.max_pixels),
-        ahead_bytes=PIXEL_BUDGET if pool.gpus else 0,
     )
     total = Moments.none(model.dim)
     for table in ahead(output.read_table, output.names()):
         total = total.merge(read_moments(table))
     return total
+
+
+def _run(
+    worker: type[ExtractionWorker | RegionWorker],
+    images: Collection,
+    model: EmbeddingNet,
+    how: Description,
+    *,
+    shard_size: int,
+    pool: Pool,
+    **options: Any,
+) -> None:
+    """`run_units` of decoded images; the options are its own."""
+    run_units(
+        units_of(images, shard_size=shard_size, longest_side=how.longest_side),
+        worker,
+        ([ray.put(model.cpu())], how, pool.cpus),
+        pool=pool,
+        prepare=Decoder(how.longest_side, how.max_pixels),
+        ahead_bytes=PIXEL_BUDGET if pool.gpus else 0,
+        **options,
+    )

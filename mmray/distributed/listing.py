@@ -5,10 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmray.artifacts import ahead
 from mmray.collection import Collection
 from mmray.containers import index
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units, shard_name
+from mmray.locations import ahead
 from mmray.storage import Folder
 
 
