@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from mmray.arrays import Floats, Graph, Ids
+from mmray.manifold import ManifoldNeighbors
 from mmray.neighbors import Neighbors
 from mmray.pools import Pools
 from mmray.storage import Folder
@@ -196,6 +197,25 @@ def read_pools(folder: Folder) -> Pools:
     }
     scalars: dict[str, Any] = {name: table[name].to_numpy() for name in _SCALARS}
     return Pools(anchors=table["anchor"].to_numpy(), **lists, **scalars)
+
+
+def write_manifold(folder: Folder, near: ManifoldNeighbors) -> None:
+    """manifold.parquet: a row an item, its neighbours and their s_m."""
+    columns = {
+        "image_id": pa.array(near.items, pa.int64()),
+        "neighbors": pa.array(list(near.neighbors), pa.list_(pa.int64())),
+        "similarity": pa.array(list(near.similarity), pa.list_(pa.float32())),
+    }
+    folder.write_table("manifold.parquet", pa.table(columns))
+
+
+def read_manifold(folder: Folder) -> ManifoldNeighbors:
+    table = folder.read_table("manifold.parquet")
+    return ManifoldNeighbors(
+        items=table["image_id"].to_numpy(),
+        neighbors=tuple(row.values.to_numpy() for row in table["neighbors"]),
+        similarity=tuple(row.values.to_numpy() for row in table["similarity"]),
+    )
 
 
 # -- whitening ------------------------------------------------------------------------------------

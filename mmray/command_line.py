@@ -7,25 +7,37 @@ from typing import Any, TypeVar
 
 import tyro
 
-from mmray.config import RunConfig
+from mmray.config import RECIPES, Config, RunConfig, preset
 from mmray.errors import InputError
 
 Settings = TypeVar("Settings", bound=RunConfig)
 
 
 def parse(presets: Mapping[Any, Settings], arguments: list[str], description: str) -> Settings:
-    """Settings from the command line; the defaults are those of its --preset, else of the first.
+    """Settings from the command line, the defaults being those of its --preset and --recipe.
 
+    Without a preset they are those of the first.
     Ends the process with status 2 where the arguments cannot be parsed.
     """
-    preset = next(iter(presets))
+    name = _given("--preset", arguments)
+    default: Any = presets[name if name in presets else next(iter(presets))]
+    recipe = _given("--recipe", arguments)
+    if isinstance(default, Config) and recipe in RECIPES:
+        default = preset(default.preset, recipe)
+    settings: Settings = tyro.cli(
+        type(default), args=arguments, default=default, description=description
+    )
+    return settings
+
+
+def _given(flag: str, arguments: list[str]) -> Any:
+    """The last value of a flag; tyro refuses one that does not exist."""
+    found = None
     for position, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
-        if name == "--preset":
-            value = value or next(iter(arguments[position + 1 :]), "")
-            preset = value if value in presets else preset  # tyro refuses another
-    default = presets[preset]
-    return tyro.cli(type(default), args=arguments, default=default, description=description)
+        if name == flag:
+            found = value or next(iter(arguments[position + 1 :]), None)
+    return found
 
 
 def exit_status(job: Callable[[], None]) -> int:

@@ -11,14 +11,18 @@ from mmray.errors import InputError
 
 Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_lite0"]
 Pooling = Literal["mac", "rmac", "gem"]
-Selection = Literal["walk", "all", "random"]
+Selection = Literal["walk", "filled", "all", "random"]
 Loss = Literal["contrastive", "triplet"]
 Precision = Literal["float32", "bfloat16"]
 ApproximateSearch = Literal["ivf", "hnsw"]
 Search = Literal["exact", "ivf", "hnsw"]
 Positives = Literal["manifold", "euclidean", "cyclic"]
 Negatives = Literal["manifold", "random", "geodesic"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["step", "cosine", "constant"]
+Augmentation = Literal["none", "crop"]
 Preset = Literal["demo", "retrieval"]
+Recipe = Literal["steady", "paper"]
 MinePreset = Literal["retrieval", "finegrained"]
 
 STAGES = ("extract", "graph", "mine", "train", "whiten", "evaluate")
@@ -85,7 +89,8 @@ class MiningConfig:
     component: Literal["largest", "all"] = "largest"
     """Keep the graph's largest connected component only, or every item."""
     selection: Selection = "walk"
-    """Anchors are the random walk's local maxima, every linked item, or some drawn at random."""
+    """Anchors: the random walk's local maxima; these, filled up by others drawn at random; every
+    linked item; or some drawn at random."""
     anchors: int | None = 1500
     """Anchors kept, by importance in the random walk (as released); None: all that are selected."""
     positives: Positives = "manifold"
@@ -100,6 +105,8 @@ class MiningConfig:
     """Iterations of conjugate gradients at most (as released)."""
     positive_k: int = 50
     """Neighbours compared for the positives, eq. (5)."""
+    positive_cut: float = 0.0
+    """Positives below this share of the anchor's highest similarity on the manifold are dropped."""
     negative_k: int = 10_000
     """Neighbours compared for the negatives, eq. (6); capped at half of the items."""
     max_negatives: int = 50
@@ -118,7 +125,7 @@ class MiningConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Fine-tuning on the mined tuples (Sec. 3.4; values of Sec. 4.3)."""
+    """Fine-tuning on the mined tuples (Sec. 3.4; values of Sec. 4.3, which STEADY changes)."""
 
     pooling: Pooling = "mac"
     loss: Loss = "contrastive"
@@ -127,27 +134,57 @@ class TrainingConfig:
     """Margin m; by default 0.7 (contrastive) or 0.5 (triplet)."""
     weighted: bool = True
     """Multiply a tuple's loss by the manifold similarity of its positive (+W)."""
+    normalized_weights: bool = False
+    """Divide the weights by their mean: their scale depends on the graph, and acts as a rate."""
     epochs: int = 30
     anchors_per_epoch: int = 1000
     """Tuples drawn anew in each epoch, one an anchor."""
     batch_size: int = 5
     """Tuples in an optimiser step, over all workers together."""
+    positives: int = 1
+    """Positives of a tuple; its loss is the mean over all pairs of a positive and a negative."""
+    negatives: int = 1
+    """Negatives of a tuple."""
+    top_positives: int | None = None
+    """Positives are drawn among so many of their pool, the most similar on the manifold."""
     hard_negatives: int = 10
-    """A negative is drawn among so many of its pool, the nearest to the anchor (as released)."""
+    """Negatives are drawn among so many of their pool, the nearest to the anchor (as released)."""
+    augmentation: Augmentation = "none"
+    """crop: random resized crops and flips, for fine-grained learning."""
+    crop_size: int = 224
+    """Pixels of a side of a crop."""
+    optimizer: Optimizer = "sgd"
     learning_rate: float = 1e-2
+    schedule: Schedule = "step"
+    """The learning rate falls in steps, along half a cosine to 0, or not at all."""
     decay: float = 0.1
-    """Factor on the learning rate every `decay_epochs` epochs."""
+    """Factor on the learning rate every `decay_epochs` epochs (step)."""
     decay_epochs: int = 10
+    warmup_epochs: float = 0.0
+    """The learning rate rises from 0 during so many epochs."""
     momentum: float = 0.9
+    """Of sgd."""
     weight_decay: float = 5e-4
+    clip_norm: float | None = None
+    """Largest norm of a step's gradient; None: any."""
+    precision: Precision = "float32"
+    """bfloat16: of the passes through the network; weights and losses stay in float32."""
     longest_side: int = 362
     """Longest side of training images, pixels."""
     embed_batch_size: int = 32
     """Images of one shape in a forward pass without gradients, at most."""
+    held_out: float = 0.0
+    """Share of the anchors that never train: their loss is logged."""
+    check_items: int = 300
+    """Items drawn at random whose manifold neighbours a healthy network finds; 0: no check."""
+    keep: Literal["best", "last"] = "last"
+    """The network that is kept: the healthiest, the initial one included, or the last."""
+    patience: int | None = None
+    """Training ends after so many epochs without a healthier network; None: never early."""
     monitor_every: int = 1
     """Epochs between two measurements of mAP during training, where labels exist; 0: never."""
     workers: int | None = None
-    """Workers of distributed data parallel; by default one a GPU, or one."""
+    """Workers of distributed data parallel at most; by default one a GPU, or one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +238,10 @@ class Config(RunConfig):
 
     preset: Preset = "demo"
     """Where the defaults come from: rendered photos on one machine, or the paper's retrieval."""
+    recipe: Recipe = "steady"
+    """How to train by default: steadily on any collection, or with the paper's own values."""
+    rounds: int = 1
+    """Each further round mines anew, with the network of the one before (Sec. 3.4)."""
     images: tuple[str, ...] = ()
     """Folders, tar shards, Parquet files or lists of images; none: a rendered demonstration set."""
     image_column: str | None = None
@@ -237,32 +278,58 @@ class MineConfig(RunConfig):
     """A label for each item (.npy, or text with one a line), to measure the purity of the pools."""
 
 
-RETRIEVAL = Config(preset="retrieval")
-DEMO = replace(
-    RETRIEVAL,
-    preset="demo",
-    network="efficientnet_lite0",
-    extraction=ExtractionConfig(longest_side=192, shard_size=64),
-    # Some 13 photos of an object: fewer neighbours than the paper's. A random walk on 352 photos
-    # has some 40 local maxima; all items are anchors instead, as for the paper's fine-grained sets.
-    mining=MiningConfig(
-        graph_k=5,
-        component="all",
-        selection="all",
-        positive_k=8,
-        negative_k=100,
-        anchor_block=64,
-    ),
-    # A network with BatchNorm, whose statistics are frozen, falls apart at the paper's 1e-2.
-    training=TrainingConfig(
-        longest_side=192,
-        epochs=3,
-        anchors_per_epoch=60,
-        learning_rate=1e-4,
-        decay_epochs=2,
-    ),
-    evaluation=EvaluationConfig(longest_side=192),
-)
+Changes = dict[str, Any]  # of fields; those of a section in a dict of their own
+
+# The paper's values suit a million photos of landmarks. With these, smaller and less pure
+# collections gain too, and none loses: RESULTS.md, "Steady training".
+STEADY: Changes = {
+    "mining": {"graph_k": 10, "positive_k": 20, "selection": "filled"},
+    "training": {
+        # The contrastive loss attracts until all distances are below its margin: it contracts.
+        "loss": "triplet",
+        "normalized_weights": True,
+        "learning_rate": 3e-4,
+        "anchors_per_epoch": 200,
+        "held_out": 0.1,
+        "keep": "best",
+        "patience": 5,
+    },
+}
+RECIPES: dict[Recipe, Changes] = {"steady": STEADY, "paper": {}}
+SIZES: dict[Preset, Changes] = {
+    "demo": {
+        "network": "efficientnet_lite0",
+        "extraction": {"longest_side": 192, "shard_size": 64},
+        # Some 13 photos of an object: fewer neighbours than the paper's.
+        "mining": {
+            "component": "all",
+            "graph_k": 5,
+            "positive_k": 8,
+            "negative_k": 100,
+            "anchor_block": 64,
+        },
+        "training": {"longest_side": 192, "epochs": 4, "anchors_per_epoch": 60},
+        "evaluation": {"longest_side": 192},
+    },
+    "retrieval": {},
+}
+
+
+def preset(name: Preset, recipe: Recipe = "steady") -> Config:
+    """The paper's values, as changed by a recipe, then by the sizes of a preset."""
+    config = Config(preset=name, recipe=recipe)
+    return _changed(_changed(config, RECIPES[recipe]), SIZES[name])
+
+
+def _changed(config: Config, changes: Changes) -> Config:
+    new = {
+        field: replace(getattr(config, field), **value) if isinstance(value, dict) else value
+        for field, value in changes.items()
+    }
+    return replace(config, **new)
+
+
+DEMO, RETRIEVAL = preset("demo"), preset("retrieval")
 PRESETS: dict[Preset, Config] = {"demo": DEMO, "retrieval": RETRIEVAL}
 MINE_PRESETS: dict[MinePreset, MineConfig] = {
     "retrieval": MineConfig(),
@@ -292,6 +359,7 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("mining", "rtol"): (0, 1),
     ("mining", "max_iter"): (1, 1_000_000),
     ("mining", "positive_k"): (1, 1_000_000),
+    ("mining", "positive_cut"): (0, 1),
     ("mining", "negative_k"): (1, 10**9),
     ("mining", "max_negatives"): (1, 1_000_000),
     ("mining", "geodesic_far"): (0, 1),
@@ -302,7 +370,16 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("training", "epochs"): (1, 100_000),
     ("training", "anchors_per_epoch"): (1, 10**9),
     ("training", "batch_size"): (1, 1_000_000),
+    ("training", "positives"): (1, 1000),
+    ("training", "negatives"): (1, 1000),
+    ("training", "top_positives"): (1, 1_000_000),
     ("training", "hard_negatives"): (1, 1_000_000),
+    ("training", "crop_size"): (32, 4096),
+    ("training", "warmup_epochs"): (0, 100_000),
+    ("training", "clip_norm"): (0, 1e9),
+    ("training", "held_out"): (0, 0.9),
+    ("training", "check_items"): (0, 1_000_000),
+    ("training", "patience"): (1, 100_000),
     ("training", "learning_rate"): (0, 1000),
     ("training", "decay"): (0, 1),
     ("training", "decay_epochs"): (1, 100_000),
@@ -319,6 +396,7 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("", "max_workers"): (1, 100_000),
     ("", "seed"): (0, 2**63 - 1),
     ("", "sample"): (1, 10**12),
+    ("", "rounds"): (1, 1000),
 }
 
 
@@ -358,6 +436,11 @@ def _validate_images(config: Config) -> None:
     if not config.images and (config.preset == "retrieval" or config.evaluation.images):
         raise InputError("--images is missing: name the folder of the images to learn from")
     _validate_extraction(config.extraction)
+    if config.training.keep == "best" and not config.training.check_items:
+        raise InputError(
+            "--training.check-items 0: the best network is told by this check; leave it on, or "
+            "give --training.keep last"
+        )
     chosen_stages(config)
 
 

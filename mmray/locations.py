@@ -192,13 +192,22 @@ def patiently(read: Callable[[], Result], uri: str) -> Result:
 
 
 def ahead(
-    read: Callable[[Item], Result], items: Iterable[Item], count: int = 8
+    read: Callable[[Item], Result],
+    items: Iterable[Item],
+    count: int = 8,
+    *,
+    threads: int | None = None,
 ) -> Iterator[Result]:
-    """The results of `read` in order, a few read ahead: what is far answers slowly."""
-    with ThreadPoolExecutor(count) as threads:
+    """The results of `read` in order, `count` of them read ahead: what is far answers slowly.
+
+    Parameters
+    ----------
+    threads : that read; None: `count`
+    """
+    with ThreadPoolExecutor(threads or count) as pool:
         waiting: deque[Future[Result]] = deque()
         for item in items:
-            waiting.append(threads.submit(read, item))
+            waiting.append(pool.submit(read, item))
             if len(waiting) > count:
                 yield waiting.popleft().result()
         while waiting:

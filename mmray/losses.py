@@ -1,10 +1,15 @@
-"""The two losses of the paper, one value per tuple (anchor, positive, negative), no factors 1/2.
+"""The two losses of the paper, one value per tuple (anchor, positives, negatives), no factors 1/2.
 
-b tuples, d dimensions. Embeddings are l2-normalised rows, though nothing here depends on it.
+b tuples, p positives and n negatives in each (1 and 1 in the paper), d dimensions. Embeddings are
+l2-normalised rows, though nothing here depends on it.
 """
 
 import torch
 from torch import Tensor
+
+from mmray.config import Loss
+
+MARGINS: dict[Loss, float] = {"contrastive": 0.7, "triplet": 0.5}  # m of eqs. (7) and (8)
 
 
 def contrastive_loss(
@@ -34,10 +39,7 @@ def contrastive_loss(
         The shapes differ, or the margin is negative.
     """
     _check(anchor, positive, negative, margin, weight)
-    # vector_norm has the subgradient 0 at 0, where sqrt(sum of squares) would give NaN.
-    distance: Tensor = torch.linalg.vector_norm(anchor - negative, dim=1)
-    hinge = (margin - distance).clamp(min=0)
-    loss = _squared_distance(anchor, positive) + hinge.square()
+    loss = _contrastive(anchor, positive, negative, margin)
     return loss if weight is None else loss * weight
 
 
@@ -56,13 +58,66 @@ def triplet_loss(
     Parameters, result and errors are those of `contrastive_loss`.
     """
     _check(anchor, positive, negative, margin, weight)
-    difference = _squared_distance(anchor, positive) - _squared_distance(anchor, negative)
-    loss = (margin + difference).clamp(min=0)
+    loss = _triplet(anchor, positive, negative, margin)
     return loss if weight is None else loss * weight
 
 
+def tuple_loss(
+    anchor: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    *,
+    loss: Loss,
+    margin: float | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Eq. (7) or (8) as a mean over the p x n pairs (positive, negative) of each anchor.
+
+    With one positive and one negative it is the loss of the paper.
+
+    Parameters
+    ----------
+    anchor : (b, d) float
+    positives : (b, p, d) float, p at least 1
+    negatives : (b, n, d) float, n at least 1
+    margin : m, at least 0; 0.7 (contrastive) or 0.5 (triplet) where None
+    weights : (b, p) float, multiply the loss of every pair of a positive: s_m(x_r, x_+) in +W
+
+    Returns
+    -------
+    (b,): not averaged over the tuples. Gradients as those of `contrastive_loss`.
+
+    Raises
+    ------
+    ValueError
+        The shapes do not belong together, there is no positive or no negative, or the margin is
+        negative.
+    """
+    margin = MARGINS[loss] if margin is None else margin
+    _check_tuples(anchor, positives, negatives, margin, weights)
+    # Distances take shapes (b, p, 1) and (b, 1, n); no embedding is copied for each pair.
+    pairs = LOSSES[loss](anchor[:, None, None], positives[:, :, None], negatives[:, None], margin)
+    return (pairs if weights is None else pairs * weights[:, :, None]).mean((1, 2))
+
+
+def _contrastive(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    # vector_norm has the subgradient 0 at 0, where sqrt(sum of squares) would give NaN.
+    distance: Tensor = torch.linalg.vector_norm(anchor - negative, dim=-1)
+    hinge = (margin - distance).clamp(min=0)
+    return _squared_distance(anchor, positive) + hinge.square()
+
+
+def _triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    difference = _squared_distance(anchor, positive) - _squared_distance(anchor, negative)
+    return (margin + difference).clamp(min=0)
+
+
+# Of rows (..., d) whose leading axes broadcast: anchor, positive, negative, margin -> (...).
+LOSSES = {"contrastive": _contrastive, "triplet": _triplet}
+
+
 def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    return (x - y).square().sum(1)
+    return (x - y).square().sum(-1)
 
 
 def _check(
@@ -76,5 +131,30 @@ def _check(
     # A (b, 1) weight would broadcast to (b, b) without a word.
     if weight is not None and weight.shape != anchor.shape[:1]:
         raise ValueError(f"weight has the shape {tuple(weight.shape)}, not ({anchor.shape[0]},)")
+    _check_margin(margin)
+
+
+def _check_tuples(
+    anchor: Tensor, positives: Tensor, negatives: Tensor, margin: float, weights: Tensor | None
+) -> None:
+    shapes = [tuple(x.shape) for x in (anchor, positives, negatives)]
+    if [len(shape) for shape in shapes] != [2, 3, 3] or any(
+        (shape[0], shape[-1]) != shapes[0] for shape in shapes
+    ):
+        raise ValueError(
+            "anchor, positives and negatives must have the shapes (b, d), (b, p, d) and "
+            f"(b, n, d), not {shapes[0]}, {shapes[1]} and {shapes[2]}"
+        )
+    p, n = positives.shape[1], negatives.shape[1]
+    if not p or not n:
+        raise ValueError(f"{p} positives and {n} negatives: a tuple has at least one of each")
+    if weights is not None and weights.shape != positives.shape[:2]:
+        raise ValueError(
+            f"weights have the shape {tuple(weights.shape)}, not ({anchor.shape[0]}, {p})"
+        )
+    _check_margin(margin)
+
+
+def _check_margin(margin: float) -> None:
     if not margin >= 0:
         raise ValueError(f"margin is {margin}, it must be at least 0")

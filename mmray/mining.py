@@ -83,6 +83,7 @@ class MiningMethod:
     positive_k: int
     negative_k: int
     max_negatives: int
+    positive_cut: float = 0.0
     geodesic_far: float = 0.5
     alpha: float = 0.99
     rtol: float = 1e-10
@@ -120,6 +121,7 @@ def mine_batch(
             positive_k=method.positive_k,
             negative_k=method.negative_k,
             max_negatives=method.max_negatives,
+            positive_cut=method.positive_cut,
             alpha=method.alpha,
             rtol=method.rtol,
             max_iter=method.max_iter,

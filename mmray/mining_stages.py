@@ -26,10 +26,12 @@ from mmray.errors import InputError
 from mmray.evaluation.purity import Purity, pool_purity
 from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.graph_report import GraphReport, describe, graph_report
+from mmray.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining import MiningInput, MiningMethod
 from mmray.neighbors import ExactIndex
 from mmray.pools import Pools, summary
 from mmray.progress import announce
+from mmray.reordering import reorder
 from mmray.report import graph_figure
 from mmray.session import Counts, Session
 
@@ -145,23 +147,58 @@ def mine_stage(session: Session[RunConfig], source: Source, graph: Stage) -> Min
             negatives=config.negatives,
             threads=os.cpu_count() or 1,
         )
-        pools = stage.folder / "pools"
         mine(
             given,
             anchors,
             method,
             block=config.anchor_block,
-            output=pools,
+            output=stage.folder / "pools",
             pool=pool,
             device=device,
         )
         return summary(artifacts.read_pools(stage.folder))
 
-    drawn = seed if "random" in (config.selection, config.negatives) else None
+    random = config.selection in ("random", "filled") or config.negatives == "random"
+    drawn = seed if random else None
     options = dataclasses.asdict(dataclasses.replace(method, seed=0))
     anchors = (config.anchors, config.selection, config.anchor_block, drawn)
     stage = session.stage("mine", graph.fingerprint, anchors, options, device, work=work)
     return Mined(stage, artifacts.read_pools(stage.folder))
+
+
+def check_stage(
+    session: Session[RunConfig], source: Source, graph: Stage, *, items: int, neighbors: int
+) -> ManifoldNeighbors:
+    """Manifold neighbours of linked items drawn at random, by which a network is checked.
+
+    They are few, and found by this process.
+
+    Parameters
+    ----------
+    items : how many, at most; 0: none
+    neighbors : of each, at most
+    """
+    config, seed = session.config.mining, session.config.seed
+
+    def work(stage: Stage) -> Counts:
+        stored = artifacts.read_graph(graph.folder)
+        drawn = select_anchors(stored.raw, max(items, 1), selection="random", seed=seed)[:items]
+        near = manifold_neighbors(
+            reorder(stored.normalized),
+            drawn,
+            neighbors,
+            alpha=config.alpha,
+            rtol=config.rtol,
+            max_iter=config.max_iter,
+            threads=os.cpu_count() or 1,
+        )
+        artifacts.write_manifold(stage.folder, near.renamed(stored.items))
+        return {"items": len(drawn)}
+
+    solver = (config.alpha, config.rtol, config.max_iter)
+    inputs = (graph.fingerprint, items, neighbors, solver, seed)
+    stage = session.stage("check", *inputs, work=work, part_of="mine")
+    return artifacts.read_manifold(stage.folder)
 
 
 def measure_purity(session: Session[RunConfig], mined: Mined, labels: NDArray[Any]) -> Purity:

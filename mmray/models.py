@@ -148,7 +148,8 @@ class EmbeddingNet(nn.Module):
         below, right = (max(0, self.stride - side) for side in inputs.shape[2:])
         if below or right:
             inputs = F.pad(inputs, (0, right, 0, below))
-        return cast(Tensor, self.backbone(inputs))
+        # Under autocast the maps may be half as precise; what follows is not.
+        return cast(Tensor, self.backbone(inputs)).float()
 
 
 def _resized(inputs: Tensor, scale: float) -> Tensor:

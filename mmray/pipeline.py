@@ -17,15 +17,15 @@ from mmray.artifacts import Stage
 from mmray.collection import Collection, read_exclusions
 from mmray.config import Config, Pooling, chosen_stages
 from mmray.describing import Described, describe
-from mmray.distributed import cluster
 from mmray.distributed.extraction import Description
-from mmray.distributed.trainer import TrainingJob, fine_tune
 from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet, labelled_set
 from mmray.evaluation.purity import labels_of, read_named_labels
 from mmray.feature_stages import extract_stage, features_stage
+from mmray.health import NEIGHBORS
 from mmray.mining_stages import (
     Mined,
+    check_stage,
     graph_stage,
     measure_purity,
     mine_stage,
@@ -37,6 +37,7 @@ from mmray.rendering.photo_set import render_collection
 from mmray.report import Score, results_table
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sources import probe
+from mmray.training_stages import Tuned, train_stage
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
 
 INITIAL, TUNED = "initial", "fine-tuned"
@@ -82,24 +83,36 @@ def run(config: Config) -> list[Score]:
 
 def recipe(session: Session[Config], inputs: Inputs) -> list[Score]:
     """All stages in their order, as far as the last that was chosen."""
-    last = session.chosen[-1]
-    described = extract_stage(session, inputs.network, inputs.sources, inputs.excluded)
-    source = features_stage(session, described)
-    if last == "extract":
-        return []
-    graph = graph_stage(session, source)
-    if last == "graph":
-        return []
-    mined = mine_stage(session, source, graph)
-    if inputs.pool_labels is not None:
-        names = described.items.table["name"].to_pylist()
-        measure_purity(session, mined, labels_of(names, inputs.pool_labels))
-    if last == "mine":
-        return []
-    tuned = train_stage(session, inputs, described, mined)
+    last, tuned = session.chosen[-1], Tuned(inputs.network, 0)
+    for number in range(1, session.config.rounds + 1):
+        if number > 1:
+            announce(f"round {number}: features by the network of the round before")
+        described = extract_stage(session, tuned.network, inputs.sources, inputs.excluded)
+        source = features_stage(session, described)
+        if last == "extract":
+            return []
+        graph = graph_stage(session, source)
+        if last == "graph":
+            return []
+        mined = mine_stage(session, source, graph)
+        if inputs.pool_labels is not None:
+            names = described.items.table["name"].to_pylist()
+            measure_purity(session, mined, labels_of(names, inputs.pool_labels))
+        if last == "mine":
+            return []
+        checked = check_stage(
+            session, source, graph, items=session.config.training.check_items, neighbors=NEIGHBORS
+        )
+        metrics = "" if number == 1 else f"round-{number}/"
+        images, labelled = described.items, inputs.labelled
+        tuned = train_stage(
+            session, tuned.network, images, mined, checked, labelled, metrics=metrics
+        )
+        if tuned.epoch == 0:
+            break  # another round would be the same
     if last == "train":
         return []
-    networks = {INITIAL: inputs.network, TUNED: tuned}
+    networks = {INITIAL: inputs.network, TUNED: tuned.network}
     whitened = whiten_stage(session, described, mined, networks)
     if last == "whiten":
         return []
@@ -150,37 +163,6 @@ def given_inputs(config: Config) -> Inputs:
         network,
         read_named_labels(test.pool_labels) if test.pool_labels else None,
     )
-
-
-def train_stage(
-    session: Session[Config], inputs: Inputs, described: Described, mined: Mined
-) -> EmbeddingNet:
-    """The network fine-tuned on the mined tuples."""
-    config, seed = session.config.training, session.config.seed
-
-    def work(stage: Stage) -> Counts:
-        workers, resources = cluster.training_resources(config.workers)
-        job = TrainingJob(
-            model=inputs.network,
-            images=described.items,
-            pools=mined.pools,
-            config=config,
-            seed=seed,
-            run=session.run,
-            max_pixels=session.config.extraction.max_pixels,
-            labelled=inputs.labelled,
-        )
-        model, history = fine_tune(job, folder=stage.folder, workers=workers, resources=resources)
-        models.save(model, stage.folder / "model")
-        artifacts.write_json(stage.folder, "history.json", history)
-        return {"epochs": len(history), "loss": history[-1]["loss"]}
-
-    # Any number of workers follows one trajectory, and measuring it does not change it.
-    options = dataclasses.asdict(config)
-    del options["workers"], options["monitor_every"]
-    digest = models.state_digest(inputs.network)
-    stage = session.stage("train", mined.stage.fingerprint, digest, options, seed, work=work)
-    return models.load(stage.folder / "model")
 
 
 def whiten_stage(

@@ -78,6 +78,7 @@ def mine_pools(
     positive_k: int,
     negative_k: int,
     max_negatives: int,
+    positive_cut: float = 0.0,
     items: Ids | None = None,
     alpha: float = 0.99,
     rtol: float = 1e-10,
@@ -91,7 +92,7 @@ def mine_pools(
     graph : (n, n) CSR
         A of eq. (1), not normalised.
     anchors : (a,) int64
-    positive_k, negative_k, max_negatives : int
+    positive_k, negative_k, max_negatives, positive_cut
         See `pools_of`.
     items : (m,) int64, ascending
         Work on these items only, as if there were no others; all where None. In the retrieval
@@ -121,6 +122,7 @@ def mine_pools(
         positive_k=positive_k,
         negative_k=negative_k,
         max_negatives=max_negatives,
+        positive_cut=positive_cut,
         alpha=alpha,
         rtol=rtol,
         max_iter=max_iter,
@@ -136,6 +138,7 @@ def pools_of(
     positive_k: int,
     negative_k: int,
     max_negatives: int,
+    positive_cut: float = 0.0,
     alpha: float = 0.99,
     rtol: float = 1e-10,
     max_iter: int = 20,
@@ -156,6 +159,10 @@ def pools_of(
         K of eq. (6), from 1; ⌈n/2⌉ where that is less.
     max_negatives : int
         How many of P⁻ are kept, from 1.
+    positive_cut : float
+        In [0, 1]: positives whose s_m is below this share of that of the anchor's first manifold
+        neighbour are left out. Not in the paper (0): its collections have many images an object;
+        where an object has fewer than positive_k, NN^m goes on with other objects.
     alpha, rtol, max_iter, device, threads
         See `diffuse`.
 
@@ -188,7 +195,13 @@ def pools_of(
         for row, similarity in zip(rows, diffusion.similarity, strict=True):
             euclidean = nearest.ids[row], nearest.similarities[row]
             mined[row] = _select(
-                anchors[row], _Ranking(similarity), euclidean, positive_k, negative_k, max_negatives
+                anchors[row],
+                Ranking(similarity),
+                euclidean,
+                positive_k,
+                negative_k,
+                max_negatives,
+                positive_cut,
             )
         residual[rows], iterations[rows] = diffusion.residual, diffusion.iterations
     chosen = [mined[row] for row in range(len(anchors))]
@@ -239,7 +252,7 @@ def summary(pools: Pools) -> dict[str, float]:
     }
 
 
-class _Ranking:
+class Ranking:
     """All items by one similarity (n,), descending, ties by id ascending."""
 
     def __init__(self, similarity: Features) -> None:
@@ -280,11 +293,12 @@ class _AnchorPools:
 
 def _select(
     anchor: np.int64,
-    manifold: _Ranking,
+    manifold: Ranking,
     euclidean: tuple[Ids, Features],
     positive_k: int,
     negative_k: int,
     max_negatives: int,
+    positive_cut: float,
 ) -> _AnchorPools:
     """Eqs. (5) and (6) for one anchor, given NN^e and s_e of at least positive_k and negative_k."""
     nearest_e, similarity_e = euclidean
@@ -293,14 +307,16 @@ def _select(
     matching = nearest_m[:positive_k]
     # Among its exact duplicates, the anchor may be missing from its own NN^e or NN^m.
     named = matching[~np.isin(matching, nearest_e[:positive_k]) & (matching != anchor)]
-    positives = named[manifold.similarity[named] > 0]
     linked = (manifold.similarity[matching] > 0) & (matching != anchor)
+    positives = named[manifold.similarity[named] > 0]
+    strongest = manifold.similarity[matching[linked]].max(initial=0)
+    strong = positives[manifold.similarity[positives] >= positive_cut * strongest]
 
     farther = ~np.isin(nearest_e[:negative_k], nearest_m[:negative_k])
     places = np.flatnonzero(farther & (nearest_e[:negative_k] != anchor))[:max_negatives]
     return _AnchorPools(
-        positives=positives,
-        positive_similarity=manifold.similarity[positives],
+        positives=strong,
+        positive_similarity=manifold.similarity[strong],
         negatives=nearest_e[places],
         negative_similarity=similarity_e[places],
         negative_rank_m=manifold.places(nearest_e[places]),

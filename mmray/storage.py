@@ -47,11 +47,13 @@ class Folder:
         return Path(path) if isinstance(filesystem, pafs.LocalFileSystem) else None
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(f"{self.uri.rstrip('/')}/{name}")
+        return Folder(self.location(name))
 
     def location(self, name: str) -> str:
         """Path or URI of a file in this folder, as a person would type it."""
-        return f"{self.uri.rstrip('/')}/{name}"
+        # What follows ? in a URI are options of its file system; in a path it is a part of a name.
+        folder, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return f"{folder.rstrip('/')}/{name}{mark}{options}"
 
     def names(self) -> list[str]:
         """Names of the files directly in this folder, sorted; unfinished ones are not seen."""
@@ -76,9 +78,10 @@ class Folder:
         with self.reading(name) as source:
             return pq.read_table(source, columns=columns)
 
-    def write_table(self, name: str, table: pa.Table) -> None:
+    def write_table(self, name: str, table: pa.Table, **layout: Any) -> None:
+        """Write Parquet; the layout is options of `pyarrow.parquet.write_table`."""
         with self.writing(name) as sink:
-            pq.write_table(table, sink)
+            pq.write_table(table, sink, **layout)
 
     def reading(self, name: str) -> Any:
         """An open, seekable pyarrow file."""

@@ -3,7 +3,8 @@
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
-from mlflow.entities import Param, RunTag
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from mmray.artifacts import read_json, write_json
@@ -44,6 +45,25 @@ class Run:
         with self._reporting():
             for name, value in metrics.items():
                 self._client.log_metric(self.run_id, name, float(value), step=step)
+
+    def log_epochs(self, history: Sequence[Mapping[str, float]], *, prefix: str = "") -> None:
+        """Log the metrics of epochs 0, 1, ..., those that are logged already left out.
+
+        The metrics of an epoch go in together, or none of them does.
+        """
+        names = {prefix + name for metrics in history for name in metrics}
+        with self._reporting():
+            logged = {
+                metric.step
+                for name in names
+                for metric in self._client.get_metric_history(self.run_id, name)
+            }
+            now = int(1000 * time.time())
+            for step, metrics in enumerate(history):
+                if step in logged:
+                    continue
+                entries = [Metric(prefix + k, float(v), now, step) for k, v in metrics.items()]
+                self._client.log_batch(self.run_id, metrics=entries)
 
     def log_text(self, name: str, text: str) -> None:
         with self._reporting():

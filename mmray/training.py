@@ -1,11 +1,12 @@
 """Embedding images by their ids, and one epoch of fine-tuning (Sec. 3.4).
 
-m images, t tuples, p poolings, d dims. Everything here runs alone or as one of several ranks of
-`torch.distributed`; any number of ranks follows the trajectory of one.
+m images, t tuples of p positives and n negatives each, d dims. Everything here runs alone or as one
+of several ranks of `torch.distributed`; any number of ranks follows the trajectory of one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,26 +16,32 @@ from torch import Tensor, nn
 
 from mmray.arrays import Features, Ids, Pixels
 from mmray.collection import ImageFile
-from mmray.config import Loss, Pooling
+from mmray.config import Loss, Pooling, Precision
 from mmray.embedding import as_batch, embed
 from mmray.errors import InputError
 from mmray.images import MAX_PIXELS, load_image, same_shape_batches
-from mmray.losses import contrastive_loss, triplet_loss
+from mmray.inference import fused
+from mmray.locations import ahead
+from mmray.losses import tuple_loss
 from mmray.models import EmbeddingNet
+from mmray.optimization import set_learning_rate
 from mmray.tuples import Tuples
 
-MARGINS: dict[Loss, float] = {"contrastive": 0.7, "triplet": 0.5}  # m of eqs. (7) and (8)
-LOSSES = {"contrastive": contrastive_loss, "triplet": triplet_loss}
 CHUNK = 256  # images decoded together when a set is embedded
+AHEAD = 64  # images read ahead of their use
+THREADS = 2  # that read them
+
+View = Callable[[Pixels, int], Pixels]
 
 
 class ImageSource:
-    """Reads, decodes and resizes images by their id, in threads, one group ahead of its use.
+    """Reads, decodes and resizes images by their id, in threads, ahead of their use.
 
     Parameters
     ----------
     items : the images, an image's id being its place among them
     longest_side : pixels to which images are reduced
+    view : what is made of an image, by a number that is given with it
     """
 
     def __init__(
@@ -43,12 +50,19 @@ class ImageSource:
         *,
         longest_side: int,
         max_pixels: int = MAX_PIXELS,
-        threads: int = 2,
+        view: View = lambda pixels, key: pixels,
     ) -> None:
         self.items, self.longest_side, self.max_pixels = items, longest_side, max_pixels
-        self.threads = ThreadPoolExecutor(threads)
+        self.view = view
 
-    def _load(self, image_id: int) -> Pixels:
+    def seen_as(self, view: View) -> "ImageSource":
+        """The same images under another view."""
+        return ImageSource(
+            self.items, longest_side=self.longest_side, max_pixels=self.max_pixels, view=view
+        )
+
+    def _load(self, request: tuple[int, int]) -> Pixels:
+        image_id, key = request
         item = self.items[image_id]
         decoded = load_image(item, longest_side=self.longest_side, max_pixels=self.max_pixels)
         if decoded.pixels is None:
@@ -56,36 +70,40 @@ class ImageSource:
                 f"{item.location}: {decoded.error}; this image could be read before: restore it, "
                 "or start again with another --storage"
             )
-        return decoded.pixels
+        return self.view(decoded.pixels, key)
 
-    def groups(self, groups: Iterable[Ids]) -> Iterator[list[Pixels]]:
-        """The images of each group of ids in turn."""
-        waiting: list[Future[Pixels]] | None = None
+    def groups(
+        self, groups: Sequence[Ids], keys: Sequence[Ids] | None = None
+    ) -> Iterator[list[Pixels]]:
+        """The images of each group of ids in turn; the keys are for the view, one an image."""
+        flat = np.concatenate([*groups, np.empty(0, np.int64)]).tolist()
+        of_images = [0] * len(flat) if keys is None else np.concatenate(keys).tolist()
+        images = ahead(self._load, zip(flat, of_images, strict=True), AHEAD, threads=THREADS)
         for group in groups:
-            following = [self.threads.submit(self._load, int(image_id)) for image_id in group]
-            if waiting is not None:
-                yield [future.result() for future in waiting]
-            waiting = following
-        if waiting is not None:
-            yield [future.result() for future in waiting]
+            yield list(islice(images, len(group)))
 
 
 def embed_ids(
     model: EmbeddingNet,
     source: ImageSource,
     ids: Ids,
-    poolings: Sequence[Pooling],
+    pooling: Pooling,
     *,
     batch_size: int,
     device: torch.device,
+    precision: Precision = "float32",
 ) -> Features:
-    """`embed` for images of a source: (m, p, d), shared between the ranks, whole on every rank."""
+    """`embed` for images of a source: (m, d), shared between the ranks, whole on every rank.
+
+    The model stays as it is: a copy of it, made for inference, embeds.
+    """
     rank, size = rank_and_size()
     stripe = ids[rank::size]
     chunks = [stripe[start : start + CHUNK] for start in range(0, len(stripe), CHUNK)]
-    rows = [np.zeros((0, len(poolings), model.dim), np.float32)]
+    faster = fused(model, dtype=getattr(torch, precision))
+    rows = [np.zeros((0, model.dim), np.float32)]
     rows += [
-        embed(model, images, poolings, batch_size=batch_size, device=device)
+        embed(faster, images, [pooling], batch_size=batch_size, device=device)[:, 0]
         for images in source.groups(chunks)
     ]
     return _gather_stripes(np.concatenate(rows), len(ids), device)
@@ -110,24 +128,50 @@ def _gather_stripes(stripe: Features, total: int, device: torch.device) -> Featu
     return torch.stack(stripes, 1).flatten(0, 1)[:total].cpu().numpy()
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepRule:
+    """How a step follows from a batch of tuples.
+
+    Attributes
+    ----------
+    loss, margin, weighted : see `losses.tuple_loss`
+    batch_size : tuples in a step, over all ranks together
+    precision : of the forward and backward pass through the backbone; weights, embeddings and
+        losses are in float32 always
+    clip_norm : a gradient with a larger norm is scaled down to it; None: never
+    """
+
+    loss: Loss
+    margin: float | None
+    weighted: bool
+    batch_size: int
+    precision: Precision = "float32"
+    clip_norm: float | None = None
+
+
 def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     tuples: Tuples,
     source: ImageSource,
+    rule: StepRule,
     *,
-    loss: Loss,
-    margin: float | None,
-    weighted: bool,
-    batch_size: int,
     device: torch.device,
+    learning_rate: Callable[[float], float] | None = None,
     progress: Callable[[int], Any] = lambda tuples_done: None,
-) -> float:
-    """One pass over the tuples; returns their mean loss.
+) -> dict[str, float]:
+    """One pass over the tuples; returns their mean loss and the mean norm of the gradients.
 
     A step takes the gradient of the mean loss of `batch_size` tuples. Each rank computes the tuples
     [rank::size] of the step; what they add is scaled so that DDP's mean over the ranks is the mean
     over the tuples, however uneven the stripes.
+
+    Parameters
+    ----------
+    source : its view is given the place of an image in the epoch, counted tuple by tuple: anchor,
+        positives, negatives
+    learning_rate : of a step, by the share of the epoch, in (0, 1], that is done after it; None:
+        the optimiser's own
 
     Raises
     ------
@@ -135,33 +179,61 @@ def train_epoch(
         The loss is not finite: training has diverged.
     """
     rank, size = rank_and_size()
-    margin = MARGINS[loss] if margin is None else margin
-    starts = range(0, len(tuples.anchors), batch_size)
-    steps = [np.arange(start, min(start + batch_size, len(tuples.anchors))) for start in starts]
+    total = len(tuples.anchors)
+    steps = [
+        np.arange(start, min(start + rule.batch_size, total))
+        for start in range(0, total, rule.batch_size)
+    ]
     # A rank without a tuple in a short last step repeats the first one at weight 0, to keep up.
     stripes = [step[rank::size] if len(step) > rank else step[:1] for step in steps]
-    triples = np.stack([tuples.anchors, tuples.positives, tuples.negatives])
+    members = np.hstack([tuples.anchors[:, None], tuples.positives, tuples.negatives])
+    keys = np.arange(members.size).reshape(members.shape)
+    images_of_steps = source.groups(
+        [members[stripe].ravel() for stripe in stripes],
+        [keys[stripe].ravel() for stripe in stripes],
+    )
     model.train()
-    total = torch.zeros((), device=device)
-    images_of_steps = source.groups(triples[:, stripe].reshape(-1) for stripe in stripes)
+    sums = torch.zeros(2, device=device)  # of the losses, of the norms of the gradients
     for step, stripe, images in zip(steps, stripes, images_of_steps, strict=True):
-        weight = torch.from_numpy(tuples.weights[stripe]).to(device) if weighted else None
-        embeddings = _forward(model, images, device).unflatten(0, (3, len(stripe)))
-        losses = LOSSES[loss](*embeddings, margin=margin, weight=weight)
+        if learning_rate is not None:
+            set_learning_rate(optimizer, learning_rate((step[-1] + 1) / total))
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=rule.precision == "bfloat16", cache_enabled=False
+        ):
+            embeddings = _forward(model, images, device)
+        weights = torch.from_numpy(tuples.weights[stripe]).to(device) if rule.weighted else None
+        losses = _losses(embeddings.unflatten(0, (len(stripe), -1)), tuples, weights, rule)
         share = losses.sum() * (1.0 if len(step) > rank else 0.0)
         optimizer.zero_grad(set_to_none=True)
         (share * size / len(step)).backward()
+        sums[0] += share.detach()
+        # Without a limit this only measures: the factor is 1.
+        limit = float("inf") if rule.clip_norm is None else rule.clip_norm
+        sums[1] += nn.utils.clip_grad_norm_(model.parameters(), limit) / size
         optimizer.step()
-        total += share.detach()
         progress(len(step))
     if size > 1:
-        torch.distributed.all_reduce(total)
-    mean = float(total) / max(len(tuples.anchors), 1)
-    if not np.isfinite(mean):
+        torch.distributed.all_reduce(sums)
+    loss, norm = (sums / torch.tensor([max(total, 1), max(len(steps), 1)], device=device)).tolist()
+    if not np.isfinite(loss):
         raise InputError(
-            f"the loss became {mean}: training diverged; lower --training.learning-rate"
+            f"the loss became {loss}: training diverged; lower --training.learning-rate"
         )
-    return mean
+    return {"loss": loss, "gradient_norm": norm}
+
+
+def _losses(embeddings: Tensor, tuples: Tuples, weights: Tensor | None, rule: StepRule) -> Tensor:
+    """(b,) of embeddings (b, 1 + p + n, d)."""
+    p = tuples.positives.shape[1]
+    anchor, positives, negatives = embeddings.split([1, p, embeddings.shape[1] - 1 - p], dim=1)
+    return tuple_loss(
+        anchor[:, 0],
+        positives,
+        negatives,
+        loss=rule.loss,
+        margin=rule.margin,
+        weights=weights,
+    )
 
 
 def _forward(model: nn.Module, images: Sequence[Pixels], device: torch.device) -> Tensor:

@@ -1,14 +1,19 @@
-"""Drawing an epoch's training tuples (anchor, positive, negative) from the mined pools (Sec. 3.4).
+"""Drawing an epoch's tuples (anchor, positives, negatives) from the mined pools (Sec. 3.4).
 
 Negatives depend on the network as it is, and to embed every image of the pools would cost more than
 the epoch. So the draw has two steps: `sample_pairs` says which images have to be embedded, and
 `add_negatives` takes their embeddings. Both use one generator: the same seed, pools and embeddings
 give the same tuples, however many workers there are.
 
-t tuples, m images to embed, d dimensions.
+An anchor is usable if it has both a positive and a negative.
+
+t tuples, p positives and n negatives in each (1 and 1 in the paper), m images to embed,
+d dimensions.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +28,9 @@ class Pairs:
 
     Attributes
     ----------
-    anchors, positives : (t,) int64
-    weights : (t,) float32
+    anchors : (t,) int64
+    positives : (t, p) int64
+    weights : (t, p) float32
         Manifold similarity s_m(x^r, x^+) of each pair.
     candidates : t arrays int64
         All mined negatives P^-(x^r) of each anchor.
@@ -45,9 +51,11 @@ class Tuples:
 
     Attributes
     ----------
-    anchors, positives, negatives : (t,) int64
-    weights : (t,) float32
-        Manifold similarity s_m(x^r, x^+): the factor on a tuple's loss (+W).
+    anchors : (t,) int64
+    positives : (t, p) int64
+    negatives : (t, n) int64
+    weights : (t, p) float32
+        Manifold similarity s_m(x^r, x^+): the factor on the loss of a positive (+W).
     """
 
     anchors: Ids
@@ -56,42 +64,121 @@ class Tuples:
     weights: Features
 
 
-def sample_pairs(pools: Pools, count: int, rng: np.random.Generator) -> Pairs:
-    """Draw anchors without replacement, and for each a positive at random from P^+.
+def with_mean_weight_one(pools: Pools) -> Pools:
+    """The same pools with every positive similarity divided by their mean.
+
+    The scale of s_m depends on the graph and on alpha; unless it is removed, +W changes the
+    learning rate too.
 
     Parameters
     ----------
     pools : what was mined
-        Anchors without positives or without negatives are never drawn.
+        The mean is over all positives of all usable anchors: over the pairs that may be drawn,
+        each counted once. Pools without any are returned unchanged.
+
+    Raises
+    ------
+    InputError
+        The mean is not above 0, which no manifold similarities have.
+    ValueError
+        The lists of the pools do not belong together.
+    """
+    usable = _usable(pools)
+    if not len(usable):
+        return pools
+    mean = np.concatenate([pools.positive_similarity[i] for i in usable]).mean(dtype=np.float64)
+    if not mean > 0:
+        raise InputError(
+            f"the similarities of the positives have the mean {mean:g}, which cannot be scaled to "
+            "1: train without these weights (--training.no-weighted)"
+        )
+    return replace(
+        pools,
+        positive_similarity=tuple(
+            (values / mean).astype(np.float32) for values in pools.positive_similarity
+        ),
+    )
+
+
+def hold_out(pools: Pools, fraction: float, rng: np.random.Generator) -> tuple[Pools, Pools]:
+    """Split the usable anchors at random, to watch the loss on anchors that are not trained on.
+
+    Only anchors are split: their images may still be positives or negatives of other anchors.
+
+    Parameters
+    ----------
+    pools : what was mined
+    fraction : from 0, below 1
+        Share of the usable anchors that is held out, rounded to whole anchors. If it is above 0 and
+        there are two or more, at least one is held out and at least one is left.
+
+    Returns
+    -------
+    Pools to train on and pools held out, both in the given order. Anchors that are not usable stay
+    in the first.
+
+    Raises
+    ------
+    ValueError
+        The fraction is not in [0, 1), or the lists of the pools do not belong together.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction = {fraction}: hold out a share from 0 to below 1")
+    usable = _usable(pools)
+    count = 0
+    if fraction > 0 and len(usable):
+        count = min(max(round(fraction * len(usable)), 1), len(usable) - 1)
+    held = np.sort(rng.choice(usable, count, replace=False))
+    return _taken(pools, np.setdiff1d(np.arange(len(pools.anchors)), held)), _taken(pools, held)
+
+
+def sample_pairs(
+    pools: Pools,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    positives: int = 1,
+    top_positives: int | None = None,
+) -> Pairs:
+    """Draw anchors without replacement, and for each some positives at random from P^+.
+
+    Parameters
+    ----------
+    pools : what was mined
+        Anchors that are not usable are never drawn.
     count : at least 1
         Anchors to draw; all, in random order, if there are no more.
     rng : to be passed on to `add_negatives`.
+    positives : p, at least 1
+        Positives of each anchor, drawn without replacement; if its pool has fewer, all of them
+        and then the same again, in the order drawn.
+    top_positives : at least 1
+        Positives are drawn only among so many that the pool lists first: those of the largest
+        manifold similarity. Among all where None.
 
     Raises
     ------
     InputError
         No anchor has both a positive and a negative.
     ValueError
-        count is below 1, or the lists of the pools do not belong together.
+        A number is below 1, or the lists of the pools do not belong together.
     """
     if count < 1:
         raise ValueError(f"count = {count}: draw at least one anchor")
-    _check(pools)
-    usable = [
-        i
-        for i, (positives, negatives) in enumerate(
-            zip(pools.positives, pools.negatives, strict=True)
-        )
-        if len(positives) and len(negatives)
-    ]
-    if not usable:
+    if positives < 1:
+        raise ValueError(f"positives = {positives}: draw at least one for each anchor")
+    if top_positives is not None and top_positives < 1:
+        raise ValueError(f"top_positives = {top_positives}: choose at least 1")
+    usable = _usable(pools)
+    if not len(usable):
         raise InputError(
             f"none of the {len(pools.anchors)} anchors has both a positive and a negative: raise "
             "--mining.positive-k for positives, --mining.negative-k for negatives, or "
             "--mining.anchors"
         )
     chosen = rng.permutation(usable)[:count]
-    drawn = rng.integers([len(pools.positives[i]) for i in chosen])
+    # A slice to None keeps the whole pool.
+    drawn = _draw([len(pools.positives[i][:top_positives]) for i in chosen], positives, rng)
     places = list(zip(chosen, drawn, strict=True))
     anchors = pools.anchors[chosen]
     candidates = tuple(pools.negatives[i] for i in chosen)
@@ -105,9 +192,14 @@ def sample_pairs(pools: Pools, count: int, rng: np.random.Generator) -> Pairs:
 
 
 def add_negatives(
-    pairs: Pairs, embeddings: Features, *, hard_negatives: int = 10, rng: np.random.Generator
+    pairs: Pairs,
+    embeddings: Features,
+    *,
+    hard_negatives: int = 10,
+    negatives: int = 1,
+    rng: np.random.Generator,
 ) -> Tuples:
-    """Draw for each anchor a negative among the candidates nearest to it in the current embedding.
+    """Draw for each anchor negatives among the candidates nearest to it in the current embedding.
 
     Parameters
     ----------
@@ -115,13 +207,16 @@ def add_negatives(
     embeddings : (m, d) float32
         Rows of the images `pairs.needed`, l2-normalised, by the network as it is.
     hard_negatives : at least 1
-        A negative is drawn among so many candidates: those of the largest inner product with the
+        Negatives are drawn among so many candidates: those of the largest inner product with the
         anchor, equal ones by ascending id; among all if there are no more.
+    negatives : n, at least 1
+        Negatives of each anchor, drawn without replacement; if it has fewer hard ones, all of them
+        and then the same again, in the order drawn.
 
     Raises
     ------
     ValueError
-        Not one row for each needed image, a row that is not finite, or hard_negatives below 1.
+        Not one row for each needed image, a row that is not finite, or a number below 1.
     """
     if embeddings.ndim != 2 or len(embeddings) != len(pairs.needed):
         raise ValueError(
@@ -129,6 +224,8 @@ def add_negatives(
         )
     if hard_negatives < 1:
         raise ValueError(f"hard_negatives = {hard_negatives}: choose at least 1")
+    if negatives < 1:
+        raise ValueError(f"negatives = {negatives}: draw at least one for each anchor")
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
         raise ValueError(
@@ -139,12 +236,20 @@ def add_negatives(
         _nearest(anchor, candidates, pairs.needed, embeddings)[:hard_negatives]
         for anchor, candidates in zip(pairs.anchors, pairs.candidates, strict=True)
     ]
-    drawn = rng.integers([len(ids) for ids in nearest])
+    drawn = _draw([len(ids) for ids in nearest], negatives, rng)
     return Tuples(
         anchors=pairs.anchors,
         positives=pairs.positives,
         negatives=np.array([ids[j] for ids, j in zip(nearest, drawn, strict=True)], dtype=np.int64),
         weights=pairs.weights,
+    )
+
+
+def _draw(sizes: Sequence[int], count: int, rng: np.random.Generator) -> Ids:
+    """Places (t, count) in lists of these sizes: without replacement, then repeated in order."""
+    # np.resize fills up with repeats from the start.
+    return np.stack(
+        [np.resize(rng.choice(size, min(size, count), replace=False), count) for size in sizes]
     )
 
 
@@ -156,6 +261,22 @@ def _nearest(anchor: np.int64, candidates: Ids, needed: Ids, embeddings: Feature
     # Rounding the sums hides their order of summation: equal images tie, and their ids decide.
     similarities = (rows @ query).astype(np.float32)
     return ids[np.argsort(-similarities, kind="stable")]
+
+
+def _taken(pools: Pools, places: Ids) -> Pools:
+    """The pools of the anchors at these places only."""
+
+    def taken(column: Any) -> Any:
+        return tuple(column[i] for i in places) if isinstance(column, tuple) else column[places]
+
+    return Pools(**{field.name: taken(getattr(pools, field.name)) for field in fields(pools)})
+
+
+def _usable(pools: Pools) -> Ids:
+    """Places of the anchors with both a positive and a negative, ascending."""
+    _check(pools)
+    both = zip(pools.positives, pools.negatives, strict=True)
+    return np.array([i for i, ids in enumerate(both) if all(map(len, ids))], dtype=np.int64)
 
 
 def _check(pools: Pools) -> None:

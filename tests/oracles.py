@@ -403,3 +403,78 @@ def moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = x - mean
     columns = [[math.fsum(a * b) / len(x) for b in centred.T] for a in centred.T]
     return mean, np.array(columns)
+
+
+# Fine-tuning
+
+
+def tuple_loss(
+    anchor: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    loss: str,
+    m: float,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """(b,): the mean of eq. (7) or (8) over the pairs of each anchor, weighted by the positive."""
+    values = []
+    for r in range(len(anchor)):
+        total = 0.0
+        for i, positive in enumerate(positives[r]):
+            to_positive = distance(anchor[r], positive)
+            for negative in negatives[r]:
+                to_negative = distance(anchor[r], negative)
+                if loss == "contrastive":
+                    value = to_positive**2 + max(0.0, m - to_negative) ** 2
+                else:
+                    value = max(0.0, m + to_positive**2 - to_negative**2)
+                total += value * (1.0 if weights is None else float(weights[r][i]))
+        values.append(total / (len(positives[r]) * len(negatives[r])))
+    return np.array(values)
+
+
+def hard_negatives(anchor: np.ndarray, rows: np.ndarray, ids: list[int], count: int) -> list[int]:
+    """The ids of the rows nearest to the anchor's: distance ascending, then id ascending."""
+    return sorted(ids, key=lambda i: (distance(anchor, rows[i]), i))[:count]
+
+
+def stepped_rates(base: float, decay: float, every: int, epochs: int) -> list[float]:
+    """The learning rate of each epoch: multiplied by the decay after every so many epochs."""
+    rates, rate = [], base
+    for epoch in range(1, epochs + 1):
+        rates.append(rate)
+        if epoch % every == 0:
+            rate = rate * decay
+    return rates
+
+
+def sgd(
+    parameters: list[float], gradient, rates: list[float], momentum: float, weight_decay: float
+) -> list[float]:
+    """One step for each rate: v = momentum v + g + weight_decay w, then w = w - rate v."""
+    velocity = [0.0] * len(parameters)
+    for rate in rates:
+        g = gradient(parameters)
+        for i, w in enumerate(parameters):
+            velocity[i] = momentum * velocity[i] + g[i] + weight_decay * w
+        parameters = [w - rate * v for w, v in zip(parameters, velocity, strict=True)]
+    return parameters
+
+
+def adam(
+    parameters: list[float], gradient, rates: list[float], weight_decay: float, decoupled: bool
+) -> list[float]:
+    """Kingma & Ba 2015, Alg. 1; decoupled: Loshchilov & Hutter 2019, Alg. 2."""
+    beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+    first, second = [0.0] * len(parameters), [0.0] * len(parameters)
+    for t, rate in enumerate(rates, start=1):
+        g, updated = gradient(parameters), []
+        for i, w in enumerate(parameters):
+            slope = g[i] if decoupled else g[i] + weight_decay * w
+            first[i] = beta1 * first[i] + (1 - beta1) * slope
+            second[i] = beta2 * second[i] + (1 - beta2) * slope**2
+            mean, square = first[i] / (1 - beta1**t), second[i] / (1 - beta2**t)
+            shrink = rate * weight_decay * w if decoupled else 0.0
+            updated.append(w - shrink - rate * mean / (math.sqrt(square) + epsilon))
+        parameters = updated
+    return parameters

@@ -11,7 +11,7 @@ import retrieval
 
 from mmray.command_line import exit_status
 from mmray.command_line import parse as parse_for
-from mmray.config import DEMO, MINE_PRESETS, PRESETS, RETRIEVAL
+from mmray.config import DEMO, MINE_PRESETS, PRESETS, RETRIEVAL, MiningConfig, preset
 from mmray.errors import InputError
 
 
@@ -26,6 +26,19 @@ def test_without_arguments_the_demonstration_runs():
 @pytest.mark.parametrize("arguments", [["--preset", "retrieval"], ["--preset=retrieval"]])
 def test_a_preset_brings_its_defaults(arguments):
     assert parse(arguments) == RETRIEVAL
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--preset", "retrieval", "--recipe", "paper"],
+        ["--recipe=paper", "--preset=retrieval"],
+    ],
+)
+def test_a_recipe_brings_its_defaults_to_any_preset(arguments):
+    assert parse(arguments) == preset("retrieval", "paper")
+    assert parse([*arguments, "--training.epochs", "2"]).training.epochs == 2
+    assert parse(["--recipe", "paper"]) == preset("demo", "paper")
 
 
 def test_flags_change_a_preset_wherever_they_stand():
@@ -62,7 +75,7 @@ def test_a_job_of_other_settings_has_its_own_presets():
         "all",
         None,
     )
-    assert parse_for(MINE_PRESETS, ["--features", "x.npy"], "").mining == RETRIEVAL.mining
+    assert parse_for(MINE_PRESETS, ["--features", "x.npy"], "").mining == MiningConfig()
 
 
 def test_what_happened_to_a_job_is_its_status(capsys):

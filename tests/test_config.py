@@ -4,33 +4,58 @@ from dataclasses import replace
 
 import pytest
 
-from mmray.config import DEMO, PRESETS, RETRIEVAL, chosen_stages, settings, validate
+from mmray.config import (
+    DEMO,
+    PRESETS,
+    RECIPES,
+    RETRIEVAL,
+    STEADY,
+    chosen_stages,
+    preset,
+    settings,
+    validate,
+)
 from mmray.errors import InputError
 
 
-def test_the_retrieval_preset_is_the_paper_s():
-    mining, training = RETRIEVAL.mining, RETRIEVAL.training
+def test_the_paper_s_recipe_has_the_paper_s_values():
+    paper = preset("retrieval", "paper")
+    mining, training = paper.mining, paper.training
     assert (mining.graph_k, mining.alpha, mining.power) == (30, 0.99, 3)
     assert (mining.positive_k, mining.negative_k, mining.max_negatives) == (50, 10_000, 50)
     assert (mining.rtol, mining.max_iter, mining.component) == (1e-10, 20, "largest")
+    assert (mining.selection, mining.anchors, mining.positive_cut) == ("walk", 1500, 0)
     assert (training.epochs, training.batch_size, training.anchors_per_epoch) == (30, 5, 1000)
     assert (training.learning_rate, training.momentum, training.weight_decay) == (1e-2, 0.9, 5e-4)
-    assert (training.loss, training.longest_side, training.hard_negatives) == (
-        "contrastive",
-        362,
-        10,
-    )
-    extraction = RETRIEVAL.extraction
+    assert (training.schedule, training.decay, training.decay_epochs) == ("step", 0.1, 10)
+    assert (training.weighted, training.normalized_weights) == (True, False)
+    assert (training.clip_norm, training.warmup_epochs, training.precision) == (None, 0, "float32")
+    assert (training.optimizer, training.keep, training.patience) == ("sgd", "last", None)
+    assert (training.positives, training.negatives, training.top_positives) == (1, 1, None)
+    assert (training.loss, training.margin, training.held_out) == ("contrastive", None, 0)
+    assert (training.longest_side, training.hard_negatives) == (362, 10)
+    extraction = paper.extraction
     assert (extraction.longest_side, extraction.scales, extraction.pca) == (362, (1.0,), None)
     assert (extraction.rmac_whole, extraction.region_whitening) == (True, False)
-    assert RETRIEVAL.network == "vgg16"
-    assert RETRIEVAL.evaluation.longest_side == 1024
+    assert paper.network == "vgg16"
+    assert paper.evaluation.longest_side == 1024
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_are_possible_and_know_their_name(preset):
-    validate(replace(PRESETS[preset], images=("photos",)))
-    assert PRESETS[preset].preset == preset
+def test_a_preset_is_the_paper_s_values_then_the_recipe_s_then_its_own_sizes():
+    assert RETRIEVAL == preset("retrieval", "steady")
+    assert RETRIEVAL.training.loss == STEADY["training"]["loss"] == "triplet"
+    assert RETRIEVAL.training.momentum == preset("retrieval", "paper").training.momentum
+    assert DEMO.training.longest_side == 192
+    assert DEMO.training.loss == "triplet"
+    assert DEMO.mining.graph_k == preset("demo", "paper").mining.graph_k == 5
+    assert preset("demo", "paper").training.learning_rate == 1e-2
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_possible_and_know_their_name(name, recipe):
+    validate(replace(preset(name, recipe), images=("photos",)))
+    assert PRESETS[name].preset == name
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import threading
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmray.errors import InputError
-from mmray.storage import open_storage
+from mmray.storage import Folder, open_storage
 
 
 @pytest.fixture
@@ -25,6 +26,16 @@ def test_what_is_written_is_read_back(folder):
     folder.write_table("t.parquet", table)
     assert folder.read_table("t.parquet").equals(table)
     assert folder.read_table("t.parquet", ["b"]).column_names == ["b"]
+
+
+def test_a_table_may_be_laid_out_for_how_it_is_read(folder):
+    table = pa.table({"a": [1, 2, 3]})
+    folder.write_table("plain.parquet", table)
+    folder.write_table("t.parquet", table, row_group_size=2, compression="none")
+    assert folder.read_table("t.parquet").equals(table)
+    groups = [pq.ParquetFile(Path(folder.uri) / name).metadata for name in folder.names()]
+    assert [group.num_row_groups for group in groups] == [1, 2]
+    assert groups[1].row_group(0).column(0).compression == "UNCOMPRESSED"
 
 
 def test_a_file_is_not_seen_before_it_is_whole(folder):
@@ -107,6 +118,22 @@ def test_a_uri_of_another_file_system_works_alike(tmp_path):
     folder.write("x", b"1")
     assert (tmp_path / "r" / "x").read_bytes() == b"1"
     assert folder.local == tmp_path / "r"
+
+
+def test_options_of_a_uri_stay_behind_the_names_of_its_files():
+    folder = Folder("s3://b/runs/?region=r&scheme=http") / "train" / "epoch-1"
+    assert folder.uri == "s3://b/runs/train/epoch-1?region=r&scheme=http"
+    assert folder.location("x.bin") == "s3://b/runs/train/epoch-1/x.bin?region=r&scheme=http"
+    assert Folder("s3://b/runs").location("x.bin") == "s3://b/runs/x.bin"
+    assert Folder("/runs ?1").location("x.bin") == "/runs ?1/x.bin"
+
+
+def test_a_bucket_with_options_is_read_and_written(s3):
+    folder = open_storage(f"s3://options/runs{s3}&allow_bucket_creation=true") / "deep"
+    folder.write("x y.bin", b"123")
+    folder.write_table("t.parquet", pa.table({"a": [1]}))
+    assert folder.read("x y.bin") == b"123"
+    assert folder.names() == ["t.parquet", "x y.bin"]
 
 
 def test_odd_names_are_taken_as_they_are(tmp_path):

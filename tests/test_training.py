@@ -11,7 +11,7 @@ from mmray.collection import ImageFile
 from mmray.errors import InputError
 from mmray.losses import contrastive_loss, triplet_loss
 from mmray.models import build
-from mmray.training import ImageSource, embed, embed_ids, train_epoch
+from mmray.training import ImageSource, StepRule, embed, embed_ids, train_epoch
 from mmray.tuples import Tuples
 
 CPU = torch.device("cpu")
@@ -42,9 +42,9 @@ def tuples_of(anchors, positives, negatives, weights=None):
     weights = np.ones(len(anchors)) if weights is None else weights
     return Tuples(
         anchors=columns[0],
-        positives=columns[1],
-        negatives=columns[2],
-        weights=np.array(weights, np.float32),
+        positives=columns[1][:, None],
+        negatives=columns[2][:, None],
+        weights=np.array(weights, np.float32)[:, None],
     )
 
 
@@ -63,7 +63,7 @@ def test_embedding_by_id_keeps_the_order_of_the_ids(photos, monkeypatch):
     monkeypatch.setattr("mmray.training.CHUNK", 3)
     source, model = ImageSource(photos, longest_side=64), tiny()
     ids = np.array([7, 0, 11, 3, 3])
-    rows = embed_ids(model, source, ids, ["mac"], batch_size=2, device=CPU)[:, 0]
+    rows = embed_ids(model, source, ids, "mac", batch_size=2, device=CPU)
     (images,) = source.groups([ids])
     wanted = embed(model, images, ["mac"], batch_size=1, device=CPU)[:, 0]
     np.testing.assert_allclose(rows, wanted, atol=1e-5)
@@ -81,12 +81,9 @@ def test_an_epoch_equals_a_plain_loop_of_one_image_at_a_time(photos, loss, weigh
         torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9),
         drawn,
         source,
-        loss=loss,
-        margin=margin,
-        weighted=weighted,
-        batch_size=2,
+        StepRule(loss=loss, margin=margin, weighted=weighted, batch_size=2),
         device=CPU,
-    )
+    )["loss"]
     function = {"contrastive": contrastive_loss, "triplet": triplet_loss}[loss]
     optimizer, total = torch.optim.SGD(plain.parameters(), lr=rate, momentum=0.9), 0.0
     (images,) = source.groups([np.arange(12)])
@@ -95,9 +92,9 @@ def test_an_epoch_equals_a_plain_loop_of_one_image_at_a_time(photos, loss, weigh
     for step in ([0, 1], [2, 3], [4]):
         optimizer.zero_grad()
         for index in step:
-            ids = (drawn.anchors[index], drawn.positives[index], drawn.negatives[index])
+            ids = (drawn.anchors[index], drawn.positives[index, 0], drawn.negatives[index, 0])
             value = function(*(plain(one[i]) for i in ids), margin=margin)[0]
-            value = value * float(drawn.weights[index]) if weighted else value
+            value = value * float(drawn.weights[index, 0]) if weighted else value
             (value / len(step)).backward()
             total += value.item()
         optimizer.step()
@@ -120,10 +117,7 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_remedy(photos):
             torch.optim.SGD(model.parameters(), lr=0.1),
             tuples_of([0], [1], [2], [np.nan]),
             ImageSource(photos, longest_side=64),
-            loss="triplet",
-            margin=None,
-            weighted=True,
-            batch_size=1,
+            StepRule(loss="triplet", margin=None, weighted=True, batch_size=1),
             device=CPU,
         )
 

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import socket
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import ray
@@ -82,10 +82,28 @@ def with_gpus(pool: Pool) -> Pool:
     return replace(pool, gpus=1 / -(-pool.minimum // gpus))
 
 
-def training_resources(workers: int | None) -> tuple[int, dict[str, float]]:
-    """Number of training workers, and what each takes.
+@dataclass(frozen=True, kw_only=True)
+class TrainingWorkers:
+    """How many ranks train, and what each takes of the cluster.
 
-    One a GPU; without any, one, which has all CPUs that are free.
+    Attributes
+    ----------
+    fewest, most : training goes on with any number between them
+    resources : of one
+    """
+
+    fewest: int
+    most: int
+    resources: dict[str, float]
+
+
+def training_workers(workers: int | None, *, fewest: int) -> TrainingWorkers:
+    """The workers that train.
+
+    Parameters
+    ----------
+    workers : at most; None: one a GPU; without any, one, which has all CPUs that are free
+    fewest : to go on with where machines are lost
 
     Raises
     ------
@@ -102,9 +120,8 @@ def training_resources(workers: int | None) -> tuple[int, dict[str, float]]:
             f"--training.workers {count}: the cluster has {cpus} CPUs, of which {free_cpus()} are "
             f"free for workers, and {gpus} GPUs; ask for fewer workers or add machines"
         )
-    if gpus:
-        return count, {"GPU": 1, "CPU": 1}
-    return count, {"CPU": share}
+    resources = {"GPU": 1.0, "CPU": 1.0} if gpus else {"CPU": float(share)}
+    return TrainingWorkers(fewest=min(fewest, count), most=count, resources=resources)
 
 
 def mining_device(asked: Literal["auto", "cpu", "cuda"]) -> Device:

@@ -91,9 +91,10 @@ class _ShardWriter:
         arguments: tuple[Any, ...],
         output: Folder,
         prepare: Preparation | None,
+        layout: Mapping[str, Any],
     ) -> None:
         self.worker = worker(*arguments)
-        self.output, self.prepare = output, prepare
+        self.output, self.prepare, self.layout = output, prepare, layout
         with warnings.catch_warnings(action="ignore"):  # Ray's, of what it calls itself
             self.restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
@@ -102,7 +103,7 @@ class _ShardWriter:
             unit = row
             if self.prepare is not None:
                 unit = self.prepare(row | {RESTARTED: self.restarted})
-            self.output.write_table(shard_name(unit[UNIT]), self.worker(unit))
+            self.output.write_table(shard_name(unit[UNIT]), self.worker(unit), **self.layout)
         except InputError as error:  # an exception would reach the driver wrapped in Ray's own
             return dict.fromkeys(RECEIPT, 0) | {"refused": str(error)}
         return {name: unit.get(name, 0) for name in RECEIPT} | {"refused": ""}
@@ -118,6 +119,7 @@ def run_units(
     label: str,
     prepare: Preparation | None = None,
     ahead_bytes: int = 0,
+    layout: Mapping[str, Any] | None = None,
     report: Callable[[Mapping[str, float]], None] | None = None,
     most_bad: int | None = None,
 ) -> None:
@@ -137,6 +139,8 @@ def run_units(
         If given, it runs ahead of the actors instead, on any CPU of the cluster: so GPUs are kept
         busy. This is the size of a prepared unit at most; so many wait in the object store as keep
         the actors busy, and no more.
+    layout
+        Of the shards, where it is not the usual one: see `Folder.write_table`.
     report
         Is told the figures of `Progress` now and then.
     most_bad
@@ -164,7 +168,7 @@ def run_units(
             prepare = None
         receipts = dataset.map(
             _ShardWriter,  # type: ignore[arg-type] # Ray types the call of an instance
-            fn_constructor_args=(worker, arguments, output, prepare),
+            fn_constructor_args=(worker, arguments, output, prepare, layout or {}),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
             compute=ray.data.ActorPoolStrategy(

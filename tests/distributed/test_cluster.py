@@ -53,10 +53,12 @@ def test_a_job_knows_that_its_folder_will_vanish(monkeypatch, runtime_env, uploa
 @pytest.mark.usefixtures("ray_cluster")
 def test_resources_are_shared_out_as_far_as_they_go():
     total = int(ray.cluster_resources()["CPU"])
-    assert cluster.training_resources(None) == (1, {"CPU": total - 2})
-    assert cluster.training_resources(total - 2) == (total - 2, {"CPU": 1})
+    one = cluster.training_workers(None, fewest=1)
+    assert (one.fewest, one.most, one.resources) == (1, 1, {"CPU": total - 2})
+    many = cluster.training_workers(total - 2, fewest=2)
+    assert (many.fewest, many.most, many.resources) == (2, total - 2, {"CPU": 1})
     with pytest.raises(InputError, match=rf"--training.workers {total}: the cluster has {total}"):
-        cluster.training_resources(total)
+        cluster.training_workers(total, fewest=1)
     assert cluster.with_gpus(Pool()).gpus == 0
 
 

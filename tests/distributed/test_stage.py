@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -136,6 +137,13 @@ class Slow:
         time.sleep(0.1)
         note(unit["notes"], -1)
         return pa.table({"bytes": [len(unit["pixels"])]})
+
+
+def test_shards_are_laid_out_as_asked(tmp_path):
+    folder = run(tmp_path, "x", units=3, layout={"row_group_size": 1})
+    assert pq.ParquetFile(folder / "part-000002.parquet").num_row_groups == 3
+    table = Folder(str(folder)).read_table("part-000002.parquet")
+    assert table["square"].to_pylist() == [36, 49, 64]
 
 
 def test_it_ends_early_when_too_much_is_bad(tmp_path):

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from mmray.config import TrainingConfig
-from mmray.distributed.trainer import TrainingJob, fine_tune
+from mmray.distributed.cluster import TrainingWorkers
+from mmray.distributed.trainer import fine_tune
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
+from mmray.fine_tuning import TrainingJob
+from mmray.manifold import ManifoldNeighbors
 from mmray.models import build
 from mmray.pools import Pools
 from mmray.sources import find
@@ -19,7 +22,13 @@ from tests import synthetic
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 CONFIG = TrainingConfig(
-    epochs=2, anchors_per_epoch=4, batch_size=3, learning_rate=1e-3, decay_epochs=1, longest_side=64
+    epochs=2,
+    anchors_per_epoch=4,
+    batch_size=3,
+    learning_rate=1e-3,
+    decay_epochs=1,
+    longest_side=64,
+    held_out=0.2,
 )
 
 
@@ -55,16 +64,29 @@ def job(tmp_path_factory):
         images=images,
         max_pixels=10**6,
         pools=pools,
+        checked=ManifoldNeighbors(
+            items=np.array([3, 8]),
+            neighbors=ragged([11, 0], [2, 4, 9]),
+            similarity=ragged([2, 1], [3, 1, 0.5], dtype=np.float32),
+        ),
         config=CONFIG,
         seed=3,
-        run=None,
         labelled=LabelledSet(database=images, queries=images[:1], ground_truth=[query]),
     )
 
 
 def trained(job, path, workers=1):
-    model, history = fine_tune(job, folder=Folder(str(path)), workers=workers, resources={"CPU": 1})
-    return model.state_dict(), history
+    one = TrainingWorkers(fewest=workers, most=workers, resources={"CPU": 1.0})
+    left = fine_tune(job, folder=Folder(str(path)), workers=one)
+    return left.last.state_dict(), left.history
+
+
+def assert_same(left, right, *, rel):
+    """The metrics of all epochs are equal, the times they took aside."""
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"embed_seconds", "train_seconds"}:
+            assert one[name] == pytest.approx(other[name], rel=rel), name
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +98,10 @@ def test_training_moves_the_network_and_notes_every_epoch(job, uninterrupted):
     state, history = uninterrupted
     start = job.model.state_dict()
     assert max(float((state[k] - start[k]).abs().max()) for k in state) > 1e-4
-    assert [round(epoch["learning_rate"], 9) for epoch in history] == [1e-3, 1e-4]
-    assert all(epoch["loss"] > 0 and 0 < epoch["map"] <= 1 for epoch in history)
+    assert len(history) == 3
+    assert [round(epoch["learning_rate"], 9) for epoch in history[1:]] == [1e-3, 1e-4]
+    assert all(epoch["loss"] > 0 for epoch in history[1:])
+    assert all(0 < epoch["map"] <= 1 and 0 < epoch["health"] <= 1 for epoch in history)
 
 
 def test_two_workers_follow_the_trajectory_of_one(job, uninterrupted, tmp_path):
@@ -85,19 +109,17 @@ def test_two_workers_follow_the_trajectory_of_one(job, uninterrupted, tmp_path):
     state, history = trained(job, tmp_path, workers=2)
     for name, tensor in uninterrupted[0].items():
         torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-3)
-    for left, right in zip(uninterrupted[1], history, strict=True):
-        assert left["loss"] == pytest.approx(right["loss"], rel=1e-3)
-        assert left["map"] == right["map"]
+    assert_same(uninterrupted[1], history, rel=1e-3)
 
 
 def test_training_goes_on_where_it_stopped_bit_for_bit(job, uninterrupted, tmp_path):
     first = dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1))
     _, short = trained(first, tmp_path)
     state, history = trained(job, tmp_path)
-    assert len(short) == 1
+    assert len(short) == 2
     for name, tensor in uninterrupted[0].items():
         torch.testing.assert_close(state[name], tensor, atol=0, rtol=0)
-    assert [epoch["loss"] for epoch in history] == [epoch["loss"] for epoch in uninterrupted[1]]
+    assert_same(uninterrupted[1], history, rel=0)
     again, _ = trained(job, tmp_path)  # nothing is left to do
     for name, tensor in state.items():
         torch.testing.assert_close(again[name], tensor, atol=0, rtol=0)

@@ -6,21 +6,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from ray._common.utils import reset_ray_address
-from ray._private.utils import read_ray_address
 
 from mmray.anchors import select_anchors
 from mmray.benchmark import manifold_features
 from mmray.graph import largest_component, reciprocal_knn_graph
 from mmray.neighbors import search
 from mmray.pools import mine_pools
+from tests.clusters import processes, running_head, start_node, stop, vanish, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "jobs"))
@@ -39,14 +36,6 @@ def command(*arguments):
     return [sys.executable, str(ROOT / "jobs" / "mine.py"), *map(str, arguments)]
 
 
-def ray_command(*arguments, log):
-    ray = Path(sys.executable).with_name("ray")
-    with log.open("w") as output:
-        return subprocess.Popen(
-            [ray, "start", "--block", *map(str, arguments)], stdout=output, stderr=output
-        )
-
-
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
     path = tmp_path_factory.mktemp("features") / "features.npy"
@@ -57,35 +46,8 @@ def features(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A head of five CPUs in its own process, so that three actors fit and no job starts Ray."""
-    folder, port = tmp_path_factory.mktemp("ray"), 26379
-    head = ray_command(
-        *("--head", f"--port={port}", "--num-cpus=5", "--include-dashboard=false"),
-        "--disable-usage-stats",
-        *("--object-store-memory", 300_000_000),
-        log=folder / "head",
-    )
-    wait_for(lambda: "Ray runtime started" in (folder / "head").read_text(), head)
-    yield f"127.0.0.1:{port}"
-    stop(head)
-    # What tells others on this machine that a head is here; a head that ends kindly removes it.
-    if (read_ray_address() or "").endswith(f":{port}"):
-        reset_ray_address()
-
-
-def wait_for(condition, process, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, f"ended with {process.poll()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def stop(node):
-    """End a node and all it started; asked kindly, it would take half a minute."""
-    for pid in [*descendants(node.pid), node.pid]:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    node.wait()
+    with running_head(tmp_path_factory.mktemp("ray"), port=26379, cpus=5) as address:
+        yield address
 
 
 def mine(features, storage, cluster, *flags, **options):
@@ -163,19 +125,6 @@ def shards(storage, pattern):
     return sum(1 for file in storage.glob(pattern) if not file.name.startswith("."))
 
 
-def children(name):
-    """Pids of processes whose command line begins with a name."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if text.startswith(name):
-            found.append(int(entry.name))
-    return found
-
-
 def test_killed_with_sigkill_and_started_again_it_ends_with_the_same_bytes(
     whole, features, cluster, tmp_path
 ):
@@ -198,36 +147,20 @@ def test_an_actor_that_is_killed_and_a_node_that_vanishes_change_nothing(
 ):
     """A second node of two CPUs joins; its raylet is killed while its actors mine."""
     storage, log = tmp_path / "runs", tmp_path / "log"
-    node = ray_command(
+    node = start_node(
         *(f"--address={cluster}", "--num-cpus=2", "--object-store-memory", 100_000_000),
         log=tmp_path / "node",
     )
-    wait_for(lambda: "Ray runtime started" in (tmp_path / "node").read_text(), node)
     process = started(features, storage, cluster, log)
     for pattern in ("knn-*/neighbors/part-*", "mine-*/pools/part-*"):
         wait_for(lambda pattern=pattern: shards(storage, pattern) >= 5, process)
-        actors = children("ray::MapWorker")
+        actors = processes("ray::MapWorker")
         assert len(actors) > 3, "those of the second node were to work too"
         os.kill(actors[0], signal.SIGKILL)
-    (raylet,) = [pid for pid in descendants(node.pid) if "raylet/raylet" in command_of(pid)]
-    os.kill(raylet, signal.SIGKILL)
+    vanish(node)
     assert process.wait(300) == 0, log.read_text()
     stop(node)
     assert digests(storage) == digests(whole[0])
-
-
-def command_of(pid):
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-
-
-def descendants(pid):
-    found, frontier = [], [pid]
-    while frontier:
-        parent = frontier.pop()
-        text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
-        frontier += map(int, text.split())
-        found += map(int, text.split())
-    return found
 
 
 @pytest.mark.parametrize(

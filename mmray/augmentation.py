@@ -1,0 +1,121 @@
+"""Crops of training images: at random for fine-grained learning, central for its embeddings.
+
+h x w pixels of an image. Retrieval trains on whole images and uses none of this.
+
+Resizing is bilinear and antialiased, as torchvision's transforms are by default, and by PIL: its
+integers are the same on every CPU, while torch's resizing, at most a fifth faster for images of 256
+pixels, differs by the vector instructions there are.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from mmray.arrays import Pixels
+
+ATTEMPTS = 10  # draws of a crop that may not fit into the image, as in torchvision
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCrop:
+    """Random resized crop and horizontal flip, drawn from an explicit generator.
+
+    The rule is that of torchvision's RandomResizedCrop, which however draws from torch's global
+    generator: its crops change with the number of workers and the order of threads. The number of
+    draws varies, so give each image a generator of its own for the same freedom from order.
+
+    Attributes
+    ----------
+    size : pixels of a side of the result
+    scale : least and greatest share of the image's area that is kept; torchvision's default begins
+        at 0.08, too little of a bird to tell its species by
+    ratio : least and greatest width / height of what is kept, before it becomes a square
+    flip : probability of mirroring left and right
+
+    Raises
+    ------
+    ValueError
+        An attribute is outside its range.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale is {self.scale}, it must be 0 < low <= high <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError(f"ratio is {self.ratio}, it must be 0 < low <= high, both finite")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip is {self.flip}, it must be a probability in 0..1")
+
+    def __call__(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
+        """A crop of (h, w, 3) uint8 as a new (size, size, 3) uint8, enlarged where it is small."""
+        region = self.region(pixels.shape[0], pixels.shape[1], rng)
+        image = Image.fromarray(pixels[region])
+        image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        if rng.random() < self.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.array(image)
+
+    def region(self, height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice]:
+        """Rows and columns to keep of an image of h x w pixels; at least one of each.
+
+        The area is uniform in `scale`, the ratio log-uniform, the place uniform. Where no attempt
+        fits, the largest central region whose ratio is allowed; 1 pixel wide or high where less
+        than half a pixel would be right, which torchvision rounds to nothing.
+        """
+        low, high = np.log(self.ratio)
+        for _ in range(ATTEMPTS):
+            area = height * width * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(low, high))
+            rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < rows <= height and 0 < columns <= width:
+                top = int(rng.integers(height - rows + 1))
+                left = int(rng.integers(width - columns + 1))
+                return slice(top, top + rows), slice(left, left + columns)
+        rows, columns = height, width
+        if width / height < self.ratio[0]:
+            rows = max(1, round(width / self.ratio[0]))
+        elif width / height > self.ratio[1]:
+            columns = max(1, round(height * self.ratio[1]))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return slice(top, top + rows), slice(left, left + columns)
+
+
+def center_crop(pixels: Pixels, size: int) -> Pixels:
+    """What a network trained on crops embeds: the shorter side resized to `size`, the centre cut.
+
+    Parameters
+    ----------
+    pixels : (h, w, 3) uint8
+    size : pixels of a side of the result; smaller images are enlarged
+
+    Returns
+    -------
+    A new (size, size, 3) uint8.
+
+    Raises
+    ------
+    ValueError
+        `size` is below 1.
+    """
+    _check_size(size)
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) / 2, (width - side) / 2
+    # Only what is kept is computed, since the whole of a long image might not fit into memory. The
+    # filter reads beyond the box, as if all of it had been resized.
+    box = (left, top, left + side, top + side)
+    image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.array(image)
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"size is {size}, it must be at least 1")

@@ -1,0 +1,137 @@
+"""A check of a network that needs no labels: does it find what the manifold says is near?
+
+The manifold neighbours of items drawn at random, found in the features of the network that
+training starts from, are taken for the truth. They are mostly right, hard and easy ones alike; the
+positives of anchors are hard ones only, and a network can learn impure ones and get worse.
+
+m images, d dims. RESULTS.md shows how well this agrees with labels, and what agreed less.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mmray.arrays import Features, Floats, Ids
+from mmray.config import Loss
+from mmray.evaluation.ranking import Query, mean_average_precision, rank
+from mmray.losses import tuple_loss
+from mmray.manifold import ManifoldNeighbors
+from mmray.pools import Pools
+
+HEALTH = "health"  # the metric by which a network is kept
+NEIGHBORS = 50  # manifold neighbours of an item that may be relevant to it
+RELEVANT = 0.25  # share of the first one's s_m from which they are
+TRUSTED = 10  # neighbours whose s_m tells how much an item counts
+DATABASE = 5000  # images that are searched beside those that are named, at most
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HealthCheck:
+    """What a network is measured on.
+
+    Attributes
+    ----------
+    needed : (m,) int64
+        The images that `measure` asks the embeddings of, ascending.
+    items : (q,) int64
+        Those to search with, as places in `needed`.
+    queries : q, what each of them is to find
+    weights : (q,) float64
+        How much each counts: its mean s_m to its nearest. Those in dense groups are surest.
+    held_out : pools of anchors that are not trained on
+    """
+
+    needed: Ids
+    items: Ids
+    queries: list[Query]
+    weights: Floats
+    held_out: Pools
+
+    @classmethod
+    def of(
+        cls, checked: ManifoldNeighbors, held_out: Pools, images: int, rng: np.random.Generator
+    ) -> "HealthCheck":
+        """Choose the images to search: those that are named, and others at random.
+
+        Parameters
+        ----------
+        checked : items and their manifold neighbours; those without any are left out
+        images : how many there are; ids are below
+        """
+        named = np.unique(
+            np.concatenate(
+                [
+                    *(checked.items, *checked.neighbors),
+                    *(held_out.anchors, *held_out.positives, *held_out.negatives),
+                ]
+            )
+        )
+        others = np.setdiff1d(np.arange(images), named)
+        drawn = rng.choice(others, min(len(others), DATABASE), replace=False)
+        needed = np.union1d(named, drawn)
+        items, queries, weights = [], [], []
+        for item, near, similarity in zip(
+            checked.items, checked.neighbors, checked.similarity, strict=True
+        ):
+            if len(near):
+                relevant = np.searchsorted(needed, near[similarity >= RELEVANT * similarity[0]])
+                items.append(np.searchsorted(needed, item))
+                itself = np.array([items[-1]])
+                queries.append(Query("", "", None, positives=relevant, junk=itself))
+                weights.append(similarity[:TRUSTED].mean(dtype=np.float64))
+        return cls(
+            needed=needed,
+            items=np.array(items, np.int64),
+            queries=queries,
+            weights=np.array(weights),
+            held_out=held_out,
+        )
+
+    def measure(self, rows: Features, *, loss: Loss, margin: float | None) -> dict[str, float]:
+        """What the embeddings (m, d) of `needed` are like.
+
+        Returns
+        -------
+        health : weighted mAP of the items, their manifold neighbours being what is relevant
+        held_out_loss : mean over the held-out anchors, of all their tuples, unweighted
+        ordered : share of these tuples whose positive is nearer to the anchor than the negative
+        spread : 1 - mean cosine of two images; 0 is a collapse
+
+        A figure is left out where there is nothing to measure it on.
+        """
+        figures = {"spread": _spread(rows)} | self._of_held_out(rows, loss, margin)
+        if len(self.queries):
+            _, precisions = mean_average_precision(rank(rows, rows[self.items]), self.queries)
+            figures[HEALTH] = float(np.average(precisions, weights=self.weights))
+        return figures
+
+    def _of_held_out(self, rows: Features, loss: Loss, margin: float | None) -> dict[str, float]:
+        pools, losses, ordered = self.held_out, [], []
+        columns = (pools.anchors[:, None], pools.positives, pools.negatives)
+        for lists in zip(*columns, strict=True):
+            query, near, far = (rows[np.searchsorted(self.needed, ids)] for ids in lists)
+            tensors = (torch.from_numpy(part) for part in (query, near[None], far[None]))
+            losses.append(float(tuple_loss(*tensors, loss=loss, margin=margin)))
+            difference = near @ query.T - (far @ query.T).T
+            ordered.append(np.mean((np.sign(difference) + 1) / 2))
+        if not losses:
+            return {}
+        return {"held_out_loss": float(np.mean(losses)), "ordered": float(np.mean(ordered))}
+
+
+def _spread(rows: Features) -> float:
+    """1 - the mean cosine of two different rows (m, d), from their sum."""
+    m, total = len(rows), rows.sum(axis=0, dtype=np.float64)
+    own = np.square(rows, dtype=np.float64).sum()
+    return float(1 - (total @ total - own) / max(m * (m - 1), 1))
+
+
+def healthiest(history: list[dict[str, float]]) -> int:
+    """The first epoch of the highest health; 0 is the initial network.
+
+    Parameters
+    ----------
+    history : figures of the initial network, and after each epoch
+    """
+    return int(np.argmax([figures.get(HEALTH, 0.0) for figures in history]))

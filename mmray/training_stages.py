@@ -1,0 +1,143 @@
+"""The stages that turn mined pools into a fine-tuned network: cache the images, train."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from mmray import artifacts, models
+from mmray.arrays import Ids
+from mmray.artifacts import Stage
+from mmray.collection import Collection
+from mmray.config import Config
+from mmray.distributed import cluster
+from mmray.distributed.caching import cache_images, cached
+from mmray.distributed.trainer import fine_tune
+from mmray.evaluation.labelled import LabelledSet
+from mmray.fine_tuning import History, TrainingJob
+from mmray.health import DATABASE, HEALTH, healthiest
+from mmray.manifold import ManifoldNeighbors
+from mmray.mining_stages import Mined
+from mmray.models import EmbeddingNet
+from mmray.pools import Pools
+from mmray.progress import announce
+from mmray.session import Counts, Session
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The network that was kept, and after how many epochs; 0: it is the initial one."""
+
+    network: EmbeddingNet
+    epoch: int
+
+
+def train_stage(
+    session: Session[Config],
+    network: EmbeddingNet,
+    images: Collection,
+    mined: Mined,
+    checked: ManifoldNeighbors,
+    labelled: LabelledSet | None,
+    *,
+    metrics: str = "",
+) -> Tuned:
+    """The network fine-tuned on the mined tuples.
+
+    Parameters
+    ----------
+    images : of the ids in the pools
+    checked : manifold neighbours of some items, see `health`
+    labelled : to measure on
+    metrics : what their names begin with in MLflow
+    """
+    config, seed = session.config.training, session.config.seed
+    options = dataclasses.asdict(config)
+    # Any number of workers follows one trajectory, and measuring it does not change it.
+    del options["workers"], options["monitor_every"]
+
+    def work(stage: Stage) -> Counts:
+        cached_images, places = _cached(session, images, mined.pools, checked)
+        job = TrainingJob(
+            model=network,
+            images=cached_images,
+            pools=mined.pools.renamed(places),
+            checked=checked.renamed(places),
+            config=config,
+            seed=seed,
+            max_pixels=session.config.extraction.max_pixels,
+            labelled=labelled,
+        )
+        workers = cluster.training_workers(config.workers, fewest=session.config.min_workers)
+        log = partial(session.run.log_epochs, prefix=metrics)
+        trained = fine_tune(job, folder=stage.folder, workers=workers, log=log)
+        last = len(trained.history) - 1
+        kept = healthiest(trained.history) if config.keep == "best" else last
+        models.save(trained.best if config.keep == "best" else trained.last, stage.folder / "model")
+        artifacts.write_json(stage.folder, "history.json", trained.history)
+        return {"epochs": last, "kept_epoch": kept, "loss": trained.history[-1].get("loss", 0.0)}
+
+    digest = (models.state_digest(network), [near.tolist() for near in checked.neighbors])
+    stage = session.stage("train", mined.stage.fingerprint, digest, options, seed, work=work)
+    epoch = stage.counts["kept_epoch"]
+    announce(f"train: {_verdict(artifacts.read_json(stage.folder, 'history.json'), epoch)}")
+    return Tuned(models.load(stage.folder / "model"), epoch)
+
+
+def _cached(
+    session: Session[Config], images: Collection, pools: Pools, checked: ManifoldNeighbors
+) -> tuple[Collection, Ids]:
+    """The images that training needs, resized and kept, and the place of each image among them.
+
+    They are those of the pools and of the check, and others at random for the check to search.
+    """
+    size, rng = session.config.training.longest_side, np.random.default_rng(session.config.seed)
+    others = rng.choice(len(images), min(len(images), DATABASE), replace=False)
+    ids = np.unique(
+        np.concatenate(
+            [
+                *(pools.anchors, *pools.positives, *pools.negatives),
+                *(checked.items, *checked.neighbors, others),
+            ]
+        )
+    )
+    places = np.full(len(images), -1)
+    places[ids] = np.arange(len(ids))
+    chosen, shard_size = images.take(ids), session.config.extraction.shard_size
+
+    def work(stage: Stage) -> Counts:
+        cache_images(
+            chosen,
+            longest_side=size,
+            max_pixels=session.config.extraction.max_pixels,
+            output=stage.folder,
+            pool=session.pool,
+            shard_size=shard_size,
+            label="cache",
+            report=session.reporting("cache"),
+        )
+        return {"images": len(chosen)}
+
+    stage = session.stage("cache", chosen.digest(), size, shard_size, work=work, part_of="train")
+    entries = cached(chosen, stage.folder, longest_side=size, shard_size=shard_size)
+    return entries, places
+
+
+def _verdict(history: History, kept: int) -> str:
+    """What came of the training, in a sentence."""
+    last, health = len(history) - 1, [metrics.get(HEALTH) for metrics in history]
+    if health[0] is None:
+        return f"the network after epoch {kept} is kept, the last one; its health was not checked"
+    after = [value for value in health[1:] if value is not None]
+    if kept == 0:
+        return (
+            f"no epoch of {last} made the network healthier (initial {health[0]:.3f}, then "
+            f"{max(after, default=0):.3f} at best): the initial network is kept. Its pools may be "
+            "impure (lower --mining.positive-k, raise --mining.positive-cut) or the steps too long "
+            "(lower --training.learning-rate)"
+        )
+    return (
+        f"the network after epoch {kept} of {last} is kept: health {health[kept]:.3f}, initially "
+        f"{health[0]:.3f}"
+    )

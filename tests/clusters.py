@@ -1,0 +1,91 @@
+"""Nodes of Ray in processes of their own, to be killed on purpose."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ray._common.utils import reset_ray_address
+from ray._private.utils import read_ray_address
+
+
+def start_node(*arguments: object, log: Path) -> subprocess.Popen[bytes]:
+    """`ray start --block` with these arguments; returns when the node runs."""
+    ray = Path(sys.executable).with_name("ray")
+    with log.open("w") as output:
+        node = subprocess.Popen(
+            [ray, "start", "--block", *map(str, arguments)], stdout=output, stderr=output
+        )
+    wait_for(lambda: "Ray runtime started" in log.read_text(), node)
+    return node
+
+
+@contextmanager
+def running_head(folder: Path, *, port: int, cpus: int) -> Iterator[str]:
+    """A head in its own process, ended with all it started; gives its address."""
+    head = start_node(
+        *("--head", f"--port={port}", f"--num-cpus={cpus}", "--include-dashboard=false"),
+        *("--disable-usage-stats", "--object-store-memory", 300_000_000),
+        log=folder / "head",
+    )
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        stop(head)
+        # What tells others on this machine that a head is here; one that ends kindly removes it.
+        if (read_ray_address() or "").endswith(f":{port}"):
+            reset_ray_address()
+
+
+def wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"ended with {process.poll()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def stop(node: subprocess.Popen[bytes]) -> None:
+    """End a node and all it started; asked kindly, it would take half a minute."""
+    for pid in [*descendants(node.pid), node.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    node.wait()
+
+
+def vanish(node: subprocess.Popen[bytes]) -> None:
+    """Kill a node's raylet, as when its machine is switched off."""
+    (raylet,) = [pid for pid in descendants(node.pid) if "raylet/raylet" in _command_of(pid)]
+    os.kill(raylet, signal.SIGKILL)
+
+
+def processes(name: str) -> list[int]:
+    """Pids of processes whose command line begins with a name."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if _command_of(int(entry.name)).startswith(name):
+                found.append(int(entry.name))
+    return found
+
+
+def _command_of(pid: int) -> str:
+    text = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return text.replace(b"\0", b" ").decode(errors="replace")
+
+
+def descendants(pid: int) -> list[int]:
+    found, frontier = [], [pid]
+    while frontier:
+        parent = frontier.pop()
+        with suppress(OSError):
+            text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+            frontier += map(int, text.split())
+            found += map(int, text.split())
+    return found
