@@ -42,7 +42,7 @@ def test_the_paper_s_recipe_has_the_paper_s_values():
 
 
 def test_a_preset_is_the_paper_s_values_then_the_recipe_s_then_its_own_sizes():
-    assert RETRIEVAL == preset("retrieval", "steady")
+    assert preset("retrieval", "steady") == RETRIEVAL
     assert RETRIEVAL.training.loss == STEADY["training"]["loss"] == "triplet"
     assert RETRIEVAL.training.momentum == preset("retrieval", "paper").training.momentum
     assert DEMO.training.longest_side == 192

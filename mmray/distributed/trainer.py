@@ -29,6 +29,7 @@ from mmray.training import rank_and_size
 
 CHECKPOINTS = "checkpoints"
 REFUSED = "refused.txt"  # why a rank cannot go on, for the others and the driver
+SHOWN = ("loss", "health", "map")  # of an epoch's metrics, on the terminal
 FAILURES = 10  # workers and machines that may vanish before training gives up
 RESIZE_EVERY = 300.0  # seconds between two looks whether more workers have room
 
@@ -131,8 +132,8 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log) -> None:
                 reported = ray.train.Checkpoint.from_directory(path)
             ray.train.report(metrics, reported, checkpoint_dir_name=name)
         if first:
-            numbers = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            announce(f"    epoch {tuning.epoch}/{tuning.config.epochs}: {numbers}")
+            shown = [f"{key} {metrics[key]:.4g}" for key in SHOWN if key in metrics]
+            announce(f"  epoch {tuning.epoch}/{tuning.config.epochs}: {', '.join(shown)}")
             log(tuning.history)
 
     # BatchNorm statistics are frozen, the same on all ranks: nothing to broadcast.

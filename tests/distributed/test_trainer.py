@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from mmray import models
+from mmray.collection import Collection
 from mmray.config import TrainingConfig
 from mmray.distributed.cluster import TrainingWorkers
 from mmray.distributed.trainer import fine_tune
+from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.fine_tuning import TrainingJob
@@ -76,8 +79,8 @@ def job(tmp_path_factory):
 
 
 def trained(job, path, workers=1):
-    one = TrainingWorkers(fewest=workers, most=workers, resources={"CPU": 1.0})
-    left = fine_tune(job, folder=Folder(str(path)), workers=one)
+    count = TrainingWorkers(fewest=workers, most=workers, resources={"CPU": 1.0})
+    left = fine_tune(job, folder=Folder(str(path)), workers=count)
     return left.last.state_dict(), left.history
 
 
@@ -89,9 +92,24 @@ def assert_same(left, right, *, rel):
             assert one[name] == pytest.approx(other[name], rel=rel), name
 
 
+def weights(path, epoch):
+    return models.load(Folder(str(path / "checkpoints" / f"epoch-{epoch:03d}"))).state_dict()
+
+
+def assert_near(left, right, atol):
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        torch.testing.assert_close(right[name], tensor, atol=atol, rtol=0)
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(job, tmp_path_factory):
-    return trained(job, tmp_path_factory.mktemp("one"))
+def alone(tmp_path_factory):
+    return tmp_path_factory.mktemp("one")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(job, alone):
+    return trained(job, alone)
 
 
 def test_training_moves_the_network_and_notes_every_epoch(job, uninterrupted):
@@ -104,11 +122,13 @@ def test_training_moves_the_network_and_notes_every_epoch(job, uninterrupted):
     assert all(0 < epoch["map"] <= 1 and 0 < epoch["health"] <= 1 for epoch in history)
 
 
-def test_two_workers_follow_the_trajectory_of_one(job, uninterrupted, tmp_path):
-    # Four tuples in steps of three: the stripes of the workers are 2 and 1, then 1 and none.
-    state, history = trained(job, tmp_path, workers=2)
-    for name, tensor in uninterrupted[0].items():
-        torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-3)
+@pytest.mark.parametrize("workers", [2, 3])
+def test_more_workers_follow_the_trajectory_of_one(job, uninterrupted, alone, tmp_path, workers):
+    # Four tuples in steps of three, two steps an epoch: the stripes of two workers are 2 and 1,
+    # then 1 and none.
+    state, history = trained(job, tmp_path, workers=workers)
+    assert_near(weights(alone, 1), weights(tmp_path, 1), atol=1e-5)
+    assert_near(uninterrupted[0], state, atol=1e-5)
     assert_same(uninterrupted[1], history, rel=1e-3)
 
 
@@ -117,9 +137,21 @@ def test_training_goes_on_where_it_stopped_bit_for_bit(job, uninterrupted, tmp_p
     _, short = trained(first, tmp_path)
     state, history = trained(job, tmp_path)
     assert len(short) == 2
-    for name, tensor in uninterrupted[0].items():
-        torch.testing.assert_close(state[name], tensor, atol=0, rtol=0)
+    assert_near(uninterrupted[0], state, atol=0)
     assert_same(uninterrupted[1], history, rel=0)
     again, _ = trained(job, tmp_path)  # nothing is left to do
-    for name, tensor in state.items():
-        torch.testing.assert_close(again[name], tensor, atol=0, rtol=0)
+    assert_near(state, again, atol=0)
+
+
+def test_an_image_that_vanished_ends_training_with_one_sentence(job, tmp_path):
+    rows = [dataclasses.replace(item, uri=f"{item.uri}.gone") for item in job.images]
+    broken = dataclasses.replace(job, images=Collection.of(rows))
+    with pytest.raises(InputError, match=r"00\.png\.gone: FileNotFoundError.*restore it"):
+        trained(broken, tmp_path)
+    assert_near(job.model.state_dict(), weights_after(job, tmp_path), atol=0)
+
+
+def weights_after(job, path):
+    """Of the initial network, which a job that is mended and run again begins with."""
+    trained(dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1)), path)
+    return weights(path, 0)

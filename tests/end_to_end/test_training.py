@@ -1,0 +1,120 @@
+"""Training that is killed anywhere ends with the weights of one that nothing disturbed."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+from mmray import models
+from mmray.storage import Folder
+from tests.clusters import processes, running_head, start_node, stop, vanish, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = shlex.split(
+    """
+    --demo.objects 4 --demo.photos 8 --demo.distractors 4 --demo.longest-side 64
+    --extraction.longest-side 64 --extraction.shard-size 12 --training.longest-side 64
+    --mining.graph-k 6 --mining.positive-k 6 --mining.negative-k 12 --mining.anchor-block 20
+    --training.epochs 4 --training.anchors-per-epoch 20 --training.batch-size 3
+    --training.keep last --training.patience None --evaluation.longest-side 64
+    --stages extract,graph,mine,train
+    """
+)
+
+
+def start(storage, cluster, log, *flags):
+    with log.open("w") as output:
+        return subprocess.Popen(
+            [
+                *(sys.executable, str(ROOT / "jobs" / "retrieval.py")),
+                *("--storage", str(storage), *FLAGS, *flags),
+            ],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "RAY_ADDRESS": cluster},
+        )
+
+
+def finish(process, log):
+    assert process.wait(300) == 0, log.read_text()
+
+
+def weights(storage):
+    (folder,) = storage.glob("train-*/model")
+    return models.load(Folder(str(folder))).state_dict()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A head of three CPUs: one of two workers that take two CPUs each fits on it."""
+    with running_head(tmp_path_factory.mktemp("ray"), port=26479, cpus=3) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def whole(cluster, tmp_path_factory):
+    """Storage of a run by one worker that nothing disturbed, its training taken out, and that."""
+    folder = tmp_path_factory.mktemp("whole")
+    storage = folder / "runs"
+    finish(start(storage, cluster, folder / "log"), folder / "log")
+    state = weights(storage)
+    (trained,) = storage.glob("train-*")
+    for left in (trained, storage / "runs", storage / "mlartifacts"):
+        shutil.rmtree(left, ignore_errors=True)
+    (storage / "mlflow.db").unlink()
+    return storage, state
+
+
+def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes(
+    whole, cluster, tmp_path
+):
+    storage, undisturbed = whole
+
+    def in_the_middle_of(epoch, process):
+        def done(number):
+            return list(storage.glob(f"train-*/checkpoints/epoch-{number:03d}/state.json"))
+
+        wait_for(lambda: bool(done(epoch - 1)), process)
+        time.sleep(0.5)
+        assert not done(epoch)
+
+    node = start_node(
+        *(f"--address={cluster}", "--num-cpus=3", "--object-store-memory", 100_000_000),
+        log=tmp_path / "node",
+    )
+    process = start(storage, cluster, tmp_path / "first", "--training.workers", "2")
+    in_the_middle_of(1, process)
+    workers = processes("ray::RayTrainWorker")
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    in_the_middle_of(2, process)
+    process.kill()
+    process.wait()
+    assert "cache: done before" in (tmp_path / "first").read_text()
+
+    process = start(storage, cluster, tmp_path / "second", "--training.workers", "2")
+    in_the_middle_of(3, process)
+    vanish(node)
+    finish(process, tmp_path / "second")
+    stop(node)
+    lines = re.findall(r"epoch (\d)/4", (tmp_path / "second").read_text())
+    assert lines == ["2", "3", "4"]
+
+    state = weights(storage)
+    for name, tensor in undisturbed.items():
+        torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=0)
+    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    for name in ("health", "map"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [point.step for point in history] == [0, 1, 2, 3, 4]
