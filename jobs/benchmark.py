@@ -8,13 +8,18 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
 
 from mmray.command_line import exit_status
-from mmray.config import Network, Precision
+from mmray.config import Loss, Network, Precision
+
+if TYPE_CHECKING:
+    from mmray.collection import Collection
+    from mmray.extraction_benchmark import Rate
+    from mmray.training_benchmark import TrainingRate
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
@@ -23,7 +28,7 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 class Benchmark:
     """What is measured, and on how much."""
 
-    what: tyro.conf.Positional[Literal["extraction", "knn", "diffusion", "features"]]
+    what: tyro.conf.Positional[Literal["extraction", "training", "knn", "diffusion", "features"]]
     items: int = 100_000
     dims: int = 64
     intrinsic: int = 8
@@ -42,16 +47,21 @@ class Benchmark:
     output: Path = Path("features.npy")
     """Where `features` writes."""
     images: tuple[str, ...] = ()
-    """Photos (extraction), as for jobs/retrieval.py; none: rendered ones."""
+    """Photos (extraction, training), as for jobs/retrieval.py; none: rendered ones."""
     sample: int = 1000
-    """Photos at most (extraction)."""
+    """Photos at most (extraction, training)."""
     network: Network = "efficientnet_lite0"
     weights: str | None = None
     longest_side: int = 362
     precision: Precision = "float32"
-    """bfloat16 is measured besides float32 (extraction)."""
+    """bfloat16 is measured besides float32 (extraction), or instead (training)."""
     shard_size: int = 64
     batch_size: int = 32
+    loss: Loss = "contrastive"
+    steps: int = 20
+    """In an epoch of 5 tuples each, 15 images (training)."""
+    workers: int = 2
+    """Processes that share the threads, where training is distributed."""
 
 
 def main() -> int:
@@ -66,7 +76,8 @@ def main() -> int:
             size = (options.items, options.dims)
             np.save(options.output, manifold_features(*size, intrinsic=options.intrinsic))
             return
-        print(table(*(extraction(options) if options.what == "extraction" else part(options))))
+        measured = {"extraction": extraction, "training": training}.get(options.what, part)
+        print(table(*measured(options)))
 
     return exit_status(job)
 
@@ -95,18 +106,10 @@ def extraction(options: Benchmark) -> Table:
     import torch
 
     from mmray import models
-    from mmray.collection import Collection, sample
     from mmray.distributed.extraction import Description
     from mmray.extraction_benchmark import compare_extraction
-    from mmray.rendering.photo_set import render_collection
-    from mmray.sources import find
-    from mmray.storage import Folder
 
     with tempfile.TemporaryDirectory() as rendered:
-        if not options.images:
-            render_collection(Folder(rendered).write, objects=12, photos=13, distractors=20)
-        found = [find(source).images for source in options.images or (rendered,)]
-        images = sample(Collection.joined(found), options.sample, seed=0)
         how = Description(
             longest_side=options.longest_side,
             poolings=("mac",),
@@ -114,14 +117,59 @@ def extraction(options: Benchmark) -> Table:
             batch_size=options.batch_size,
         )
         rates = compare_extraction(
-            images,
+            photos(options, rendered),
             models.build(options.network, pooling="mac", weights=options.weights),
             how,
             shard_size=options.shard_size,
             threads=options.threads or torch.get_num_threads(),
         )
+    return of_rates(rates, "largest 1 - cosine")
+
+
+def training(options: Benchmark) -> Table:
+    """Steps of fine-tuning on photos of mixed shapes."""
+    import torch
+
+    from mmray import models
+    from mmray.config import TrainingConfig
+    from mmray.training_benchmark import compare_training
+
+    with tempfile.TemporaryDirectory() as rendered:
+        config = TrainingConfig(
+            loss=options.loss,
+            learning_rate=1e-3,
+            precision=options.precision,
+            longest_side=options.longest_side,
+        )
+        rates = compare_training(
+            photos(options, rendered),
+            models.build(options.network, pooling="mac", weights=options.weights),
+            config,
+            steps=options.steps,
+            workers=options.workers,
+            threads=options.threads or torch.get_num_threads(),
+        )
+    return of_rates(rates, "deviation of the loss")
+
+
+def photos(options: Benchmark, rendered: str) -> "Collection":
+    """The photos named, or some that are rendered into a folder."""
+    from mmray.collection import Collection, sample
+    from mmray.rendering.photo_set import render_collection
+    from mmray.sources import find
+    from mmray.storage import Folder
+
+    if not options.images:
+        size = {"objects": 12, "photos": 13, "distractors": 20, "longest_side": 512}
+        render_collection(Folder(rendered).write, **size, seed=0)
+    found = [find(source).images for source in options.images or (rendered,)]
+    return sample(Collection.joined(found), options.sample, seed=0)
+
+
+def of_rates(rates: "Sequence[Rate | TrainingRate]", deviation: str) -> Table:
+    """The ways beside the first one."""
     base = rates[0].images_per_second
-    return ("way", "start-up, s", "largest 1 - cosine", "images/s", "times one at a time"), [
+    return ("way", "start-up, s", deviation, "images/s", "times one at a time"), [
         (
             rate.way,
             f"{rate.startup:.1f}",

@@ -25,10 +25,14 @@ def start_node(*arguments: object, log: Path) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def running_head(folder: Path, *, port: int, cpus: int) -> Iterator[str]:
-    """A head in its own process, ended with all it started; gives its address."""
+def running_head(folder: Path, *, port: int, cpus: int, dashboard: bool = False) -> Iterator[str]:
+    """A head in its own process, ended with all it started; gives its address.
+
+    Without its dashboard Ray Train does not see that a driver was killed, and keeps what it had.
+    """
     head = start_node(
-        *("--head", f"--port={port}", f"--num-cpus={cpus}", "--include-dashboard=false"),
+        *("--head", f"--port={port}", f"--num-cpus={cpus}", f"--dashboard-port={port + 1}"),
+        f"--include-dashboard={str(dashboard).lower()}",
         *("--disable-usage-stats", "--object-store-memory", 300_000_000),
         log=folder / "head",
     )

@@ -95,3 +95,39 @@ def test_all_linked_items_or_some_at_random_can_be_anchors():
     assert (np.diff(importance[some]) <= 0).all()
     np.testing.assert_array_equal(some, select_anchors(graph, 9, selection="random", seed=1))
     assert set(some) != set(select_anchors(graph, 9, selection="random", seed=2))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 60), count=st.integers(1, 40))
+def test_filled_anchors_are_all_local_maxima_and_others_up_to_the_count(seed, n, count):
+    graph = random_graph(seed, n, min(1.0, 3 / n))
+    importance = stationary_distribution(graph)
+    linked = np.flatnonzero(importance)
+    maxima = oracles.local_maxima(graph.toarray(), importance, n)
+    filled = select_anchors(graph, count, selection="filled", seed=seed)
+    assert filled.dtype == np.int64
+    assert len(set(filled)) == len(filled) == min(count, len(linked))
+    assert set(filled) <= set(linked)
+    # Where they are more than the count, they are those of the walk.
+    assert set(maxima[:count]) <= set(filled)
+    assert filled.tolist() == sorted(filled, key=lambda i: (-importance[i], i))
+
+
+def test_what_fills_up_the_anchors_is_drawn_with_the_seed():
+    graph = random_graph(3, 60, 0.05)
+    maxima = set(select_anchors(graph, 60))
+    filled = [set(select_anchors(graph, 25, selection="filled", seed=s)) for s in (1, 1, 2)]
+    assert 3 < len(maxima) < 20
+    assert maxima < filled[0] == filled[1] != filled[2]
+    everything = select_anchors(graph, 25, selection="all")
+    assert filled[0] != set(everything)
+    # Others are as likely as at random: over many draws each of them comes up.
+    drawn = [select_anchors(graph, 25, selection="filled", seed=s) for s in range(60)]
+    assert set(np.concatenate(drawn)) == set(select_anchors(graph, 60, selection="all"))
+
+
+def test_where_the_walk_has_enough_maxima_nothing_is_filled_up():
+    stars = graph_of([(hub, leaf, 0.5) for hub in (9, 2, 5) for leaf in (hub - 1, hub + 1)], 11)
+    assert select_anchors(stars, 2, selection="filled").tolist() == [2, 5]
+    assert select_anchors(stars, 3, selection="filled", seed=5).tolist() == [2, 5, 9]
+    assert select_anchors(graph_of([], 4), 3, selection="filled").shape == (0,)

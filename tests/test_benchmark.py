@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 
 from mmray.benchmark import Comparison, manifold_features
+from mmray.config import TrainingConfig
+from mmray.errors import InputError
+from mmray.models import EmbeddingNet
+from mmray.sources import find
+from mmray.training_benchmark import compare_training
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 
@@ -81,6 +86,46 @@ def test_extraction_is_compared_on_photos_of_mixed_shapes(monkeypatch, capsys, t
     ]
     assert all(float(row[2]) < 1e-5 for row in cells)
     assert all(float(row[3]) > 0 for row in cells)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # where there is a core
+@pytest.mark.parametrize("loss", ["contrastive", "triplet"])
+def test_all_ways_of_training_take_the_same_steps(monkeypatch, capsys, tmp_path, loss):
+    synthetic.save_noise(tmp_path, 8, [(48, 64), (64, 48), (64, 64)])
+    arguments = ("training", "--images", str(tmp_path), "--longest-side", "64", "--threads", "2")
+    arguments += ("--steps", "3", "--loss", loss)
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    assert job.main() == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row[0] for row in cells] == [
+        "one image at a time",
+        "bare loop, batches of one shape",
+        "bare DDP loop, 2 processes",
+        "mmray, train_epoch",
+        "mmray, Ray Train, 1 worker",
+        "mmray, Ray Train, 2 workers",
+    ]
+    assert all(float(row[2]) < 1e-4 for row in cells)
+    assert all(float(row[3]) > 0 for row in cells)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": 2}, "2 images: a tuple has 3, name more with --images"),
+        ({"workers": 3}, "--workers 3: from 1 to 2, as there are 2 threads to share"),
+        ({"workers": 6, "threads": 8}, "--workers 6: from 1 to 5.* and 5 tuples in a step"),
+        ({"workers": 0}, "--workers 0: from 1 to 2"),
+    ],
+)
+def test_training_that_cannot_be_compared_is_refused(tmp_path, changes, words):
+    sizes = {"images": 4, "workers": 2, "threads": 2} | changes
+    synthetic.save_noise(tmp_path, sizes.pop("images"), [(48, 64)])
+    images, model = find(str(tmp_path)).images, EmbeddingNet("efficientnet_lite0", "mac")
+    with pytest.raises(InputError, match=words):
+        compare_training(images, model, TrainingConfig(), steps=1, **sizes)
 
 
 def test_features_go_to_a_file(monkeypatch, tmp_path):

@@ -75,8 +75,7 @@ def literal_health(rows, embeddings, needed):
             continue
         relevant = {i for i, s in near if np.float32(s) >= 0.25 * np.float32(near[0][1])}
         ranking = sorted(needed, key=lambda i: (-float(embeddings[item] @ embeddings[i]), i))
-        nearest = [s for _, s in near[:10]]
-        weight = math.fsum(nearest) / len(nearest)
+        weight = math.fsum(s for _, s in near[:10]) / 10
         total += weight * oracles.average_precision(ranking, relevant, junk={item})
         weights += weight
     return total / weights
@@ -99,10 +98,10 @@ def test_neighbors_from_a_quarter_of_the_first_on_are_relevant():
     assert query.junk.tolist() == [4]
 
 
-def test_the_ten_nearest_tell_how_much_an_item_counts():
+def test_the_first_ten_tell_how_much_an_item_counts_and_fewer_tell_less():
     long = [(i, 0.5) for i in range(1, 11)] + [(i, 0.3) for i in range(11, 30)]
     check = check_of({0: long, 40: [(41, 0.5), (42, 0.25), (43, 0.03)]})
-    assert check.weights.tolist() == pytest.approx([0.5, 0.26])
+    assert check.weights.tolist() == pytest.approx([0.5, 0.078])
 
 
 def test_an_embedding_that_ranks_as_the_manifold_does_is_of_perfect_health():
@@ -206,7 +205,6 @@ def test_held_out_anchors_are_measured_as_plain_loops_would(loss, margin, used):
     figures = measured(check_of({}, HELD_OUT), embeddings, loss, margin)
     wanted = literal_held_out(HELD_OUT, embeddings, loss, used)
     assert wanted["held_out_loss"] > 0.1
-    assert (6 * wanted["ordered"] * 3) % 3 != 0, "no tie decides"
     for name, value in wanted.items():
         assert figures[name] == pytest.approx(value, rel=1e-5), name
 

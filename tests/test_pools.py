@@ -18,6 +18,7 @@ from tests import oracles
 from tests.synthetic import clouds, curves, graph_of, permuted, unit_rows
 
 SIZES = {"positive_k": 12, "negative_k": 30, "max_negatives": 8}
+MANY = SIZES | {"positive_k": 30}
 AUTHORS = Path(__file__).resolve().parents[2] / "shared" / "data" / "authors_cub50.npz"
 
 
@@ -139,6 +140,61 @@ def test_an_isolated_anchor_has_no_positives():
     mined = mine_pools(features, graph.tocsr(), np.array([60]), **SIZES)
     assert len(mined.positives[0]) == len(mined.manifold_neighbors[0]) == 0
     assert len(mined.negatives[0]) > 0
+
+
+@pytest.mark.parametrize("positive_cut", [0.4, 0.65, 0.72, 1.0])
+def test_positives_below_a_share_of_the_first_neighbor_are_cut(positive_cut):
+    """Of the uncut pools, those whose s_m reaches the share; nothing else changes."""
+    features = with_duplicates(3)
+    graph, anchors = graph_of_features(features), np.arange(0, 105, 4)
+    whole = mine_pools(features, graph, anchors, **MANY)
+    cut = mine_pools(features, graph, anchors, positive_cut=positive_cut, **MANY)
+    s_m = diffuse(reorder(normalize_graph(graph)), anchors).similarity
+    kept = []
+    for row, anchor in enumerate(anchors):
+        first = np.delete(s_m[row], anchor).max()
+        strong = s_m[row, whole.positives[row]] >= np.float32(positive_cut) * first
+        for name in ("positives", "positive_similarity", "positive_rank_e"):
+            wanted = getattr(whole, name)[row][strong]
+            np.testing.assert_array_equal(getattr(cut, name)[row], wanted, err_msg=name)
+        kept += strong.tolist()
+    if positive_cut < 1:
+        assert 0.02 < np.mean(kept) < 0.98
+    for name in (
+        "negatives",
+        "negative_similarity",
+        "negative_rank_m",
+        "manifold_neighbors",
+        "zero_positives",
+        "residual",
+    ):
+        for one, other in zip(getattr(cut, name), getattr(whole, name), strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_the_first_neighbor_is_measured_against_though_it_is_no_positive():
+    """Nor is the anchor measured against, whose own s_m is higher."""
+    features = curves(1)
+    graph = graph_of_features(features)
+    anchors = np.arange(0, 120, 7)
+    whole = mine_pools(features, graph, anchors, **MANY)
+    firsts = [ids[0] for ids in whole.manifold_neighbors]
+    assert not any(np.isin(whole.positives[i], firsts[i]).any() for i in range(len(anchors)))
+    s_m = diffuse(reorder(normalize_graph(graph)), anchors).similarity
+    for row, anchor in enumerate(anchors):
+        share = float(whole.positive_similarity[row][1] / s_m[row, firsts[row]])
+        assert s_m[row, anchor] > 1.05 * s_m[row, firsts[row]]
+        cut = mine_pools(features, graph, anchors[[row]], positive_cut=share * (1 - 1e-6), **MANY)
+        assert cut.positives[0].tolist() == whole.positives[row][:2].tolist()
+
+
+def test_an_anchor_that_nothing_leads_from_is_cut_without_an_error():
+    features = np.concatenate([curves(0, clusters=2), -curves(0, clusters=2)[:1]])
+    graph = graph_of_features(features).tolil()
+    graph[60] = 0
+    graph[:, 60] = 0
+    mined = mine_pools(features, graph.tocsr(), np.array([60]), positive_cut=0.5, **SIZES)
+    assert len(mined.positives[0]) == 0
 
 
 def test_an_anchor_behind_its_duplicates_is_not_in_its_own_pools():

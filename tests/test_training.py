@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmray.augmentation import RandomCrop
 from mmray.collection import ImageFile
 from mmray.errors import InputError
 from mmray.losses import contrastive_loss, triplet_loss
@@ -140,3 +141,158 @@ def test_a_query_is_cut_to_its_box_before_it_is_reduced(tmp_path):
     ((image,),) = ImageSource([item], longest_side=100).groups([np.array([0])])
     assert image.shape == (30, 40, 3)
     assert image.min() == 255
+
+
+def one_image_each(source, count=12):
+    """The images as the batches (1, 3, h, w) of a plain loop."""
+    (images,) = source.groups([np.arange(count)])
+    return [torch.from_numpy(image).permute(2, 0, 1)[None] for image in images]
+
+
+def trained(model, drawn, source, *, rate=0.01, learning_rate=None, **rule):
+    """The figures of an epoch of plain SGD, in steps of two tuples."""
+    return train_epoch(
+        model,
+        torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9),
+        drawn,
+        source,
+        StepRule(
+            **{"loss": "contrastive", "margin": 1.1, "weighted": True, "batch_size": 2} | rule
+        ),
+        device=CPU,
+        learning_rate=learning_rate,
+    )
+
+
+def plain_epoch(model, one, drawn, loss, *, rates, clip_norm=None):
+    """The same by one image at a time and one pair at a time, the norm summed by hand."""
+    function = {"contrastive": contrastive_loss, "triplet": triplet_loss}[loss]
+    optimizer, total, norms = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9), 0.0, []
+    model.train()
+    for start, rate in zip(range(0, len(drawn.anchors), 2), rates, strict=True):
+        optimizer.zero_grad()
+        step = range(start, min(start + 2, len(drawn.anchors)))
+        for index in step:
+            pairs = [
+                (positive, negative, float(weight))
+                for positive, weight in zip(
+                    drawn.positives[index], drawn.weights[index], strict=True
+                )
+                for negative in drawn.negatives[index]
+            ]
+            for positive, negative, weight in pairs:
+                ids = (drawn.anchors[index], positive, negative)
+                value = function(*(model(one[i]) for i in ids), margin=1.1)[0] * weight
+                (value / len(pairs) / len(step)).backward()
+                total += value.item() / len(pairs)
+        squares = [float(p.grad.double().square().sum()) for p in model.parameters()]
+        norms.append(sum(squares) ** 0.5)
+        factor = 1.0 if clip_norm is None else min(1.0, clip_norm / norms[-1])
+        for parameter in model.parameters():
+            parameter.grad *= factor
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    return total / len(drawn.anchors), norms
+
+
+def moved(model):
+    """The change of all weights since the start, as one vector."""
+    start = tiny().state_dict()
+    return torch.cat([(v - start[k]).double().flatten() for k, v in model.state_dict().items()])
+
+
+SINGLE = tuples_of([0, 1, 8], [4, 5, 3], [9, 10, 1], [1, 0.5, 2])
+SEVERAL = Tuples(
+    anchors=np.array([0, 1, 8]),
+    positives=np.array([[4, 5], [5, 6], [3, 10]]),
+    negatives=np.array([[9, 10, 9], [2, 11, 0], [1, 1, 4]]),
+    weights=np.array([[1, 2], [0.5, 3], [0, 2]], np.float32),
+)
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "triplet"])
+def test_several_positives_and_negatives_equal_a_plain_loop_over_the_pairs(photos, loss):
+    source, model, plain = ImageSource(photos, longest_side=64), tiny(), tiny()
+    figures = trained(model, SEVERAL, source, loss=loss)
+    wanted, norms = plain_epoch(plain, one_image_each(source), SEVERAL, loss, rates=[0.01, 0.01])
+    assert figures["loss"] == pytest.approx(wanted, rel=1e-4)
+    assert figures["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-3)
+    assert norms[0] != pytest.approx(norms[1], rel=5e-3)
+    torch.testing.assert_close(moved(model), moved(plain), atol=2e-5, rtol=1e-3)
+    assert moved(plain).abs().max() > 1e-3
+
+
+def test_a_gradient_is_scaled_down_to_the_limit_and_its_norm_is_told_unscaled(photos):
+    source = ImageSource(photos, longest_side=64)
+    one, free, plain, model = one_image_each(source), tiny(), tiny(), tiny()
+    _, norms = plain_epoch(free, one, SINGLE, "contrastive", rates=[0.01, 0.01])
+    limit = min(norms) / 2
+    _, norms = plain_epoch(plain, one, SINGLE, "contrastive", rates=[0.01] * 2, clip_norm=limit)
+    figures = trained(model, SINGLE, source, clip_norm=limit)
+    assert figures["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-3)
+    assert figures["gradient_norm"] > 1.9 * limit
+    torch.testing.assert_close(moved(model), moved(plain), atol=2e-6, rtol=1e-3)
+    assert moved(model).norm() < 0.6 * moved(free).norm()
+    high = tiny()
+    trained(high, SINGLE, source, clip_norm=1e6)
+    torch.testing.assert_close(moved(high), moved(free), atol=2e-5, rtol=1e-3)
+
+
+def test_every_step_takes_the_learning_rate_of_the_share_that_is_done_after_it(photos):
+    source, model, plain = ImageSource(photos, longest_side=64), tiny(), tiny()
+    shares, rates = [], iter([0.02, 0.001])
+
+    def rate(share):
+        shares.append(share)
+        return next(rates)
+
+    trained(model, SINGLE, source, rate=99.0, learning_rate=rate)
+    assert shares == pytest.approx([2 / 3, 1])
+    plain_epoch(plain, one_image_each(source), SINGLE, "contrastive", rates=[0.02, 0.001])
+    torch.testing.assert_close(moved(model), moved(plain), atol=2e-5, rtol=1e-3)
+
+
+def test_half_precision_moves_the_weights_nearly_as_single_precision_does(photos):
+    """In one step: the second would start from other weights."""
+    source, single, half = ImageSource(photos, longest_side=64), tiny(), tiny()
+    one = trained(single, SEVERAL, source, batch_size=3)
+    other = trained(half, SEVERAL, source, batch_size=3, precision="bfloat16")
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    assert other["loss"] == pytest.approx(one["loss"], rel=0.05)
+    assert other["loss"] != one["loss"]
+    cosine = torch.nn.functional.cosine_similarity(moved(half), moved(single), dim=0)
+    assert 0.9 < cosine < 1 - 1e-5
+    assert moved(half).norm() == pytest.approx(float(moved(single).norm()), rel=0.2)
+
+
+def test_an_image_is_seen_by_its_place_in_the_epoch_whatever_the_threads(photos, monkeypatch):
+    """The crop of an image depends on its key alone, so that the weights do not on the threads."""
+    crop, moves, keys = RandomCrop(size=48), [], []
+
+    def view(pixels, key):
+        keys.append(key)
+        return crop(pixels, np.random.default_rng([7, key]))
+
+    for threads in (1, 2, 5):
+        monkeypatch.setattr("mmray.training.THREADS", threads)
+        model = tiny()
+        trained(model, SEVERAL, ImageSource(photos, longest_side=64).seen_as(view))
+        assert sorted(keys) == list(range(SEVERAL.anchors.size * 6))
+        keys.clear()
+        moves.append(moved(model))
+    whole = tiny()
+    trained(whole, SEVERAL, ImageSource(photos, longest_side=64))
+    assert (moves[0] - moved(whole)).abs().max() > 1e-4
+    for other in moves[1:]:
+        torch.testing.assert_close(moves[0], other, atol=0, rtol=0)
+
+
+def test_views_are_given_the_key_of_each_image(photos):
+    """Anchor, positives, negatives, tuple by tuple: an image that comes twice has two views."""
+    source = ImageSource(photos, longest_side=64)
+    marked = source.seen_as(lambda pixels, key: np.full((1, 1, 3), key, np.uint8))
+    groups = [np.array([3, 3]), np.array([0]), np.empty(0, np.int64)]
+    keyed = marked.groups(groups, [np.array([5, 9]), np.array([2]), np.empty(0, np.int64)])
+    assert [[int(image[0, 0, 0]) for image in group] for group in keyed] == [[5, 9], [2], []]
+    (plain,) = source.groups([np.array([3])])  # the first source is as it was
+    assert plain[0].shape[:2] == SHAPES[3]

@@ -1,0 +1,367 @@
+"""Fine-tuning measures, keeps the healthiest network, ends in time, and goes on where it was."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mmray import fine_tuning, tuples
+from mmray.augmentation import center_crop
+from mmray.config import TrainingConfig
+from mmray.embedding import embed
+from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.ranking import Query
+from mmray.fine_tuning import FineTuning, TrainingJob, saved_history
+from mmray.health import HealthCheck
+from mmray.images import load_image
+from mmray.manifold import ManifoldNeighbors
+from mmray.models import build
+from mmray.pools import Pools
+from mmray.sources import find
+from tests import synthetic
+
+CPU = torch.device("cpu")
+TIMES = {"embed_seconds", "train_seconds"}
+CONFIG = TrainingConfig(
+    epochs=2,
+    anchors_per_epoch=2,
+    batch_size=1,
+    learning_rate=1e-3,
+    decay_epochs=1,
+    longest_side=64,
+    held_out=0.4,
+    monitor_every=0,
+)
+
+
+def ragged(*rows, dtype=np.int64):
+    return tuple(np.array(row, dtype) for row in rows)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    synthetic.save_noise(folder, 10, [(48, 64), (64, 48)])
+    return find(str(folder)).images
+
+
+@pytest.fixture
+def job(images):
+    """Five anchors in ten photos, two of them held out; a network of its own for every test."""
+    positives = [[5, 6], [7], [8, 9], [6, 0], [1]]
+    empty = ragged([], [], [], [], [])
+    pools = Pools(
+        anchors=np.arange(5),
+        positives=ragged(*positives),
+        positive_similarity=ragged(*[[1.5] * len(row) for row in positives], dtype=np.float32),
+        positive_rank_e=empty,
+        negatives=ragged([7, 8, 9], [0, 9], [0, 1], [7, 8], [2, 9]),
+        negative_similarity=empty,
+        negative_rank_m=empty,
+        manifold_neighbors=empty,
+        zero_positives=np.zeros(5, np.int64),
+        residual=np.zeros(5),
+        iterations=np.zeros(5, np.int64),
+    )
+    return TrainingJob(
+        model=build("efficientnet_lite0", pooling="mac"),
+        images=images,
+        max_pixels=10**6,
+        pools=pools,
+        checked=ManifoldNeighbors(
+            items=np.array([3, 8]),
+            neighbors=ragged([1, 0], [2, 4, 9]),
+            similarity=ragged([2, 1], [3, 1, 0.5], dtype=np.float32),
+        ),
+        config=CONFIG,
+        seed=3,
+        labelled=None,
+    )
+
+
+def with_config(job, **changes):
+    return dataclasses.replace(job, config=dataclasses.replace(job.config, **changes))
+
+
+def started(job):
+    """With a network that no other fine-tuning trains."""
+    fresh = build("efficientnet_lite0", pooling="mac")
+    return FineTuning(dataclasses.replace(job, model=fresh), CPU)
+
+
+def run(tuning, report=lambda: None):
+    tuning.run(tuning.network, report)
+    return tuning
+
+
+def weights(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def differ(one, other):
+    return any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def timeless(history):
+    return [{k: v for k, v in epoch.items() if k not in TIMES} for epoch in history]
+
+
+def prescribe(monkeypatch, values):
+    """The health of the network after epoch i is values[i]."""
+    left = iter(values)
+    monkeypatch.setattr(HealthCheck, "measure", lambda *_, **__: {"health": next(left)})
+
+
+def without_training(monkeypatch):
+    """An epoch adds 1 to a weight, and nothing is embedded."""
+
+    def train_epoch(model, optimizer, drawn, source, rule, **options):
+        with torch.no_grad():
+            next(model.parameters()).add_(1)
+        return {"loss": 0.5}
+
+    def embed_ids(model, source, ids, *arguments, **options):
+        return np.eye(10, model.dim, dtype=np.float32)[ids]
+
+    monkeypatch.setattr(fine_tuning, "train_epoch", train_epoch)
+    monkeypatch.setattr(fine_tuning, "embed_ids", embed_ids)
+
+
+def assert_restored_goes_on(job, folder):
+    """Every checkpoint of a whole run, restored into a fresh state, ends as the whole run did."""
+    whole = started(job)
+    run(whole, lambda: whole.save(folder / str(whole.epoch)))
+    for epoch in range(job.config.epochs + 1):
+        again = started(job)
+        again.restore(folder / str(epoch))
+        assert again.epoch == epoch
+        assert timeless(again.history) == timeless(whole.history[: epoch + 1])
+        reported = []
+        run(again, lambda: reported.append(again.epoch))
+        assert reported == list(range(epoch + 1, job.config.epochs + 1))
+        assert timeless(again.history) == timeless(whole.history)
+        for kept in ("network", "best"):
+            one, other = weights(getattr(again, kept)), weights(getattr(whole, kept))
+            torch.testing.assert_close(one, other, atol=0, rtol=0)
+    return whole
+
+
+def test_every_checkpoint_restored_goes_on_bit_for_bit(job, tmp_path):
+    start = weights(job.model)
+    whole = assert_restored_goes_on(with_config(job, normalized_weights=True), tmp_path)
+    assert differ(start, weights(whole.network))
+    assert saved_history(tmp_path / "1") == whole.history[:2]
+
+
+def test_adam_goes_on_with_its_averages(job, tmp_path):
+    config = {"optimizer": "adam", "learning_rate": 1e-4, "epochs": 2, "schedule": "cosine"}
+    whole = assert_restored_goes_on(with_config(job, **config), tmp_path)
+    state = torch.load(tmp_path / "1" / "optimizer.pt", weights_only=True)["state"]
+    assert float(state[0]["exp_avg_sq"].abs().max()) > 0
+    assert whole.history[-1]["learning_rate"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_history_begins_with_the_initial_network_and_has_every_epoch(job):
+    tuning, reports = started(job), []
+    initial = weights(tuning.network)
+
+    def report():
+        reports.append((tuning.epoch, len(tuning.history), differ(initial, tuning.best_weights)))
+
+    tuning.best_weights = initial
+    run(tuning, lambda: reports.append((tuning.epoch, len(tuning.history), tuning.finished)))
+    assert reports == [(0, 1, False), (1, 2, False), (2, 3, True)]
+    measured = {"health", "held_out_loss", "ordered", "spread"}
+    trained = {"loss", "gradient_norm", "learning_rate"} | TIMES
+    assert tuning.history[0].keys() == measured
+    assert [epoch.keys() for epoch in tuning.history[1:]] == [measured | trained] * 2
+    assert [epoch["learning_rate"] for epoch in tuning.history[1:]] == pytest.approx([1e-3, 1e-4])
+    assert all(epoch["loss"] > 0 and 0 < epoch["health"] <= 1 for epoch in tuning.history[1:])
+    assert tuning.history[0]["held_out_loss"] != tuning.history[2]["held_out_loss"]
+
+
+def test_the_initial_network_is_reported_before_it_is_trained(job, monkeypatch):
+    without_training(monkeypatch)
+    tuning, seen = started(job), []
+    initial = weights(tuning.network)
+    run(tuning, lambda: seen.append(differ(initial, weights(tuning.network))))
+    assert seen == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("health", "best"),
+    [([0.5, 0.4, 0.7, 0.6], 2), ([0.5, 0.5, 0.4, 0.5], 0), ([0.1, 0.2, 0.3, 0.4], 3)],
+)
+def test_the_best_network_is_that_of_the_healthiest_epoch(job, monkeypatch, health, best):
+    without_training(monkeypatch)
+    prescribe(monkeypatch, health)
+    tuning, networks = started(with_config(job, epochs=3)), []
+    run(tuning, lambda: networks.append(weights(tuning.network)))
+    assert len(networks) == 4
+    assert tuning.best_epoch == best
+    torch.testing.assert_close(weights(tuning.best), networks[best], atol=0, rtol=0)
+    torch.testing.assert_close(weights(tuning.network), networks[-1], atol=0, rtol=0)
+    assert sum(not differ(networks[best], network) for network in networks) == 1
+
+
+def test_a_restored_best_network_outlives_worse_epochs(job, monkeypatch, tmp_path):
+    without_training(monkeypatch)
+    prescribe(monkeypatch, [0.5, 0.7, 0.6])
+    tuning = started(job)
+    run(tuning, lambda: tuning.save(tmp_path / str(tuning.epoch)))
+    kept = weights(tuning.best)
+    again = started(job)
+    again.restore(tmp_path / "2")
+    assert (again.best_epoch, again.epoch, again.finished) == (1, 2, True)
+    torch.testing.assert_close(weights(again.best), kept, atol=0, rtol=0)
+    assert differ(weights(again.best), weights(again.network))
+
+
+@pytest.mark.parametrize(
+    ("patience", "health", "epochs"),
+    [
+        (2, [0.5, 0.4, 0.45, 0.9], 2),
+        (2, [0.5, 0.6, 0.4, 0.6, 0.9], 3),
+        (1, [0.5, 0.6, 0.7, 0.7, 0.9], 3),
+        (3, [0.5, 0.4, 0.4, 0.6, 0.5, 0.5], 5),
+        (None, [0.5, 0.4, 0.4, 0.4, 0.4, 0.4], 5),
+    ],
+)
+def test_training_ends_after_so_many_epochs_without_a_healthier_network(
+    job, monkeypatch, patience, health, epochs
+):
+    without_training(monkeypatch)
+    prescribe(monkeypatch, health)
+    tuning, reports = started(with_config(job, epochs=5, patience=patience)), []
+    run(tuning, lambda: reports.append(tuning.epoch))
+    assert tuning.finished
+    assert tuning.epoch == epochs
+    assert reports == list(range(epochs + 1))
+    assert len(tuning.history) == epochs + 1
+
+
+@pytest.mark.parametrize("patience", [None, 1])
+def test_nothing_is_done_after_the_end(job, monkeypatch, tmp_path, patience):
+    without_training(monkeypatch)
+    prescribe(monkeypatch, [0.5, 0.4, 0.3])
+    tuning = started(with_config(job, patience=patience))
+    run(tuning, lambda: tuning.save(tmp_path / str(tuning.epoch)))
+    again = started(with_config(job, patience=patience))
+    assert not again.finished
+    again.restore(tmp_path / str(tuning.epoch))
+    assert again.finished
+    before, reports = weights(again.network), []
+    run(again, lambda: reports.append(again.epoch))
+    assert reports == []
+    assert again.history == tuning.history
+    assert not differ(before, weights(again.network))
+
+
+def test_more_epochs_go_on_from_where_fewer_ended(job, monkeypatch, tmp_path):
+    """A checkpoint of the last of two epochs is one of the second of three."""
+    without_training(monkeypatch)
+    tuning = started(job)
+    run(tuning, lambda: tuning.save(tmp_path / str(tuning.epoch)))
+    longer = started(with_config(job, epochs=3))
+    longer.restore(tmp_path / "2")
+    assert (longer.finished, run(longer).epoch) == (False, 3)
+
+
+def test_held_out_anchors_are_never_trained_on(job, monkeypatch):
+    trained_on, train_epoch = [], fine_tuning.train_epoch
+    without_training(monkeypatch)
+    stub = fine_tuning.train_epoch
+    assert stub is not train_epoch
+
+    def spy(model, optimizer, drawn, *arguments, **options):
+        trained_on.extend(drawn.anchors.tolist())
+        return stub(model, optimizer, drawn, *arguments, **options)
+
+    monkeypatch.setattr(fine_tuning, "train_epoch", spy)
+    for seed in range(3):
+        trained_on.clear()
+        tuning = started(dataclasses.replace(with_config(job, epochs=8), seed=seed))
+        held_out = tuning.health.held_out.anchors.tolist()
+        run(tuning)
+        assert len(held_out) == 2
+        assert set(trained_on) == set(range(5)) - set(held_out)
+        assert len(trained_on) == 16
+
+
+def test_what_is_drawn_depends_on_the_seed_and_the_epoch(job, monkeypatch):
+    without_training(monkeypatch)
+    drawn, sample_pairs = [], tuples.sample_pairs
+
+    def spy(*arguments, **options):
+        pairs = sample_pairs(*arguments, **options)
+        drawn.append((pairs.anchors.tolist(), pairs.positives.tolist()))
+        return pairs
+
+    monkeypatch.setattr(tuples, "sample_pairs", spy)
+    runs = []
+    for seed in (3, 3, 4):
+        drawn.clear()
+        run(started(dataclasses.replace(with_config(job, epochs=6), seed=seed)))
+        runs.append(list(drawn))
+    assert runs[0] == runs[1] != runs[2]
+    assert len({str(epoch) for epoch in runs[0]}) > 3
+
+
+def test_a_network_that_trains_on_crops_embeds_central_ones(job, monkeypatch):
+    """Random crops in training, of one size, new in each epoch; the middle for all else."""
+    seen, train_epoch = [], fine_tuning.train_epoch
+
+    def spy(model, optimizer, drawn, source, *arguments, **options):
+        members = np.hstack([drawn.anchors[:, None], drawn.positives, drawn.negatives]).ravel()
+        keys = np.arange(len(members))
+        (crops,) = source.groups([np.full(len(members), 0)], [keys])
+        seen.append(crops)
+        return train_epoch(model, optimizer, drawn, source, *arguments, **options)
+
+    monkeypatch.setattr(fine_tuning, "train_epoch", spy)
+    tuning = started(with_config(job, augmentation="crop", crop_size=48))
+    ids = np.array([4, 0, 7])
+    middles = [
+        center_crop(load_image(job.images[i], longest_side=64, max_pixels=10**6).pixels, 48)
+        for i in ids.tolist()
+    ]
+    wanted = embed(tuning.network, middles, ["mac"], batch_size=1, device=CPU)[:, 0]
+    np.testing.assert_allclose(tuning._embedded(tuning.source, ids), wanted, atol=1e-5)
+    run(tuning)
+    assert len(seen) == 2
+    assert {crop.shape for crops in seen for crop in crops} == {(48, 48, 3)}
+    assert len({crop.tobytes() for crops in seen for crop in crops}) == 12
+    assert middles[1].tobytes() not in {crop.tobytes() for crops in seen for crop in crops}
+
+
+def test_crops_are_the_same_again_after_a_restart(job, tmp_path):
+    assert_restored_goes_on(with_config(job, augmentation="crop", crop_size=32, epochs=1), tmp_path)
+
+
+def test_the_labelled_set_is_measured_every_so_many_epochs_and_changes_nothing(
+    job, images, monkeypatch
+):
+    query = Query("q", "0.png", None, positives=np.array([4, 5]), junk=np.array([0]))
+    labelled = LabelledSet(database=images, queries=images[:1], ground_truth=[query])
+    without_training(monkeypatch)
+    job = with_config(job, epochs=4)
+    plain = run(started(job))
+    figures = {}
+    for every in (0, 1, 2):
+        watched = dataclasses.replace(with_config(job, monitor_every=every), labelled=labelled)
+        monkeypatch.setattr(FineTuning, "_embedded", embedded)
+        tuning = run(started(watched))
+        figures[every] = ["map" in epoch for epoch in tuning.history]
+        rest = [{k: v for k, v in epoch.items() if k != "map"} for epoch in tuning.history]
+        assert timeless(rest) == timeless(plain.history)
+    assert figures == {
+        0: [False] * 5,
+        1: [True] * 5,
+        2: [True, False, True, False, True],
+    }
+
+
+def embedded(tuning, source, ids):
+    """In place of `FineTuning._embedded`: rows that tell the images apart."""
+    return np.eye(20, tuning.network.dim, dtype=np.float32)[ids]

@@ -1,0 +1,91 @@
+"""The metrics of an epoch reach MLflow once, whoever logs them and however often."""
+
+from collections import Counter
+
+import mlflow
+import pytest
+
+from mmray.errors import InputError
+from mmray.storage import Folder
+from mmray.tracking import Run, default_uri, open_run
+
+HISTORY = [
+    {"health": 0.5, "map": 0.4},
+    {"health": 0.6, "loss": 1.5},
+    {"health": 0.55, "map": 0.45, "loss": 1.25},
+]
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """One database for all tests: to create one takes a second."""
+    return Folder(str(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture
+def run(storage, request):
+    return open_run(
+        storage,
+        uri=default_uri(storage),
+        experiment="tests",
+        identity=request.node.name,
+        settings={"network": "vgg16"},
+    )
+
+
+def logged(run):
+    """How often each (name, step, value) is in the store."""
+    client = mlflow.MlflowClient(run.uri)
+    names = client.get_run(run.run_id).data.metrics
+    entries = [entry for name in names for entry in client.get_metric_history(run.run_id, name)]
+    return Counter((entry.key, entry.step, entry.value) for entry in entries)
+
+
+def once(history, prefix=""):
+    return Counter(
+        (prefix + name, step, value)
+        for step, metrics in enumerate(history)
+        for name, value in metrics.items()
+    )
+
+
+def test_an_epoch_is_logged_once_though_the_history_is_given_again(run):
+    for length in (1, 2, 2, 3, 3):
+        run.log_epochs(HISTORY[:length])
+        assert logged(run) == once(HISTORY[:length])
+
+
+def test_epochs_that_an_earlier_process_did_not_log_are_made_up_for(run):
+    run.log_epochs(HISTORY[:1])
+    Run(run.uri, run.run_id).log_epochs(HISTORY)
+    assert logged(run) == once(HISTORY)
+
+
+def test_an_epoch_is_known_by_any_of_its_metrics(run):
+    """An epoch without a metric that the others have is no gap."""
+    run.log_epochs(HISTORY[:2])
+    run.log_epochs([HISTORY[0], {"loss": 1.5, "health": 0.6}, HISTORY[2]])
+    assert logged(run) == once(HISTORY)
+
+
+def test_the_epochs_of_another_prefix_are_others(run):
+    run.log_metrics({"train/loss": 7.0}, step=1)
+    run.log_epochs(HISTORY)
+    run.log_epochs(HISTORY[:2], prefix="round-2/")
+    run.log_epochs(HISTORY, prefix="round-2/")
+    both = once(HISTORY) + once(HISTORY, "round-2/")
+    assert logged(run) == both + Counter([("train/loss", 1, 7.0)])
+
+
+def test_an_empty_history_logs_nothing(run):
+    run.log_epochs([])
+    assert logged(run) == Counter()
+
+
+def test_an_epoch_goes_in_whole_or_not_at_all(run):
+    """What MLflow refuses is said with the remedy, and the same history completes it later."""
+    with pytest.raises(InputError, match=r"cannot be written \(.*run the same command again"):
+        run.log_epochs([HISTORY[0], HISTORY[1] | {"no:such/na?me": 1.0}])
+    assert logged(run) == once(HISTORY[:1])
+    run.log_epochs(HISTORY)
+    assert logged(run) == once(HISTORY)
