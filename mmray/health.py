@@ -20,6 +20,8 @@ from mmray.manifold import ManifoldNeighbors
 from mmray.pools import Pools
 
 HEALTH = "health"  # the metric by which a network is kept
+SPREAD = "spread"
+COLLAPSED = 1 / 3  # of the initial spread: all images have become alike
 NEIGHBORS = 50  # manifold neighbours of an item that may be relevant to it
 RELEVANT = 0.25  # share of the first one's s_m from which they are
 TRUSTED = 10  # neighbours whose s_m tells how much an item counts
@@ -103,7 +105,7 @@ class HealthCheck:
 
         A figure is left out where there is nothing to measure it on.
         """
-        figures = {"spread": _spread(rows)} | self._of_held_out(rows, loss, margin)
+        figures = {SPREAD: _spread(rows)} | self._of_held_out(rows, loss, margin)
         if len(self.queries):
             _, precisions = mean_average_precision(rank(rows, rows[self.items]), self.queries)
             figures[HEALTH] = float(np.average(precisions, weights=self.weights))
@@ -126,7 +128,8 @@ class HealthCheck:
 def _cosines(rows: Features, query: Features) -> Features:
     """Of rows (m, d) with a query (1, d): (m,)."""
     # Rounding the sums hides their order of summation: equal images tie, and count half.
-    return (rows.astype(np.float64) @ query[0].astype(np.float64)).astype(np.float32)
+    cosines: Features = (rows.astype(np.float64) @ query[0].astype(np.float64)).astype(np.float32)
+    return cosines
 
 
 def _spread(rows: Features) -> float:
@@ -144,3 +147,8 @@ def healthiest(history: list[dict[str, float]]) -> int:
     history : figures of the initial network, and after each epoch
     """
     return int(np.argmax([figures.get(HEALTH, 0.0) for figures in history]))
+
+
+def collapsed(history: list[dict[str, float]]) -> bool:
+    """Whether the embedding has shrunk, after the last of these epochs, to a third or less."""
+    return history[-1][SPREAD] <= COLLAPSED * history[0][SPREAD]

@@ -19,7 +19,7 @@ from mmray.manifold import ManifoldNeighbors
 from mmray.models import build
 from mmray.pools import Pools
 from mmray.sources import find
-from tests import synthetic
+from tests import oracles, synthetic
 
 CPU = torch.device("cpu")
 TIMES = {"embed_seconds", "train_seconds"}
@@ -91,8 +91,15 @@ def started(job):
 
 
 def run(tuning, report=lambda: None):
-    tuning.run(tuning.network, report)
-    return tuning
+    """Train to the end; the epochs that were reported."""
+    reported = []
+
+    def reporting():
+        reported.append(tuning.epoch)
+        report()
+
+    tuning.run(tuning.network, reporting)
+    return reported
 
 
 def weights(network):
@@ -122,7 +129,7 @@ def without_training(monkeypatch):
         return {"loss": 0.5}
 
     def embed_ids(model, source, ids, *arguments, **options):
-        return np.eye(10, model.dim, dtype=np.float32)[ids]
+        return np.eye(len(source.items), model.dim, dtype=np.float32)[ids]
 
     monkeypatch.setattr(fine_tuning, "train_epoch", train_epoch)
     monkeypatch.setattr(fine_tuning, "embed_ids", embed_ids)
@@ -137,9 +144,7 @@ def assert_restored_goes_on(job, folder):
         again.restore(folder / str(epoch))
         assert again.epoch == epoch
         assert timeless(again.history) == timeless(whole.history[: epoch + 1])
-        reported = []
-        run(again, lambda: reported.append(again.epoch))
-        assert reported == list(range(epoch + 1, job.config.epochs + 1))
+        assert run(again) == list(range(epoch + 1, job.config.epochs + 1))
         assert timeless(again.history) == timeless(whole.history)
         for kept in ("network", "best"):
             one, other = weights(getattr(again, kept)), weights(getattr(whole, kept))
@@ -164,12 +169,6 @@ def test_adam_goes_on_with_its_averages(job, tmp_path):
 
 def test_the_history_begins_with_the_initial_network_and_has_every_epoch(job):
     tuning, reports = started(job), []
-    initial = weights(tuning.network)
-
-    def report():
-        reports.append((tuning.epoch, len(tuning.history), differ(initial, tuning.best_weights)))
-
-    tuning.best_weights = initial
     run(tuning, lambda: reports.append((tuning.epoch, len(tuning.history), tuning.finished)))
     assert reports == [(0, 1, False), (1, 2, False), (2, 3, True)]
     measured = {"health", "held_out_loss", "ordered", "spread"}
@@ -233,11 +232,10 @@ def test_training_ends_after_so_many_epochs_without_a_healthier_network(
 ):
     without_training(monkeypatch)
     prescribe(monkeypatch, health)
-    tuning, reports = started(with_config(job, epochs=5, patience=patience)), []
-    run(tuning, lambda: reports.append(tuning.epoch))
+    tuning = started(with_config(job, epochs=5, patience=patience))
+    assert run(tuning) == list(range(epochs + 1))
     assert tuning.finished
     assert tuning.epoch == epochs
-    assert reports == list(range(epochs + 1))
     assert len(tuning.history) == epochs + 1
 
 
@@ -251,9 +249,8 @@ def test_nothing_is_done_after_the_end(job, monkeypatch, tmp_path, patience):
     assert not again.finished
     again.restore(tmp_path / str(tuning.epoch))
     assert again.finished
-    before, reports = weights(again.network), []
-    run(again, lambda: reports.append(again.epoch))
-    assert reports == []
+    before = weights(again.network)
+    assert run(again) == []
     assert again.history == tuning.history
     assert not differ(before, weights(again.network))
 
@@ -265,18 +262,17 @@ def test_more_epochs_go_on_from_where_fewer_ended(job, monkeypatch, tmp_path):
     run(tuning, lambda: tuning.save(tmp_path / str(tuning.epoch)))
     longer = started(with_config(job, epochs=3))
     longer.restore(tmp_path / "2")
-    assert (longer.finished, run(longer).epoch) == (False, 3)
+    assert not longer.finished
+    assert run(longer) == [3]
 
 
 def test_held_out_anchors_are_never_trained_on(job, monkeypatch):
-    trained_on, train_epoch = [], fine_tuning.train_epoch
     without_training(monkeypatch)
-    stub = fine_tuning.train_epoch
-    assert stub is not train_epoch
+    trained_on = []
 
     def spy(model, optimizer, drawn, *arguments, **options):
         trained_on.extend(drawn.anchors.tolist())
-        return stub(model, optimizer, drawn, *arguments, **options)
+        return {"loss": 0.5}
 
     monkeypatch.setattr(fine_tuning, "train_epoch", spy)
     for seed in range(3):
@@ -342,26 +338,21 @@ def test_crops_are_the_same_again_after_a_restart(job, tmp_path):
 def test_the_labelled_set_is_measured_every_so_many_epochs_and_changes_nothing(
     job, images, monkeypatch
 ):
-    query = Query("q", "0.png", None, positives=np.array([4, 5]), junk=np.array([0]))
-    labelled = LabelledSet(database=images, queries=images[:1], ground_truth=[query])
     without_training(monkeypatch)
+    query = Query("q", "00.png", None, positives=np.array([4, 5]), junk=np.array([0]))
+    labelled = LabelledSet(database=images, queries=images[:1], ground_truth=[query])
     job = with_config(job, epochs=4)
-    plain = run(started(job))
-    figures = {}
+    plain = started(job)
+    run(plain)
+    measured = {}
     for every in (0, 1, 2):
         watched = dataclasses.replace(with_config(job, monitor_every=every), labelled=labelled)
-        monkeypatch.setattr(FineTuning, "_embedded", embedded)
-        tuning = run(started(watched))
-        figures[every] = ["map" in epoch for epoch in tuning.history]
+        tuning = started(watched)
+        run(tuning)
+        measured[every] = {e: m["map"] for e, m in enumerate(tuning.history) if "map" in m}
         rest = [{k: v for k, v in epoch.items() if k != "map"} for epoch in tuning.history]
         assert timeless(rest) == timeless(plain.history)
-    assert figures == {
-        0: [False] * 5,
-        1: [True] * 5,
-        2: [True, False, True, False, True],
-    }
-
-
-def embedded(tuning, source, ids):
-    """In place of `FineTuning._embedded`: rows that tell the images apart."""
-    return np.eye(20, tuning.network.dim, dtype=np.float32)[ids]
+    # The query is like none of the images, so that they are ranked by id.
+    expected = oracles.average_precision(list(range(10)), {4, 5}, junk={0})
+    assert [list(epochs) for epochs in measured.values()] == [[], [0, 1, 2, 3, 4], [0, 2, 4]]
+    assert list(measured[1].values()) == pytest.approx([expected] * 5)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mmray.health import HealthCheck, healthiest
+from mmray.health import HealthCheck, collapsed, healthiest
 from mmray.manifold import ManifoldNeighbors
 from mmray.pools import Pools
 from tests import oracles
@@ -246,3 +246,9 @@ def test_a_single_image_has_a_figure_too():
 def test_the_healthiest_is_the_first_of_the_highest(health, epoch):
     history = [{"loss": 1.0} if h is None else {"health": h} for h in health]
     assert healthiest(history) == epoch
+
+
+def test_an_embedding_has_collapsed_at_a_third_of_its_first_spread():
+    history = [{"spread": 0.6}, {"spread": 0.3}]
+    assert not collapsed(history)
+    assert collapsed([*history, {"spread": 0.19}])

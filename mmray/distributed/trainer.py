@@ -22,6 +22,7 @@ from mmray.fine_tuning import (
     TrainingJob,
     saved_history,
 )
+from mmray.health import SPREAD, collapsed
 from mmray.models import EmbeddingNet
 from mmray.progress import announce
 from mmray.storage import Folder
@@ -134,6 +135,13 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log) -> None:
         if first:
             shown = [f"{key} {metrics[key]:.4g}" for key in SHOWN if key in metrics]
             announce(f"  epoch {tuning.epoch}/{tuning.config.epochs}: {', '.join(shown)}")
+            if collapsed(tuning.history) and tuning.epoch:
+                before, now = tuning.history[0][SPREAD], metrics[SPREAD]
+                announce(
+                    f"  the embedding collapses: 1 - mean cosine {now:.2f}, first {before:.2f}; "
+                    "the triplet loss resists (--training.loss triplet), a lower "
+                    "--training.learning-rate delays it"
+                )
             log(tuning.history)
 
     # BatchNorm statistics are frozen, the same on all ranks: nothing to broadcast.
