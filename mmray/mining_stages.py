@@ -197,7 +197,7 @@ def check_stage(
 
     solver = (config.alpha, config.rtol, config.max_iter)
     inputs = (graph.fingerprint, items, neighbors, solver, seed)
-    stage = session.stage("check", *inputs, work=work, part_of="mine")
+    stage = session.stage("check", *inputs, work=work, part_of="train")
     return artifacts.read_manifold(stage.folder)
 
 

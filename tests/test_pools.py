@@ -188,6 +188,14 @@ def test_the_first_neighbor_is_measured_against_though_it_is_no_positive():
         assert cut.positives[0].tolist() == whole.positives[row][:2].tolist()
 
 
+def test_positives_as_similar_as_the_first_neighbor_are_never_cut():
+    star = graph_of([(0, leaf, 0.5) for leaf in range(1, 30)], 30)
+    whole = mine_pools(clouds(0, 30), star, np.array([0]), **SIZES)
+    cut = mine_pools(clouds(0, 30), star, np.array([0]), positive_cut=1.0, **SIZES)
+    assert len(whole.positives[0]) > 3
+    assert_same(cut, whole)
+
+
 def test_an_anchor_that_nothing_leads_from_is_cut_without_an_error():
     features = np.concatenate([curves(0, clusters=2), -curves(0, clusters=2)[:1]])
     graph = graph_of_features(features).tolil()

@@ -1,0 +1,64 @@
+"""The recipe's rounds: each mines anew with the network of the one before (Sec. 3.4)."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from mmray import pipeline
+from mmray.config import DEMO
+from mmray.training_stages import Tuned
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the stages were called with, in order; the stages themselves do nothing."""
+    made = []
+
+    def note(name, result):
+        def stage(session, *arguments, **options):
+            made.append((name, arguments, options))
+            return result(len([call for call in made if call[0] == name]))
+
+        return stage
+
+    items = SimpleNamespace(table=None)
+    monkeypatch.setattr(
+        pipeline, "extract_stage", note("extract", lambda n: SimpleNamespace(items=items))
+    )
+    for name in ("features", "graph", "mine", "check", "whiten", "evaluate"):
+        monkeypatch.setattr(pipeline, f"{name}_stage", note(name, lambda n, name=name: name))
+    epochs = iter([2, 3, 0, 1])
+    monkeypatch.setattr(
+        pipeline, "train_stage", note("train", lambda n: Tuned(f"tuned {n}", next(epochs)))
+    )
+    return made
+
+
+def run(rounds, last="evaluate"):
+    config = dataclasses.replace(DEMO, rounds=rounds)
+    inputs = pipeline.Inputs(("photos",), set(), None, "initial", None)
+    return pipeline.recipe(SimpleNamespace(config=config, chosen=("extract", last)), inputs)
+
+
+def of(calls, name):
+    return [call for call in calls if call[0] == name]
+
+
+def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
+    assert run(2) == "evaluate"
+    assert [arguments[0] for _, arguments, _ in of(calls, "extract")] == ["initial", "tuned 1"]
+    assert [arguments[0] for _, arguments, _ in of(calls, "train")] == ["initial", "tuned 1"]
+    assert [options["metrics"] for _, _, options in of(calls, "train")] == ["", "round-2/"]
+    ((_, arguments, _),) = of(calls, "whiten")
+    assert arguments[-1] == {"initial": "initial", "fine-tuned": "tuned 2"}
+
+
+def test_a_round_that_keeps_its_network_is_the_last(calls):
+    run(5)
+    assert len(of(calls, "train")) == 3  # the third kept what it began with
+
+
+def test_stages_end_where_they_were_asked_to(calls):
+    run(2, last="mine")
+    assert [name for name, _, _ in calls] == ["extract", "features", "graph", "mine"]
