@@ -11,7 +11,14 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from mmray.arrays import Features, Graph, Ids
+from mmray.config import TrainingConfig
+from mmray.evaluation.labelled import LabelledSet
 from mmray.feature_shards import features_table
+from mmray.fine_tuning import TrainingJob
+from mmray.manifold import ManifoldNeighbors
+from mmray.models import build
+from mmray.pools import Pools
+from mmray.sources import find
 
 
 def unit_rows(rows: np.ndarray) -> Features:
@@ -110,3 +117,44 @@ def permuted(graph: Graph, order: Ids) -> Graph:
     result = graph[order][:, order]
     result.sort_indices()
     return result
+
+
+def ragged(*rows: Sequence[float], dtype: type = np.int64) -> tuple[np.ndarray, ...]:
+    return tuple(np.array(row, dtype) for row in rows)
+
+
+def training_job(
+    folder: Path, config: TrainingConfig, *, labelled: LabelledSet | None = None
+) -> TrainingJob:
+    """Five anchors in twelve photos of three shapes, written into the folder if it has none."""
+    if not any(folder.iterdir()):
+        save_noise(folder, 12, [(48, 64), (64, 48), (64, 64)])
+    positives = [[5, 6], [7], [8, 9, 10], [11, 0], [1]]
+    empty = ragged([], [], [], [], [])
+    pools = Pools(
+        anchors=np.arange(5),
+        positives=ragged(*positives),
+        positive_similarity=ragged(*[[1.5] * len(row) for row in positives], dtype=np.float32),
+        positive_rank_e=empty,
+        negatives=ragged([7, 8, 9, 10, 11], [0, 9, 10], [0, 1], [6, 7, 8], [2, 3, 9]),
+        negative_similarity=empty,
+        negative_rank_m=empty,
+        manifold_neighbors=empty,
+        zero_positives=np.zeros(5, np.int64),
+        residual=np.zeros(5),
+        iterations=np.zeros(5, np.int64),
+    )
+    return TrainingJob(
+        model=build("efficientnet_lite0", pooling="mac"),
+        images=find(str(folder)).images,
+        max_pixels=10**6,
+        pools=pools,
+        checked=ManifoldNeighbors(
+            items=np.array([3, 8]),
+            neighbors=ragged([11, 0], [2, 4, 9]),
+            similarity=ragged([2, 1], [3, 1, 0.5], dtype=np.float32),
+        ),
+        config=config,
+        seed=3,
+        labelled=labelled,
+    )

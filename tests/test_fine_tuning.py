@@ -12,13 +12,10 @@ from mmray.config import TrainingConfig
 from mmray.embedding import embed
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
-from mmray.fine_tuning import FineTuning, TrainingJob, saved_history
+from mmray.fine_tuning import FineTuning, saved_history
 from mmray.health import HealthCheck
 from mmray.images import load_image
-from mmray.manifold import ManifoldNeighbors
 from mmray.models import build
-from mmray.pools import Pools
-from mmray.sources import find
 from tests import oracles, synthetic
 
 CPU = torch.device("cpu")
@@ -35,49 +32,15 @@ CONFIG = TrainingConfig(
 )
 
 
-def ragged(*rows, dtype=np.int64):
-    return tuple(np.array(row, dtype) for row in rows)
-
-
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    synthetic.save_noise(folder, 10, [(48, 64), (64, 48)])
-    return find(str(folder)).images
+def photos(tmp_path_factory):
+    return tmp_path_factory.mktemp("photos")
 
 
 @pytest.fixture
-def job(images):
-    """Five anchors in ten photos, two of them held out; a network of its own for every test."""
-    positives = [[5, 6], [7], [8, 9], [6, 0], [1]]
-    empty = ragged([], [], [], [], [])
-    pools = Pools(
-        anchors=np.arange(5),
-        positives=ragged(*positives),
-        positive_similarity=ragged(*[[1.5] * len(row) for row in positives], dtype=np.float32),
-        positive_rank_e=empty,
-        negatives=ragged([7, 8, 9], [0, 9], [0, 1], [7, 8], [2, 9]),
-        negative_similarity=empty,
-        negative_rank_m=empty,
-        manifold_neighbors=empty,
-        zero_positives=np.zeros(5, np.int64),
-        residual=np.zeros(5),
-        iterations=np.zeros(5, np.int64),
-    )
-    return TrainingJob(
-        model=build("efficientnet_lite0", pooling="mac"),
-        images=images,
-        max_pixels=10**6,
-        pools=pools,
-        checked=ManifoldNeighbors(
-            items=np.array([3, 8]),
-            neighbors=ragged([1, 0], [2, 4, 9]),
-            similarity=ragged([2, 1], [3, 1, 0.5], dtype=np.float32),
-        ),
-        config=CONFIG,
-        seed=3,
-        labelled=None,
-    )
+def job(photos):
+    """Two of five anchors are held out; a network of its own for every test."""
+    return synthetic.training_job(photos, CONFIG)
 
 
 def with_config(job, **changes):
@@ -335,11 +298,10 @@ def test_crops_are_the_same_again_after_a_restart(job, tmp_path):
     assert_restored_goes_on(with_config(job, augmentation="crop", crop_size=32, epochs=1), tmp_path)
 
 
-def test_the_labelled_set_is_measured_every_so_many_epochs_and_changes_nothing(
-    job, images, monkeypatch
-):
+def test_the_labelled_set_is_measured_every_so_many_epochs_and_changes_nothing(job, monkeypatch):
     without_training(monkeypatch)
     query = Query("q", "00.png", None, positives=np.array([4, 5]), junk=np.array([0]))
+    images = job.images
     labelled = LabelledSet(database=images, queries=images[:1], ground_truth=[query])
     job = with_config(job, epochs=4)
     plain = started(job)

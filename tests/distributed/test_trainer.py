@@ -14,11 +14,6 @@ from mmray.distributed.trainer import fine_tune
 from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
-from mmray.fine_tuning import TrainingJob
-from mmray.manifold import ManifoldNeighbors
-from mmray.models import build
-from mmray.pools import Pools
-from mmray.sources import find
 from mmray.storage import Folder
 from tests import synthetic
 
@@ -35,47 +30,13 @@ CONFIG = TrainingConfig(
 )
 
 
-def ragged(*rows, dtype=np.int64):
-    return tuple(np.array(row, dtype) for row in rows)
-
-
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """Five anchors in twelve photos of three shapes, and a labelled set of the same photos."""
-    folder = tmp_path_factory.mktemp("photos")
-    synthetic.save_noise(folder, 12, [(48, 64), (64, 48), (64, 64)])
-    images = find(str(folder)).images
-    positives = [[5, 6], [7], [8, 9, 10], [11, 0], [1]]
-    negatives = [[7, 8, 9, 10, 11], [0, 9, 10], [0, 1], [6, 7, 8], [2, 3, 9]]
-    empty = ragged([], [], [], [], [])
-    pools = Pools(
-        anchors=np.arange(5),
-        positives=ragged(*positives),
-        positive_similarity=ragged(*[[1.5] * len(row) for row in positives], dtype=np.float32),
-        positive_rank_e=empty,
-        negatives=ragged(*negatives),
-        negative_similarity=empty,
-        negative_rank_m=empty,
-        manifold_neighbors=empty,
-        zero_positives=np.zeros(5, np.int64),
-        residual=np.zeros(5),
-        iterations=np.zeros(5, np.int64),
-    )
+    """With a labelled set of the same photos."""
+    made = synthetic.training_job(tmp_path_factory.mktemp("photos"), CONFIG)
     query = Query("q", "00.png", None, positives=np.array([4, 5]), junk=np.array([1]))
-    return TrainingJob(
-        model=build("efficientnet_lite0", pooling="mac"),
-        images=images,
-        max_pixels=10**6,
-        pools=pools,
-        checked=ManifoldNeighbors(
-            items=np.array([3, 8]),
-            neighbors=ragged([11, 0], [2, 4, 9]),
-            similarity=ragged([2, 1], [3, 1, 0.5], dtype=np.float32),
-        ),
-        config=CONFIG,
-        seed=3,
-        labelled=LabelledSet(database=images, queries=images[:1], ground_truth=[query]),
-    )
+    labelled = LabelledSet(database=made.images, queries=made.images[:1], ground_truth=[query])
+    return dataclasses.replace(made, labelled=labelled)
 
 
 def trained(job, path, workers=1):
