@@ -248,6 +248,33 @@ def test_held_out_anchors_are_never_trained_on(job, monkeypatch):
         assert len(trained_on) == 16
 
 
+def test_negatives_are_the_nearest_in_the_embedding_as_it_is(job, monkeypatch):
+    """Which changes from epoch to epoch: so do they."""
+    without_training(monkeypatch)
+    trained_on = []
+
+    def table(epoch):
+        return synthetic.clouds(epoch, 10)
+
+    def spy(model, optimizer, drawn, *arguments, **options):
+        trained_on.append(drawn)
+        return {"loss": 0.5}
+
+    monkeypatch.setattr(fine_tuning, "train_epoch", spy)
+    monkeypatch.setattr(
+        fine_tuning, "embed_ids", lambda model, source, ids, *_, **__: table(len(trained_on))[ids]
+    )
+    run(started(with_config(job, epochs=6, anchors_per_epoch=3, hard_negatives=1)))
+    assert len(trained_on) == 6
+    chosen = set()
+    for epoch, drawn in enumerate(trained_on):
+        for anchor, (negative,) in zip(drawn.anchors, drawn.negatives, strict=True):
+            pool = job.pools.negatives[anchor].tolist()
+            assert [negative] == oracles.hard_negatives(table(epoch)[anchor], table(epoch), pool, 1)
+            chosen.add((int(anchor), int(negative)))
+    assert len(chosen) > 3
+
+
 def test_what_is_drawn_depends_on_the_seed_and_the_epoch(job, monkeypatch):
     without_training(monkeypatch)
     drawn, sample_pairs = [], tuples.sample_pairs

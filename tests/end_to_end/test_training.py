@@ -89,7 +89,7 @@ def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes
         def done(number):
             return list(storage.glob(f"train-*/checkpoints/epoch-{number:03d}/state.json"))
 
-        wait_for(lambda: bool(done(epoch - 1)), process)
+        wait_for(lambda: bool(done(epoch - 1)), process, seconds=300)
         time.sleep(0.5)
         assert not done(epoch)
 
