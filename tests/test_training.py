@@ -231,7 +231,7 @@ def test_a_gradient_is_scaled_down_to_the_limit_and_its_norm_is_told_unscaled(ph
     figures = trained(model, SINGLE, source, clip_norm=limit)
     assert figures["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-3)
     assert figures["gradient_norm"] > 1.9 * limit
-    torch.testing.assert_close(moved(model), moved(plain), atol=2e-6, rtol=1e-3)
+    torch.testing.assert_close(moved(model), moved(plain), atol=2e-5, rtol=1e-3)
     assert moved(model).norm() < 0.6 * moved(free).norm()
     high = tiny()
     trained(high, SINGLE, source, clip_norm=1e6)
