@@ -117,8 +117,8 @@ def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes
     state, initial = weights(storage), models.build("efficientnet_lite0", pooling="mac")
     for name, tensor in undisturbed.items():
         torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=0)
-    start = initial.state_dict()
-    assert max(float((state[name] - start[name]).abs().max()) for name in state) > 1e-4
+    before = initial.state_dict()
+    assert max(float((state[name] - before[name]).abs().max()) for name in state) > 1e-4
     client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
     (run,) = client.search_runs([experiment.experiment_id])
