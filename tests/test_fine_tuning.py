@@ -254,7 +254,7 @@ def test_negatives_are_the_nearest_in_the_embedding_as_it_is(job, monkeypatch):
     trained_on = []
 
     def table(epoch):
-        return synthetic.clouds(epoch, 10)
+        return synthetic.clouds(epoch, len(job.images))
 
     def spy(model, optimizer, drawn, *arguments, **options):
         trained_on.append(drawn)
