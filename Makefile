@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORAGE ?= mmray-runs
 ARGS ?=
 
-.PHONY: install retrieval test check ui clean
+.PHONY: install retrieval test test-all check ui clean
 
 install: .venv/.installed
 
@@ -19,6 +19,10 @@ retrieval: install
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)
+
+# With those that take minutes each: training killed anywhere, on a cluster of two nodes.
+test-all: install
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
 check: install
 	$(BIN)/ruff check .

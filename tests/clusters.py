@@ -12,13 +12,20 @@ from pathlib import Path
 from ray._common.utils import reset_ray_address
 from ray._private.utils import read_ray_address
 
+# A node whose processes are gone refuses connections: asked often, it is missed after seconds.
+# Nodes that are only slow are given as long as ever.
+OFTEN = {"RAY_health_check_initial_delay_ms": "500", "RAY_health_check_period_ms": "500"}
+
 
 def start_node(*arguments: object, log: Path) -> subprocess.Popen[bytes]:
     """`ray start --block` with these arguments; returns when the node runs."""
     ray = Path(sys.executable).with_name("ray")
     with log.open("w") as output:
         node = subprocess.Popen(
-            [ray, "start", "--block", *map(str, arguments)], stdout=output, stderr=output
+            [ray, "start", "--block", *map(str, arguments)],
+            stdout=output,
+            stderr=output,
+            env=os.environ | OFTEN,
         )
     wait_for(lambda: "Ray runtime started" in log.read_text(), node)
     return node
@@ -70,12 +77,12 @@ def vanish(node: subprocess.Popen[bytes]) -> None:
 
 
 def processes(name: str) -> list[int]:
-    """Pids of processes whose command line begins with a name."""
+    """Pids of this process's descendants whose command line begins with a name."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*"):
+    for pid in descendants(os.getpid()):
         with suppress(OSError):
-            if _command_of(int(entry.name)).startswith(name):
-                found.append(int(entry.name))
+            if _command_of(pid).startswith(name):
+                found.append(pid)
     return found
 
 

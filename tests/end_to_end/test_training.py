@@ -81,6 +81,7 @@ def whole(cluster, tmp_path_factory):
     return storage, state
 
 
+@pytest.mark.slow
 def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes(
     whole, cluster, tmp_path
 ):
