@@ -19,7 +19,6 @@ from mmray.config import Loss, Network, Precision
 if TYPE_CHECKING:
     from mmray.collection import Collection
     from mmray.extraction_benchmark import Rate
-    from mmray.training_benchmark import TrainingRate
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
@@ -166,7 +165,7 @@ def photos(options: Benchmark, rendered: str) -> "Collection":
     return sample(Collection.joined(found), options.sample, seed=0)
 
 
-def of_rates(rates: "Sequence[Rate | TrainingRate]", deviation: str) -> Table:
+def of_rates(rates: "Sequence[Rate]", deviation: str) -> Table:
     """The ways beside the first one."""
     base = rates[0].images_per_second
     return ("way", "start-up, s", deviation, "images/s", "times one at a time"), [

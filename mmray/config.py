@@ -436,10 +436,11 @@ def _validate_images(config: Config) -> None:
     if not config.images and (config.preset == "retrieval" or config.evaluation.images):
         raise InputError("--images is missing: name the folder of the images to learn from")
     _validate_extraction(config.extraction)
-    if config.training.keep == "best" and not config.training.check_items:
+    training = config.training
+    if not training.check_items and (training.keep == "best" or training.patience is not None):
         raise InputError(
-            "--training.check-items 0: the best network is told by this check; leave it on, or "
-            "give --training.keep last"
+            "--training.check-items 0: this check tells the best network, and when training no "
+            "longer helps; leave it on, or give --training.keep last --training.patience None"
         )
     chosen_stages(config)
 

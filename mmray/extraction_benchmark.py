@@ -34,8 +34,9 @@ class Rate:
     Attributes
     ----------
     images_per_second : once it runs
-    startup : seconds, of processes and of a network sent to them
-    deviation : largest 1 - cosine of a descriptor to that of the image alone
+    startup : seconds before that: of processes, a network sent to them, a cache of resized images
+    deviation : from one image at a time; of descriptors the largest 1 - cosine, of training the
+        relative difference of the first epoch's mean loss (rounding grows with every step)
     """
 
     way: str

@@ -79,13 +79,7 @@ class FineTuning:
             pools = tuples.with_mean_weight_one(pools)
         self.pools, held_out = tuples.hold_out(pools, self.config.held_out, rng)
         self.health = HealthCheck.of(job.checked, held_out, len(job.images), rng)
-        self.optimizer = make_optimizer(
-            self.network.parameters(),
-            name=self.config.optimizer,
-            learning_rate=self.config.learning_rate,
-            momentum=self.config.momentum,
-            weight_decay=self.config.weight_decay,
-        )
+        self.optimizer = optimizer_of(self.network, self.config)
         self.epoch, self.history = 0, History()
         self._trained: dict[str, float] = {}  # metrics of the epoch that is not measured yet
 
@@ -152,14 +146,6 @@ class FineTuning:
         drawn = tuples.add_negatives(
             pairs, rows, hard_negatives=config.hard_negatives, negatives=config.negatives, rng=rng
         )
-        rule = StepRule(
-            loss=config.loss,
-            margin=config.margin,
-            weighted=config.weighted,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            clip_norm=config.clip_norm,
-        )
         rate = partial(
             learning_rate,
             base=config.learning_rate,
@@ -178,7 +164,7 @@ class FineTuning:
                 self.optimizer,
                 drawn,
                 self._training_source(),
-                rule,
+                step_rule(config),
                 device=self.device,
                 learning_rate=lambda share: rate(done_before + share),
                 progress=progress.advance,
@@ -244,6 +230,27 @@ class FineTuning:
         self.optimizer.load_state_dict(state)
         self.history = saved_history(folder)
         self.epoch = len(self.history) - 1
+
+
+def optimizer_of(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    return make_optimizer(
+        model.parameters(),
+        name=config.optimizer,
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def step_rule(config: TrainingConfig) -> StepRule:
+    return StepRule(
+        loss=config.loss,
+        margin=config.margin,
+        weighted=config.weighted,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        clip_norm=config.clip_norm,
+    )
 
 
 def saved_history(folder: Path) -> History:

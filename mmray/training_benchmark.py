@@ -33,16 +33,15 @@ from mmray.distributed.stage import Pool
 from mmray.distributed.trainer import fine_tune
 from mmray.embedding import as_batch, tune_torch
 from mmray.errors import InputError
-from mmray.extraction_benchmark import Photos
-from mmray.fine_tuning import History, TrainingJob
+from mmray.extraction_benchmark import Photos, Rate
+from mmray.fine_tuning import History, TrainingJob, optimizer_of, step_rule
 from mmray.images import MAX_PIXELS, same_shape_batches
 from mmray.losses import MARGINS, contrastive_loss, triplet_loss
 from mmray.manifold import ManifoldNeighbors
 from mmray.models import EmbeddingNet
-from mmray.optimization import make_optimizer
 from mmray.pools import Pools
 from mmray.storage import Folder
-from mmray.training import ImageSource, StepRule, rank_and_size, train_epoch
+from mmray.training import ImageSource, rank_and_size, train_epoch
 from mmray.tuples import Tuples
 
 EPOCHS = 3  # the first one warms up; the faster of the others counts
@@ -50,24 +49,6 @@ SHARD = 64  # images
 CPU = torch.device("cpu")
 
 Forward = Callable[[nn.Module, Sequence[Pixels]], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRate:
-    """How fast one way is.
-
-    Attributes
-    ----------
-    images_per_second : once it runs
-    startup : seconds before the first epoch: for processes, the network sent to them, the cache
-    deviation : relative difference of the first epoch's mean loss to that of one image at a time;
-        rounding grows with every step
-    """
-
-    way: str
-    images_per_second: float
-    startup: float
-    deviation: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +68,7 @@ def compare_training(
     steps: int,
     workers: int,
     threads: int,
-) -> list[TrainingRate]:
+) -> list[Rate]:
     """Rates of training steps: three loops over a DataLoader of the originals, and ours.
 
     The first takes one image at a time, as the field's code does; the second is a bare loop with
@@ -134,7 +115,7 @@ def compare_training(
             courses[name] = replace(course, startup=seconds + course.startup)
     base = courses["one image at a time"].losses[0]
     return [
-        TrainingRate(
+        Rate(
             way=way,
             images_per_second=3 * len(job.pools.anchors) / min(course.seconds[1:]),
             startup=course.startup,
@@ -193,16 +174,6 @@ def _tuples_of(job: TrainingJob, epoch: int) -> Tuples:
     return tuples.add_negatives(pairs, rows, rng=rng)
 
 
-def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    return make_optimizer(
-        model.parameters(),
-        name=config.optimizer,
-        learning_rate=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
-
-
 # -- what one would write ---------------------------------------------------------------------
 
 
@@ -226,7 +197,7 @@ def _plain(job: TrainingJob, forward: Forward, threads: int) -> _Course:
 def _plain_epochs(job: TrainingJob, model: nn.Module, forward: Forward, threads: int) -> _Course:
     """All epochs of one rank; the losses are those of all ranks."""
     config, (rank, size) = job.config, rank_and_size()
-    photos, optimizer = Photos(job.images, config.longest_side), _optimizer(model, config)
+    photos, optimizer = Photos(job.images, config.longest_side), optimizer_of(model, config)
     losses, seconds = [], []
     model.train()
     for epoch in range(EPOCHS):
@@ -323,21 +294,13 @@ def _cached(job: TrainingJob, folder: Folder) -> tuple[TrainingJob, float]:
 def _ours(job: TrainingJob) -> _Course:
     """What a single worker does."""
     config, model = job.config, copy.deepcopy(job.model)
-    optimizer = _optimizer(model, config)
+    optimizer = optimizer_of(model, config)
     source = ImageSource(job.images, longest_side=config.longest_side)
-    rule = StepRule(
-        loss=config.loss,
-        margin=config.margin,
-        weighted=config.weighted,
-        batch_size=config.batch_size,
-        precision=config.precision,
-        clip_norm=config.clip_norm,
-    )
     losses, seconds = [], []
     for epoch in range(EPOCHS):
         start = time.perf_counter()
         drawn = _tuples_of(job, epoch)
-        metrics = train_epoch(model, optimizer, drawn, source, rule, device=CPU)
+        metrics = train_epoch(model, optimizer, drawn, source, step_rule(config), device=CPU)
         losses.append(metrics["loss"])
         seconds.append(time.perf_counter() - start)
     return _Course(losses=losses, seconds=seconds)

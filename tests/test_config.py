@@ -83,6 +83,8 @@ def test_presets_are_possible_and_know_their_name(name, recipe):
         ("evaluation", {"images": "x", "ground_truth": "y"}, r"--images is missing"),
         ("", {"preset": "retrieval"}, r"--images is missing"),
         ("", {"seed": -1}, r"--seed -1"),
+        ("training", {"check_items": 0}, r"check-items 0: .*--training.keep last --training.pat"),
+        ("training", {"check_items": 0, "keep": "last"}, r"check-items 0: .*patience None"),
         ("", {"min_workers": 3, "max_workers": 2}, r"--max-workers 2 is below --min-workers 3"),
         ("", {"stages": "extract,grph"}, r"no stage 'grph'; choose from extract,graph,mine"),
         ("", {"stages": " , "}, r"--stages is empty"),
@@ -96,6 +98,11 @@ def test_an_impossible_setting_is_named_with_what_is_allowed(section, values, me
     )
     with pytest.raises(InputError, match=message):
         validate(config)
+
+
+def test_without_the_check_training_runs_to_its_last_epoch():
+    training = replace(DEMO.training, check_items=0, keep="last", patience=None)
+    validate(replace(DEMO, training=training))
 
 
 def test_stages_keep_the_order_of_the_pipeline():
