@@ -2,6 +2,7 @@
 
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -70,15 +71,25 @@ def test_each_part_ends_with_a_table(monkeypatch, capsys, arguments, words):
     assert re.search(words.replace(" | ", r" +\| +"), row)
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_extraction_is_compared_on_photos_of_mixed_shapes(monkeypatch, capsys, tmp_path):
+def on_photos(what, folder, *flags, on_cluster):
+    """The table's rows, from a process of its own: it forks, and that is not safe beside Ray."""
+    size = ("--longest-side", "64", *flags)
+    ended = subprocess.run(
+        [sys.executable, job.__file__, what, "--images", str(folder), *size],
+        env=on_cluster,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    rows = [line for line in ended.stdout.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_extraction_is_compared_on_photos_of_mixed_shapes(tmp_path, on_cluster):
     synthetic.save_noise(tmp_path, 12, [(48, 64), (64, 48), (64, 64)])
-    arguments = ("extraction", "--images", str(tmp_path), "--longest-side", "64", "--threads", "1")
-    arguments += ("--shard-size", "2")
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
-    assert job.main() == 0
-    _, _, *rows = capsys.readouterr().out.strip().splitlines()
-    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    flags = ("--threads", "1", "--shard-size", "2")
+    cells = on_photos("extraction", tmp_path, *flags, on_cluster=on_cluster)
     assert [row[0] for row in cells] == [
         "one image at a time",
         "bare loop, batches of one shape",
@@ -88,16 +99,10 @@ def test_extraction_is_compared_on_photos_of_mixed_shapes(monkeypatch, capsys, t
     assert all(float(row[3]) > 0 for row in cells)
 
 
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on one core
-def test_all_ways_of_training_take_the_same_steps(monkeypatch, capsys, tmp_path):
+def test_all_ways_of_training_take_the_same_steps(tmp_path, on_cluster):
     synthetic.save_noise(tmp_path, 8, [(48, 64), (64, 48), (64, 64)])
-    arguments = ("training", "--images", str(tmp_path), "--longest-side", "64", "--threads", "2")
-    arguments += ("--steps", "2", "--loss", "triplet")
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
-    assert job.main() == 0
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
-    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    flags = ("--threads", "2", "--steps", "2", "--loss", "triplet")
+    cells = on_photos("training", tmp_path, *flags, on_cluster=on_cluster)
     assert [row[0] for row in cells] == [
         "one image at a time",
         "bare loop, batches of one shape",
