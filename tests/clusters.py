@@ -17,15 +17,15 @@ from ray._private.utils import read_ray_address
 OFTEN = {"RAY_health_check_initial_delay_ms": "500", "RAY_health_check_period_ms": "500"}
 
 
-def start_node(*arguments: object, log: Path) -> subprocess.Popen[bytes]:
-    """`ray start --block` with these arguments; returns when the node runs."""
+def start_node(*arguments: object, log: Path, **env: str) -> subprocess.Popen[bytes]:
+    """`ray start --block` with these arguments and environment; returns when the node runs."""
     ray = Path(sys.executable).with_name("ray")
     with log.open("w") as output:
         node = subprocess.Popen(
             [ray, "start", "--block", *map(str, arguments)],
             stdout=output,
             stderr=output,
-            env=os.environ | OFTEN,
+            env=os.environ | OFTEN | env,
         )
     wait_for(lambda: "Ray runtime started" in log.read_text(), node)
     return node
@@ -42,6 +42,8 @@ def running_head(folder: Path, *, port: int, cpus: int, dashboard: bool = False)
         f"--include-dashboard={str(dashboard).lower()}",
         *("--disable-usage-stats", "--object-store-memory", 300_000_000),
         log=folder / "head",
+        # Other Rays run beside it: Ray Train is not to look for its own actors there.
+        RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{port + 1}",
     )
     try:
         yield f"127.0.0.1:{port}"

@@ -32,12 +32,10 @@ def connect() -> None:
     if not ray.is_initialized():
         address = running_cluster()
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        ray.init(
-            address=address or "local",
-            # Two more than there are: as many are left to tasks, which have next to nothing to do.
-            num_cpus=None if address else max(4, (os.cpu_count() or 1) + 2),
-            logging_level=logging.WARNING,
-        )
+        if address:
+            ray.init(address=address, logging_level=logging.WARNING)
+        else:
+            _start()
         # Ray puts its own in place, which aborts: no run would be ended, no sentence said.
         signal.signal(signal.SIGTERM, on_sigterm)
     context = ray.data.DataContext.get_current()
@@ -45,6 +43,32 @@ def connect() -> None:
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # they warn of units that are large or slow
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def _start() -> None:
+    """A Ray on this machine alone, which knows itself from others that run there.
+
+    Ray Train asks the dashboard whether the one that directs the training lives. Its process looks
+    the address up anew, and may find that of another Ray, which has never heard of it: what the
+    training has of the cluster would be taken away in the middle.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    name = "RAY_API_SERVER_ADDRESS"
+    before = os.environ.get(name)
+    os.environ[name] = f"http://127.0.0.1:{port}"  # all processes of this Ray inherit it
+    try:
+        ray.init(
+            address="local",
+            # Two more than there are: as many are left to tasks, which have next to nothing to do.
+            num_cpus=max(4, (os.cpu_count() or 1) + 2),
+            dashboard_port=port,
+            logging_level=logging.WARNING,
+        )
+    finally:
+        del os.environ[name]  # of this process, which may submit jobs elsewhere
+        if before is not None:
+            os.environ[name] = before
 
 
 def running_cluster() -> str | None:

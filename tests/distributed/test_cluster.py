@@ -6,10 +6,12 @@ import socket
 
 import pytest
 import ray
+from ray.util.state import get_actor
 
 from mmray.distributed import cluster
 from mmray.distributed.stage import Pool
 from mmray.errors import InputError
+from tests import clusters
 
 
 @pytest.fixture
@@ -75,3 +77,19 @@ def test_actors_share_gpus_where_more_are_wanted_than_there_are(monkeypatch, gpu
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_leaves_the_handler_of_sigterm_alone():
     assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+@ray.remote(num_cpus=0)
+class Watched:
+    def lives(self):
+        """As Ray Train asks about the actor that directs a training."""
+        actor = get_actor(ray.get_runtime_context().get_actor_id(), timeout=30)
+        return actor is not None and actor.state == "ALIVE"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_local_ray_is_not_mistaken_for_another_on_the_machine(tmp_path):
+    with clusters.running_head(tmp_path, port=26579, cpus=1, dashboard=True):
+        watched = Watched.remote()
+        assert ray.get(watched.lives.remote(), timeout=90)
+        ray.kill(watched)
