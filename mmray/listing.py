@@ -28,7 +28,7 @@ def list_stage(session: Session[Config], sources: Sequence[str], excluded: set[s
     Raises
     ------
     InputError
-        A source cannot be listed, or no image is left.
+        A source cannot be listed, no name of the excluded fits an image, or no image is left.
     """
     config = session.config
 
@@ -37,7 +37,10 @@ def list_stage(session: Session[Config], sources: Sequence[str], excluded: set[s
         for source in found:
             announce(f"list: {source.summary}")
         stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
-        listed = without(_with_contained(session, stage, found, stamps), excluded)
+        everything = _with_contained(session, stage, found, stamps)
+        listed = without(everything, excluded)
+        if excluded:
+            _tell_of_excluded(len(everything) - len(listed), excluded)
         images = listed if config.sample is None else sample(listed, config.sample, config.seed)
         if not len(images):
             raise InputError(
@@ -65,6 +68,16 @@ def list_stage(session: Session[Config], sources: Sequence[str], excluded: set[s
     drawn = None if config.sample is None else config.seed
     stage = session.stage("list", *inputs, drawn, work=work, part_of="extract", stale=stale)
     return Collection(stage.folder.read_table(IMAGES))
+
+
+def _tell_of_excluded(images: int, names: set[str]) -> None:
+    """Names that fit nothing would leave in what was to be kept out, unseen."""
+    if not images:
+        raise InputError(
+            f"--exclude: none of the {len(names)} names, such as {min(names)}, is that of an "
+            "image: give paths below the folders, file names, or file names without their suffix"
+        )
+    announce(f"list: {images:,} images left out by the {len(names):,} names of --exclude")
 
 
 def _with_contained(

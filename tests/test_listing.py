@@ -100,6 +100,18 @@ def test_exclusions_and_samples_are_lists_of_their_own(photos):
     assert len(listed(photos)) == 4
 
 
+def test_it_is_said_how_many_are_left_out(photos, capsys):
+    listed(photos, excluded={"1", "a.jpg", "of another collection"})
+    assert "2 images left out by the 3 names of --exclude" in capsys.readouterr().err
+
+
+def test_excluded_names_that_fit_no_image_are_an_error(photos):
+    names = {str(photos / "a.jpg"), "x"}
+    with pytest.raises(InputError, match=r"--exclude: none of the 2 names, such as /.*a\.jpg, is"):
+        listed(photos, excluded=names)
+    assert len(listed(photos)) == 4
+
+
 def test_a_sample_has_none_of_the_excluded(photos):
     assert listed(photos, excluded={"a", "1", "2"}, sample=1) == ["c.jpg"]
 
