@@ -177,6 +177,8 @@ class TrainingConfig:
     """Share of the anchors that never train: their loss is logged."""
     check_items: int = 300
     """Items drawn at random whose manifold neighbours a healthy network finds; 0: no check."""
+    average: bool = False
+    """Measure and keep the mean of the networks after all epochs so far and before the first."""
     keep: Literal["best", "last"] = "last"
     """The network that is kept: the healthiest, the initial one included, or the last."""
     patience: int | None = None
@@ -291,6 +293,7 @@ STEADY: Changes = {
         "learning_rate": 3e-4,
         "anchors_per_epoch": 200,
         "held_out": 0.1,
+        "average": True,
         "keep": "best",
         "patience": 5,
     },

@@ -32,7 +32,7 @@ from mmray.storage import Folder
 from mmray.training import ImageSource, StepRule, embed_ids, rank_and_size, train_epoch
 from mmray.tuples import Pairs
 
-OPTIMIZER, STATE, BEST = "optimizer.pt", "state.json", "best"
+OPTIMIZER, STATE, MEASURED, BEST = "optimizer.pt", "state.json", "measured", "best"
 History = list[dict[str, float]]
 
 
@@ -65,12 +65,15 @@ class FineTuning:
     epoch : how many were trained
     history : metrics of the initial network, and of the network after each epoch
     network : as it is
-    best : as it was when the label-free check of its health was highest
+    measured : the one that is measured and may be kept: `network`, or the mean of it after every
+        epoch so far and before the first (stochastic weight averaging, Izmailov et al. 2018)
+    best : `measured` as it was when the label-free check of its health was highest
     """
 
     def __init__(self, job: TrainingJob, device: torch.device) -> None:
         self.job, self.config, self.device = job, job.config, device
         self.network = job.model.to(device)
+        self.measured = copy.deepcopy(self.network) if self.config.average else self.network
         self.best = copy.deepcopy(job.model).cpu()
         self.source = self._images(job.images)
         rng = np.random.default_rng([job.seed, 0])
@@ -110,15 +113,14 @@ class FineTuning:
             start = time.monotonic()
             rng = np.random.default_rng([self.job.seed, self.epoch + 1])
             pairs = self._pairs(rng) if self.epoch < self.config.epochs else None
-            asked = [each.needed for each in (self.health, pairs) if each is not None]
-            ids = np.unique(np.concatenate(asked))
-            rows = self._embedded(self.source, ids)
+            trained_on = np.empty(0, np.int64) if pairs is None else pairs.needed
+            of_check, of_pairs = self._rows(self.health.needed, trained_on)
             seconds = time.monotonic() - start
             if len(self.history) == self.epoch:
-                self._measure(ids, rows)
+                self._measure(of_check)
                 report()
             if pairs is not None and not self.finished:
-                self._train(model, pairs, rows[np.searchsorted(ids, pairs.needed)], rng)
+                self._train(model, pairs, of_pairs, rng)
                 self._trained["embed_seconds"] = seconds
 
     def _pairs(self, rng: np.random.Generator) -> Pairs:
@@ -130,13 +132,33 @@ class FineTuning:
             top_positives=self.config.top_positives,
         )
 
-    def _measure(self, ids: Ids, rows: Features) -> None:
-        """Add to the history what is known of the network, and keep it if it is the best so far."""
-        needed = rows[np.searchsorted(ids, self.health.needed)]
-        figures = self.health.measure(needed, loss=self.config.loss, margin=self.config.margin)
+    def _rows(self, check: Ids, pairs: Ids) -> tuple[Features, Features]:
+        """Embeddings of images by the network that is measured, and of others by the one trained.
+
+        Where those are the same (always without a mean, and before the first epoch), no image goes
+        through it twice.
+        """
+        same = self.measured is self.network or self.epoch == 0
+        if not same and len(pairs):
+            return (
+                self._embedded(self.measured, self.source, check),
+                self._embedded(self.network, self.source, pairs),
+            )
+        ids = np.union1d(check, pairs)
+        rows = self._embedded(self.measured, self.source, ids)
+        return rows[np.searchsorted(ids, check)], rows[np.searchsorted(ids, pairs)]
+
+    def _measure(self, rows: Features) -> None:
+        """Add to the history what is known of the network, and keep it if it is the best so far.
+
+        Parameters
+        ----------
+        rows : (m, d), of what the check of its health needs
+        """
+        figures = self.health.measure(rows, loss=self.config.loss, margin=self.config.margin)
         self.history.append(self._trained | figures | self._labelled_map())
         if self.best_epoch == self.epoch:
-            self.best = copy.deepcopy(self.network).cpu()
+            self.best = copy.deepcopy(self.measured).cpu()
 
     def _train(
         self, model: nn.Module, pairs: Pairs, rows: Features, rng: np.random.Generator
@@ -169,9 +191,18 @@ class FineTuning:
                 learning_rate=lambda share: rate(done_before + share),
                 progress=progress.advance,
             )
+        if self.measured is not self.network:
+            self._add_to_mean()
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         metrics["train_seconds"] = time.monotonic() - start
         self._trained = metrics
+
+    @torch.no_grad()
+    def _add_to_mean(self) -> None:
+        """The statistics of BatchNorm are frozen, the same in all networks."""
+        pairs = zip(self.measured.parameters(), self.network.parameters(), strict=True)
+        for mean, new in pairs:
+            mean.lerp_(new, 1 / (self.epoch + 1))
 
     def _labelled_map(self) -> dict[str, float]:
         """MAP of the network on the labelled set, without whitening, at the training size."""
@@ -179,7 +210,7 @@ class FineTuning:
         if labelled is None or every == 0 or self.epoch % every:
             return {}
         items = labelled.items
-        rows = self._embedded(self._images(items), np.arange(len(items)))
+        rows = self._embedded(self.measured, self._images(items), np.arange(len(items)))
         return {"map": labelled.mean_average_precision(rows)}
 
     def _images(self, items: Sequence[ImageFile]) -> ImageSource:
@@ -201,10 +232,10 @@ class FineTuning:
             lambda pixels, key: crop(pixels, np.random.default_rng([*seed, key]))
         )
 
-    def _embedded(self, source: ImageSource, ids: Ids) -> Features:
+    def _embedded(self, network: EmbeddingNet, source: ImageSource, ids: Ids) -> Features:
         """(m, d)."""
         return embed_ids(
-            self.network,
+            network,
             source,
             ids,
             self.config.pooling,
@@ -216,8 +247,10 @@ class FineTuning:
     # -- checkpoints ------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """The last network, its optimiser, the best network, and the history."""
+        """The last network, its optimiser, the mean if any, the best network, and the history."""
         models.save(self.network, Folder(str(folder)))
+        if self.measured is not self.network:
+            models.save(self.measured, Folder(str(folder / MEASURED)))
         models.save(self.best, Folder(str(folder / BEST)))
         torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
         state = {"epoch": self.epoch, "seed": self.job.seed, "history": self.history}
@@ -225,6 +258,8 @@ class FineTuning:
 
     def restore(self, folder: Path) -> None:
         self.network.load_state_dict(models.load(Folder(str(folder))).state_dict())
+        if self.measured is not self.network:
+            self.measured.load_state_dict(last_measured(folder).state_dict())
         self.best = models.load(Folder(str(folder / BEST)))
         state = torch.load(folder / OPTIMIZER, weights_only=True, map_location=self.device)
         self.optimizer.load_state_dict(state)
@@ -251,6 +286,12 @@ def step_rule(config: TrainingConfig) -> StepRule:
         precision=config.precision,
         clip_norm=config.clip_norm,
     )
+
+
+def last_measured(folder: Path) -> EmbeddingNet:
+    """The network of a checkpoint, or the mean of those so far where that is measured."""
+    mean = folder / MEASURED
+    return models.load(Folder(str(mean if mean.exists() else folder)))
 
 
 def saved_history(folder: Path) -> History:

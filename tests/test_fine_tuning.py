@@ -12,10 +12,11 @@ from mmray.config import TrainingConfig
 from mmray.embedding import embed
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
-from mmray.fine_tuning import FineTuning, saved_history
+from mmray.fine_tuning import FineTuning, last_measured, saved_history
 from mmray.health import HealthCheck
 from mmray.images import load_image
-from mmray.models import build
+from mmray.models import build, load
+from mmray.storage import Folder
 from tests import oracles, synthetic
 
 CPU = torch.device("cpu")
@@ -69,6 +70,10 @@ def weights(network):
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
+def first_weight(network):
+    return float(next(iter(network.state_dict().values())).flatten()[0])
+
+
 def differ(one, other):
     return any(not torch.equal(one[name], other[name]) for name in one)
 
@@ -109,7 +114,7 @@ def assert_restored_goes_on(job, folder):
         assert timeless(again.history) == timeless(whole.history[: epoch + 1])
         assert run(again) == list(range(epoch + 1, job.config.epochs + 1))
         assert timeless(again.history) == timeless(whole.history)
-        for kept in ("network", "best"):
+        for kept in ("network", "measured", "best"):
             one, other = weights(getattr(again, kept)), weights(getattr(whole, kept))
             torch.testing.assert_close(one, other, atol=0, rtol=0)
     return whole
@@ -120,6 +125,50 @@ def test_every_checkpoint_restored_goes_on_bit_for_bit(job, tmp_path):
     whole = assert_restored_goes_on(with_config(job, normalized_weights=True), tmp_path)
     assert differ(start, weights(whole.network))
     assert saved_history(tmp_path / "1") == whole.history[:2]
+
+
+def test_means_go_on_too(job, tmp_path):
+    whole = assert_restored_goes_on(with_config(job, average=True), tmp_path)
+    for epoch in (1, 2):
+        folder = tmp_path / str(epoch)
+        torch.testing.assert_close(
+            weights(last_measured(folder)), weights(load(Folder(str(folder / "measured"))))
+        )
+    assert differ(weights(whole.measured), weights(whole.network))
+
+
+def test_the_mean_is_of_the_network_before_and_after_every_epoch(job):
+    tuning, networks = started(with_config(job, average=True, epochs=3)), []
+    alone, without = started(with_config(job, epochs=3)), []
+    run(tuning, lambda: networks.append((weights(tuning.network), weights(tuning.measured))))
+    run(alone, lambda: without.append(weights(alone.network)))
+    for epoch, (network, measured) in enumerate(networks):
+        torch.testing.assert_close(network, without[epoch], rtol=0, atol=0)  # training is the same
+        for name, mean in measured.items():
+            wanted = np.mean([each[name].numpy() for each in without[: epoch + 1]], axis=0)
+            np.testing.assert_allclose(mean, wanted, rtol=1e-5, atol=1e-7)
+    assert differ(networks[0][1], networks[1][1])
+    assert alone.measured is alone.network
+
+
+def test_the_mean_is_what_is_measured_and_kept(job, monkeypatch):
+    """A weight w is w, w + 1, w + 2 .. after the epochs: its mean rises by a half."""
+    without_training(monkeypatch)
+    embedded = []
+
+    def embed_ids(model, source, ids, *arguments, **options):
+        embedded.append(first_weight(model) - initial)
+        return np.eye(len(source.items), model.dim, dtype=np.float32)[ids]
+
+    monkeypatch.setattr(fine_tuning, "embed_ids", embed_ids)
+    prescribe(monkeypatch, [0.1, 0.2, 0.4, 0.3])
+    tuning = started(with_config(job, average=True, epochs=3))
+    initial = first_weight(tuning.network)
+    run(tuning)
+    # Each time the check by the mean and the tuples by the network, where both are needed and
+    # differ: not before the first epoch, nor after the last.
+    np.testing.assert_allclose(embedded, [0, 0.5, 1, 1, 2, 1.5], atol=1e-5)
+    assert first_weight(tuning.best) - initial == pytest.approx(1, abs=1e-5)
 
 
 def test_adam_goes_on_with_its_averages(job, tmp_path):
@@ -313,7 +362,9 @@ def test_a_network_that_trains_on_crops_embeds_central_ones(job, monkeypatch):
         for i in ids.tolist()
     ]
     wanted = embed(tuning.network, middles, ["mac"], batch_size=1, device=CPU)[:, 0]
-    np.testing.assert_allclose(tuning._embedded(tuning.source, ids), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        tuning._embedded(tuning.network, tuning.source, ids), wanted, atol=1e-5
+    )
     run(tuning)
     assert len(seen) == 2
     assert {crop.shape for crops in seen for crop in crops} == {(48, 48, 3)}

@@ -20,6 +20,7 @@ from mmray.fine_tuning import (
     FineTuning,
     History,
     TrainingJob,
+    last_measured,
     saved_history,
 )
 from mmray.health import SPREAD, collapsed
@@ -39,7 +40,10 @@ Log = Callable[[History], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training left: the last network, the healthiest one, metrics of every epoch."""
+    """What a training left: the last network, the healthiest one, metrics of every epoch.
+
+    Either is a mean of networks where such means are measured.
+    """
 
     last: EmbeddingNet
     best: EmbeddingNet
@@ -92,7 +96,7 @@ def fine_tune(
     assert result.checkpoint is not None, "every epoch reports a checkpoint"
     with result.checkpoint.as_directory() as path:
         return Trained(
-            last=models.load(Folder(path)),
+            last=last_measured(Path(path)),
             best=models.load(Folder(path) / BEST),
             history=saved_history(Path(path)),
         )
