@@ -75,7 +75,9 @@ def compare_training(
     batches of one shape, and the third the same as distributed data parallel. A loader decodes in
     the loop's process or in as many others as that has threads; the faster counts. Ours come last,
     since to fork processes beside a Ray that is connected is not safe: an epoch alone, then on Ray
-    Train. They read the cache of resized images. torch is tuned alike for all.
+    Train. They read the cache of resized images. torch is tuned alike for all. Before them the DDP
+    loop, whose processes are started anew, runs once more beside Ray: what Ray's own processes take
+    of the cores is the difference.
 
     Parameters
     ----------
@@ -99,13 +101,14 @@ def compare_training(
         )
     tune_torch(threads)
     job = _random_job(images, model, config, steps)
-    share = threads // workers
+    share, bare = threads // workers, f"bare DDP loop, {_counted(workers, 'process')}"
     courses = {
         "one image at a time": _plain(job, _alone, threads),
         "bare loop, batches of one shape": _plain(job, _by_shape, threads),
-        f"bare DDP loop, {_counted(workers, 'process')}": _spawned(job, workers, share),
+        bare: _spawned(job, workers, share),
     }
     cluster.connect()
+    courses[f"{bare}, beside Ray"] = _spawned(job, workers, share)
     with tempfile.TemporaryDirectory() as folder:
         reduced, seconds = _cached(job, Folder(folder))
         courses["mmray, train_epoch"] = replace(_ours(reduced), startup=seconds)

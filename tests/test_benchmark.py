@@ -107,6 +107,7 @@ def test_all_ways_of_training_take_the_same_steps(tmp_path, on_cluster):
         "one image at a time",
         "bare loop, batches of one shape",
         "bare DDP loop, 2 processes",
+        "bare DDP loop, 2 processes, beside Ray",
         "mmray, train_epoch",
         "mmray, Ray Train, 1 worker",
         "mmray, Ray Train, 2 workers",
