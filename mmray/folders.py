@@ -37,11 +37,15 @@ class Stamp:
 # -- what is in a folder --------------------------------------------------------------------------
 
 
-def walk(root: Path) -> Iterator[ImageFile | Stamp]:
+def walk(root: Path, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile | Stamp]:
     """Images, tar and Parquet files below a local folder, in no order, and a stamp of each folder.
 
     Links are followed, though not in circles; hidden files and folders are left out. What cannot be
     seen or listed is an item with an `error`.
+
+    Parameters
+    ----------
+    wanted : suffixes of the files; ("",) takes all
 
     Raises
     ------
@@ -59,7 +63,7 @@ def walk(root: Path) -> Iterator[ImageFile | Stamp]:
                 continue
             # Taken before the files are: what is added meanwhile will show as a change.
             yield Stamp(uri_of(Path(folder)), 0, status.st_mtime_ns)
-            for child in _children(folder, prefix):
+            for child in _children(folder, prefix, wanted):
                 if isinstance(child, os.DirEntry):
                     pending.append((child.path, f"{prefix}{child.name}/", above | {here}))
                     continue
@@ -75,7 +79,9 @@ def walk(root: Path) -> Iterator[ImageFile | Stamp]:
             yield Stamp(uri, 0, -1)
 
 
-def _children(folder: str, prefix: str) -> Iterator[ImageFile | os.DirEntry[str]]:
+def _children(
+    folder: str, prefix: str, wanted: tuple[str, ...]
+) -> Iterator[ImageFile | os.DirEntry[str]]:
     """The wanted files of one folder, and its folders."""
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -85,7 +91,7 @@ def _children(folder: str, prefix: str) -> Iterator[ImageFile | os.DirEntry[str]
                 # Of a million files only those wanted are asked for more than the name.
                 if entry.is_dir():
                     yield entry
-                elif entry.name.lower().endswith(WANTED):
+                elif entry.name.lower().endswith(wanted):
                     status = entry.stat()
                     if stat.S_ISREG(status.st_mode):
                         yield _file(entry, prefix, size=status.st_size)
@@ -100,8 +106,12 @@ def _file(
     return ImageFile(uri=uri, name=as_text(prefix + entry.name), size=size, error=error)
 
 
-def remote_files(folder: str) -> Iterator[ImageFile]:
+def remote_files(folder: str, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile]:
     """Images, tar and Parquet files below a remote folder, but for hidden files and folders.
+
+    Parameters
+    ----------
+    wanted : suffixes of the files; ("",) takes all
 
     Raises
     ------
@@ -118,7 +128,7 @@ def remote_files(folder: str) -> Iterator[ImageFile]:
         # The markers of folders in object stores end in "/", so that they have no suffix.
         name = entry.path.removeprefix(path).lstrip("/")
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if entry.type == fs.FileType.File and not hidden and name.lower().endswith(WANTED):
+        if entry.type == fs.FileType.File and not hidden and name.lower().endswith(wanted):
             yield ImageFile(uri=f"{root}/{quote(name)}{query}", name=name, size=entry.size)
 
 

@@ -1,6 +1,8 @@
 """The variable V of a MATLAB file, version 5 or 7.3: features in columns.
 
-n items, d dimensions. Of a file only the numbers of this one variable are read.
+n items, d dimensions. Of a file only the numbers of this one variable are read. The elements of
+version 5 ("MAT-File Format", level 5) are taken apart here for `matlab_plain` too: not by
+scipy.io.loadmat, which a file with one wrong byte sends to a random address.
 """
 
 import math
@@ -18,8 +20,8 @@ from numpy.typing import NDArray
 from mmray.errors import InputError
 from mmray.feature_tables import listed
 
-_Element: TypeAlias = tuple[int, memoryview]  # its type and bytes
-_COMPRESSED = 15
+Element: TypeAlias = tuple[int, memoryview]  # its type and bytes
+MATRIX, _COMPRESSED = 14, 15  # types of elements
 _COMPLEX = 0x0800
 _CLASSES = (
     *("nothing", "cell", "struct", "object", "char", "sparse", "double", "single", "int8", "uint8"),
@@ -57,8 +59,8 @@ def opened_matrix(path: Path, location: str) -> Iterator[Any]:
     if starts or head[512:] == _HDF5_SIGNATURE:
         with h5py.File(path, "r") as variables:
             yield _dataset(variables, location)
-    elif head[126:128] in (b"IM", b"MI"):
-        yield _array(path, "<" if head[126:128] == b"IM" else ">", location)
+    elif order := byte_order(head):
+        yield _array(path, order, location)
     else:
         raise InputError(
             f"{location}: not a MATLAB file of version 5 or 7.3; save V again by save(..., '-v7.3')"
@@ -95,63 +97,112 @@ def _dataset(file: h5py.File, location: str) -> h5py.Dataset:
     return V
 
 
-# -- version 5 ("MAT-File Format", level 5) -------------------------------------------------------
+# -- version 5 ------------------------------------------------------------------------------------
+
+
+def byte_order(head: bytes) -> str | None:
+    """Of a file of version 5 by its first 128 bytes, "<" or ">"; None: it is no such file."""
+    return {b"IM": "<", b"MI": ">"}.get(head[126:128])
 
 
 def _array(path: Path, order: str, location: str) -> NDArray[Any]:
-    """V of a file in the byte order "<" or ">".
-
-    Not by scipy.io.loadmat, which a file with one wrong byte sends to a random address.
-    """
+    """V of a file in the byte order "<" or ">"."""
     others = []
     with path.open("rb") as file:
-        file.seek(128)
-        for elements in _variables(file, order):
-            name = bytes(elements[2][1]).decode("latin1")
+        for content in variables(file, order):
+            parts = list(islice(elements(content, order), 4))
+            name = bytes(parts[2][1]).decode("latin1")
             if name == "V":
-                return _matrix(elements, order, location)
+                return _matrix(parts, order, location)
             others.append(name)
     raise _without_v(others, location)
 
 
-def _variables(file: IO[bytes], order: str) -> Iterator[list[_Element]]:
-    """Elements of each variable: flags, dimensions, name, real part."""
+def variables(file: IO[bytes], order: str, *, largest: int | None = None) -> Iterator[memoryview]:
+    """Content of each variable of a file: the elements flags, dimensions, name, and what it holds.
+
+    Raises
+    ------
+    EOFError, ValueError, zlib.error
+        The file is damaged, or a compressed variable has more than `largest` bytes.
+    """
+    file.seek(128)
     while tag := file.read(8):
-        kind, size = _integers(tag, order, 2)
+        kind, size = integers(tag, order, 2)
         content = file.read(size)
         if len(content) < size:
             raise EOFError(f"a variable has {len(content)} of its {size} bytes")
-        packed = kind == _COMPRESSED
-        body = memoryview(zlib.decompress(content))[8:] if packed else memoryview(content)
-        yield list(islice(_elements(body, order), 4))
+        if kind == _COMPRESSED:
+            ((kind, body),) = islice(elements(_unpacked(content, largest), order), 1)
+        else:
+            body = memoryview(content)
+        if kind != MATRIX:
+            raise ValueError(f"an element of type {kind}, not a variable")
+        yield body
 
 
-def _elements(content: memoryview, order: str) -> Iterator[_Element]:
+def _unpacked(content: bytes, largest: int | None) -> memoryview:
+    stream = zlib.decompressobj()
+    body = stream.decompress(content, 0 if largest is None else largest + 1)
+    if largest is not None and len(body) > largest:
+        raise ValueError(f"a variable has more than {largest} bytes")
+    if not stream.eof:
+        raise EOFError("a compressed variable is cut short")
+    return memoryview(body)
+
+
+def elements(content: memoryview, order: str) -> Iterator[Element]:
+    """The elements that some bytes hold, one after the other; ValueError if they are damaged."""
     while content:
-        kind, size = _integers(content, order, 2)
+        kind, size = integers(content, order, 2)
         start = 8
         if kind >> 16:  # up to four bytes, in place of the size
             kind, size, start = kind & 0xFFFF, kind >> 16, 4
+        if size > (4 if start == 4 else len(content) - 8):
+            raise ValueError(f"an element of {size} bytes, which are not there")
         yield kind, content[start : start + size]
         content = content[start + size + -(start + size) % 8 :]
 
 
-def _integers(content: bytes | memoryview, order: str, count: int) -> list[int]:
-    """The first unsigned 32-bit integers."""
+def integers(content: bytes | memoryview, order: str, count: int) -> list[int]:
+    """The first unsigned 32-bit integers; ValueError if there are not so many."""
     numbers: list[int] = np.frombuffer(content, f"{order}u4", count).tolist()
     return numbers
 
 
-def _matrix(elements: list[_Element], order: str, location: str) -> NDArray[Any]:
-    (flags,) = _integers(elements[0][1], order, 1)
-    kind = "complex" if flags & _COMPLEX else _CLASSES[flags & 0xFF]
-    if kind not in ("single", "double"):
-        raise _not_real(kind, location)
-    shape = np.frombuffer(elements[1][1], f"{order}i4").tolist()
-    stored, content = elements[3]
+def class_of(flags: memoryview, order: str) -> str:
+    """The class that the flags of a variable tell, or "complex"."""
+    number = integers(flags, order, 1)[0]
+    return "complex" if number & _COMPLEX else _CLASSES[number & 0xFF]
+
+
+def dimensions(content: memoryview, order: str) -> list[int]:
+    """The shape of a variable, as MATLAB says it."""
+    shape: list[int] = np.frombuffer(content, f"{order}i4").tolist()
+    return shape
+
+
+def numbers_of(element: Element, shape: list[int], order: str, name: str) -> NDArray[Any]:
+    """Numbers in the type and order they are stored in: columns, one after the other.
+
+    Raises
+    ------
+    LookupError, ValueError
+        They are no numbers, or not as many as the shape says.
+    """
+    stored, content = element
     values = np.frombuffer(content, f"{order}{_NUMBERS[stored]}")
     if len(values) != math.prod(shape):
-        raise ValueError(f"V has {len(values)} entries, not {' x '.join(map(str, shape))}")
+        raise ValueError(f"{name} has {len(values)} entries, not {' x '.join(map(str, shape))}")
+    return values
+
+
+def _matrix(parts: list[Element], order: str, location: str) -> NDArray[Any]:
+    kind = class_of(parts[0][1], order)
+    if kind not in ("single", "double"):
+        raise _not_real(kind, location)
+    shape = dimensions(parts[1][1], order)
+    values = numbers_of(parts[3], shape, order, "V")
     if values.dtype.kind != "f":  # whole numbers, stored in fewer bytes
         values = values.astype(np.float32)
     return values.reshape(shape[::-1])

@@ -119,6 +119,19 @@ def list_images(folder: str) -> list[ImageFile]:
     return sorted(images, key=lambda image: image.name)
 
 
+def list_files(folder: str) -> list[ImageFile]:
+    """The files below a folder, whatever their suffix; hidden ones left out, in no order.
+
+    Raises
+    ------
+    InputError
+        The folder is missing, a file, or out of reach.
+    """
+    if not _is_folder(folder):
+        raise InputError(f"{folder}: this is a file; give the folder that holds the images")
+    return [file for file in _files(folder, ("",)) if isinstance(file, ImageFile)]
+
+
 # -- kinds of sources -----------------------------------------------------------------------------
 
 
@@ -171,10 +184,13 @@ def _name(uri: str) -> str:
     return unquote(bare(uri).rpartition("/")[2]) if path is None else as_text(path.name)
 
 
-def _files(folder: str) -> Iterator[ImageFile | Stamp]:
+def _files(folder: str, wanted: tuple[str, ...] = folders.WANTED) -> Iterator[ImageFile | Stamp]:
     path = local_path(folder)
     try:
-        yield from folders.remote_files(folder) if path is None else folders.walk(path)
+        if path is None:
+            yield from folders.remote_files(folder, wanted)
+        else:
+            yield from folders.walk(path, wanted)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{folder}: cannot be listed ({reason(error)})") from error
 

@@ -299,6 +299,47 @@ def average_precision(ranking: list[int], positives: set[int], junk: set[int]) -
     return area
 
 
+def kept_ranking(ranking: list[int], junk: set[int]) -> list[int]:
+    return [item for item in ranking if item not in junk]
+
+
+def precision_at_k(ranking: list[int], positives: set[int], junk: set[int], k: int) -> float | None:
+    """As the program of the revisited benchmarks: precision at min(k, place of the last one)."""
+    kept = kept_ranking(ranking, junk)
+    places = [place for place, item in enumerate(kept, start=1) if item in positives]
+    if not places:
+        return None
+    k = min(max(places), k)
+    return sum(place <= k for place in places) / k
+
+
+def hit_at_k(ranking: list[int], positives: set[int], junk: set[int], k: int) -> bool:
+    return any(item in positives for item in kept_ranking(ranking, junk)[:k])
+
+
+def expanded_query(
+    database: np.ndarray, query: np.ndarray, own: int, items: int, power: float
+) -> np.ndarray:
+    """q + the sum of [qx]^power x over the first items, but the query itself; of length 1."""
+    first = [i for i in order(query, database, list(range(len(database)))) if i != own][:items]
+    total = query.astype(np.float64)
+    for i in first:
+        total = total + max(float(similarity(query, database[i])), 0.0) ** power * database[i]
+    return total / np.sqrt((total**2).sum())
+
+
+def query_diffusion(database: np.ndarray, query: np.ndarray, own: int) -> np.ndarray:
+    """f of (I - 0.99 A^) f = y, with y the cubed similarities of the ten nearest."""
+    n = len(database)
+    neighbors = nearest(database, database, min(50, n))
+    values = np.take_along_axis(similarities(database, database), neighbors, axis=1)
+    A_hat = normalized_graph(adjacency(neighbors, values, 3.0))
+    y = np.zeros(n)
+    for i in [i for i in order(query, database, list(range(n))) if i != own][:10]:
+        y[i] = max(float(similarity(query, database[i])), 0.0) ** 3
+    return np.linalg.solve(np.eye(n) - 0.99 * A_hat, y)
+
+
 def recall_at_k(embeddings: np.ndarray, labels: np.ndarray, k: int) -> float:
     hits = 0
     for i in range(len(labels)):
@@ -433,9 +474,28 @@ def tuple_loss(
     return np.array(values)
 
 
+def siamese_loss(query: np.ndarray, positive: np.ndarray, negatives: np.ndarray, m: float) -> float:
+    """Radenović et al. 2016 for one tuple, a sum over its pairs, but for their factor of 1/2."""
+    pairs = [(positive, 1), *((negative, 0) for negative in negatives)]
+    distances = [(distance(query, other), y) for other, y in pairs]
+    return sum(y * d**2 + (1 - y) * max(0.0, m - d) ** 2 for d, y in distances)
+
+
 def hard_negatives(anchor: np.ndarray, rows: np.ndarray, ids: list[int], count: int) -> list[int]:
     """The ids of the rows nearest to the anchor's: distance ascending, then id ascending."""
     return sorted(ids, key=lambda i: (distance(anchor, rows[i]), i))[:count]
+
+
+def labelled_negatives(
+    query: int, rows: np.ndarray, pool: list[int], clusters: list[int], count: int
+) -> list[int]:
+    """The rule of the authors of retrieval-SfM: down the ranked pool, at most one of a cluster."""
+    chosen, used = [], [clusters[query]]
+    for image in order(rows[query], rows, pool):
+        if len(chosen) < count and clusters[image] not in used:
+            chosen.append(image)
+            used.append(clusters[image])
+    return chosen
 
 
 def stepped_rates(base: float, decay: float, every: int, epochs: int) -> list[float]:

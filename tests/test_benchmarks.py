@@ -77,11 +77,29 @@ def test_a_pickle_names_its_database_and_its_queries() -> None:
     assert {q.positives.dtype for q in (one, two)} == {np.dtype(np.int64)}
 
 
-def test_of_easy_hard_and_junk_the_medium_protocol_is_taken() -> None:
+def test_easy_hard_and_junk_make_three_protocols_of_which_medium_is_the_one() -> None:
     gnd = [{"bbx": (0, 0, 9, 9), "easy": [2], "hard": [0], "junk": [1]}, {"easy": [], "hard": [1]}]
-    one, two = read(truth(gnd=gnd)).queries
-    assert (one.positives.tolist(), one.junk.tolist()) == ([0, 2], [1])
-    assert (two.positives.tolist(), two.junk.tolist(), two.box) == ([1], [], None)
+    benchmark = read(truth(gnd=gnd))
+    found = {
+        name: [(q.positives.tolist(), q.junk.tolist()) for q in queries]
+        for name, queries in benchmark.protocols.items()
+    }
+    assert found == {
+        "Easy": [([2], [0, 1]), ([], [1])],
+        "Medium": [([0, 2], [1]), ([1], [])],
+        "Hard": [([0], [1, 2]), ([1], [])],
+    }
+    assert benchmark.queries == benchmark.protocols["Medium"]
+    for queries in benchmark.protocols.values():
+        assert [(q.name, q.image, q.box) for q in queries] == [
+            ("a", "a.jpg", (0, 0, 9, 9)),
+            ("c", "c.jpg", None),
+        ]
+
+
+def test_of_ok_and_junk_there_is_one_rule() -> None:
+    assert read(truth()).protocols == {}
+    assert read(truth()).labels is None
 
 
 def test_text_files_take_all_images_as_database_and_good_and_ok_as_positives() -> None:
@@ -165,6 +183,8 @@ def test_a_folder_in_a_name_tells_two_files_apart() -> None:
     benchmark = read(content, images)
     assert benchmark.images[1] == "y/a.jpg"
     assert benchmark.queries[0].image == "x/a.jpg"
+    deep = truth(imlist=["d", "z/x/a", "b"], qimlist=["y/a", "c"])
+    assert read(deep, [*images, "w/z/x/a.jpg", "uz/x/a.jpg"]).images[1] == "w/z/x/a.jpg"
 
 
 @pytest.mark.parametrize("other", ["a.png", "sub/a.jpg"])
@@ -183,13 +203,28 @@ def test_missing_images_are_named_and_counted() -> None:
     )
     with pytest.raises(InputError, match=message):
         read(truth(), ["a.jpg"])
-    message = r"oxford: 4 of 4 names .* of the 1 images: 'c' \(w_1_query.txt:1\), .*, \.\.\.$"
+    message = r"oxford: 4 of 4 names .* of the 1 images: 'c' \(w_1_query.txt:1\), .*, .*, 'd' \(x"
     with pytest.raises(InputError, match=message):
         read_oxford_ground_truth(texts(), ["z.jpg"], source="oxford")
     with pytest.raises(InputError, match=r"1 of 5 names .* 'zz' \(x_1_ok.txt:3"):
         read_oxford_ground_truth(texts(x_1_ok="d\n\nzz"), IMAGES, source="oxford")
     with pytest.raises(InputError, match="none of the 0 images"):
         read(truth(), [])
+
+
+def test_many_missing_images_are_named_up_to_twenty() -> None:
+    names = [f"x{i}" for i in range(23)]
+    with pytest.raises(InputError, match=r"23 of 24 names .*'x19' \(imlist\[19\]\) and 3 more$"):
+        read(truth(imlist=names, qimlist=["a"], gnd=[{"ok": []}]))
+
+
+def test_corrupt_images_are_no_part_of_the_database_nor_of_the_lists() -> None:
+    benchmark = read_oxford_ground_truth(texts(), IMAGES, source="oxford", corrupt={"a"})
+    assert benchmark.images == ("b.jpg", "c.jpg", "d.jpg")
+    x = benchmark.queries[1]
+    assert (x.positives.tolist(), x.junk.tolist()) == ([0, 2], [1])
+    with pytest.raises(InputError, match=r"'b' \(x_1_query.txt:1\)"):
+        read_oxford_ground_truth(texts(), IMAGES, source="oxford", corrupt={"b"})
 
 
 # Damaged ground truth
@@ -209,6 +244,9 @@ def test_missing_images_are_named_and_counted() -> None:
         (truth(qimlist=["a"]), "1 queries in qimlist, 2 in gnd"),
         (truth(imlist=["d", "", "b"]), r"1 of \d names fit none of .*'' \(imlist\[1\]\)"),
         (truth(gnd=[{"good": []}, {}]), r"gnd\[0\] \(a\): expected ok or easy and hard, .*'good'"),
+        (truth(gnd=[{"ok": []}, {"easy": [], "hard": []}]), r"gnd\[1\] \(c\): expected ok, found"),
+        (truth(gnd=[{"easy": [], "hard": []}, {"ok": []}]), r"\(c\): expected easy and hard, fo"),
+        (truth(gnd=[{"easy": [], "hard": [3]}, {}]), r"gnd\[0\] \(a\): hard holds 3"),
         (truth(gnd=[{"ok": [3]}, {}]), r"gnd\[0\] \(a\): ok holds 3: expected rows .* 0\.\.2"),
         (truth(gnd=[{"ok": [-1]}, {}]), r"gnd\[0\] \(a\): ok holds -1"),
         (truth(gnd=[{"ok": [1.5]}, {}]), r"ok holds 1.5: expected rows of imlist"),

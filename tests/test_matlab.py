@@ -1,15 +1,23 @@
-"""The matrix V is found in MATLAB files of both versions, and other content is told from it."""
+"""The matrix V is found in MATLAB files of both versions; other content is read as plain Python."""
+
+import io
+import struct
 
 import h5py
 import numpy as np
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 from scipy.sparse import csc_array
 
+from mmray import matlab_plain
+from mmray.errors import InputError
 from mmray.feature_files import read_feature_set
+from mmray.matlab_plain import read_plain
+from tests.benchmark_samples import cells, structs
 from tests.feature_samples import (
     MAT73,
     mat5,
+    mat5_element,
     refused,
     save_mat73,
     unit_rows,
@@ -166,3 +174,199 @@ def test_a_wrong_byte_in_a_matlab_5_file_never_crashes(tmp_path, compressed):
     sentences = [outcome for outcome in outcomes if isinstance(outcome, str)]
     assert 0 < len(sentences) < len(outcomes)
     assert not any("\n" in sentence for sentence in sentences)
+
+
+# Plain values
+
+
+GND = [
+    {"ok": np.array([[3.0, 1.0]]), "bbx": np.array([[1.5, 2, 30, 40]])},
+    {"ok": np.array([[2.0]]), "bbx": np.array([[0, 0, 9.0, 9]])},
+]
+SAMPLE = {
+    "imlist": cells("INSTRE-S1/01a_canada_book/001.jpg", "b/é.jpg", ""),
+    "square": cells(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, shape=(2, 3)),
+    "gnd": structs(*GND),
+    "one": {"a": 1.0, "b": {"c": "deep", "d": cells(cells(7.0))}},
+    "lines": np.array(["ab", "cd", "ef"]),
+    "floats": np.arange(6.0).reshape(2, 3) / 4,
+    "single": np.float32([[0.5], [-2]]),
+    "bytes": np.array([[0, 255]], np.uint8),
+    "longs": np.array([[-(2**40)]], np.int64),
+    "flags": np.array([[True, False]]),
+    "solid": np.arange(24, dtype=np.int16).reshape(2, 3, 4),
+    "nothing": np.empty((0, 3)),
+    "no text": "",
+}
+
+
+def saved(content, **options):
+    with io.BytesIO() as file:
+        savemat(file, content, **options)
+        return file.getvalue()
+
+
+def plain(value):
+    """What scipy.io.loadmat(chars_as_strings=True) reads, as `read_plain` gives it."""
+    if value.dtype.names is not None:
+        found = [
+            {name: plain(row[name]) for name in value.dtype.names} for row in value.ravel(order="F")
+        ]
+        return found[0] if value.size == 1 else found
+    if value.dtype == object:
+        return [plain(each) for each in value.ravel(order="F")]
+    if value.dtype.kind == "U":
+        return "" if not value.size else str(value[0]) if value.size == 1 else value.tolist()
+    return value
+
+
+def same(one, two):
+    if isinstance(one, np.ndarray) and isinstance(two, np.ndarray):
+        return one.shape == two.shape and np.array_equal(one, two)
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, dict) and isinstance(two, dict):
+        return list(one) == list(two) and all(same(one[key], two[key]) for key in one)
+    return type(one) is type(two) and one == two
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_cells_structs_text_and_numbers_are_read_as_scipy_reads_them(compressed):
+    data = saved(SAMPLE, do_compression=compressed)
+    found = read_plain(data, tuple(SAMPLE), "x.mat")
+    oracle = loadmat(io.BytesIO(data))
+    for name in SAMPLE:
+        assert same(found[name], plain(oracle[name])), name
+    assert found["imlist"] == ["INSTRE-S1/01a_canada_book/001.jpg", "b/é.jpg", ""]
+    assert found["one"]["b"]["c"] == "deep"
+    assert [row["ok"].tolist() for row in found["gnd"]] == [[[3.0, 1.0]], [[2.0]]]
+    assert found["lines"] == ["ab", "cd", "ef"]
+    assert not same(found["floats"], found["floats"].T)
+
+
+def test_no_more_variables_are_read_than_are_asked_for():
+    data = saved({"a": 1.0, "bad": np.ones(3, complex), "c": "text"})
+    assert read_plain(data, ["c"], "x.mat") == {"c": "text"}
+
+
+def big_endian(kind, *parts, flags):
+    """A variable of a class with its parts, in the other byte order."""
+    dims = struct.pack(">2i", 1, 2)
+    content = [(6, struct.pack(">2I", flags, 0)), (5, dims), (1, b"v"), *parts]
+    inside = b"".join(mat5_element(">", *element) for element in content)
+    return mat5_element(">", kind, inside)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (1, b"hi"),
+        (2, b"hi"),
+        (4, "hi".encode("utf-16-be")),
+        (16, b"hi"),
+        (17, "hi".encode("utf-16-be")),
+        (18, "hi".encode("utf-32-be")),
+        (16, "né".encode()),
+        (4, "\N{GRINNING FACE}".encode("utf-16-be")),  # MATLAB counts it as two
+    ],
+)
+def test_text_is_read_in_every_encoding_and_the_other_byte_order(kind, text):
+    head = mat5(clouds(0, 1), order=">")[:128]
+    found = read_plain(head + big_endian(14, (kind, text), flags=4), ["v"], "x")["v"]
+    codec = {1: "ascii", 2: "ascii", 16: "utf-8", 18: "utf-32-be"}.get(kind, "utf-16-be")
+    assert found == text.decode(codec)
+
+
+def test_numbers_and_cells_are_read_in_the_other_byte_order():
+    head = mat5(clouds(0, 1), order=">")[:128]
+    number = big_endian(14, (4, struct.pack(">2H", 1, 513)), flags=6)
+    cell = big_endian(14, (14, number[8:]), (14, b""), flags=1)
+    found = read_plain(head + cell, ["v"], "x")["v"]
+    assert [each.tolist() for each in found] == [[[1, 513]], []]
+
+
+def nested(depth):
+    value = 1.0
+    for _ in range(depth):
+        value = cells(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (saved({"a": 1.0, "b": 2.0}), "no variable v among 'a', 'b'; give the file as it is publ"),
+        (saved({"v": 1.0}, format="4"), r"not a MATLAB file of version 5; save it again by save\("),
+        (MAT73.ljust(1000), r"not a MATLAB file of version 5; .*'-v7'\)"),
+        (b"", "not a MATLAB file of version 5"),
+        (saved({"v": np.ones(3, complex)}), "a value of the class complex, which is not read"),
+        (saved({"v": csc_array(np.eye(3))}), "a value of the class sparse, which is not read"),
+        (mat5(np.ones((1, 1)), name=b"v", flags=16), "a value of the class function"),
+        (mat5(np.ones((1, 1)), name=b"v", flags=99), "cannot be read"),
+        (mat5(np.ones((3, 2)), name=b"v", shape=(5, 2)), "an array has 6 entries, not 5 x 2"),
+        (mat5(np.ones((3, 2)), name=b"v", shape=(-3, -2)), r"a variable of shape \[-3, -2\]"),
+        (mat5(np.ones((3, 2)), name=b"v", shape=(6,)), r"a variable of shape \[6\]"),
+        (mat5(np.ones((3, 2)), name=b"v", flags=1, shape=(3, 2)), "1 values where .* be 6"),
+        (mat5(np.ones((1, 1)), name=b"v", flags=1), "an element of type 7 where .* be a value"),
+        (mat5(np.ones((1, 1)), name=b"v", flags=4, kind=4, dtype="u2", shape=(1, 9)), "1 letters,"),
+        (saved({"v": nested(17)}), "nested more than 16 deep"),
+        (saved({"v": 1.0})[:-8], "a variable has 48 of its 56 bytes"),
+        (saved({"v": 1.0}, do_compression=True)[:-3], "EOFError"),
+    ],
+)
+def test_values_that_cannot_be_read_are_refused_in_a_sentence(data, message):
+    with pytest.raises(InputError, match=rf"^x\.mat: .*{message}") as caught:
+        read_plain(data, ["v"], "x.mat")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tag", [struct.pack("<2I", 9, 16), struct.pack("<2H", 9, 12) + bytes(4)])
+def test_an_element_with_fewer_bytes_than_it_says_is_refused(tag):
+    data = mat5(np.ones((1, 1)), name=b"v", flags=6, kind=9, dtype="f8")
+    assert read_plain(data, ["v"], "x")["v"] == 1
+    with pytest.raises(InputError, match=r"an element of 1\d bytes, which are not there"):
+        read_plain(data[:-16] + tag + data[-8:], ["v"], "x")
+
+
+def test_a_compressed_variable_without_its_end_is_refused():
+    """Its checksum is in the last four bytes: what came before them may be wrong."""
+    data = saved({"v": 1.0}, do_compression=True)
+    size = struct.pack("<I", len(data) - 136 - 4)
+    with pytest.raises(InputError, match="a compressed variable is cut short"):
+        read_plain(data[:132] + size + data[136:-4], ["v"], "x")
+
+
+def test_a_struct_array_without_fields_takes_no_memory():
+    empty = [(5, struct.pack("<i", 1)), (1, b"")]
+    content = [(6, struct.pack("<2I", 2, 0)), (5, struct.pack("<2i", 1 << 30, 1)), (1, b"v")]
+    inside = b"".join(mat5_element("<", *element) for element in content + empty)
+    data = mat5(clouds(0, 1))[:128] + mat5_element("<", 14, inside)
+    with pytest.raises(InputError, match="1073741824 structs without fields"):
+        read_plain(data, ["v"], "x")
+
+
+def test_a_compressed_variable_of_gigabytes_is_not_unpacked(monkeypatch):
+    monkeypatch.setattr(matlab_plain, "_LARGEST", 10_000)
+    fits = saved({"v": np.zeros(1200)}, do_compression=True)
+    assert read_plain(fits, ["v"], "x")["v"].shape == (1, 1200)
+    bomb = saved({"v": np.zeros(100_000)}, do_compression=True)
+    assert len(bomb) < 10_000
+    with pytest.raises(InputError, match="a variable has more than 10000 bytes"):
+        read_plain(bomb, ["v"], "x")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_bytes_end_in_a_value_or_in_a_sentence(compressed):
+    data = saved(SAMPLE, do_compression=compressed)
+    rng, refusals = np.random.default_rng(0), []
+    for _ in range(1500):
+        changed = bytearray(data)
+        for place in rng.integers(0, len(data), rng.integers(1, 4)):
+            changed[place] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.integers(256)])
+        cut = len(data) if rng.random() < 0.7 else rng.integers(len(data))
+        try:
+            read_plain(bytes(changed[:cut]), tuple(SAMPLE), "x.mat")
+        except InputError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 200
+    assert not any("\n" in refusal for refusal in refusals)

@@ -32,6 +32,23 @@ def random_maps(height: int, width: int, *, images: int = 2, seed: int = 0) -> t
     return torch.from_numpy(rng.normal(size=(images, 5, height, width)) * scales)
 
 
+def test_descriptors_of_a_small_map_by_hand():
+    maps = torch.tensor([[[[3.0, 0.0], [0.0, 0.0]], [[0.0, 4.0], [0.0, 0.0]]]])
+    root_half = 0.5**0.5
+    # The whole map and the one region of level 1 are (3, 4); of the four of level 2 one is (3, 0),
+    # one (0, 4), and two are empty. Each at length 1, that is (1.2 + 1, 1.6 + 1).
+    long = (2.2**2 + 2.6**2) ** 0.5
+    for found, wanted in (
+        (mac(maps), (0.6, 0.8)),
+        (rmac(maps, 1), (0.6, 0.8)),
+        (rmac(maps, 2), (2.2 / long, 2.6 / long)),
+        (gem(maps, 1.0), (0.6, 0.8)),
+        (gem(torch.tensor([[[[2.0, 0.0]], [[1.0, 1.0]]]]), 1.0), (root_half, root_half)),
+        (gem(torch.tensor([[[[2.0, 0.0]], [[1.0, 1.0]]]]), 2.0), ((2 / 3) ** 0.5, (1 / 3) ** 0.5)),
+    ):
+        np.testing.assert_allclose(found[0], wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_mac_is_the_maximum_of_each_channel(shape):
     maps = random_maps(*shape)

@@ -6,7 +6,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mmray.evaluation import ranking
-from mmray.evaluation.ranking import Query, mean_average_precision, rank, recall_at_k
+from mmray.evaluation.ranking import (
+    Query,
+    mean_average_precision,
+    mean_precision_at_k,
+    mean_recall_at_k,
+    rank,
+    recall_at_k,
+)
 from tests import oracles
 
 
@@ -66,6 +73,13 @@ def test_many_queries_are_ranked_as_each_alone(monkeypatch) -> None:
     database, queries = unit_rows(4, 50, 8), unit_rows(5, 23, 8)
     whole = rank(database, queries)
     monkeypatch.setattr(ranking, "_BLOCK", 5)
+    np.testing.assert_array_equal(rank(database, queries), whole)
+
+
+def test_a_database_in_parts_is_ranked_as_in_one(monkeypatch) -> None:
+    database, queries = unit_rows(4, 50, 8), unit_rows(5, 23, 8)
+    whole = rank(database, queries)
+    monkeypatch.setattr(ranking, "_PART", 7)
     np.testing.assert_array_equal(rank(database, queries), whole)
 
 
@@ -196,6 +210,62 @@ def test_rankings_that_are_not_of_the_whole_database_are_refused(ranks, message:
 def test_ground_truth_of_another_database_is_refused(truth: Query) -> None:
     with pytest.raises(ValueError, match=r"query q: ground truth has ids outside 0\.\.1"):
         mean_average_precision(np.array([[0], [1]]), [truth])
+
+
+# precision at k, and recall of rankings
+
+
+@pytest.mark.parametrize(
+    ("order", "positives", "junk", "k", "expected"),
+    [
+        ([0, 1, 2, 3], {0}, set(), 1, 1),
+        ([1, 0, 2, 3], {0}, set(), 1, 0),
+        ([1, 0, 2, 3], {0}, set(), 4, 1 / 2),  # the last positive is second: precision at 2
+        ([0, 2, 1, 3], {0, 1}, set(), 2, 1 / 2),
+        ([2, 0, 3, 1], {0, 1}, {2}, 2, 1 / 2),
+        ([2, 0, 3, 1], {0, 1}, {2, 3}, 10, 1),
+    ],
+)
+def test_precision_at_k_by_hand(order, positives, junk, k: int, expected: float) -> None:
+    found = mean_precision_at_k(np.array(order)[:, None], [query(positives, junk)], k)
+    assert found == pytest.approx(expected, abs=1e-15)
+
+
+@given(rankings(), st.integers(1, 30))
+def test_precision_at_k_is_what_the_revisited_program_computes(case, k: int) -> None:
+    order, positives, junk = case
+    found = mean_precision_at_k(np.array(order)[:, None], [query(positives, junk)], k)
+    assert found == pytest.approx(oracles.precision_at_k(order, positives, junk, k), abs=1e-15)
+
+
+def test_queries_without_positives_do_not_count_for_precision_and_miss_for_recall() -> None:
+    ranks = np.array([[0, 1, 2], [1, 0, 1], [2, 2, 0]])
+    truth = [query({0}), query(), query({1}, {1})]
+    assert mean_precision_at_k(ranks, truth, 1) == 1
+    assert mean_recall_at_k(ranks, truth, 3) == pytest.approx(1 / 3)
+    assert math.isnan(mean_precision_at_k(ranks[:, 1:], truth[1:], 1))
+
+
+@given(rankings(), st.integers(1, 30))
+def test_recall_of_a_ranking_asks_for_a_positive_among_the_first(case, k: int) -> None:
+    order, positives, junk = case
+    found = mean_recall_at_k(np.array(order)[:, None], [query(positives, junk)], k)
+    assert found == oracles.hit_at_k(order, positives, junk, k)
+
+
+def test_recall_of_rankings_is_that_of_embeddings() -> None:
+    embeddings, labels = unit_rows(13, 60, 3), np.random.default_rng(14).integers(0, 9, 60)
+    ranks, rows = rank(embeddings, embeddings), np.arange(60)
+    truth = [query(np.setdiff1d(rows[labels == labels[i]], [i]), {i}) for i in rows]
+    wanted = recall_at_k(embeddings, labels, [1, 2, 4, 8])
+    assert {k: mean_recall_at_k(ranks, truth, k) for k in wanted} == pytest.approx(wanted)
+    assert 0 < wanted[1] < wanted[8] < 1
+
+
+@pytest.mark.parametrize("figure", [mean_precision_at_k, mean_recall_at_k])
+def test_figures_at_no_place_are_refused(figure) -> None:
+    with pytest.raises(ValueError, match="k = 0: choose at least 1"):
+        figure(np.array([[0]]), [query({0})], 0)
 
 
 # recall

@@ -41,6 +41,30 @@ def precision_at_1(z: np.ndarray, photos: int) -> float:
     return float(np.mean(similarities.argmax(axis=1) // photos == np.arange(len(z)) // photos))
 
 
+def test_pca_by_hand() -> None:
+    """Deviations of 2 along x and of 1 along y, about (1, 1)."""
+    steps = np.repeat([[2, 0], [-2, 0], [0, 1], [0, -1]], 2, axis=0)
+    learned = pca_whitening((steps + 1).astype(np.float32))
+    x = np.array([[3, 2], [3, 1], [1, 0]], np.float32)  # (2, 1), (2, 0) and (0, -1) from the mean
+    root_half = math.sqrt(0.5)
+    wanted = [[root_half, root_half], [1, 0], [0, -1]]
+    np.testing.assert_allclose(learned.apply(x), wanted, atol=1e-6)
+    np.testing.assert_allclose(learned.apply(x, 1), [[1], [1], [0]], atol=1e-6)
+
+
+def test_lda_by_hand() -> None:
+    """Matching pairs differ by 2 along x or by 1 along y; x is halved, whatever the rotation."""
+    queries = np.array([[5, 1], [-5, -1], [1, -5], [-1, 5]] * 2, np.float32)
+    steps = np.array([[2, 0], [-2, 0], [0, 1], [0, -1]] * 2, np.float32)
+    features, rows = np.concatenate([queries, queries + steps]), np.arange(8)
+    learned = lda_whitening(features, rows, rows + 8)
+    np.testing.assert_allclose(learned.mean, 0, atol=1e-6)
+    one, two, three = learned.apply(np.array([[2, 0], [2, 1], [0, 3]], np.float32))
+    assert [one @ two, two @ three, one @ three] == pytest.approx(
+        [math.sqrt(0.5), math.sqrt(0.5), 0], abs=1e-6
+    )
+
+
 def test_pca_is_the_textbook_formula_where_samples_abound() -> None:
     features = stretched(0, 300, 12)
     learned = pca_whitening(features)

@@ -1,31 +1,44 @@
-"""Labelled retrieval benchmarks, in the two forms they are published in.
+"""Labelled retrieval benchmarks, in the two forms most are published in.
 
 * One pickle, `gnd_*.pkl`: {imlist, qimlist, gnd: [{bbx, ok, junk}]}, names without suffix and rows
-  of imlist; or {easy, hard, junk} (Radenović et al., CVPR 2018), of which the Medium protocol is
-  taken: easy and hard are positives.
+  of imlist; or {easy, hard, junk} (Radenović et al., CVPR 2018), with three protocols.
 * A folder of text files (Philbin et al. 2007): for each query `*_query.txt` (image and box),
   `*_good.txt`, `*_ok.txt` (positives) and `*_junk.txt` (one name a line).
 """
 
-import math
-import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mmray.arrays import Box, Ids
 from mmray.errors import InputError
+from mmray.evaluation.ground_truth import (
+    Keys,
+    Named,
+    box,
+    match,
+    rows,
+    stem,
+    title,
+    typed_list,
+)
 from mmray.evaluation.plain_pickle import load_plain
 from mmray.evaluation.ranking import Query
 from mmray.storage import Folder
 
-_IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$", re.IGNORECASE)
+# What is to be found, and what is taken out of the ranking, by each rule.
+_ONE_RULE: dict[str, tuple[Keys, Keys]] = {"": (("ok",), ("junk",))}
+_PROTOCOLS: dict[str, tuple[Keys, Keys]] = {
+    "Easy": (("easy",), ("junk", "hard")),
+    "Medium": (("easy", "hard"), ("junk",)),
+    "Hard": (("hard",), ("junk", "easy")),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +52,18 @@ class Benchmark:
         The database, relative to the folder of images; row i of the ground truth is images[i].
     queries : tuple of Query
         Their images may be in the database or not.
+    protocols : name -> the same queries, with what is to be found by other rules
+        Easy, Medium and Hard of the revisited benchmarks (`queries` are those of Medium); empty
+        where there is one rule.
+    labels : the class of each image of the database, or None
+        Where there are classes, Recall@k is measured too.
     """
 
     name: str
     images: tuple[str, ...]
     queries: tuple[Query, ...]
-
-
-class _Named(NamedTuple):
-    """An image by the name that a ground truth gives it, and where the name stands."""
-
-    place: str
-    name: str
+    protocols: Mapping[str, tuple[Query, ...]] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
 
 
 def load_benchmark(ground_truth: str, images: Sequence[str]) -> Benchmark:
@@ -103,26 +116,53 @@ def read_pickle_ground_truth(data: bytes, images: Sequence[str], *, source: str)
     content = load_plain(data, source)
     if not isinstance(content, dict) or not {"imlist", "qimlist", "gnd"} <= content.keys():
         raise InputError(f"{source}: not a ground truth: expected a dict of imlist, qimlist, gnd")
-    names = _typed_list(content["imlist"], str, f"{source}: imlist")
-    query_names = _typed_list(content["qimlist"], str, f"{source}: qimlist")
-    truths = _typed_list(content["gnd"], dict, f"{source}: gnd")
+    names = typed_list(content["imlist"], str, f"{source}: imlist")
+    query_names = typed_list(content["qimlist"], str, f"{source}: qimlist")
+    truths = typed_list(content["gnd"], dict, f"{source}: gnd")
     if len(query_names) != len(truths):
         raise InputError(f"{source}: {len(query_names)} queries in qimlist, {len(truths)} in gnd")
 
-    named = [_Named(f"imlist[{i}]", name) for i, name in enumerate(names)]
-    named += [_Named(f"qimlist[{i}]", name) for i, name in enumerate(query_names)]
-    file_of = _match(named, images, source)
-    queries = []
+    named = [Named(f"imlist[{i}]", name) for i, name in enumerate(names)]
+    named += [Named(f"qimlist[{i}]", name) for i, name in enumerate(query_names)]
+    file_of = match(named, images, source)
+    found: dict[str, list[Query]] = defaultdict(list)
     for i, (name, truth) in enumerate(zip(query_names, truths, strict=True)):
         place = f"{source}: gnd[{i}] ({name})"
-        positives, junk = _relevance(truth, len(names), place)
-        box = None if truth.get("bbx") is None else _box(truth["bbx"], place)
-        queries.append(Query(name, file_of[name], box, positives, junk))
-    return Benchmark(_title(source), tuple(file_of[name] for name in names), tuple(queries))
+        corners = None if truth.get("bbx") is None else box(truth["bbx"], place)
+        for rule, (positives, junk) in _rules(truth, truths[0], place).items():
+            to_find, to_ignore = (
+                rows(truth, keys, len(names), place) for keys in (positives, junk)
+            )
+            found[rule].append(Query(name, file_of[name], corners, to_find, to_ignore))
+    by_rule = {rule: tuple(queries) for rule, queries in found.items()}
+    return Benchmark(
+        name=title(source),
+        images=tuple(file_of[name] for name in names),
+        queries=by_rule.get("Medium") or by_rule[""],
+        protocols={} if "" in by_rule else by_rule,
+    )
+
+
+def _rules(
+    truth: Mapping[str, Any], first: Mapping[str, Any], place: str
+) -> dict[str, tuple[Keys, Keys]]:
+    """By which rules an entry of gnd is meant: those of the first entry."""
+    if "ok" in first:
+        keys, rules = {"ok"}, _ONE_RULE
+    else:
+        keys, rules = {"easy", "hard"}, _PROTOCOLS
+    if not keys <= truth.keys():
+        expected = "ok or easy and hard" if truth is first else " and ".join(sorted(keys))
+        raise InputError(f"{place}: expected {expected}, found {shorten(list(truth))}")
+    return rules
 
 
 def read_oxford_ground_truth(
-    files: Mapping[str, bytes], images: Sequence[str], *, source: str
+    files: Mapping[str, bytes],
+    images: Sequence[str],
+    *,
+    source: str,
+    corrupt: Collection[str] = (),
 ) -> Benchmark:
     """Read `*_query.txt`, `*_good.txt`, `*_ok.txt` and `*_junk.txt`.
 
@@ -133,6 +173,7 @@ def read_oxford_ground_truth(
     files : name -> content
     images : as for `load_benchmark`
     source : the folder, for messages and the benchmark's name
+    corrupt : images, named without suffix, that are no part of the database nor of the lists
 
     Raises
     ------
@@ -144,63 +185,23 @@ def read_oxford_ground_truth(
         raise InputError(f"{source}: neither a .pkl file nor a folder of *_query.txt files")
     searched = [_query_line(files, f"{name}_query.txt", source) for name in names]
     good, ok, junk = (
-        [_name_lines(files, f"{name}_{kind}.txt", source) for name in names]
+        [_name_lines(files, f"{name}_{kind}.txt", source, corrupt) for name in names]
         for kind in ("good", "ok", "junk")
     )
+    whole = sorted({image for image in images if stem(image) not in corrupt})
     named = [image for image, _ in searched]
     named += [image for lists in (good, ok, junk) for one in lists for image in one]
-    file_of = _match(named, images, source)
-    database = tuple(sorted(set(images)))
-    row = {file: i for i, file in enumerate(database)}
+    file_of = match(named, whole, source)
+    row = {file: i for i, file in enumerate(whole)}
 
-    def rows(listed: list[_Named]) -> Ids:
+    def rows_of(listed: list[Named]) -> Ids:
         return np.unique(np.array([row[file_of[image.name]] for image in listed], dtype=np.int64))
 
     queries = tuple(
-        Query(name, file_of[image.name], box, rows(good[i] + ok[i]), rows(junk[i]))
-        for i, (name, (image, box)) in enumerate(zip(names, searched, strict=True))
+        Query(name, file_of[image.name], corners, rows_of(good[i] + ok[i]), rows_of(junk[i]))
+        for i, (name, (image, corners)) in enumerate(zip(names, searched, strict=True))
     )
-    return Benchmark(_title(source), database, queries)
-
-
-def _title(source: str) -> str:
-    """paris6k for .../gnd_paris6k.pkl; the name of a folder."""
-    return source.rstrip("/").rpartition("/")[2].removeprefix("gnd_").removesuffix(".pkl")
-
-
-def _without_suffix(name: str) -> str:
-    return _IMAGE_SUFFIX.sub("", name)
-
-
-def _match(named: Sequence[_Named], images: Sequence[str], source: str) -> dict[str, str]:
-    """The image file that each name stands for."""
-    by_stem = defaultdict(list)
-    for file in sorted(set(images)):
-        by_stem[_without_suffix(file).rpartition("/")[2]].append(file)
-    file_of: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    for place, name in named:
-        wanted = _without_suffix(name)
-        fitting = [
-            file
-            for file in by_stem.get(wanted.rpartition("/")[2], [])
-            if f"/{_without_suffix(file)}".endswith(f"/{wanted}")
-        ]
-        if len(fitting) > 1:
-            raise InputError(
-                f"{source}: {place}: {name} may be {fitting[0]} or {fitting[1]}: keep one"
-            )
-        if fitting:
-            file_of[name] = fitting[0]
-        else:
-            missing.setdefault(name, place)
-    if missing:
-        first = ", ".join(f"{name!r} ({place})" for name, place in list(missing.items())[:3])
-        raise InputError(
-            f"{source}: {len(missing)} of {len(missing) + len(file_of)} names fit none of the "
-            f"{len(set(images))} images: {first}{', ...' if len(missing) > 3 else ''}"
-        )
-    return file_of
+    return Benchmark(title(source), tuple(whole), queries)
 
 
 def _lines(
@@ -226,59 +227,17 @@ def _lines(
     return lines
 
 
-def _name_lines(files: Mapping[str, bytes], file: str, source: str) -> list[_Named]:
-    return [_Named(place, name) for place, (name,) in _lines(files, file, ["image"], source)]
+def _name_lines(
+    files: Mapping[str, bytes], file: str, source: str, corrupt: Collection[str]
+) -> list[Named]:
+    lines = _lines(files, file, ["image"], source)
+    return [Named(place, name) for place, (name,) in lines if stem(name) not in corrupt]
 
 
-def _query_line(files: Mapping[str, bytes], file: str, source: str) -> tuple[_Named, Box]:
+def _query_line(files: Mapping[str, bytes], file: str, source: str) -> tuple[Named, Box]:
     lines = _lines(files, file, ["image", "x1", "y1", "x2", "y2"], source)
     if len(lines) != 1:
         raise InputError(f"{source}/{file}: {len(lines)} lines, expected one: image x1 y1 x2 y2")
     place, (name, *corners) = lines[0]
     # The Oxford queries carry the name of a feature collection before that of the image.
-    return _Named(place, name.removeprefix("oxc1_")), _box(corners, f"{source}/{place}")
-
-
-def _box(corners: Any, place: str) -> Box:
-    try:
-        x1, y1, x2, y2 = (float(corner) for corner in corners)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{place}: box {shorten(corners)}: expected four numbers") from error
-    if not (math.isfinite(x1 + y1 + x2 + y2) and x1 < x2 and y1 < y2):
-        raise InputError(f"{place}: box {shorten(corners)}: expected x1 < x2 and y1 < y2")
-    return x1, y1, x2, y2
-
-
-def _typed_list(items: Any, kind: type, place: str) -> list[Any]:
-    if not isinstance(items, list | tuple) or not items:
-        raise InputError(f"{place}: expected a list that is not empty")
-    for i, item in enumerate(items):
-        if not isinstance(item, kind):
-            raise InputError(f"{place}[{i}] is {shorten(item)}: expected a {kind.__name__}")
-    return list(items)
-
-
-def _relevance(truth: dict[str, Any], n: int, place: str) -> tuple[Ids, Ids]:
-    """Positives and junk of one entry of gnd."""
-    if "ok" in truth:
-        positives = ["ok"]
-    elif {"easy", "hard"} <= truth.keys():
-        positives = ["easy", "hard"]
-    else:
-        raise InputError(f"{place}: expected ok or easy and hard, found {shorten(list(truth))}")
-
-    def rows(keys: list[str]) -> Ids:
-        listed = []
-        for key in keys:
-            ids = truth.get(key, [])
-            if not isinstance(ids, list | tuple | set):
-                raise InputError(f"{place}: {key} is {shorten(ids)}: expected rows of imlist")
-            for item in ids:
-                if type(item) is not int or not 0 <= item < n:
-                    raise InputError(
-                        f"{place}: {key} holds {shorten(item)}: expected rows of imlist, 0..{n - 1}"
-                    )
-            listed += list(ids)
-        return np.unique(np.array(listed, dtype=np.int64))
-
-    return rows(positives), rows(["junk"])
+    return Named(place, name.removeprefix("oxc1_")), box(corners, f"{source}/{place}")

@@ -1,12 +1,17 @@
 """A labelled set: its images, paired with its ground truth, and the score of descriptors on it."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from mmray.arrays import Features
+import numpy as np
+
+from mmray.arrays import Features, Ids
 from mmray.collection import ImageFile
-from mmray.evaluation.benchmarks import load_benchmark
+from mmray.evaluation.benchmarks import Benchmark, load_benchmark
+from mmray.evaluation.layouts import read_classes
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
 from mmray.sources import list_images
 
@@ -17,41 +22,95 @@ class LabelledSet:
 
     Attributes
     ----------
+    name : in the table of results
     database : n images, the rows of the ground truth
     queries : q images, each with the box to search with
     ground_truth : q queries
+    protocols : name -> the same queries by other rules; empty where there is one rule
+    labels : the class of each image of the database, or None
+    distractors : rows after the database's, that no query is to find
+    complete : whether it has as many images as were published
     """
 
+    name: str = ""
     database: Sequence[ImageFile]
     queries: Sequence[ImageFile]
     ground_truth: Sequence[Query]
+    protocols: Mapping[str, Sequence[Query]] = field(default_factory=dict)
+    labels: Sequence[str] | None = None
+    distractors: Sequence[ImageFile] = ()
+    complete: bool = True
+
+    @cached_property
+    def items(self) -> list[ImageFile]:
+        """The images to describe, m of them: the database and the queries, none of them twice."""
+        return list(dict.fromkeys([*self.database, *self.queries]))
+
+    def split(self, descriptors: Features) -> tuple[Features, Features]:
+        """Descriptors (m, d) of `items` as those of the database (n, d) and the queries (q, d)."""
+        place = {item: row for row, item in enumerate(self.items)}
+        database, queries = (
+            descriptors[np.array([place[item] for item in part], np.int64)]
+            for part in (self.database, self.queries)
+        )
+        return database, queries
 
     @property
-    def items(self) -> list[ImageFile]:
-        """The database, then the queries: (n + q) images."""
-        return [*self.database, *self.queries]
+    def own(self) -> Ids:
+        """(q,) int64: row of each query itself, where it is ignored, else -1."""
+        rows = [-1 if query.itself is None else query.itself for query in self.ground_truth]
+        return np.array(rows, np.int64)
+
+    def without_boxes(self) -> "LabelledSet":
+        """The same set, searched with whole images."""
+        whole = [dataclasses.replace(query, box=None) for query in self.queries]
+        return dataclasses.replace(self, queries=whole)
 
     def mean_average_precision(self, descriptors: Features) -> float:
-        """The mAP, in [0, 1], of descriptors (n + q, d), rows in the order of `items`."""
-        n = len(self.database)
-        ranks = rank(descriptors[:n], descriptors[n:])
-        return mean_average_precision(ranks, self.ground_truth)[0]
+        """The mAP, in [0, 1], of descriptors (m, d) of `items`, without distractors."""
+        return mean_average_precision(rank(*self.split(descriptors)), self.ground_truth)[0]
+
+    def digest(self) -> str:
+        """Fingerprint of the rules: what is to be found, and which image is which."""
+        rules = {"": self.ground_truth, **self.protocols}
+        found = {
+            name: [(q.positives.tolist(), q.junk.tolist(), q.itself) for q in queries]
+            for name, queries in rules.items()
+        }
+        place = {item: row for row, item in enumerate(self.items)}
+        parts = [[place[item] for item in part] for part in (self.database, self.queries)]
+        text = repr((self.name, found, parts, self.labels, len(self.distractors)))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
-def labelled_set(images: str, ground_truth: str) -> LabelledSet:
+def labelled_set(images: str, ground_truth: str | None) -> LabelledSet:
     """Read a ground truth and find its images in a folder.
+
+    Parameters
+    ----------
+    images : the folder, a local path or a URI
+    ground_truth : see `load_benchmark`; None: a folder per class, see `read_classes`
 
     Raises
     ------
     InputError
-        Either cannot be read, or an image is missing; see `load_benchmark` and `list_images`.
+        Either cannot be read, or an image is missing; see also `list_images`.
     """
     files = {image.name: image for image in list_images(images)}
-    benchmark = load_benchmark(ground_truth, list(files))
+    if ground_truth is None:
+        return paired(read_classes(list(files), source=images), files)
+    return paired(load_benchmark(ground_truth, list(files)), files)
+
+
+def paired(benchmark: Benchmark, files: Mapping[str, ImageFile]) -> LabelledSet:
+    """A benchmark with the files of its images, by their names in it."""
     return LabelledSet(
+        name=benchmark.name,
         database=[files[name] for name in benchmark.images],
         queries=[
             dataclasses.replace(files[query.image], box=query.box) for query in benchmark.queries
         ],
         ground_truth=benchmark.queries,
+        protocols=benchmark.protocols,
+        labels=benchmark.labels,
     )

@@ -1,4 +1,4 @@
-"""Ranking a database for queries, and scoring the ranking: mAP by the Oxford rule, Recall@k.
+"""Ranking a database for queries, and scoring the ranking: mAP by the Oxford rule, mP@k, Recall@k.
 
 n database items, q queries, d dimensions, p positives of a query.
 """
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mmray.arrays import Box, Features, Floats, Ids
 
 _BLOCK = 1024  # rows of a similarity matrix held at a time
+_PART = 65_536  # rows of the database held in double precision at a time
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Query:
         Database rows that show the same object.
     junk : int64
         Database rows that are taken out of the ranking: too little of the object is seen to say.
+    itself : int or None
+        The database row of the query image where the benchmark ignores it; it is junk too.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Query:
     box: Box | None
     positives: Ids
     junk: Ids
+    itself: int | None = None
 
 
 def similarity_blocks(database: Features, queries: Features) -> Iterator[tuple[int, Features]]:
@@ -64,10 +68,14 @@ def similarity_blocks(database: Features, queries: Features) -> Iterator[tuple[i
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if bad.size:
             raise ValueError(f"{name}: row {bad[0]} is not finite ({bad.size} such rows)")
-    columns = database.T.astype(np.float64)
+    n = len(database)
     for start in range(0, len(queries), _BLOCK):
         block = queries[start : start + _BLOCK].astype(np.float64)
-        yield start, (block @ columns).astype(np.float32)
+        similarities = np.empty((len(block), n), np.float32)
+        for first in range(0, n, _PART):
+            part = slice(first, first + _PART)
+            similarities[:, part] = block @ database[part].astype(np.float64).T
+        yield start, similarities
 
 
 def rank(database: Features, queries: Features) -> Ids:
@@ -117,20 +125,87 @@ def mean_average_precision(ranks: Ids, ground_truth: Sequence[Query]) -> tuple[f
         Not one query per column, a column that does not list every row once, or an id of the
         ground truth outside 0..n-1.
     """
+    precisions = np.array(
+        [_average_precision(found, query) for found, query in _each(ranks, ground_truth)],
+        dtype=np.float64,
+    )
+    return _mean(precisions), precisions
+
+
+def mean_precision_at_k(ranks: Ids, ground_truth: Sequence[Query], k: int) -> float:
+    """MP@k of the revisited Oxford and Paris benchmarks (Radenović et al., CVPR 2018).
+
+    A query's precision is that of its first k images without junk, or of as many as reach its last
+    positive if these are fewer.
+
+    Parameters
+    ----------
+    ranks, ground_truth : as for `mean_average_precision`
+    k : at least 1
+
+    Returns
+    -------
+    Mean over the queries with a positive that is not junk, in [0, 1]; NaN if there is none.
+
+    Raises
+    ------
+    ValueError
+        As `mean_average_precision`, or k is below 1.
+    """
+    _check_k(k)
+    return _mean(
+        np.array(
+            [
+                (found < (last := min(k, found[-1] + 1))).sum() / last if found.size else np.nan
+                for found, _ in _each(ranks, ground_truth)
+            ]
+        )
+    )
+
+
+def mean_recall_at_k(ranks: Ids, ground_truth: Sequence[Query], k: int) -> float:
+    """Share of queries with a positive among their first k images, junk left out.
+
+    Parameters
+    ----------
+    ranks, ground_truth : as for `mean_average_precision`
+        A query without positives counts as a miss, as an image that is alone in its class does in
+        `recall_at_k`, which this is where every image searches for all others.
+    k : at least 1
+
+    Raises
+    ------
+    ValueError
+        As `mean_average_precision`, or k is below 1.
+    """
+    _check_k(k)
+    hits = [bool(found.size) and found[0] < k for found, _ in _each(ranks, ground_truth)]
+    return float(np.mean(hits)) if hits else float("nan")
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k = {k}: choose at least 1")
+
+
+def _mean(values: Floats) -> float:
+    """Of the queries that count: the others are NaN."""
+    counted = values[~np.isnan(values)]
+    return float(counted.mean()) if counted.size else float("nan")
+
+
+def _each(ranks: Ids, ground_truth: Sequence[Query]) -> Iterator[tuple[Ids, Query]]:
+    """Each query with the places at which its positives are found, see `_found`."""
     if ranks.ndim != 2 or ranks.shape[1] != len(ground_truth):
         raise ValueError(
             f"ranks {ranks.shape} must have one column for each of {len(ground_truth)} queries"
         )
-    precisions = np.array(
-        [_average_precision(ranks[:, j], query) for j, query in enumerate(ground_truth)],
-        dtype=np.float64,
-    )
-    counted = precisions[~np.isnan(precisions)]
-    return (float(counted.mean()) if counted.size else float("nan")), precisions
+    for ranking, query in zip(ranks.T, ground_truth, strict=True):
+        yield _found(ranking, query), query
 
 
-def _average_precision(ranking: Ids, query: Query) -> float:
-    """Area under the precision-recall curve of one query, by trapezoids."""
+def _found(ranking: Ids, query: Query) -> Ids:
+    """Places, from 0, ascending, of the positives that are not junk once the junk is taken out."""
     n = len(ranking)
     for ids in (query.positives, query.junk):
         if len(ids) and not 0 <= np.min(ids) <= np.max(ids) < n:
@@ -141,17 +216,22 @@ def _average_precision(ranking: Ids, query: Query) -> float:
     place[ranking] = np.arange(n)
     if (place < 0).any():
         raise ValueError(f"query {query.name}: ranking does not list row {np.argmin(place)}")
+    junk = np.unique(query.junk)
+    found = np.sort(place[np.setdiff1d(query.positives, junk)])
+    found -= np.searchsorted(np.sort(place[junk]), found)
+    return found
 
-    positives, junk = np.unique(query.positives), np.unique(query.junk)
-    if not positives.size:
+
+def _average_precision(found: Ids, query: Query) -> float:
+    """Area under the precision-recall curve of one query, by trapezoids."""
+    positives = len(np.unique(query.positives))
+    if not positives:
         return float("nan")
-    found = np.sort(place[np.setdiff1d(positives, junk)])
-    found -= np.searchsorted(np.sort(place[junk]), found)  # places without the junk before them
     before = np.arange(len(found))
     # Precision just before a positive is retrieved, 1 by convention if nothing was, and with it.
     left = np.where(found > 0, before / np.maximum(found, 1), 1.0)
     right = (before + 1) / (found + 1)
-    return float((left + right).sum() / (2 * len(positives)))
+    return float((left + right).sum() / (2 * positives))
 
 
 def recall_at_k(

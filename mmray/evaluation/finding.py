@@ -1,0 +1,149 @@
+"""Finding the files of a benchmark in folders, local or remote."""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pyarrow as pa
+from pyarrow import fs
+
+from mmray import locations
+from mmray.collection import SUFFIXES, ImageFile
+from mmray.errors import InputError
+from mmray.locations import ahead, local_path, read_bytes, reason
+from mmray.sources import list_files
+from mmray.storage import Folder
+
+DISTRACTORS = ("oxc1_100k", "flickr100k", "oxford100k", "distractors")  # usual folders of them
+_TEXTS = ("_query.txt", "_good.txt", "_ok.txt", "_junk.txt")
+_LARGEST = 1 << 28  # bytes of a ground truth
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Place:
+    """A folder to look in.
+
+    Attributes
+    ----------
+    uri : path or URI
+    below : itself, or the folder that it is in, which names of files start from
+    own : it is a benchmark's own, where no file may be out of reach
+    """
+
+    uri: str
+    below: str
+    own: bool
+
+    @cached_property
+    def files(self) -> list[ImageFile]:
+        """All files, sorted by name."""
+        prefix = "" if self.uri == self.below else f"{_last(self.uri)}/"
+        found = []
+        for file in list_files(self.uri):
+            if file.error is None:
+                found.append(replace(file, name=f"{prefix}{file.name}"))
+            elif self.own:
+                raise InputError(f"{self.uri}: {file.name}: {file.error}; mend or remove it")
+        return sorted(found, key=lambda file: file.name)
+
+    @property
+    def images(self) -> dict[str, ImageFile]:
+        """Those of a known suffix, by name, but for distractors in a usual folder of theirs."""
+        return {
+            file.name: file
+            for file in self.files
+            if file.name.lower().endswith(SUFFIXES)
+            and file.name.partition("/")[0].lower() not in DISTRACTORS
+        }
+
+
+def folders(data: str) -> dict[str, str]:
+    """The folders directly in a folder: name in lower case -> path or URI.
+
+    Raises
+    ------
+    InputError
+        It is missing or out of reach.
+    """
+    path = local_path(data)
+    try:
+        if path is not None:
+            names = [entry.name for entry in path.iterdir() if entry.is_dir()]
+        else:
+            filesystem, root = locations.open_folder(data)
+            entries = locations.patiently(
+                lambda: filesystem.get_file_info(fs.FileSelector(root)), data
+            )
+            names = [each.base_name for each in entries if each.type == fs.FileType.Directory]
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{data}: cannot be listed ({reason(error)}); name the folder that holds the benchmarks"
+        ) from error
+    return {name.lower(): Folder(data).location(name) for name in sorted(names, reverse=True)}
+
+
+def find_ground_truth(
+    places: Sequence[Place], names: Collection[str], landmarks: tuple[str, ...]
+) -> tuple[list[ImageFile], bool]:
+    """The ground truth in the first place that has one.
+
+    Parameters
+    ----------
+    names : of files that are one
+    landmarks : if there are any, a folder of text files may be one: in a place that is not the
+        benchmark's own, if the name of one of its queries starts with one of these
+
+    Returns
+    -------
+    Its file, or its text files, and whether it is text.
+
+    Raises
+    ------
+    InputError
+        There is none, or two in one place.
+    """
+    for place in places:
+        files = [file for file in place.files if file.name.rpartition("/")[2] in names]
+        texts = _texts(place, landmarks) if landmarks else []
+        found = [*(([file], False) for file in files), *((folder, True) for folder in texts)]
+        if len(found) > 1:
+            one, two = (
+                files[0].uri.rpartition("/")[0] if is_text else files[0].uri
+                for files, is_text in found[:2]
+            )
+            raise InputError(f"{place.uri}: two ground truths, {one} and {two}: keep one")
+        if found:
+            return found[0]
+    expected = " or ".join(names) + (" or a folder of *_query.txt files" if landmarks else "")
+    raise InputError(f"{places[0].uri}: no ground truth, {expected}, in this folder")
+
+
+def _texts(place: Place, landmarks: tuple[str, ...]) -> list[list[ImageFile]]:
+    """The text files of each folder that has such of queries."""
+    inside = defaultdict(list)
+    with_queries = set()
+    for file in place.files:
+        folder, _, name = file.name.rpartition("/")
+        if name.endswith(_TEXTS):
+            inside[folder].append(file)
+        if name.endswith("_query.txt") and (place.own or name.startswith(landmarks)):
+            with_queries.add(folder)
+    return [files for folder, files in inside.items() if folder in with_queries]
+
+
+def contents(files: Sequence[ImageFile]) -> dict[str, bytes]:
+    """What is in files of one folder, by name; InputError if one cannot be read."""
+    names = [file.name.rpartition("/")[2] for file in files]
+    return dict(zip(names, ahead(_content, files), strict=True))
+
+
+def _content(file: ImageFile) -> bytes:
+    try:
+        return read_bytes(file.uri, limit=_LARGEST)
+    except OSError as error:
+        raise InputError(f"{file.uri}: cannot be read ({reason(error)}); mend it") from error
+
+
+def _last(uri: str) -> str:
+    return uri.partition("?")[0].rstrip("/").rpartition("/")[2]

@@ -1,0 +1,155 @@
+"""What ground truths of all layouts are made of: names of images, boxes, rows of the database.
+
+n database images. Every message names the place in the file, and what was expected there.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from reprlib import repr as shorten
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmray.arrays import Box, Ids
+from mmray.errors import InputError
+from mmray.locations import absolute
+
+_IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$", re.IGNORECASE)
+_SHOWN = 20  # items that a message lists, before it counts the others
+
+Keys = tuple[str, ...]  # of an entry of a ground truth, whose rows are taken together
+
+
+class Named(NamedTuple):
+    """An image by the name that a ground truth gives it, and where the name stands."""
+
+    place: str
+    name: str
+
+
+class MissingImageError(InputError):
+    """Images of a ground truth that are not there.
+
+    Attributes
+    ----------
+    names : those that the ground truth gives them
+    """
+
+    def __init__(self, message: str, names: Iterable[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
+
+
+def title(source: str) -> str:
+    """paris6k for .../gnd_paris6k.pkl; the name of a folder."""
+    name = absolute(source).rstrip("/").rpartition("/")[2]
+    return re.sub(r"\.(pkl|mat)$", "", name.removeprefix("gnd_"))
+
+
+def stem(name: str) -> str:
+    """The name of an image without its folder and suffix."""
+    return _without_suffix(name).rpartition("/")[2]
+
+
+def shown(items: Sequence[str]) -> str:
+    """The first items, and how many more there are."""
+    more = len(items) - _SHOWN
+    return ", ".join(items[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def match(named: Sequence[Named], images: Sequence[str], source: str) -> dict[str, str]:
+    """The image file that each name stands for.
+
+    Raises
+    ------
+    InputError
+        A name fits two files.
+    MissingImageError
+        Names fit none.
+    """
+    files = sorted(set(images))
+    ending = _by_ending(files)
+    file_of: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for place, name in named:
+        wanted = _without_suffix(name)
+        fitting = [
+            file
+            for file in ending.get("/".join(wanted.split("/")[-2:]), [])
+            if f"/{_without_suffix(file)}".endswith(f"/{wanted}")
+        ]
+        if len(fitting) > 1:
+            raise InputError(
+                f"{source}: {place}: {name} may be {fitting[0]} or {fitting[1]}: keep one"
+            )
+        if fitting:
+            file_of[name] = fitting[0]
+        else:
+            missing.setdefault(name, place)
+    if missing:
+        listed = shown([f"{name!r} ({place})" for name, place in missing.items()])
+        raise MissingImageError(
+            f"{source}: {len(missing)} of {len(missing) + len(file_of)} names fit none of the "
+            f"{len(files)} images: {listed}",
+            missing,
+        )
+    return file_of
+
+
+def _by_ending(files: Sequence[str]) -> Mapping[str, list[str]]:
+    """Files by their names without suffix, alone and with the folder they are directly in."""
+    ending = defaultdict(list)
+    for file in files:
+        parts = _without_suffix(file).split("/")
+        for count in range(1, min(len(parts), 2) + 1):
+            ending["/".join(parts[-count:])].append(file)
+    return ending
+
+
+def _without_suffix(name: str) -> str:
+    return _IMAGE_SUFFIX.sub("", name)
+
+
+def box(corners: Any, place: str) -> Box:
+    """x1 y1 x2 y2, in pixels."""
+    try:
+        x1, y1, x2, y2 = (float(corner) for corner in corners)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{place}: box {shorten(corners)}: expected four numbers") from error
+    if not (math.isfinite(x1 + y1 + x2 + y2) and x1 < x2 and y1 < y2):
+        raise InputError(f"{place}: box {shorten(corners)}: expected x1 < x2 and y1 < y2")
+    return x1, y1, x2, y2
+
+
+def typed_list(items: Any, kind: type, place: str, *, first: int = 0) -> list[Any]:
+    """A list, not empty, of values of one type; messages count its items from `first`."""
+    if not isinstance(items, list | tuple) or not items:
+        raise InputError(f"{place}: expected a list that is not empty")
+    for i, item in enumerate(items, start=first):
+        if not isinstance(item, kind):
+            raise InputError(f"{place}[{i}] is {shorten(item)}: expected a {kind.__name__}")
+    return list(items)
+
+
+def rows(truth: Mapping[str, Any], keys: Keys, n: int, place: str, *, first: int = 0) -> Ids:
+    """Database rows that an entry lists, ascending, each once; none for a key it does not have.
+
+    Parameters
+    ----------
+    first : what the entry calls the row 0
+    """
+    listed: list[int] = []
+    for key in keys:
+        ids = truth.get(key, [])
+        if not isinstance(ids, list | tuple | set):
+            raise InputError(f"{place}: {key} is {shorten(ids)}: expected rows of imlist")
+        for item in ids:
+            if type(item) is not int or not first <= item < first + n:
+                raise InputError(
+                    f"{place}: {key} holds {shorten(item)}: "
+                    f"expected rows of imlist, {first}..{first + n - 1}"
+                )
+        listed += ids
+    return np.unique(np.array(listed, dtype=np.int64)) - first

@@ -1,0 +1,181 @@
+"""Benchmarks whose ground truth is in the names and folders of their images, or in a MATLAB file.
+
+Holidays (Jégou et al., ECCV 2008), INSTRE as Iscen et al. use it (CVPR 2017), a folder per class.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from mmray.errors import InputError
+from mmray.evaluation.benchmarks import Benchmark
+from mmray.evaluation.ground_truth import (
+    Named,
+    box,
+    match,
+    rows,
+    shown,
+    stem,
+    title,
+    typed_list,
+)
+from mmray.evaluation.ranking import Query
+from mmray.matlab_plain import read_plain
+
+_GROUP = 100  # numbers of a group of Holidays, the first of which is that of its query
+_FIRST = 1  # MATLAB counts from 1
+
+
+def read_holidays(images: Sequence[str], *, source: str) -> Benchmark:
+    """Images that are named by six digits: 1234xx are a group, and 123400 is its query.
+
+    The database is all images, by number. A query searches for the others of its group, and is
+    itself taken out of the ranking.
+
+    Parameters
+    ----------
+    images : the files there are, relative to the folder of images, in any folder of it
+    source : the folder, for messages and the benchmark's name
+
+    Raises
+    ------
+    InputError
+        An image has another name, or the same as another; a group has no query, or nothing else.
+    """
+    database = _numbered(images, source)
+    groups = _grouped([str(int(stem(image)) // _GROUP) for image in database]).values()
+    headless = [database[first] for first, *_ in groups if int(stem(database[first])) % _GROUP]
+    if headless:
+        raise InputError(
+            f"{source}: {len(headless)} groups have no query, whose number ends in 00: those of "
+            f"{shown(headless)}; add the missing images"
+        )
+    alone = [database[first] for first, *others in groups if not others]
+    if alone:
+        raise InputError(
+            f"{source}: {len(alone)} queries have no other image in their group: {shown(alone)}; "
+            "add the missing images"
+        )
+    queries = [_among(database, members[0], members) for members in groups]
+    return Benchmark(title(source), tuple(database), tuple(queries))
+
+
+def _numbered(images: Sequence[str], source: str) -> list[str]:
+    """The images of Holidays by number."""
+    if not images:
+        raise InputError(f"{source}: no images in this folder; add those of Holidays")
+    others = [image for image in images if not re.fullmatch(r"[0-9]{6}", stem(image))]
+    if others:
+        raise InputError(
+            f"{source}: {len(others)} of {len(images)} images are not named by six digits: "
+            f"{shown(others)}; give the folder of the images of Holidays alone"
+        )
+    database = sorted(set(images), key=lambda image: (stem(image), image))
+    for one, two in pairwise(database):
+        if stem(one) == stem(two):
+            raise InputError(f"{source}: {stem(one)} may be {one} or {two}: keep one")
+    return database
+
+
+def read_classes(images: Sequence[str], *, source: str) -> Benchmark:
+    """Images in a folder per class; every image searches for the others of its class.
+
+    The database is all images, in alphabetical order. An image that is alone in its class is a
+    query without positives.
+
+    Parameters
+    ----------
+    images : the files there are, relative to the folder that holds those of the classes
+        All of the path before the file's name is the class.
+    source : the folder, for messages and the benchmark's name
+
+    Raises
+    ------
+    InputError
+        An image is in no folder, or no two images are in the same.
+    """
+    database = sorted(set(images))
+    outside = [image for image in database if "/" not in image]
+    if outside:
+        raise InputError(
+            f"{source}: {len(outside)} of {len(database)} images are in no class: "
+            f"{shown(outside)}; put each in a folder of its class"
+        )
+    labels = [image.rpartition("/")[0] for image in database]
+    classes = _grouped(labels)
+    if all(len(members) == 1 for members in classes.values()):
+        raise InputError(
+            f"{source}: no two of {len(database)} images are in the same folder, so that nothing "
+            "could be found; put the images of a class in one folder"
+        )
+    queries = [_among(database, row, classes[label]) for row, label in enumerate(labels)]
+    return Benchmark(title(source), tuple(database), tuple(queries), labels=tuple(labels))
+
+
+def _grouped(labels: Sequence[str]) -> Mapping[str, list[int]]:
+    """Rows of each label, ascending."""
+    rows_of = defaultdict(list)
+    for row, label in enumerate(labels):
+        rows_of[label].append(row)
+    return rows_of
+
+
+def _among(database: Sequence[str], itself: int, members: Sequence[int]) -> Query:
+    """The search of one image of the database for the other members of its group."""
+    positives = np.array([row for row in members if row != itself], np.int64)
+    name = database[itself]
+    return Query(name, name, None, positives, np.array([itself], np.int64), itself)
+
+
+def read_instre(data: bytes, images: Sequence[str], *, source: str) -> Benchmark:
+    """Read `gnd_instre.mat`; its database is imlist, which does not hold the queries.
+
+    Its variables are imlist and qimlist, cells of paths, and gnd, a struct for each query: ok, rows
+    of imlist counted from 1, and bbx, x1 y1 x2 y2.
+
+    Parameters
+    ----------
+    data : the file
+    images : the files there are, relative to the folder of images; see `load_benchmark`
+    source : its path, for messages and the benchmark's name
+
+    Raises
+    ------
+    InputError
+        The file is damaged (which item, counted from 1), an image in it is missing, or it fits
+        several files.
+    """
+    content = read_plain(data, ("imlist", "qimlist", "gnd"), source)
+    names = typed_list(content["imlist"], str, f"{source}: imlist", first=_FIRST)
+    query_names = typed_list(content["qimlist"], str, f"{source}: qimlist", first=_FIRST)
+    gnd = [content["gnd"]] if isinstance(content["gnd"], dict) else content["gnd"]
+    truths = typed_list(gnd, dict, f"{source}: gnd", first=_FIRST)
+    if len(query_names) != len(truths):
+        raise InputError(f"{source}: {len(query_names)} queries in qimlist, {len(truths)} in gnd")
+
+    named = [Named(f"imlist[{i}]", name) for i, name in enumerate(names, start=_FIRST)]
+    named += [Named(f"qimlist[{i}]", name) for i, name in enumerate(query_names, start=_FIRST)]
+    file_of = match(named, images, source)
+    queries = []
+    for i, (name, truth) in enumerate(zip(query_names, truths, strict=True), start=_FIRST):
+        place = f"{source}: gnd[{i}] ({name})"
+        entry = {key: _numbers(value) for key, value in truth.items()}
+        if "ok" not in entry:
+            raise InputError(f"{place}: expected ok and bbx, found {shown(sorted(entry))}")
+        positives, junk = (
+            rows(entry, (key,), len(names), place, first=_FIRST) for key in ("ok", "junk")
+        )
+        corners = box(entry.get("bbx"), place)
+        queries.append(Query(name, file_of[name], corners, positives, junk))
+    return Benchmark(title(source), tuple(file_of[name] for name in names), tuple(queries))
+
+
+def _numbers(value: Any) -> Any:
+    """A list of the numbers of an array, whole ones as int: MATLAB has them as float."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return [int(x) if float(x).is_integer() else x for x in value.ravel(order="F").tolist()]

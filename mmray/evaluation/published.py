@@ -1,0 +1,226 @@
+"""The published benchmarks, found in a folder of the user in the layouts they are distributed in.
+
+Nothing is downloaded: what is missing is named, with the place where it is published.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from mmray.collection import ImageFile
+from mmray.config import BenchmarkName
+from mmray.errors import InputError
+from mmray.evaluation.benchmarks import (
+    Benchmark,
+    read_oxford_ground_truth,
+    read_pickle_ground_truth,
+)
+from mmray.evaluation.finding import DISTRACTORS, Place, contents, find_ground_truth, folders
+from mmray.evaluation.ground_truth import MissingImageError, stem
+from mmray.evaluation.labelled import LabelledSet, paired
+from mmray.evaluation.layouts import read_holidays, read_instre
+from mmray.sources import list_images
+
+_Files: TypeAlias = dict[str, ImageFile]  # by name
+_Reader: TypeAlias = Callable[[Sequence[str]], Benchmark]  # of the names of the images there are
+
+_DISTRACTOR_COUNT = 100_071
+_OF_DISTRACTORS = (
+    "the 100k distractors are published as oxc1_100k.part01.rar to oxc1_100k.part40.rar at "
+    "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Published:
+    """What is known of a benchmark.
+
+    Attributes
+    ----------
+    folders : its usual ones, in lower case
+    ground_truths : names of its files; none: the names of its images say all
+    landmarks : with one of them the names of its text files start, if it has such
+    images, queries : how many were published
+    where : a sentence for the user
+    corrupt : images, named without suffix, that are left out where it is read from text files
+    distractors : whether they are added to the database
+    """
+
+    folders: tuple[str, ...]
+    ground_truths: tuple[str, ...] = ()
+    landmarks: tuple[str, ...] = ()
+    images: int
+    queries: int
+    where: str
+    corrupt: frozenset[str] = frozenset()
+    distractors: bool = False
+
+
+# https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/corrupt.txt
+_CORRUPT = """
+louvre_000136 louvre_000146 moulinrouge_000422 museedorsay_001059 notredame_000188 pantheon_000284
+pantheon_000960 pantheon_000974 pompidou_000195 pompidou_000196 pompidou_000201 pompidou_000467
+pompidou_000640 sacrecoeur_000299 sacrecoeur_000330 sacrecoeur_000353 triomphe_000662
+triomphe_000833 triomphe_000863 triomphe_000867
+"""
+_OXFORD_IMAGES = "oxbuild_images.tgz at https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/"
+_PARIS_IMAGES = (
+    "paris_1.tgz and paris_2.tgz at https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/"
+)
+_OXFORD = _Published(
+    folders=("oxford5k", "oxford", "oxbuildings", "oxbuild_images"),
+    ground_truths=("gnd_oxford5k.pkl",),
+    landmarks=(
+        *("all_souls_", "ashmolean_", "balliol_", "bodleian_", "christ_church_", "cornmarket_"),
+        *("hertford_", "keble_", "magdalen_", "pitt_rivers_", "radcliffe_camera_"),
+    ),
+    images=5063,
+    queries=55,
+    where=f"Oxford5k is published as {_OXFORD_IMAGES}, with gt_files_170407.tgz beside it",
+)
+_PARIS = _Published(
+    folders=("paris6k", "paris", "parisbuildings"),
+    ground_truths=("gnd_paris6k.pkl",),
+    landmarks=(
+        *("defense_", "eiffel_", "invalides_", "louvre_", "moulinrouge_", "museedorsay_"),
+        *("notredame_", "pantheon_", "pompidou_", "sacrecoeur_", "triomphe_"),
+    ),
+    images=6392,
+    queries=55,
+    where=f"Paris6k is published as {_PARIS_IMAGES}, with paris_120310.tgz beside them",
+    corrupt=frozenset(f"paris_{name}" for name in _CORRUPT.split()),
+)
+_PUBLISHED: dict[BenchmarkName, _Published] = {
+    "oxford5k": _OXFORD,
+    "paris6k": _PARIS,
+    "oxford105k": replace(_OXFORD, distractors=True),
+    "paris106k": replace(_PARIS, distractors=True),
+    "holidays": _Published(
+        folders=("holidays", "inria_holidays"),
+        images=1491,
+        queries=500,
+        where="Holidays is published as jpg1.tar.gz and jpg2.tar.gz at "
+        "http://lear.inrialpes.fr/~jegou/data.php",
+    ),
+    "instre": _Published(
+        folders=("instre",),
+        ground_truths=("gnd_instre.mat", "gnd_instre.pkl"),
+        images=27_293,
+        queries=1250,
+        where="INSTRE is published as instre.tar.gz and gnd_instre.mat at "
+        "ftp://ftp.irisa.fr/local/texmex/corpus/instre/",
+    ),
+    "roxford5k": _Published(
+        folders=("roxford5k", *_OXFORD.folders),
+        ground_truths=("gnd_roxford5k.pkl",),
+        images=4993,
+        queries=70,
+        where=f"ROxford5k is published as {_OXFORD_IMAGES}, "
+        "with gnd_roxford5k.pkl at http://cmp.felk.cvut.cz/revisitop/",
+    ),
+    "rparis6k": _Published(
+        folders=("rparis6k", *_PARIS.folders),
+        ground_truths=("gnd_rparis6k.pkl",),
+        images=6322,
+        queries=70,
+        where=f"RParis6k is published as {_PARIS_IMAGES}, "
+        "with gnd_rparis6k.pkl at http://cmp.felk.cvut.cz/revisitop/",
+    ),
+}
+
+
+def find_benchmark(
+    name: BenchmarkName, data: str, *, distractors: str | None = None
+) -> LabelledSet:
+    """A published benchmark, paired with its images.
+
+    Parameters
+    ----------
+    name : of the benchmark
+    data : a local path or a URI that pyarrow.fs reads
+        The benchmark's own folder is one in it with a usual name, or else itself. Images and ground
+        truth lie in there at any depth; what a ground truth names, and is not there, is looked for
+        in all of `data`.
+    distractors : folder of the 100k distractors; None: one in `data` with a usual name
+
+    Returns
+    -------
+    LabelledSet : not `complete` where its numbers are not the published ones
+
+    Raises
+    ------
+    InputError
+        Something is missing (what, and where it is published), damaged, or there twice.
+    """
+    published = _PUBLISHED[name]
+    inside = folders(data)
+    uris = [*(inside[folder] for folder in published.folders if folder in inside), data]
+    places = [Place(uri=uri, below=data, own=i == 0) for i, uri in enumerate(uris)]
+    others = _distractors(data, inside, distractors) if published.distractors else []
+    try:
+        benchmark, files = _read(published, places, {file.uri for file in others})
+    except InputError as error:
+        raise InputError(f"{error}; {published.where}") from error
+    counts = (len(benchmark.images), len(benchmark.queries), len(others))
+    expected = _DISTRACTOR_COUNT if published.distractors else 0
+    return replace(
+        paired(benchmark, files),
+        name=name,
+        distractors=others,
+        complete=counts == (published.images, published.queries, expected),
+    )
+
+
+def _distractors(data: str, inside: dict[str, str], given: str | None) -> list[ImageFile]:
+    for folder in [given] if given is not None else [inside.get(name) for name in DISTRACTORS]:
+        if folder is not None:
+            return list_images(folder)
+    raise InputError(
+        f"{data}: no folder of distractors in it ({', '.join(DISTRACTORS)}); name one by "
+        f"--distractors; {_OF_DISTRACTORS}"
+    )
+
+
+def _read(
+    published: _Published, places: Sequence[Place], distractors: Collection[str]
+) -> tuple[Benchmark, _Files]:
+    """The benchmark, and the files that its images are among; distractors by their uris."""
+    if not published.ground_truths:
+        files = places[0].images
+        return read_holidays(list(files), source=places[0].uri), files
+    ground_truth, is_text = find_ground_truth(places, published.ground_truths, published.landmarks)
+    uri = ground_truth[0].uri
+    if is_text:
+        # The database is all images of a folder: never of that which holds several benchmarks.
+        place = next((place for place in places[:-1] if place.images), places[0])
+        files = {name: file for name, file in place.images.items() if file.uri not in distractors}
+        benchmark = read_oxford_ground_truth(
+            contents(ground_truth),
+            list(files),
+            source=uri.rpartition("/")[0],
+            corrupt=published.corrupt,
+        )
+        return benchmark, files
+    (content,) = contents(ground_truth).values()
+    reader = read_instre if ground_truth[0].name.endswith(".mat") else read_pickle_ground_truth
+    return _with_images(lambda images: reader(content, images, source=uri), places)
+
+
+def _with_images(read: _Reader, places: Sequence[Place]) -> tuple[Benchmark, _Files]:
+    """Read a ground truth; what it names, and is not in one place, is looked for in the next."""
+    files: _Files = {}
+    missing: MissingImageError | None = None
+    for place in places:
+        # No more than is wanted: a file that is there twice would fit a name twice.
+        wanted = {stem(name) for name in missing.names} if missing and files else None
+        files |= {
+            name: file
+            for name, file in place.images.items()
+            if wanted is None or stem(name) in wanted
+        }
+        try:
+            return read(list(files)), files
+        except MissingImageError as error:
+            missing = error
+    assert missing is not None, "there is a place"
+    raise missing

@@ -1,0 +1,46 @@
+"""The figures of a labelled set, by its own rules."""
+
+from collections.abc import Mapping, Sequence
+
+from mmray.arrays import Ids
+from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.ranking import (
+    Query,
+    mean_average_precision,
+    mean_precision_at_k,
+    mean_recall_at_k,
+)
+
+PRECISION_AT = 10
+RECALL_AT = (1, 2, 4, 8)
+
+
+def figures(labelled: LabelledSet, ranks: Ids) -> dict[str, float]:
+    """The figures that the set is published with, or what people expect of one of its kind.
+
+    Parameters
+    ----------
+    ranks : (n, q) int64
+        As `ranking.rank` gives them, of the database with its distractors.
+
+    Returns
+    -------
+    Name -> figure in [0, 1]: mAP; of the revisited benchmarks mAP and mP@10 under each protocol;
+    where images are in classes, Recall@k beside mAP.
+    """
+    if labelled.protocols:
+        return _under_protocols(labelled.protocols, ranks)
+    found = {"mAP": mean_average_precision(ranks, labelled.ground_truth)[0]}
+    if labelled.labels is not None:
+        recall = {f"R@{k}": mean_recall_at_k(ranks, labelled.ground_truth, k) for k in RECALL_AT}
+        return found | recall
+    return found
+
+
+def _under_protocols(protocols: Mapping[str, Sequence[Query]], ranks: Ids) -> dict[str, float]:
+    average = {f"mAP {p}": mean_average_precision(ranks, q)[0] for p, q in protocols.items()}
+    precision = {
+        f"mP@{PRECISION_AT} {protocol}": mean_precision_at_k(ranks, queries, PRECISION_AT)
+        for protocol, queries in protocols.items()
+    }
+    return average | precision
