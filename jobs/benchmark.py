@@ -27,14 +27,16 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 class Benchmark:
     """What is measured, and on how much."""
 
-    what: tyro.conf.Positional[Literal["extraction", "training", "knn", "diffusion", "features"]]
+    what: tyro.conf.Positional[
+        Literal["extraction", "training", "knn", "diffusion", "ranking", "features"]
+    ]
     items: int = 100_000
     dims: int = 64
     intrinsic: int = 8
     """Dimensions of the manifold that the features lie on."""
     k: int = 30
     queries: int = 8192
-    """Rows that neighbours are searched for (knn)."""
+    """Rows that neighbours are searched for (knn), or all rows ranked for (ranking)."""
     anchors: int = 64
     """Anchors diffused from (diffusion)."""
     solved: int = 4
@@ -75,8 +77,8 @@ def main() -> int:
             size = (options.items, options.dims)
             np.save(options.output, manifold_features(*size, intrinsic=options.intrinsic))
             return
-        measured = {"extraction": extraction, "training": training}.get(options.what, part)
-        print(table(*measured(options)))
+        others = {"extraction": extraction, "training": training, "ranking": ranking}
+        print(table(*others.get(options.what, part)(options)))
 
     return exit_status(job)
 
@@ -97,6 +99,20 @@ def part(options: Benchmark) -> Table:
     row = (found.part, found.rival, f"{found.theirs:.2f}", f"{found.ours:.2f}")
     return ("part", "against", "its seconds", "ours", "times faster"), [
         (*row, f"{found.ratio:.1f}")
+    ]
+
+
+def ranking(options: Benchmark) -> Table:
+    """Searching a whole database of synthetic features, as an evaluation does."""
+    import torch
+
+    from mmray.benchmark import manifold_features, time_ranking
+
+    features = manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
+    threads = options.threads or torch.get_num_threads()
+    timed = time_ranking(features, queries=options.queries, threads=threads)
+    return ("search", "seconds", "most memory, MB"), [
+        (each.search, f"{each.seconds:.1f}", f"{each.peak:,.0f}") for each in timed
     ]
 
 

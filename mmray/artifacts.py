@@ -221,6 +221,11 @@ def read_manifold(folder: Folder) -> ManifoldNeighbors:
 # -- whitening ------------------------------------------------------------------------------------
 
 
+def whitening_name(pooling: str, trained: str) -> str:
+    """File in a model's folder with the whitening of a descriptor; the network trained with one."""
+    return "whitening.npz" if pooling == trained else f"whitening-{pooling}.npz"
+
+
 def write_whitening(folder: Folder, name: str, whitening: Whitening) -> None:
     with folder.writing(name) as sink:
         whitening.save(sink)

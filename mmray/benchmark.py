@@ -3,9 +3,12 @@
 n items, d dims, k neighbours, a anchors.
 """
 
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import get_args
 
 import faiss
 import numpy as np
@@ -13,7 +16,10 @@ from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import cg
 
 from mmray.arrays import Features, Graph
+from mmray.config import QuerySearch
 from mmray.diffusion import diffuse
+from mmray.evaluation.expansion import ranked
+from mmray.evaluation.ranking import Query, mean_average_precision
 from mmray.graph import normalize_graph, reciprocal_knn_graph
 from mmray.neighbors import ExactIndex
 from mmray.reordering import reorder
@@ -117,6 +123,43 @@ def compare_diffusion(
         ours=ours + reordering,
         theirs=theirs * anchors / solved,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """One way to search a database: seconds, and MB that the process has held at most so far."""
+
+    search: QuerySearch
+    seconds: float
+    peak: float
+
+
+def time_ranking(features: Features, *, queries: int, threads: int) -> list[Timed]:
+    """Rank all rows for the first ones in every way there is, and score the rankings.
+
+    As in an evaluation with distractors; what is to be found, ten rows at random, does not matter.
+    """
+    rng, n = np.random.default_rng(0), len(features)
+    truth = [
+        Query("", "", None, rng.choice(n, min(10, n), replace=False), np.empty(0, np.int64))
+        for _ in range(queries)
+    ]
+    searches: tuple[QuerySearch, ...] = get_args(QuerySearch)
+    for search in searches:
+        ranked(features[:64], features[:1], search)  # compiles
+
+    def search_all(search: QuerySearch) -> None:
+        asked = features[:queries]
+        mean_average_precision(ranked(features, asked, search, threads=threads), truth)
+
+    return [
+        Timed(
+            search=search,
+            seconds=_seconds(partial(search_all, search)),
+            peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        )
+        for search in searches
+    ]
 
 
 def _one_by_one(system: Graph, anchors: list[int]) -> None:

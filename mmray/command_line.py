@@ -16,12 +16,14 @@ Settings = TypeVar("Settings", bound=RunConfig)
 def parse(presets: Mapping[Any, Settings], arguments: list[str], description: str) -> Settings:
     """Settings from the command line, the defaults being those of its --preset and --recipe.
 
-    Without a preset they are those of the first.
+    Without a preset they are those of the first. --tuples has a recipe of its own.
     Ends the process with status 2 where the arguments cannot be parsed.
     """
     name = _given("--preset", arguments)
     default: Any = presets[name if name in presets else next(iter(presets))]
     recipe = _given("--recipe", arguments)
+    if recipe is None and _given("--tuples", arguments) not in (None, "None"):
+        recipe = "supervised"
     if isinstance(default, Config) and recipe in RECIPES:
         default = preset(default.preset, recipe)
     settings: Settings = tyro.cli(

@@ -4,6 +4,7 @@ Values are the paper's (Iscen et al., CVPR 2018, section in brackets) unless sai
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,8 +22,12 @@ Negatives = Literal["manifold", "random", "geodesic"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["step", "cosine", "constant"]
 Augmentation = Literal["none", "crop"]
+QuerySearch = Literal["plain", "aqe", "alpha-qe", "diffusion"]
+BenchmarkName = Literal[
+    "oxford5k", "paris6k", "oxford105k", "paris106k", "holidays", "instre", "roxford5k", "rparis6k"
+]
 Preset = Literal["demo", "retrieval"]
-Recipe = Literal["steady", "paper"]
+Recipe = Literal["steady", "paper", "supervised"]
 MinePreset = Literal["retrieval", "finegrained"]
 
 STAGES = ("extract", "graph", "mine", "train", "whiten", "evaluate")
@@ -149,6 +154,10 @@ class TrainingConfig:
     """Positives are drawn among so many of their pool, the most similar on the manifold."""
     hard_negatives: int = 10
     """Negatives are drawn among so many of their pool, the nearest to the anchor (as released)."""
+    negative_pool: int = 20_000
+    """With --tuples: images drawn anew in each epoch, the pool of all its anchors' negatives."""
+    sum_negatives: bool = False
+    """The loss of a tuple has the sum over its negatives, not their mean."""
     augmentation: Augmentation = "none"
     """crop: random resized crops and flips, for fine-grained learning."""
     crop_size: int = 224
@@ -200,19 +209,44 @@ class WhiteningConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """Measuring retrieval on a labelled set (Sec. 4.3)."""
+class MeasuringConfig:
+    """Labelled sets, how their images are described, and how they are searched (Sec. 4.3)."""
 
+    benchmark: tuple[BenchmarkName, ...] = ()
+    """Published benchmarks, whose files are found below `data`."""
+    data: str | None = None
+    """Folder that holds the benchmarks, each in a folder of its own or one alone."""
+    distractors: str | None = None
+    """Folder of the 100k distractors of oxford105k and paris106k; by default found below `data`."""
     images: str | None = None
-    """Folder of the test images."""
+    """Folder of a labelled set of your own."""
     ground_truth: str | None = None
-    """A gnd_*.pkl file or a folder of *_query.txt, *_good.txt, *_ok.txt, *_junk.txt."""
-    pool_labels: str | None = None
-    """CSV of the unlabelled images' name,label: measures how pure the pools are, nothing else."""
+    """A gnd_*.pkl file or a folder of *_query.txt, *_good.txt, *_ok.txt, *_junk.txt; None: the
+    images of a class lie in a folder of its own."""
     longest_side: int = 1024
     """Longest side of test images, pixels; a query's box is cut before."""
+    scales: tuple[float, ...] = (1.0,)
+    """Each image is described at these multiples of its size, and the descriptors are summed."""
     poolings: tuple[Pooling, ...] = ("rmac", "mac")
     """Descriptors that are measured."""
+    crop: bool = True
+    """Search with the box of a query, where it has one; else with the whole image."""
+    precision: Precision = "float32"
+    """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
+    pca_images: str | None = None
+    """Folder of independent images from which PCA whitening is learned."""
+    dims: int | None = None
+    """Dimensions that whitened descriptors are reduced to; None: all."""
+    search: tuple[QuerySearch, ...] = ("plain",)
+    """Also by expanded queries, averaged or weighted by similarity, or by diffusion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(MeasuringConfig):
+    """Measuring the networks before and after training."""
+
+    pool_labels: str | None = None
+    """CSV of the unlabelled images' name,label: measures how pure the pools are, nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,21 +265,36 @@ class RunConfig:
     """Actors of a stage at least."""
     max_workers: int | None = None
     """Actors of a stage at most; by default as many as the cluster has CPUs or GPUs for."""
+
+    @property
+    def title(self) -> str:
+        """What its MLflow run is called."""
+        return type(self).__name__.removesuffix("Config").lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningRunConfig(RunConfig):
+    """What every job that mines has."""
+
     mining: MiningConfig = field(default_factory=MiningConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(MiningRunConfig):
     """Learn image embeddings without labels: mine on manifolds, fine-tune, whiten, measure."""
 
     preset: Preset = "demo"
     """Where the defaults come from: rendered photos on one machine, or the paper's retrieval."""
     recipe: Recipe = "steady"
-    """How to train by default: steadily on any collection, or with the paper's own values."""
+    """How to train by default: steadily on any collection, with the paper's own values, or (only
+    with --tuples, which takes it by itself) as its supervised peer."""
     rounds: int = 1
     """Each further round mines anew, with the network of the one before (Sec. 3.4)."""
     images: tuple[str, ...] = ()
     """Folders, tar shards, Parquet files or lists of images; none: a rendered demonstration set."""
+    tuples: str | None = None
+    """File of retrieval-SfM tuples to train from instead of mining: a supervised baseline, which
+    uses labels. --images names the folder `ims` of its images."""
     image_column: str | None = None
     """Column of Parquet files that holds the images; by default found."""
     exclude: str | None = None
@@ -267,9 +316,13 @@ class Config(RunConfig):
     whitening: WhiteningConfig = field(default_factory=WhiteningConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
+    @property
+    def title(self) -> str:
+        return self.network
+
 
 @dataclass(frozen=True, kw_only=True)
-class MineConfig(RunConfig):
+class MineConfig(MiningRunConfig):
     """Mine anchors and pools on features that were computed elsewhere."""
 
     preset: MinePreset = "retrieval"
@@ -278,6 +331,23 @@ class MineConfig(RunConfig):
     """File .npy (n x d), folder of Parquet (column embedding), or MATLAB .mat (V, d x n)."""
     labels: str | None = None
     """A label for each item (.npy, or text with one a line), to measure the purity of the pools."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(MeasuringConfig, RunConfig):
+    """Measure networks on labelled sets: mAP, and what else a set's own rules ask for."""
+
+    model: tuple[str, ...] = ()
+    """Networks, a row of the table each: folders `model` that a run left, or names such as vgg16
+    for the published weights, or vgg16=FILE for weights from a file."""
+    shard_size: int = 256
+    """Images in a shard, the unit of work that is computed again after a kill."""
+    batch_size: int = 32
+    """Images of one shape in a forward pass, at most."""
+    max_pixels: int = 178_956_970
+    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
+    pca_sample: int = 5000
+    """Of the images for PCA whitening so many are drawn at random, at most."""
 
 
 Changes = dict[str, Any]  # of fields; those of a section in a dict of their own
@@ -298,7 +368,24 @@ STEADY: Changes = {
         "patience": 5,
     },
 }
-RECIPES: dict[Recipe, Changes] = {"steady": STEADY, "paper": {}}
+# The peer of Table 3 that learns from labels: Radenović, Tolias, Chum, "CNN image retrieval learns
+# from BoW", ECCV 2016, with VGG16. Its loss has a factor of 1/2 that ours has not.
+SUPERVISED: Changes = {
+    "training": {
+        "loss": "contrastive",
+        "margin": 0.7,
+        "weighted": False,
+        "anchors_per_epoch": 2000,
+        "negatives": 5,
+        "hard_negatives": 5,
+        "sum_negatives": True,
+        "learning_rate": 1e-3,
+        "decay": math.exp(-0.1),
+        "decay_epochs": 1,
+        "check_items": 0,
+    },
+}
+RECIPES: dict[Recipe, Changes] = {"steady": STEADY, "paper": {}, "supervised": SUPERVISED}
 SIZES: dict[Preset, Changes] = {
     "demo": {
         "network": "efficientnet_lite0",
@@ -342,6 +429,8 @@ MINE_PRESETS: dict[MinePreset, MineConfig] = {
     ),
 }
 
+EVALUATE = EvaluateConfig()
+
 # What cannot be, flag by flag: (section, field) -> (smallest, largest) allowed.
 _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("demo", "objects"): (2, 10_000),
@@ -377,6 +466,7 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("training", "negatives"): (1, 1000),
     ("training", "top_positives"): (1, 1_000_000),
     ("training", "hard_negatives"): (1, 1_000_000),
+    ("training", "negative_pool"): (2, 10**9),
     ("training", "crop_size"): (32, 4096),
     ("training", "warmup_epochs"): (0, 100_000),
     ("training", "clip_norm"): (0, 1e9),
@@ -395,6 +485,11 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("whitening", "images"): (2, 10**9),
     ("whitening", "pairs"): (2, 10**9),
     ("evaluation", "longest_side"): (32, 16_384),
+    ("evaluation", "dims"): (1, 100_000),
+    ("", "shard_size"): (1, 1_000_000),
+    ("", "batch_size"): (1, 65_536),
+    ("", "max_pixels"): (1, 10**12),
+    ("", "pca_sample"): (2, 10**9),
     ("", "min_workers"): (1, 100_000),
     ("", "max_workers"): (1, 100_000),
     ("", "seed"): (0, 2**63 - 1),
@@ -406,10 +501,12 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
 def validate(config: RunConfig) -> None:
     """Raise InputError for the first impossible setting: its flag, its value, what is allowed."""
     for (section, name), (low, high) in _BOUNDS.items():
-        owner = getattr(config, section, None) if section else config
+        # The one job that measures alone has these settings without a section.
+        inside = section and not (section == "evaluation" and isinstance(config, EvaluateConfig))
+        owner = getattr(config, section, None) if inside else config
         value = getattr(owner, name, None)
         if value is not None and not low <= value <= high:
-            flag = f"--{section}.{name}" if section else f"--{name}"
+            flag = f"--{section}.{name}" if inside else f"--{name}"
             raise InputError(
                 f"{flag.replace('_', '-')} {value}: choose a value from {low:g} to {high:g}"
             )
@@ -422,41 +519,100 @@ def validate(config: RunConfig) -> None:
         raise InputError("--features is missing: name a .npy file, a Parquet folder or a .mat file")
     if isinstance(config, Config):
         _validate_images(config)
+    if isinstance(config, EvaluateConfig):
+        _validate_measuring(config, "--")
+        if not config.model:
+            raise InputError("--model is missing: name a folder model/ of a run, or a network")
+        if not config.benchmark and config.images is None:
+            raise InputError("--benchmark and --images are missing: name a labelled set")
+
+
+def _validate_descriptors(config: ExtractionConfig | MeasuringConfig, prefix: str) -> None:
+    if not config.poolings:
+        raise InputError(f"{prefix}poolings is empty: name at least one of mac, rmac, gem")
+    for pooling in config.poolings:
+        if config.poolings.count(pooling) > 1:
+            raise InputError(f"{prefix}poolings names {pooling} twice: once is enough")
+    if not config.scales:
+        raise InputError(f"{prefix}scales is empty: name at least one, such as 1.0")
+    for scale in config.scales:
+        if not 0.05 <= scale <= 4:
+            raise InputError(f"{prefix}scales {scale:g}: choose values from 0.05 to 4")
+
+
+def _validate_measuring(config: MeasuringConfig, prefix: str) -> None:
+    _validate_descriptors(config, prefix)
+    if config.ground_truth is not None and config.images is None:
+        raise InputError(
+            f"{prefix}ground-truth needs {prefix}images: name the folder of its images"
+        )
+    if config.benchmark and config.data is None:
+        raise InputError(
+            f"{prefix}benchmark needs {prefix}data: name the folder that holds the benchmarks"
+        )
+    for name in config.benchmark:
+        if config.benchmark.count(name) > 1:
+            raise InputError(f"{prefix}benchmark names {name} twice: once is enough")
+    if not config.search:
+        raise InputError(f"{prefix}search is empty: name at least one, such as plain")
 
 
 def _validate_images(config: Config) -> None:
-    for section in ("extraction", "evaluation"):
-        poolings = getattr(config, section).poolings
-        if not poolings:
-            raise InputError(f"--{section}.poolings is empty: name at least one of mac, rmac, gem")
-        for pooling in poolings:
-            if poolings.count(pooling) > 1:
-                raise InputError(f"--{section}.poolings names {pooling} twice: once is enough")
-    if (config.evaluation.images is None) != (config.evaluation.ground_truth is None):
-        raise InputError(
-            "--evaluation.images and --evaluation.ground-truth belong together: give both, or none"
-        )
+    _validate_descriptors(config.extraction, "--extraction.")
+    _validate_measuring(config.evaluation, "--evaluation.")
     if not config.images and (config.preset == "retrieval" or config.evaluation.images):
         raise InputError("--images is missing: name the folder of the images to learn from")
-    _validate_extraction(config.extraction)
+    if config.extraction.region_whitening and "rmac" not in config.extraction.poolings:
+        raise InputError(
+            "--extraction.region-whitening: only rmac, in --extraction.poolings, has regions"
+        )
     training = config.training
     if not training.check_items and (training.keep == "best" or training.patience is not None):
         raise InputError(
             "--training.check-items 0: this check tells the best network, and when training no "
             "longer helps; leave it on, or give --training.keep last --training.patience None"
         )
+    _validate_tuples(config)
     chosen_stages(config)
 
 
-def _validate_extraction(config: ExtractionConfig) -> None:
-    if not config.scales:
-        raise InputError("--extraction.scales is empty: name at least one, such as 1.0")
-    for scale in config.scales:
-        if not 0.05 <= scale <= 4:
-            raise InputError(f"--extraction.scales {scale:g}: choose values from 0.05 to 4")
-    if config.region_whitening and "rmac" not in config.poolings:
+# Settings that mean nothing where training takes its pairs from a file, and what they must be.
+_WITH_TUPLES: dict[str, Any] = {
+    "recipe": "supervised",
+    "rounds": 1,
+    "image_column": None,
+    "exclude": None,
+    "sample": None,
+    "training.positives": 1,
+    "training.held_out": 0,
+    "training.check_items": 0,
+    "training.keep": "last",
+    "training.patience": None,
+    "evaluation.pool_labels": None,
+}
+
+
+def _validate_tuples(config: Config) -> None:
+    if config.tuples is None:
+        if config.recipe == "supervised":
+            raise InputError("--recipe supervised needs --tuples: name a file of training tuples")
+        return
+    if len(config.images) != 1:
         raise InputError(
-            "--extraction.region-whitening: only rmac, in --extraction.poolings, has regions"
+            f"--images names {len(config.images)} sources: with --tuples name one, the folder "
+            "`ims` of the images of its tuples"
+        )
+    given = settings(config)
+    for name, needed in _WITH_TUPLES.items():
+        if given[name] != needed:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"{flag} {given[name]}: with --tuples nothing is mined, so that there is no graph "
+                f"to check a network by, and all pairs are the file's; leave it at {needed}"
+            )
+    if not {"train", "whiten", "evaluate"} & set(chosen_stages(config)):
+        raise InputError(
+            f"--stages {config.stages}: with --tuples the stages are train, whiten and evaluate"
         )
 
 

@@ -12,7 +12,7 @@ from mmray import feature_shards, models
 from mmray.arrays import Features
 from mmray.artifacts import Stage
 from mmray.collection import Collection
-from mmray.config import Config, Pooling
+from mmray.config import Pooling, RunConfig
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, extract
 from mmray.models import EmbeddingNet
@@ -34,22 +34,26 @@ class Described:
 
 
 def describe(
-    session: Session[Config],
+    session: Session[RunConfig],
     images: Collection,
     model: EmbeddingNet,
     *,
     how: Description,
+    shard_size: int,
     part_of: str,
     how_mark: Any = None,
     max_bad_fraction: float = 0.0,
+    flag: str = "",
     deduplicate: bool = False,
 ) -> Described:
     """Descriptors of images by a network.
 
     Parameters
     ----------
+    shard_size : images in a unit of work
     how_mark : JSON-like
         What of `how` does not show in its settings: where its whitening of regions comes from.
+    flag : that sets max_bad_fraction, for the message
     deduplicate : of images with equal content, keep the first only
 
     Raises
@@ -57,7 +61,6 @@ def describe(
     InputError
         More than the given fraction of the images cannot be read.
     """
-    config = session.config.extraction
 
     def work(stage: Stage) -> Counts:
         extract(
@@ -65,7 +68,7 @@ def describe(
             model,
             how=how,
             output=stage.folder / "features",
-            shard_size=config.shard_size,
+            shard_size=shard_size,
             pool=cluster.with_gpus(session.pool),
             label=part_of,
             report=session.reporting(part_of),
@@ -76,15 +79,14 @@ def describe(
             how.poolings,
             total=len(images),
             max_bad_fraction=max_bad_fraction,
+            flag=flag,
             deduplicate=deduplicate,
         )
 
     plain = dataclasses.replace(how.regions, whitening=None)
     options = dataclasses.asdict(dataclasses.replace(how, regions=plain))
     inputs = (images.digest(), models.state_digest(model), options, how_mark)
-    stage = session.stage(
-        "extract", *inputs, config.shard_size, deduplicate, work=work, part_of=part_of
-    )
+    stage = session.stage("extract", *inputs, shard_size, deduplicate, work=work, part_of=part_of)
     if "deviation" in stage.counts:
         announce(
             f"{part_of}: cosines of {how.precision} descriptors to those in float32 are 1 less "

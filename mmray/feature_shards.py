@@ -78,6 +78,7 @@ def finish_features(
     *,
     total: int,
     max_bad_fraction: float,
+    flag: str = "",
     deduplicate: bool = False,
 ) -> dict[str, float]:
     """Give good images dense ids, set bad ones and repeated ones aside; returns the counts.
@@ -89,6 +90,7 @@ def finish_features(
     ----------
     total : images that there were to describe
     max_bad_fraction : of them, that may have been unreadable
+    flag : that sets this fraction, for the message
     deduplicate
         Of images with equal content keep the first only; the others go to duplicates.parquet.
 
@@ -101,7 +103,7 @@ def finish_features(
     shards = stage.folder / "features"
     if not stage.folder.has("images.parquet"):
         seen = _seen(shards)
-        _refuse_bad(stage, seen, total, max_bad_fraction)
+        _refuse_bad(stage, seen, total, max_bad_fraction, flag)
         assert len(seen) == total, (len(seen), total)
         good = seen.filter(pc.is_null(seen["error"]))
         kept = _first_of_equals(good) if deduplicate else np.arange(len(good))
@@ -131,7 +133,7 @@ def finish_features(
     return counts
 
 
-def _refuse_bad(stage: Stage, seen: pa.Table, total: int, limit: float) -> None:
+def _refuse_bad(stage: Stage, seen: pa.Table, total: int, limit: float, flag: str) -> None:
     """Write quarantine.parquet; InputError if it is too long."""
     shards = stage.folder / "features"
     bad = seen.filter(pc.is_valid(seen["error"]))
@@ -143,9 +145,10 @@ def _refuse_bad(stage: Stage, seen: pa.Table, total: int, limit: float) -> None:
         if errors.null_count < len(errors):
             shards.delete(name)
     first = bad.slice(0, 1).to_pylist()[0]
+    share = f"{len(bad) / total:.1%} > {flag}{' ' if flag else ''}{limit:.1%}"
     raise InputError(
-        f"{len(bad)} of {total} images could not be read ({len(bad) / total:.1%} > "
-        f"--extraction.max-bad-fraction {limit:.1%}), the first of them {first['uri']}: "
+        f"{len(bad)} of {total} images could not be read ({share if limit else 'all are needed'}), "
+        f"the first of them {first['uri']}: "
         f"{first['error']}; see {stage.folder.location('quarantine.parquet')} for each"
     )
 

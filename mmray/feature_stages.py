@@ -54,9 +54,11 @@ def extract_stage(
         images,
         model,
         how=how,
+        shard_size=config.shard_size,
         how_mark=None if regions is None else regions.fingerprint,
         part_of="extract",
         max_bad_fraction=config.max_bad_fraction,
+        flag="--extraction.max-bad-fraction",
         deduplicate=session.config.deduplicate,
     )
     need_items(session.config.mining, len(described.items), "readable images")

@@ -23,6 +23,7 @@ from mmray.collection import Collection, ImageFile
 from mmray.config import TrainingConfig
 from mmray.evaluation.labelled import LabelledSet
 from mmray.health import HealthCheck, healthiest
+from mmray.labelled_tuples import LabelledPairs, add_labelled_negatives, sample_labelled_pairs
 from mmray.manifold import ManifoldNeighbors
 from mmray.models import EmbeddingNet
 from mmray.optimization import learning_rate, make_optimizer
@@ -30,7 +31,7 @@ from mmray.pools import Pools
 from mmray.progress import Progress
 from mmray.storage import Folder
 from mmray.training import ImageSource, StepRule, embed_ids, rank_and_size, train_epoch
-from mmray.tuples import Pairs
+from mmray.tuples import Pairs, Tuples
 
 OPTIMIZER, STATE, MEASURED, BEST = "optimizer.pt", "state.json", "measured", "best"
 History = list[dict[str, float]]
@@ -45,6 +46,8 @@ class TrainingJob:
     images : those that the pools name, by their place
     checked : manifold neighbours of some items, see `health`
     labelled : is measured on after every `monitor_every` epochs; nothing follows from it
+    supervision : pairs by labels, and the labels under which negatives are chosen, instead of the
+        pools; see `labelled_tuples`. None: no labels
     """
 
     model: EmbeddingNet
@@ -55,6 +58,7 @@ class TrainingJob:
     seed: int
     max_pixels: int
     labelled: LabelledSet | None
+    supervision: LabelledPairs | None = None
 
 
 class FineTuning:
@@ -124,12 +128,29 @@ class FineTuning:
                 self._trained["embed_seconds"] = seconds
 
     def _pairs(self, rng: np.random.Generator) -> Pairs:
+        count = self.config.anchors_per_epoch
+        if self.job.supervision is not None:
+            pool = self.config.negative_pool
+            return sample_labelled_pairs(self.job.supervision, count, rng, negative_pool=pool)
         return tuples.sample_pairs(
             self.pools,
-            self.config.anchors_per_epoch,
+            count,
             rng,
             positives=self.config.positives,
             top_positives=self.config.top_positives,
+        )
+
+    def _tuples(self, pairs: Pairs, rows: Features, rng: np.random.Generator) -> Tuples:
+        """Pairs with negatives near to the anchors in the embedding (m, d) as it is."""
+        add = tuples.add_negatives
+        if self.job.supervision is not None:
+            add = partial(add_labelled_negatives, clusters=self.job.supervision.clusters)
+        return add(
+            pairs,
+            rows,
+            hard_negatives=self.config.hard_negatives,
+            negatives=self.config.negatives,
+            rng=rng,
         )
 
     def _rows(self, check: Ids, pairs: Ids) -> tuple[Features, Features]:
@@ -165,9 +186,7 @@ class FineTuning:
     ) -> None:
         """One epoch, on negatives near to the anchors in the embedding (m, d) as it is."""
         config, start = self.config, time.monotonic()
-        drawn = tuples.add_negatives(
-            pairs, rows, hard_negatives=config.hard_negatives, negatives=config.negatives, rng=rng
-        )
+        drawn = self._tuples(pairs, rows, rng)
         rate = partial(
             learning_rate,
             base=config.learning_rate,
@@ -285,6 +304,7 @@ def step_rule(config: TrainingConfig) -> StepRule:
         batch_size=config.batch_size,
         precision=config.precision,
         clip_norm=config.clip_norm,
+        sum_negatives=config.sum_negatives,
     )
 
 

@@ -70,6 +70,7 @@ def tuple_loss(
     loss: Loss,
     margin: float | None = None,
     weights: Tensor | None = None,
+    sum_negatives: bool = False,
 ) -> Tensor:
     """Eq. (7) or (8) as a mean over the p x n pairs (positive, negative) of each anchor.
 
@@ -82,6 +83,8 @@ def tuple_loss(
     negatives : (b, n, d) float, n at least 1
     margin : m, at least 0; 0.7 (contrastive) or 0.5 (triplet) where None
     weights : (b, p) float, multiply the loss of every pair of a positive: s_m(x_r, x_+) in +W
+    sum_negatives : what the negatives add is summed, not averaged: each weighs as much as a
+        positive, as in Radenović et al. (ECCV 2016)
 
     Returns
     -------
@@ -96,23 +99,34 @@ def tuple_loss(
     margin = MARGINS[loss] if margin is None else margin
     _check_tuples(anchor, positives, negatives, margin, weights)
     # Distances take shapes (b, p, 1) and (b, 1, n); no embedding is copied for each pair.
-    pairs = LOSSES[loss](anchor[:, None, None], positives[:, :, None], negatives[:, None], margin)
+    pairs = LOSSES[loss](
+        anchor[:, None, None],
+        positives[:, :, None],
+        negatives[:, None],
+        margin,
+        share=negatives.shape[1] if sum_negatives else 1,  # the mean over n of n times x: its sum
+    )
     return (pairs if weights is None else pairs * weights[:, :, None]).mean((1, 2))
 
 
-def _contrastive(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+def _contrastive(
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, share: int = 1
+) -> Tensor:
     # vector_norm has the subgradient 0 at 0, where sqrt(sum of squares) would give NaN.
     distance: Tensor = torch.linalg.vector_norm(anchor - negative, dim=-1)
     hinge = (margin - distance).clamp(min=0)
-    return _squared_distance(anchor, positive) + hinge.square()
+    return _squared_distance(anchor, positive) + share * hinge.square()
 
 
-def _triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+def _triplet(
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, share: int = 1
+) -> Tensor:
     difference = _squared_distance(anchor, positive) - _squared_distance(anchor, negative)
-    return (margin + difference).clamp(min=0)
+    return share * (margin + difference).clamp(min=0)
 
 
-# Of rows (..., d) whose leading axes broadcast: anchor, positive, negative, margin -> (...).
+# Of rows (..., d) whose leading axes broadcast: anchor, positive, negative, margin -> (...); what
+# the negative adds is multiplied by a share.
 LOSSES = {"contrastive": _contrastive, "triplet": _triplet}
 
 

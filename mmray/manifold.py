@@ -30,6 +30,11 @@ class ManifoldNeighbors:
     neighbors: tuple[Ids, ...]
     similarity: tuple[Features, ...]
 
+    @classmethod
+    def none(cls) -> "ManifoldNeighbors":
+        """Of no items."""
+        return cls(items=np.empty(0, np.int64), neighbors=(), similarity=())
+
     def renamed(self, ids: Ids) -> "ManifoldNeighbors":
         """The same with ids[i] (n,) int64 written for every item i."""
         return ManifoldNeighbors(

@@ -17,7 +17,7 @@ from mmray.anchors import select_anchors, stationary_distribution
 from mmray.approximate import ApproximateIndex, measured_recall
 from mmray.arrays import Device, Features
 from mmray.artifacts import Stage
-from mmray.config import ApproximateSearch, MiningConfig, RunConfig
+from mmray.config import ApproximateSearch, MiningConfig, MiningRunConfig
 from mmray.distributed import cluster
 from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
@@ -26,6 +26,7 @@ from mmray.errors import InputError
 from mmray.evaluation.purity import Purity, pool_purity
 from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.graph_report import GraphReport, describe, graph_report
+from mmray.labelled_tuples import LabelledPairs
 from mmray.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining import MiningInput, MiningMethod
 from mmray.neighbors import ExactIndex
@@ -48,13 +49,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Mined:
-    """The mining stage, and the pools that it left, by image id."""
+    """The mining stage, and the pools that it left, by image id.
+
+    Attributes
+    ----------
+    supervision : the labels by which the pools are pairs; None: they are mined, without labels
+    """
 
     stage: Stage
     pools: Pools
+    supervision: LabelledPairs | None = None
 
 
-def neighbors_stage(session: Session[RunConfig], source: Source) -> Stage:
+def neighbors_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
     """The nearest neighbours of every item; graphs of the same k share them."""
     config = session.config.mining
     need_items(config, source.count, source.what)
@@ -97,7 +104,7 @@ def _approximate(
     return index
 
 
-def graph_stage(session: Session[RunConfig], source: Source) -> Stage:
+def graph_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
     """Reciprocal k-NN graph of the items, eq. (1)."""
     config = session.config.mining
     neighbors = neighbors_stage(session, source)
@@ -121,7 +128,7 @@ def graph_stage(session: Session[RunConfig], source: Source) -> Stage:
     return session.stage("graph", neighbors.fingerprint, config.power, config.component, work=work)
 
 
-def mine_stage(session: Session[RunConfig], source: Source, graph: Stage) -> Mined:
+def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) -> Mined:
     """Anchors, and their pools of positives and negatives, eqs. (2)-(6)."""
     config, seed = session.config.mining, session.config.seed
     names = {field.name for field in dataclasses.fields(MiningMethod)} - {"seed"}
@@ -167,7 +174,7 @@ def mine_stage(session: Session[RunConfig], source: Source, graph: Stage) -> Min
 
 
 def check_stage(
-    session: Session[RunConfig], source: Source, graph: Stage, *, items: int, neighbors: int
+    session: Session[MiningRunConfig], source: Source, graph: Stage, *, items: int, neighbors: int
 ) -> ManifoldNeighbors:
     """Manifold neighbours of linked items drawn at random, by which a network is checked.
 
@@ -201,7 +208,7 @@ def check_stage(
     return artifacts.read_manifold(stage.folder)
 
 
-def measure_purity(session: Session[RunConfig], mined: Mined, labels: NDArray[Any]) -> Purity:
+def measure_purity(session: Session[MiningRunConfig], mined: Mined, labels: NDArray[Any]) -> Purity:
     """How many of the mined pairs are true, by labels (n,) that serve nothing else."""
     purity = pool_purity(mined.pools, labels)
     rates = {"positives": purity.positives, "negatives": purity.negatives}
@@ -223,12 +230,12 @@ def need_items(config: MiningConfig, count: int, what: str) -> None:
             )
 
 
-def _workers(session: Session[RunConfig]) -> tuple[Pool, Device]:
+def _workers(session: Session[MiningRunConfig]) -> tuple[Pool, Device]:
     """The actors of a mining stage, and where they compute."""
     config = session.config.mining
     device, pool = cluster.mining_device(config.device), _cpu_pool(session)
     return (cluster.with_gpus(pool) if device == "cuda" else pool), device
 
 
-def _cpu_pool(session: Session[RunConfig]) -> Pool:
+def _cpu_pool(session: Session[MiningRunConfig]) -> Pool:
     return dataclasses.replace(session.pool, cpus=session.config.mining.threads)

@@ -31,6 +31,7 @@ from mmray.pooling import EPS, POOLINGS, Rmac, rmac
 from mmray.storage import Folder
 
 FORMAT_VERSION = 1  # of the folder that `save` writes
+CONFIG = "config.json"  # of such a folder
 
 
 class EmbeddingNet(nn.Module):
@@ -195,7 +196,7 @@ def save(model: EmbeddingNet, folder: Folder) -> None:
         "pooling": model.pooling,
         "dim": model.dim,
     }
-    folder.write("config.json", (json.dumps(config, indent=2) + "\n").encode())
+    folder.write(CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def load(folder: Folder) -> EmbeddingNet:
@@ -206,9 +207,9 @@ def load(folder: Folder) -> EmbeddingNet:
     InputError
         A file is missing or unreadable, or of a format, network or pooling that is not known here.
     """
-    path = folder.location("config.json")
+    path = folder.location(CONFIG)
     try:
-        config = json.loads(folder.read("config.json"))
+        config = json.loads(folder.read(CONFIG))
         version, network, pooling = (config[k] for k in ("format_version", "network", "pooling"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the description of a saved model ({error!r})") from error

@@ -6,7 +6,7 @@ stage that is done is read instead of run, so the same command goes on where it 
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +16,23 @@ from mmray.arrays import Ids
 from mmray.artifacts import Stage
 from mmray.collection import Collection, read_exclusions
 from mmray.config import Config, Pooling, chosen_stages
-from mmray.describing import Described, describe
-from mmray.distributed.extraction import Description
+from mmray.describing import Described
 from mmray.errors import InputError
-from mmray.evaluation.labelled import LabelledSet, labelled_set
+from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.purity import labels_of, read_named_labels
+from mmray.evaluation_stages import (
+    LDA,
+    PCA,
+    Candidate,
+    Measuring,
+    describe_images,
+    describe_sample,
+    evaluate_stages,
+    given_sets,
+)
 from mmray.feature_stages import extract_stage, features_stage
 from mmray.health import NEIGHBORS
+from mmray.manifold import ManifoldNeighbors
 from mmray.mining_stages import (
     Mined,
     check_stage,
@@ -31,36 +41,31 @@ from mmray.mining_stages import (
     mine_stage,
 )
 from mmray.models import EmbeddingNet
+from mmray.paper import paper_scores
 from mmray.pools import matching_pairs
 from mmray.progress import Progress, announce
 from mmray.rendering.photo_set import render_collection
 from mmray.report import Score, results_table
 from mmray.session import Counts, Session, running, usable_storage
+from mmray.sfm_tuples import SfmTuples, read_sfm_tuples
 from mmray.sources import probe
-from mmray.training_stages import Tuned, train_stage
+from mmray.training_stages import TUNED, Tuned, train_stage, tuples_stage
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
 
-INITIAL, TUNED = "initial", "fine-tuned"
-WHITENING_NAMES = {INITIAL: "PCA", TUNED: "LDA"}
+INITIAL = "initial"
+WHITENING_NAMES = {INITIAL: PCA, TUNED: LDA}
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run starts from: where its images are, perhaps a labelled set, a network."""
+    """What a run starts from: where its images are, perhaps labelled sets, a network."""
 
     sources: tuple[str, ...]
     excluded: set[str]
-    labelled: LabelledSet | None
+    sets: Sequence[LabelledSet]
     network: EmbeddingNet
     pool_labels: Mapping[str, str] | None
-
-
-@dataclass(frozen=True)
-class Whitened:
-    """The whitening stage, and what it learned for each network and pooling."""
-
-    stage: Stage
-    whitenings: dict[tuple[str, Pooling], Whitening]
+    tuples: SfmTuples | None = None
 
 
 def run(config: Config) -> list[Score]:
@@ -78,6 +83,8 @@ def run(config: Config) -> list[Score]:
     storage = usable_storage(config)
     inputs = given_inputs(config) if config.images else None  # mended sooner than Ray is started
     with running(config, storage, chosen_stages(config)) as session:
+        if inputs is not None and inputs.tuples is not None:
+            return supervised_recipe(session, inputs, inputs.tuples)
         return recipe(session, inputs or given_inputs(with_demo(session)))
 
 
@@ -104,7 +111,7 @@ def recipe(session: Session[Config], inputs: Inputs) -> list[Score]:
             session, source, graph, items=session.config.training.check_items, neighbors=NEIGHBORS
         )
         metrics = "" if number == 1 else f"round-{number}/"
-        images, labelled = described.items, inputs.labelled
+        images, labelled = described.items, inputs.sets[0] if inputs.sets else None
         tuned = train_stage(
             session, tuned.network, images, mined, checked, labelled, metrics=metrics
         )
@@ -113,10 +120,32 @@ def recipe(session: Session[Config], inputs: Inputs) -> list[Score]:
     if last == "train":
         return []
     networks = {INITIAL: inputs.network, TUNED: tuned.network}
-    whitened = whiten_stage(session, described, mined, networks)
+    candidates = whiten_stage(session, described.items, mined, networks)
     if last == "whiten":
         return []
-    return evaluate_stage(session, inputs.labelled, whitened, networks)
+    return evaluate(session, inputs.sets, candidates)
+
+
+def supervised_recipe(session: Session[Config], inputs: Inputs, given: SfmTuples) -> list[Score]:
+    """The supervised baseline: training takes pairs and clusters from a file, nothing is mined."""
+    mined, labelled = tuples_stage(session, given), inputs.sets[0] if inputs.sets else None
+    tuned = train_stage(
+        session,
+        inputs.network,
+        given.images,
+        mined,
+        ManifoldNeighbors.none(),
+        labelled,
+        metrics="supervised/",
+    )
+    if session.chosen[-1] == "train":
+        return []
+    networks = {INITIAL: inputs.network, TUNED: tuned.network}
+    initial, trained = whiten_stage(session, given.images, mined, networks)
+    if session.chosen[-1] == "whiten":
+        return []
+    trained = dataclasses.replace(trained, label=tuned.label)
+    return evaluate(session, inputs.sets, [initial, trained])
 
 
 def with_demo(session: Session[Config]) -> Config:
@@ -147,7 +176,7 @@ def given_inputs(config: Config) -> Inputs:
     InputError
         One of them cannot be read, or there are no images.
     """
-    for source in config.images:
+    for source in config.images if config.tuples is None else ():
         probe(source, column=config.image_column)
     test = config.evaluation
     network = models.build(config.network, pooling=config.training.pooling, weights=config.weights)
@@ -159,35 +188,45 @@ def given_inputs(config: Config) -> Inputs:
     return Inputs(
         config.images,
         set() if config.exclude is None else read_exclusions(config.exclude),
-        labelled_set(test.images, test.ground_truth) if test.images and test.ground_truth else None,
+        given_sets(test),
         network,
         read_named_labels(test.pool_labels) if test.pool_labels else None,
+        None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0]),
     )
 
 
 def whiten_stage(
-    session: Session[Config], described: Described, mined: Mined, networks: dict[str, EmbeddingNet]
-) -> Whitened:
-    """PCA whitening of the initial network, LDA whitening of the fine-tuned one.
+    session: Session[Config], images: Collection, mined: Mined, networks: dict[str, EmbeddingNet]
+) -> list[Candidate]:
+    """The networks with PCA whitening of the initial, LDA whitening of the fine-tuned one.
 
-    PCA learns from a sample of the unlabelled images, LDA from matching pairs that were mined.
+    PCA learns from independent images or a sample of the unlabelled ones, LDA from matching pairs
+    that were mined.
     """
     config, test = session.config.whitening, session.config.evaluation
-    rng, total = np.random.default_rng(session.config.seed), len(described.items)
+    rng, total = np.random.default_rng(session.config.seed), len(images)
     sample = np.sort(rng.choice(total, min(config.images, total), replace=False))
     pairs = matching_pairs(mined.pools, config.pairs, rng)
-    paired = np.unique(pairs)
+    paired, measuring = np.unique(pairs), _measuring(session.config)
 
     def described_by(name: str, ids: Ids) -> Described:
-        return describe(
+        return describe_images(
+            session, images.take(ids), networks[name], measuring, part_of="whiten"
+        )
+
+    def described_for_pca() -> Described:
+        if test.pca_images is None:
+            return described_by(INITIAL, sample)
+        return describe_sample(
             session,
-            described.items.take(ids),
-            networks[name],
-            how=test_description(session.config),
+            test.pca_images,
+            networks[INITIAL],
+            measuring,
+            images=config.images,
             part_of="whiten",
         )
 
-    learned_from = {INITIAL: described_by(INITIAL, sample), TUNED: described_by(TUNED, paired)}
+    learned_from = {INITIAL: described_for_pca(), TUNED: described_by(TUNED, paired)}
 
     def learn(name: str, pooling: Pooling) -> Whitening:
         features = learned_from[name].features(pooling)
@@ -199,74 +238,52 @@ def whiten_stage(
         for name, pooling in itertools.product(networks, test.poolings):
             whitening = learn(name, pooling)
             artifacts.write_whitening(stage.folder, f"{name}-{pooling}.npz", whitening)
-            if (name, pooling) == (TUNED, session.config.training.pooling):
-                artifacts.write_whitening(stage.folder / "model", "whitening.npz", whitening)
+            if name == TUNED:
+                file = artifacts.whitening_name(pooling, session.config.training.pooling)
+                artifacts.write_whitening(stage.folder / "model", file, whitening)
         models.save(networks[TUNED], stage.folder / "model")
-        return {"images": len(sample), "pairs": pairs.shape[1]}
+        return {"images": len(learned_from[INITIAL].items), "pairs": pairs.shape[1]}
 
     marks = [each.stage.fingerprint for each in learned_from.values()]
     stage = session.stage("whiten", marks, pairs.tolist(), work=work)
     for file in (stage.folder / "model").names():
         session.run.log_file(stage.folder / "model", file, "model")
     announce(f"model: {stage.folder.location('model')}")
-    return Whitened(
-        stage,
-        {
-            (name, pooling): artifacts.read_whitening(stage.folder, f"{name}-{pooling}.npz")
-            for name, pooling in itertools.product(networks, test.poolings)
-        },
-    )
+    return [
+        Candidate(
+            label=name,
+            network=network,
+            whitenings={
+                (WHITENING_NAMES[name], pooling): artifacts.read_whitening(
+                    stage.folder, f"{name}-{pooling}.npz"
+                )
+                for pooling in test.poolings
+            },
+        )
+        for name, network in networks.items()
+    ]
 
 
-def test_description(config: Config) -> Description:
+def _measuring(config: Config) -> Measuring:
     """How images are described for retrieval."""
-    return Description(
-        longest_side=config.evaluation.longest_side,
-        poolings=config.evaluation.poolings,
-        batch_size=config.extraction.batch_size,
-        max_pixels=config.extraction.max_pixels,
+    extraction = config.extraction
+    return Measuring(
+        config=config.evaluation,
+        shard_size=extraction.shard_size,
+        batch_size=extraction.batch_size,
+        max_pixels=extraction.max_pixels,
     )
 
 
-def evaluate_stage(
-    session: Session[Config],
-    labelled: LabelledSet | None,
-    whitened: Whitened,
-    networks: dict[str, EmbeddingNet],
+def evaluate(
+    session: Session[Config], sets: Sequence[LabelledSet], candidates: Sequence[Candidate]
 ) -> list[Score]:
-    """Score both networks on the labelled set, each descriptor with and without whitening."""
-    if labelled is None:
+    """Score both networks on the labelled sets, each descriptor with and without whitening."""
+    if not sets:
         announce("evaluate: no labelled set was given, nothing is measured")
         return []
-    config = session.config.evaluation
-    described = {
-        name: describe(
-            session,
-            Collection.of(labelled.items),
-            model,
-            how=test_description(session.config),
-            part_of="evaluate",
-        )
-        for name, model in networks.items()
-    }
-
-    def score(name: str, pooling: Pooling, whiten: bool) -> Score:
-        features = described[name].features(pooling)
-        if whiten:
-            features = whitened.whitenings[name, pooling].apply(features)
-        whitening = WHITENING_NAMES[name] if whiten else "none"
-        return Score(name, pooling, whitening, labelled.mean_average_precision(features))
-
-    def work(stage: Stage) -> Counts:
-        scores = [
-            score(*key) for key in itertools.product(networks, config.poolings, (False, True))
-        ]
-        artifacts.write_json(stage.folder, "metrics.json", [dataclasses.asdict(s) for s in scores])
-        return {f"map-{s.network}-{s.descriptor}-{s.whitening}": s.map for s in scores}
-
-    marks = [each.stage.fingerprint for each in described.values()]
-    truth = [(q.name, q.positives.tolist(), q.junk.tolist()) for q in labelled.ground_truth]
-    stage = session.stage("evaluate", marks, whitened.stage.fingerprint, truth, work=work)
-    scores = [Score(**row) for row in artifacts.read_json(stage.folder, "metrics.json")]
+    scores = evaluate_stages(session, candidates, sets, _measuring(session.config))
+    networks = [candidate.network.network for candidate in candidates]
+    scores += paper_scores(scores, session.config.evaluation, networks)
     session.run.log_text("results.md", results_table(scores) + "\n")
     return scores

@@ -4,14 +4,14 @@ a anchors.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmray.arrays import Floats
-from mmray.config import Pooling
+from mmray.config import Pooling, QuerySearch
 from mmray.graph_report import GraphReport, counted, percent
 
 if TYPE_CHECKING:
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DESCRIPTORS = {"mac": "MAC", "rmac": "R-MAC", "gem": "GeM"}
+SEARCHES: dict[QuerySearch, str] = {
+    "plain": "plain",
+    "aqe": "AQE",
+    "alpha-qe": "alpha-QE",
+    "diffusion": "diffusion",
+}
 
 _PANEL = (4.6, 3.6)  # inches, wide and high
 _DPI = 120
@@ -27,36 +33,79 @@ _COLOR, _ALERT = "#4477aa", "#cc3311"
 
 @dataclass(frozen=True)
 class Score:
-    """The mAP, in [0, 1], of a network's descriptor on a labelled set."""
+    """A figure, in [0, 1], of a network's descriptor on a labelled set.
+
+    Attributes
+    ----------
+    network : its label in the table
+    whitening : "none", "PCA" or "LDA"
+    benchmark : the labelled set
+    measure : mAP, mP@10 or R@1, perhaps of one of the set's protocols
+    search : how the descriptors were searched with
+    """
 
     network: str
     descriptor: Pooling
     whitening: str
-    map: float
+    value: float
+    benchmark: str = ""
+    measure: str = "mAP"
+    search: QuerySearch = "plain"
 
 
 def results_table(scores: Sequence[Score]) -> str:
-    """Scores as a Markdown table, mAP in percent; MAC before R-MAC, networks in their order."""
+    """Scores in percent as a Markdown table, a column for each benchmark and measure.
+
+    Rows: MAC before R-MAC, networks and all else in their order.
+    """
     order = list(DESCRIPTORS)
     networks = list(dict.fromkeys(score.network for score in scores))
-    ranked = sorted(scores, key=lambda s: (order.index(s.descriptor), networks.index(s.network)))
+    searches = list(dict.fromkeys(score.search for score in scores))
+    columns = list(dict.fromkeys((score.benchmark, score.measure) for score in scores))
+    cells: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
+    for score in sorted(
+        scores, key=lambda s: (order.index(s.descriptor), networks.index(s.network))
+    ):
+        head = (DESCRIPTORS[score.descriptor], score.network, score.whitening)
+        row = cells.setdefault((*head, SEARCHES[score.search]), {})
+        row[score.benchmark, score.measure] = f"{100 * score.value:.1f}"
+    shown = slice(None if len(searches) > 1 else 3)
     return table(
-        ("descriptor", "network", "whitening", "mAP"),
-        [(DESCRIPTORS[s.descriptor], s.network, s.whitening, f"{100 * s.map:.1f}") for s in ranked],
+        (*("descriptor", "network", "whitening", "search")[shown], *map(_titled(columns), columns)),
+        [
+            (*head[shown], *(row.get(column, "") for column in columns))
+            for head, row in cells.items()
+        ],
+        numbers=len(columns),
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table, its last column aligned to the right."""
+def _titled(columns: Sequence[tuple[str, str]]) -> Callable[[tuple[str, str]], str]:
+    """What stands above a column: only what tells it from the others, the benchmark first."""
+    benchmarks = [benchmark for benchmark, _ in columns]
+
+    def title(column: tuple[str, str]) -> str:
+        benchmark, measure = column
+        if len(set(benchmarks)) == 1:
+            return measure
+        return benchmark if benchmarks.count(benchmark) == 1 else f"{benchmark} {measure}"
+
+    return title
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 1) -> str:
+    """Cells as a Markdown table, its last columns, those of numbers, aligned to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    texts = len(head) - numbers
     lines = [
         [
-            *(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)),
-            row[-1].rjust(widths[-1]),
+            cell.ljust(width) if place < texts else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         for row in (head, *rows)
     ]
-    lines.insert(1, ["-" * width for width in widths[:-1]] + ["-" * (widths[-1] - 1) + ":"])
+    rule = ["-" * width for width in widths[:texts]]
+    lines.insert(1, rule + ["-" * (width - 1) + ":" for width in widths[texts:]])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -125,6 +125,7 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
         storage,
         uri=config.tracking_uri or default_uri(storage),
         experiment=config.experiment,
+        name=config.title,
         identity=artifacts.fingerprint(identity),
         settings=identity,
     )

@@ -111,12 +111,20 @@ def default_uri(storage: Folder) -> str:
 
 
 def open_run(
-    storage: Folder, *, uri: str, experiment: str, identity: str, settings: Mapping[str, Any]
+    storage: Folder,
+    *,
+    uri: str,
+    experiment: str,
+    name: str,
+    identity: str,
+    settings: Mapping[str, Any],
 ) -> Run:
     """Open the run of this identity: the one an earlier call began, or a new one.
 
     Parameters
     ----------
+    name
+        What a new run is called, and after it the first digits of its identity.
     identity
         Fingerprint of the settings that determine the results; `<storage>/runs/<identity>.json`
         remembers the run's id.
@@ -128,10 +136,10 @@ def open_run(
     InputError
         The server does not answer, or does not take the experiment.
     """
-    runs, name = storage / "runs", f"{identity}.json"
+    runs, file = storage / "runs", f"{identity}.json"
     try:
         client = mlflow.MlflowClient(uri)
-        if runs.has(name) and (known := read_json(runs, name))["uri"] == uri:
+        if runs.has(file) and (known := read_json(runs, file))["uri"] == uri:
             client.update_run(known["run_id"], status="RUNNING")
             return Run(uri, known["run_id"])
         found = client.get_experiment_by_name(experiment)
@@ -141,7 +149,7 @@ def open_run(
             if found
             else client.create_experiment(experiment, place if uri.startswith("sqlite:") else None)
         )
-        run = client.create_run(experiment_id, run_name=f"{settings.get('network')}-{identity[:6]}")
+        run = client.create_run(experiment_id, run_name=f"{name}-{identity[:6]}")
         client.log_batch(
             run.info.run_id,
             params=[Param(key, str(value)[:6000]) for key, value in settings.items()],
@@ -152,5 +160,5 @@ def open_run(
             f"--tracking-uri {uri}: MLflow cannot be used there ({error}); start the server, or "
             "leave the flag out for a database under --storage"
         ) from error
-    write_json(runs, name, {"uri": uri, "run_id": run.info.run_id})
+    write_json(runs, file, {"uri": uri, "run_id": run.info.run_id})
     return Run(uri, run.info.run_id)

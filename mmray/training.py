@@ -134,7 +134,7 @@ class StepRule:
 
     Attributes
     ----------
-    loss, margin, weighted : see `losses.tuple_loss`
+    loss, margin, weighted, sum_negatives : see `losses.tuple_loss`
     batch_size : tuples in a step, over all ranks together
     precision : of the forward and backward pass through the backbone; weights, embeddings and
         losses are in float32 always
@@ -147,6 +147,7 @@ class StepRule:
     batch_size: int
     precision: Precision = "float32"
     clip_norm: float | None = None
+    sum_negatives: bool = False
 
 
 def train_epoch(
@@ -233,6 +234,7 @@ def _losses(embeddings: Tensor, tuples: Tuples, weights: Tensor | None, rule: St
         loss=rule.loss,
         margin=rule.margin,
         weights=weights,
+        sum_negatives=rule.sum_negatives,
     )
 
 

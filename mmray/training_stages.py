@@ -1,4 +1,4 @@
-"""The stages that turn mined pools into a fine-tuned network: cache the images, train."""
+"""The stages that turn mined pools, or a file's pairs, into a network: cache the images, train."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,20 +17,48 @@ from mmray.distributed.trainer import fine_tune
 from mmray.evaluation.labelled import LabelledSet
 from mmray.fine_tuning import History, TrainingJob
 from mmray.health import DATABASE, HEALTH, healthiest
+from mmray.labelled_tuples import NO_POOLS
 from mmray.manifold import ManifoldNeighbors
 from mmray.mining_stages import Mined
 from mmray.models import EmbeddingNet
-from mmray.pools import Pools
 from mmray.progress import announce
 from mmray.session import Counts, Session
+from mmray.sfm_tuples import SfmTuples
+
+TUNED, SUPERVISED = "fine-tuned", "supervised (uses labels)"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The network that was kept, and after how many epochs; 0: it is the initial one."""
+    """The network that was kept, and after how many epochs; 0: it is the initial one.
+
+    Attributes
+    ----------
+    label : what it is called wherever it is shown
+    """
 
     network: EmbeddingNet
     epoch: int
+    label: str = TUNED
+
+
+def tuples_stage(session: Session[Config], given: SfmTuples) -> Mined:
+    """The pairs of a file, which stand in for what is mined without labels."""
+    pairs = given.pairs
+    counts = {
+        "images": len(given.images),
+        "pairs": len(pairs.queries),
+        "clusters": len(np.unique(pairs.clusters)),
+    }
+    columns = (pairs.clusters, pairs.queries, pairs.positives)
+    lists, digest = [ids.tolist() for ids in columns], given.images.digest()
+    stage = session.stage("tuples", digest, lists, work=lambda stage: counts, part_of="train")
+    announce(
+        f"tuples: {SUPERVISED}: {counts['pairs']:,} pairs and {counts['clusters']:,} clusters of "
+        f"{counts['images']:,} images, from {given.file}; without a graph no network is checked: "
+        "the last one is kept"
+    )
+    return Mined(stage, pairs.as_pools(), pairs)
 
 
 def train_stage(
@@ -43,7 +71,7 @@ def train_stage(
     *,
     metrics: str = "",
 ) -> Tuned:
-    """The network fine-tuned on the mined tuples.
+    """The network fine-tuned on the mined tuples, or on those of `tuples_stage`.
 
     Parameters
     ----------
@@ -58,16 +86,18 @@ def train_stage(
     del options["workers"], options["monitor_every"]
 
     def work(stage: Stage) -> Counts:
-        cached_images, places = _cached(session, images, mined.pools, checked)
+        cached_images, places = _cached(session, images, mined, checked)
         job = TrainingJob(
             model=network,
             images=cached_images,
-            pools=mined.pools.renamed(places),
+            # Under labels there are none, and all images keep their places.
+            pools=(mined.pools if mined.supervision is None else NO_POOLS).renamed(places),
             checked=checked.renamed(places),
             config=config,
             seed=seed,
             max_pixels=session.config.extraction.max_pixels,
             labelled=labelled,
+            supervision=mined.supervision,
         )
         workers = cluster.training_workers(config.workers, fewest=session.config.min_workers)
         log = partial(session.run.log_epochs, prefix=metrics)
@@ -81,27 +111,18 @@ def train_stage(
     digest = (models.state_digest(network), [near.tolist() for near in checked.neighbors])
     stage = session.stage("train", mined.stage.fingerprint, digest, options, seed, work=work)
     epoch = stage.counts["kept_epoch"]
-    announce(f"train: {_verdict(artifacts.read_json(stage.folder, 'history.json'), epoch)}")
-    return Tuned(models.load(stage.folder / "model"), epoch)
+    verdict = _verdict(artifacts.read_json(stage.folder, "history.json"), epoch)
+    label = TUNED if mined.supervision is None else SUPERVISED
+    announce(f"train: {verdict}" if label == TUNED else f"train: {label}: {verdict}")
+    return Tuned(models.load(stage.folder / "model"), epoch, label)
 
 
 def _cached(
-    session: Session[Config], images: Collection, pools: Pools, checked: ManifoldNeighbors
+    session: Session[Config], images: Collection, mined: Mined, checked: ManifoldNeighbors
 ) -> tuple[Collection, Ids]:
-    """The images that training needs, resized and kept, and the place of each image among them.
-
-    They are those of the pools and of the check, and others at random for the check to search.
-    """
-    size, rng = session.config.training.longest_side, np.random.default_rng(session.config.seed)
-    others = rng.choice(len(images), min(len(images), DATABASE), replace=False)
-    ids = np.unique(
-        np.concatenate(
-            [
-                *(pools.anchors, *pools.positives, *pools.negatives),
-                *(checked.items, *checked.neighbors, others),
-            ]
-        )
-    )
+    """The images that training needs, resized and kept, and the place of each image among them."""
+    size = session.config.training.longest_side
+    ids = _needed(mined, checked, len(images), np.random.default_rng(session.config.seed))
     places = np.full(len(images), -1)
     places[ids] = np.arange(len(ids))
     chosen, shard_size = images.take(ids), session.config.extraction.shard_size
@@ -122,6 +143,25 @@ def _cached(
     stage = session.stage("cache", chosen.digest(), size, shard_size, work=work, part_of="train")
     entries = cached(chosen, stage.folder, longest_side=size, shard_size=shard_size)
     return entries, places
+
+
+def _needed(mined: Mined, checked: ManifoldNeighbors, n: int, rng: np.random.Generator) -> Ids:
+    """The images of the pools and of the check, and others at random for the check to search.
+
+    Under labels any of the n images may become a negative.
+    """
+    if mined.supervision is not None:
+        return np.arange(n)
+    others = rng.choice(n, min(n, DATABASE), replace=False)
+    pools = mined.pools
+    return np.unique(
+        np.concatenate(
+            [
+                *(pools.anchors, *pools.positives, *pools.negatives),
+                *(checked.items, *checked.neighbors, others),
+            ]
+        )
+    )
 
 
 def _verdict(history: History, kept: int) -> str:

@@ -218,6 +218,24 @@ def add_negatives(
     ValueError
         Not one row for each needed image, a row that is not finite, or a number below 1.
     """
+    check_embeddings(pairs, embeddings, hard_negatives=hard_negatives, negatives=negatives)
+    nearest = [
+        _nearest(anchor, candidates, pairs.needed, embeddings)[:hard_negatives]
+        for anchor, candidates in zip(pairs.anchors, pairs.candidates, strict=True)
+    ]
+    drawn = _draw([len(ids) for ids in nearest], negatives, rng)
+    return Tuples(
+        anchors=pairs.anchors,
+        positives=pairs.positives,
+        negatives=np.array([ids[j] for ids, j in zip(nearest, drawn, strict=True)], dtype=np.int64),
+        weights=pairs.weights,
+    )
+
+
+def check_embeddings(
+    pairs: Pairs, embeddings: Features, *, hard_negatives: int, negatives: int
+) -> None:
+    """Raise what `add_negatives` says of its arguments."""
     if embeddings.ndim != 2 or len(embeddings) != len(pairs.needed):
         raise ValueError(
             f"embeddings {embeddings.shape}: need one row for each of {len(pairs.needed)} images"
@@ -232,17 +250,6 @@ def add_negatives(
             f"the embedding of image {pairs.needed[bad[0]]} is not finite ({bad.size} of "
             f"{len(embeddings)} images): the network has diverged, lower the learning rate"
         )
-    nearest = [
-        _nearest(anchor, candidates, pairs.needed, embeddings)[:hard_negatives]
-        for anchor, candidates in zip(pairs.anchors, pairs.candidates, strict=True)
-    ]
-    drawn = _draw([len(ids) for ids in nearest], negatives, rng)
-    return Tuples(
-        anchors=pairs.anchors,
-        positives=pairs.positives,
-        negatives=np.array([ids[j] for ids, j in zip(nearest, drawn, strict=True)], dtype=np.int64),
-        weights=pairs.weights,
-    )
 
 
 def _draw(sizes: Sequence[int], count: int, rng: np.random.Generator) -> Ids:

@@ -7,6 +7,7 @@ as used by Radenović et al., "CNN image retrieval learns from BoW", ECCV 2016. 
 in double precision and kept in single; features are read a block of rows at a time.
 """
 
+import hashlib
 import os
 import zipfile
 from dataclasses import dataclass
@@ -76,6 +77,10 @@ class Whitening:
         norms = np.linalg.norm(projected, axis=1, keepdims=True)
         np.divide(projected, norms, out=projected, where=norms > 0)
         return projected
+
+    def digest(self) -> str:
+        """Fingerprint of the numbers."""
+        return hashlib.sha256(self.mean.tobytes() + self.projection.tobytes()).hexdigest()
 
     def save(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
         """Write a .npz file with the arrays `mean` and `projection`, under exactly this name."""

@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from mmray.arrays import Features, Graph, Ids
 from mmray.config import TrainingConfig
 from mmray.feature_shards import features_table
 from mmray.fine_tuning import TrainingJob
+from mmray.labelled_tuples import NO_POOLS, LabelledPairs
 from mmray.manifold import ManifoldNeighbors
 from mmray.models import build
 from mmray.pools import Pools
@@ -154,4 +156,15 @@ def training_job(folder: Path, config: TrainingConfig) -> TrainingJob:
         config=config,
         seed=3,
         labelled=None,
+    )
+
+
+def labelled_job(job: TrainingJob, clusters: Ids, pairs: Sequence[tuple[int, int]]) -> TrainingJob:
+    """The same with pairs and clusters of its images in place of what was mined and is checked."""
+    queries, positives = np.array(pairs).T
+    return replace(
+        job,
+        pools=NO_POOLS,
+        checked=ManifoldNeighbors.none(),
+        supervision=LabelledPairs(queries=queries, positives=positives, clusters=clusters),
     )

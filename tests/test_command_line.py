@@ -1,6 +1,7 @@
 """The command line is made of the settings, and its defaults are the preset's."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def test_a_recipe_brings_its_defaults_to_any_preset(arguments):
     assert parse(arguments) == preset("retrieval", "paper")
     assert parse([*arguments, "--training.epochs", "2"]).training.epochs == 2
     assert parse(["--recipe", "paper"]) == preset("demo", "paper")
+
+
+def test_a_file_of_tuples_brings_the_recipe_of_the_supervised_baseline():
+    for arguments in (["--tuples", "t.pkl"], ["--tuples=t.pkl"]):
+        config = parse([*arguments, "--images", "ims", "--training.epochs", "2"])
+        supervised = preset("demo", "supervised")
+        assert config.training == replace(supervised.training, epochs=2)
+        assert (config.recipe, config.tuples) == ("supervised", "t.pkl")
+    assert parse(["--tuples", "t.pkl", "--preset", "retrieval"]).training.negatives == 5
+    assert parse(["--tuples", "t.pkl", "--recipe", "paper"]).recipe == "paper"  # refused later
+    assert parse(["--tuples", "None"]) == DEMO
 
 
 def test_flags_change_a_preset_wherever_they_stand():

@@ -1,5 +1,6 @@
 """Presets hold the paper's values; what is impossible is refused by its flag."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from mmray.config import (
     validate,
 )
 from mmray.errors import InputError
+from mmray.optimization import learning_rate
 
 
 def test_the_paper_s_recipe_has_the_paper_s_values():
@@ -54,7 +56,8 @@ def test_a_preset_is_the_paper_s_values_then_the_recipe_s_then_its_own_sizes():
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_possible_and_know_their_name(name, recipe):
-    validate(replace(preset(name, recipe), images=("photos",)))
+    tuples = "tuples.pkl" if recipe == "supervised" else None
+    validate(replace(preset(name, recipe), images=("photos",), tuples=tuples))
     assert PRESETS[name].preset == name
 
 
@@ -103,6 +106,60 @@ def test_an_impossible_setting_is_named_with_what_is_allowed(section, values, me
 def test_without_the_check_training_runs_to_its_last_epoch():
     training = replace(DEMO.training, check_items=0, keep="last", patience=None)
     validate(replace(DEMO, training=training))
+
+
+def test_the_supervised_recipe_has_the_values_of_its_paper():
+    training = preset("retrieval", "supervised").training
+    assert (training.loss, training.margin, training.weighted) == ("contrastive", 0.7, False)
+    assert (training.positives, training.negatives, training.hard_negatives) == (1, 5, 5)
+    assert (training.anchors_per_epoch, training.negative_pool) == (2000, 20_000)
+    assert (training.epochs, training.batch_size, training.sum_negatives) == (30, 5, True)
+    assert (training.optimizer, training.momentum, training.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (training.keep, training.patience, training.check_items) == ("last", None, 0)
+    assert (training.average, training.held_out, training.longest_side) == (False, 0, 362)
+    for epoch in range(30):
+        rate = learning_rate(
+            epoch + 0.5,
+            base=training.learning_rate,
+            schedule=training.schedule,
+            epochs=training.epochs,
+            decay=training.decay,
+            decay_epochs=training.decay_epochs,
+            warmup_epochs=training.warmup_epochs,
+        )
+        assert rate == pytest.approx(1e-3 * math.exp(-0.1 * epoch))
+
+
+SUPERVISED = replace(preset("retrieval", "supervised"), images=("ims",), tuples="tuples.pkl")
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("", {"tuples": None}, "--recipe supervised needs --tuples"),
+        ("", {"recipe": "steady"}, "--recipe steady: with --tuples .*leave it at supervised"),
+        ("", {"images": ("a", "b")}, "--images names 2 sources: with --tuples name one"),
+        ("", {"rounds": 2}, "--rounds 2: with --tuples nothing is mined.* leave it at 1"),
+        ("", {"exclude": "names.txt"}, "--exclude names.txt: with --tuples"),
+        ("", {"sample": 9}, "--sample 9: with --tuples"),
+        ("", {"image_column": "x"}, "--image-column x: with --tuples"),
+        ("", {"stages": "extract,graph,mine"}, "the stages are train, whiten and evaluate"),
+        ("training", {"positives": 2}, "--training.positives 2: with --tuples"),
+        ("training", {"held_out": 0.1}, "--training.held-out 0.1: with --tuples"),
+        ("training", {"check_items": 9}, "--training.check-items 9: .*no graph.*at 0"),
+        ("training", {"check_items": 9, "keep": "best"}, "--training.check-items 9"),
+        ("training", {"keep": "best"}, "keep last"),
+        ("training", {"patience": 3}, "patience None"),
+        ("training", {"negative_pool": 1}, "--training.negative-pool 1"),
+        ("evaluation", {"pool_labels": "x.csv"}, "--evaluation.pool-labels x.csv: with --tuples"),
+    ],
+)
+def test_what_a_file_of_tuples_cannot_do_is_refused(section, values, message):
+    validate(SUPERVISED)
+    if section:
+        values = {section: replace(getattr(SUPERVISED, section), **values)}
+    with pytest.raises(InputError, match=message):
+        validate(replace(SUPERVISED, **values))
 
 
 def test_stages_keep_the_order_of_the_pipeline():

@@ -103,6 +103,16 @@ def without_training(monkeypatch):
     monkeypatch.setattr(fine_tuning, "embed_ids", embed_ids)
 
 
+def noting(train_epoch, drawn):
+    """The same, with the tuples that it is given added to a list."""
+
+    def noted(model, optimizer, tuples_of_epoch, *arguments, **options):
+        drawn.append(tuples_of_epoch)
+        return train_epoch(model, optimizer, tuples_of_epoch, *arguments, **options)
+
+    return noted
+
+
 def assert_restored_goes_on(job, folder):
     """Every checkpoint of a whole run, restored into a fresh state, ends as the whole run did."""
     whole = started(job)
@@ -322,6 +332,55 @@ def test_negatives_are_the_nearest_in_the_embedding_as_it_is(job, monkeypatch):
             assert [negative] == oracles.hard_negatives(table(epoch)[anchor], table(epoch), pool, 1)
             chosen.add((int(anchor), int(negative)))
     assert len(chosen) > 3
+
+
+def test_under_labels_negatives_are_the_nearest_of_other_clusters(job, monkeypatch):
+    """And nothing is held out or checked, for want of a graph; the last network is kept."""
+    without_training(monkeypatch)
+    trained_on = []
+
+    def spy(model, optimizer, drawn, *arguments, **options):
+        trained_on.append(drawn)
+        return {"loss": 0.5}
+
+    monkeypatch.setattr(fine_tuning, "train_epoch", spy)
+    clusters = np.array([0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6])
+    labelled = synthetic.labelled_job(job, clusters, [(0, 1), (2, 3), (4, 5), (4, 6)])
+    config = {"negatives": 3, "hard_negatives": 3, "negative_pool": 9, "anchors_per_epoch": 3}
+    tuning = started(with_config(labelled, epochs=4, **config))
+    run(tuning)
+    rows, pools = np.eye(12, 1280, dtype=np.float32), []
+    for drawn in trained_on:
+        assert drawn.negatives.shape == (3, 3)
+        for anchor, negatives in zip(drawn.anchors, drawn.negatives.tolist(), strict=True):
+            chosen = clusters[[anchor, *negatives]].tolist()
+            assert len(set(chosen)) == 4
+            # All are equally near: the first of each cluster, by id, that the pool has.
+            every = oracles.labelled_negatives(anchor, rows, negatives, clusters.tolist(), 3)
+            assert negatives == every
+        pools.append(str(drawn.negatives))
+    assert len(set(pools)) > 1
+    assert [set(epoch) & {"health", "ordered"} for epoch in tuning.history] == [set()] * 5
+    assert all("spread" in epoch for epoch in tuning.history)
+
+
+def test_negatives_are_summed_where_the_settings_say_so(job, monkeypatch):
+    """The loss of the tuples, the rate being 0, is that of the network as it was."""
+    drawn = []
+    monkeypatch.setattr(fine_tuning, "train_epoch", noting(fine_tuning.train_epoch, drawn))
+    labelled = synthetic.labelled_job(job, np.arange(12) // 2, [(0, 1), (2, 3)])
+    options = {"negatives": 2, "hard_negatives": 2, "sum_negatives": True, "margin": 1.5}
+    options |= {"learning_rate": 0.0, "epochs": 1}
+    tuning = started(with_config(labelled, **options))
+    rows = tuning._embedded(tuning.network, tuning.source, np.arange(12))
+    run(tuning)
+    (tuples_of_epoch,) = drawn
+    columns = (tuples_of_epoch.anchors, tuples_of_epoch.positives, tuples_of_epoch.negatives)
+    values = [
+        oracles.siamese_loss(rows[query], rows[positive], rows[negatives], 1.5)
+        for query, (positive,), negatives in zip(*columns, strict=True)
+    ]
+    assert tuning.history[1]["loss"] == pytest.approx(np.mean(values), rel=1e-3)
 
 
 def test_what_is_drawn_depends_on_the_seed_and_the_epoch(job, monkeypatch):

@@ -166,6 +166,24 @@ def test_the_loss_of_a_tuple_is_the_mean_over_its_pairs(name, margin, p, n, weig
     np.testing.assert_allclose(values, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize(("margin", "n"), [(0.7, 5), (0.7, 1), (3.0, 2)])
+def test_negatives_that_are_summed_weigh_as_much_as_the_positive(margin, n):
+    anchor, positives, negatives, _ = grouped_tuples(p=1, n=n)
+    values = tuple_loss(
+        anchor, positives, negatives, loss="contrastive", margin=margin, sum_negatives=True
+    )
+    rows = zip(anchor.numpy(), positives.numpy()[:, 0], negatives.numpy(), strict=True)
+    expected = [oracles.siamese_loss(*row, margin) for row in rows]
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+
+
+def test_the_sum_over_the_negatives_of_triplets_is_n_times_their_mean():
+    rows = grouped_tuples(p=3, n=4)[:3]
+    summed = tuple_loss(*rows, loss="triplet", sum_negatives=True)
+    torch.testing.assert_close(summed, 4 * tuple_loss(*rows, loss="triplet"))
+    assert summed.max() > 0
+
+
 @either
 def test_with_one_positive_and_one_negative_it_is_the_plain_loss(name):
     anchor, positive, negative = random_tuples()

@@ -32,6 +32,35 @@ def test_the_table_lists_mac_before_rmac_and_rounds_to_a_tenth_of_a_percent():
     ]
 
 
+def test_benchmarks_are_columns_and_a_figure_that_was_not_measured_is_left_empty():
+    scores = [
+        Score("a", "mac", "none", 0.5, "oxford5k"),
+        Score("a", "mac", "none", 0.25, "holidays", "mAP"),
+        Score("a", "mac", "none", 0.125, "holidays", "mP@10"),
+        Score("paper: a", "mac", "none", 0.585, "oxford5k"),
+    ]
+    assert results_table(scores).splitlines() == [
+        "| descriptor | network  | whitening | oxford5k | holidays mAP | holidays mP@10 |",
+        "| ---------- | -------- | --------- | -------: | -----------: | -------------: |",
+        "| MAC        | a        | none      |     50.0 |         25.0 |           12.5 |",
+        "| MAC        | paper: a | none      |     58.5 |              |                |",
+    ]
+
+
+def test_searches_are_rows_where_there_are_several():
+    scores = [
+        Score("a", "mac", "none", value, "mine", measure, search)
+        for search, values in (("plain", (0.5, 0.6)), ("aqe", (0.7, 0.8)))
+        for measure, value in zip(("mAP", "R@1"), values, strict=True)
+    ]
+    assert results_table(scores).splitlines() == [
+        "| descriptor | network | whitening | search |  mAP |  R@1 |",
+        "| ---------- | ------- | --------- | ------ | ---: | ---: |",
+        "| MAC        | a       | none      | plain  | 50.0 | 60.0 |",
+        "| MAC        | a       | none      | AQE    | 70.0 | 80.0 |",
+    ]
+
+
 @pytest.fixture(scope="module")
 def report():
     """Of 60 items, some isolated, in parts of several sizes."""

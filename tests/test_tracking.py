@@ -28,6 +28,7 @@ def run(storage, request):
         storage,
         uri=default_uri(storage),
         experiment="tests",
+        name="vgg16",
         identity=request.node.name,
         settings={"network": "vgg16"},
     )

@@ -93,6 +93,17 @@ def test_more_workers_follow_the_trajectory_of_one(job, uninterrupted, alone, tm
     assert_same(uninterrupted[1], history, rel=1e-3)
 
 
+def test_two_workers_follow_one_under_labels_too(job, tmp_path):
+    labelled = synthetic.labelled_job(job, np.arange(12) // 2, [(0, 1), (2, 3), (4, 5), (4, 7)])
+    changes = {"negatives": 2, "hard_negatives": 2, "negative_pool": 7, "epochs": 1}
+    labelled = dataclasses.replace(labelled, config=dataclasses.replace(CONFIG, **changes))
+    (one, first), (two, second) = (
+        trained(labelled, tmp_path / str(workers), workers=workers) for workers in (1, 2)
+    )
+    assert_near(one, two, atol=1e-5)
+    assert_same(first, second, rel=1e-3)
+
+
 def test_training_goes_on_where_it_stopped_bit_for_bit(job, uninterrupted, tmp_path):
     first = dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1))
     _, short = trained(first, tmp_path)

@@ -1,0 +1,118 @@
+"""Networks to figures on labelled sets: the recipe of `jobs/evaluate.py`."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import get_args
+
+from mmray import models
+from mmray.artifacts import read_whitening, whitening_name
+from mmray.config import EvaluateConfig, Network, Pooling
+from mmray.errors import InputError
+from mmray.evaluation_stages import (
+    LDA,
+    PART,
+    PCA,
+    Candidate,
+    Measuring,
+    describe_sample,
+    evaluate_stages,
+    given_sets,
+)
+from mmray.locations import absolute
+from mmray.paper import paper_scores
+from mmray.report import Score, results_table
+from mmray.session import Session, running, usable_storage
+from mmray.storage import Folder
+from mmray.whitening import pca_whitening
+
+NETWORKS = get_args(Network)
+
+
+def run(config: EvaluateConfig) -> list[Score]:
+    """Measure all that the settings ask for, as far as it is not done yet.
+
+    Returns
+    -------
+    The scores; below them the paper's own, where a network and its setting are the paper's.
+
+    Raises
+    ------
+    InputError
+        A setting, an input or the cluster cannot be used. What was done until then is kept.
+    """
+    storage = usable_storage(config)
+    candidates = [read_candidate(model, config.poolings) for model in config.model]
+    for label, count in Counter(candidate.label for candidate in candidates).items():
+        if count > 1:
+            raise InputError(f"--model: {count} networks are called {label}: write OTHER={label}")
+    sets = given_sets(config)
+    with running(config, storage, (PART,)) as session:
+        measuring = Measuring(
+            config=config,
+            shard_size=config.shard_size,
+            batch_size=config.batch_size,
+            max_pixels=config.max_pixels,
+        )
+        if config.pca_images is not None:
+            candidates = [_with_pca(session, each, measuring) for each in candidates]
+        scores = evaluate_stages(session, candidates, sets, measuring)
+        scores += paper_scores(scores, config, [each.network.network for each in candidates])
+        session.run.log_text("results.md", results_table(scores) + "\n")
+    return scores
+
+
+def read_candidate(model: str, poolings: Sequence[Pooling]) -> Candidate:
+    """A network by what --model names: [LABEL=]FOLDER, [LABEL=]NETWORK or [LABEL=]NETWORK:FILE.
+
+    Parameters
+    ----------
+    poolings : their whitenings are taken from the folder, where it has any
+
+    Raises
+    ------
+    InputError
+        It is neither a folder that a run left nor the name of a network.
+    """
+    label, mark, named = model.partition("=")
+    if not mark:
+        label, named = model, model
+    known, _, weights = named.partition(":")
+    if known in NETWORKS:
+        name: Network = known  # type: ignore[assignment] # it is one of them
+        built = models.build(name, pooling=poolings[0], weights=weights or None)
+        return Candidate(label=label, network=built)
+    folder = Folder(absolute(named))
+    if not folder.has(models.CONFIG):
+        raise InputError(
+            f"--model {model}: no folder that a run left as model/ (there is no {models.CONFIG}), "
+            f"nor a network; choose from {', '.join(NETWORKS)}"
+        )
+    network = models.load(folder)
+    files = {pooling: whitening_name(pooling, network.pooling) for pooling in poolings}
+    whitenings = {
+        (LDA, pooling): read_whitening(folder, file)
+        for pooling, file in files.items()
+        if folder.has(file)
+    }
+    return Candidate(label=label, network=network, whitenings=whitenings)
+
+
+def _with_pca(
+    session: Session[EvaluateConfig], candidate: Candidate, measuring: Measuring
+) -> Candidate:
+    """The same network, also measured with PCA whitening learned from independent images."""
+    config = session.config
+    assert config.pca_images is not None
+    learned_from = describe_sample(
+        session,
+        config.pca_images,
+        candidate.network,
+        measuring,
+        images=config.pca_sample,
+        part_of=PART,
+    )
+    learned = {
+        (PCA, pooling): pca_whitening(learned_from.features(pooling)) for pooling in config.poolings
+    }
+    return dataclasses.replace(candidate, whitenings=learned | dict(candidate.whitenings))

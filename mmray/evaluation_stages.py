@@ -1,0 +1,244 @@
+"""The stages that measure networks on labelled sets: describe their images, rank, score.
+
+n database images, q queries, d dims.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmray import artifacts
+from mmray.arrays import Features
+from mmray.artifacts import Stage
+from mmray.collection import Collection, sample
+from mmray.config import MeasuringConfig, Pooling, RunConfig
+from mmray.describing import Described, describe
+from mmray.distributed.extraction import Description
+from mmray.evaluation.expansion import ranked
+from mmray.evaluation.labelled import LabelledSet, labelled_set
+from mmray.evaluation.published import find_benchmark
+from mmray.evaluation.scoring import figures
+from mmray.models import EmbeddingNet
+from mmray.progress import announce
+from mmray.report import Score
+from mmray.session import Counts, Session
+from mmray.sources import list_images
+from mmray.whitening import Whitening
+
+PART = "evaluate"
+MOST_BAD = 0.05  # of the distractors and of the images for whitening may be unreadable
+PLAIN, PCA, LDA = "none", "PCA", "LDA"  # whitenings, as the table calls them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A network to measure.
+
+    Attributes
+    ----------
+    label : in the table of results
+    whitenings : those of a descriptor by name (PCA, LDA), measured beside none
+    """
+
+    label: str
+    network: EmbeddingNet
+    whitenings: Mapping[tuple[str, Pooling], Whitening] = field(default_factory=dict)
+
+    def variants(self, pooling: Pooling) -> list[tuple[str, Whitening | None]]:
+        """Whitenings to measure a descriptor with, none first."""
+        learned = [(name, w) for (name, of), w in self.whitenings.items() if of == pooling]
+        return [(PLAIN, None), *learned]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """How labelled sets are described and searched; `config` is the user's part of it."""
+
+    config: MeasuringConfig
+    shard_size: int
+    batch_size: int
+    max_pixels: int
+
+    @property
+    def how(self) -> Description:
+        return Description(
+            longest_side=self.config.longest_side,
+            scales=self.config.scales,
+            poolings=self.config.poolings,
+            precision=self.config.precision,
+            batch_size=self.batch_size,
+            max_pixels=self.max_pixels,
+        )
+
+
+def given_sets(config: MeasuringConfig) -> list[LabelledSet]:
+    """The labelled sets that the settings name, in the order of the table.
+
+    Raises
+    ------
+    InputError
+        One cannot be read, or not whole: what is missing, and where it is published.
+    """
+    sets = []
+    if config.images:
+        sets.append(labelled_set(config.images, config.ground_truth))
+    for name in config.benchmark:
+        assert config.data is not None, "settings are validated"
+        sets.append(find_benchmark(name, config.data, distractors=config.distractors))
+    return [each if config.crop else each.without_boxes() for each in sets]
+
+
+def describe_sample(
+    session: Session[RunConfig],
+    folder: str,
+    network: EmbeddingNet,
+    measuring: Measuring,
+    *,
+    images: int,
+    part_of: str,
+) -> Described:
+    """Descriptors of independent images, drawn at random, to learn PCA whitening from."""
+    listed = sample(Collection.of(list_images(folder)), images, session.config.seed)
+    return describe_images(session, listed, network, measuring, part_of=part_of, most_bad=MOST_BAD)
+
+
+def evaluate_stages(
+    session: Session[RunConfig],
+    candidates: Sequence[Candidate],
+    sets: Sequence[LabelledSet],
+    measuring: Measuring,
+) -> list[Score]:
+    """Score each descriptor of each network on each set, without and with its whitenings."""
+    scores = []
+    for labelled in sets:
+        scores += _evaluate_set(session, candidates, labelled, measuring)
+    return scores
+
+
+def _evaluate_set(
+    session: Session[RunConfig],
+    candidates: Sequence[Candidate],
+    labelled: LabelledSet,
+    measuring: Measuring,
+) -> list[Score]:
+    config, name = measuring.config, labelled.name
+    described = [_describe_set(session, each.network, labelled, measuring) for each in candidates]
+    announce(
+        f"evaluate: {name}: {len(labelled.queries):,} queries, {len(labelled.database):,} images, "
+        f"{described[0].others:,} distractors"
+        + ("" if labelled.complete else "; not the published numbers: figures do not compare")
+    )
+
+    def work(stage: Stage) -> Counts:
+        scores = [
+            score
+            for candidate, features in zip(candidates, described, strict=True)
+            for score in _scores(candidate, features, labelled, config)
+        ]
+        artifacts.write_json(stage.folder, "metrics.json", [dataclasses.asdict(s) for s in scores])
+        return {_metric(score): score.value for score in scores}
+
+    stage = session.stage(
+        "evaluate",
+        [mark for features in described for mark in features.marks],
+        [[(*key, w.digest()) for key, w in each.whitenings.items()] for each in candidates],
+        [each.label for each in candidates],
+        labelled.digest(),
+        (config.dims, config.search),
+        work=work,
+    )
+    return [Score(**row) for row in artifacts.read_json(stage.folder, "metrics.json")]
+
+
+def _metric(score: Score) -> str:
+    """As MLflow lists it: oxford5k-map-fine-tuned-mac-LDA."""
+    parts = [score.measure.replace("@", "-at-").replace(" ", "-").lower()]
+    parts += [score.network, score.descriptor, score.whitening]
+    parts += [] if score.search == "plain" else [score.search]
+    text = "-".join([score.benchmark, *parts])
+    return "".join(letter if letter.isalnum() or letter in "-_./ " else "_" for letter in text)
+
+
+@dataclass(frozen=True)
+class _SetFeatures:
+    """Descriptors of a labelled set: its images, and its distractors."""
+
+    items: Described
+    distractors: Described | None
+
+    @property
+    def others(self) -> int:
+        """Distractors that could be read."""
+        return 0 if self.distractors is None else len(self.distractors.items)
+
+    @property
+    def marks(self) -> list[str]:
+        others = [] if self.distractors is None else [self.distractors.stage.fingerprint]
+        return [self.items.stage.fingerprint, *others]
+
+    def parts(self, labelled: LabelledSet, pooling: Pooling) -> tuple[Features, Features]:
+        """Of the database with its distractors (n, d), and of the queries (q, d)."""
+        database, queries = labelled.split(self.items.features(pooling))
+        if self.distractors is None:
+            return database, queries
+        return np.concatenate([database, self.distractors.features(pooling)]), queries
+
+
+def _describe_set(
+    session: Session[RunConfig], network: EmbeddingNet, labelled: LabelledSet, measuring: Measuring
+) -> _SetFeatures:
+    """Distractors are a stage of their own, which benchmarks that have the same ones share."""
+    items = Collection.of(labelled.items)
+    of_items = describe_images(session, items, network, measuring, part_of=PART)
+    if not labelled.distractors:
+        return _SetFeatures(of_items, None)
+    others = Collection.of(labelled.distractors)
+    of_others = describe_images(
+        session, others, network, measuring, part_of=PART, most_bad=MOST_BAD
+    )
+    return _SetFeatures(of_items, of_others)
+
+
+def describe_images(
+    session: Session[RunConfig],
+    images: Collection,
+    network: EmbeddingNet,
+    measuring: Measuring,
+    *,
+    part_of: str,
+    most_bad: float = 0.0,
+) -> Described:
+    """Descriptors of images, all of which must be readable but for a fraction."""
+    return describe(
+        session,
+        images,
+        network,
+        how=measuring.how,
+        shard_size=measuring.shard_size,
+        part_of=part_of,
+        max_bad_fraction=most_bad,
+    )
+
+
+def _scores(
+    candidate: Candidate,
+    features: _SetFeatures,
+    labelled: LabelledSet,
+    config: MeasuringConfig,
+) -> list[Score]:
+    scores = []
+    for pooling in config.poolings:
+        parts = features.parts(labelled, pooling)
+        for name, whitening in candidate.variants(pooling):
+            database, queries = parts
+            if whitening is not None:
+                database, queries = (whitening.apply(part, config.dims) for part in parts)
+            for search in config.search:
+                ranks = ranked(database, queries, search, own=labelled.own)
+                scores += [
+                    Score(candidate.label, pooling, name, value, labelled.name, measure, search)
+                    for measure, value in figures(labelled, ranks).items()
+                ]
+    return scores
