@@ -6,13 +6,14 @@ from typing import Any, Generic, TypeVar
 
 from mmray import artifacts
 from mmray.artifacts import Stage
-from mmray.config import RunConfig, settings, validate
+from mmray.config import RunConfig, settings
 from mmray.distributed import cluster
 from mmray.distributed.stage import Pool
 from mmray.errors import InputError
 from mmray.progress import announce
 from mmray.storage import Folder, is_absolute, open_storage
 from mmray.tracking import Run, default_uri, open_run
+from mmray.validation import validate
 
 Counts = Mapping[str, Any]
 Settings = TypeVar("Settings", bound=RunConfig, covariant=True)

@@ -7,6 +7,7 @@ import pytest
 
 from mmray.config import (
     DEMO,
+    EVALUATE,
     PRESETS,
     RECIPES,
     RETRIEVAL,
@@ -14,10 +15,10 @@ from mmray.config import (
     chosen_stages,
     preset,
     settings,
-    validate,
 )
 from mmray.errors import InputError
 from mmray.optimization import learning_rate
+from mmray.validation import validate
 
 
 def test_the_paper_s_recipe_has_the_paper_s_values():
@@ -82,7 +83,10 @@ def test_presets_are_possible_and_know_their_name(name, recipe):
         ("extraction", {"max_pixels": 0}, r"--extraction.max-pixels 0"),
         ("", {"sample": 0}, r"--sample 0"),
         ("evaluation", {"poolings": ("mac", "mac")}, r"--evaluation.poolings names mac twice"),
-        ("evaluation", {"images": "x"}, r"belong together"),
+        ("evaluation", {"ground_truth": "y"}, r"--evaluation.ground-truth needs --evaluation.im"),
+        ("evaluation", {"benchmark": ("instre",)}, r"--evaluation.benchmark needs --evaluation.da"),
+        ("evaluation", {"dims": 0}, r"--evaluation.dims 0"),
+        ("evaluation", {"search": ()}, r"--evaluation.search is empty"),
         ("evaluation", {"images": "x", "ground_truth": "y"}, r"--images is missing"),
         ("", {"preset": "retrieval"}, r"--images is missing"),
         ("", {"seed": -1}, r"--seed -1"),
@@ -101,6 +105,31 @@ def test_an_impossible_setting_is_named_with_what_is_allowed(section, values, me
     )
     with pytest.raises(InputError, match=message):
         validate(config)
+
+
+MEASURED = replace(EVALUATE, model=("vgg16",), images="x")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": ()}, r"^--model is missing"),
+        ({"images": None}, r"^--benchmark and --images are missing"),
+        ({"images": None, "ground_truth": "y"}, r"^--ground-truth needs --images"),
+        ({"benchmark": ("instre",)}, r"^--benchmark needs --data"),
+        ({"benchmark": ("instre", "instre"), "data": "d"}, r"^--benchmark names instre twice"),
+        ({"search": ("aqe", "aqe")}, r"^--search names aqe twice"),
+        ({"poolings": ()}, r"^--poolings is empty"),
+        ({"scales": (9.0,)}, r"^--scales 9: .* from 0.05 to 4"),
+        ({"longest_side": 8}, r"^--longest-side 8: .* from 32"),
+        ({"dims": 0}, r"^--dims 0"),
+        ({"shard_size": 0}, r"^--shard-size 0"),
+    ],
+)
+def test_the_job_that_measures_alone_names_its_flags_without_a_section(values, message):
+    validate(MEASURED)
+    with pytest.raises(InputError, match=message):
+        validate(replace(MEASURED, **values))
 
 
 def test_without_the_check_training_runs_to_its_last_epoch():
