@@ -120,9 +120,8 @@ def test_mlflow_has_settings_counts_curves_table_and_model(whole):
     path = client.download_artifacts(run.info.run_id, "results.md")
     assert table(Path(path).read_text()) == table(done.stdout)
     names = {file.path for file in client.list_artifacts(run.info.run_id, "model")}
-    assert names == {
-        f"model/{name}" for name in ("model.safetensors", "config.json", "whitening.npz")
-    }
+    files = ("model.safetensors", "config.json", "whitening.npz", "whitening-rmac.npz")
+    assert names == {f"model/{name}" for name in files}
 
 
 def test_the_same_command_again_runs_nothing_and_prints_the_same_table(whole):
