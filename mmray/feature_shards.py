@@ -145,11 +145,12 @@ def _refuse_bad(stage: Stage, seen: pa.Table, total: int, limit: float, flag: st
         if errors.null_count < len(errors):
             shards.delete(name)
     first = bad.slice(0, 1).to_pylist()[0]
-    share = f"{len(bad) / total:.1%} > {flag}{' ' if flag else ''}{limit:.1%}"
+    why = f"{len(bad) / total:.1%} > {flag}{' ' if flag else ''}{limit:.1%}"
+    if not limit or len(bad) == total:
+        why = "none is left" if limit else "all are needed"
     raise InputError(
-        f"{len(bad)} of {total} images could not be read ({share if limit else 'all are needed'}), "
-        f"the first of them {first['uri']}: "
-        f"{first['error']}; see {stage.folder.location('quarantine.parquet')} for each"
+        f"{len(bad)} of {total} images could not be read ({why}), the first of them "
+        f"{first['uri']}: {first['error']}; see {stage.folder.location('quarantine.parquet')} for each"
     )
 
 

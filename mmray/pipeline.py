@@ -123,7 +123,7 @@ def recipe(session: Session[Config], inputs: Inputs) -> list[Score]:
     candidates = whiten_stage(session, described.items, mined, networks)
     if last == "whiten":
         return []
-    return evaluate(session, inputs.sets, candidates)
+    return evaluate_stage(session, inputs.sets, candidates)
 
 
 def supervised_recipe(session: Session[Config], inputs: Inputs, given: SfmTuples) -> list[Score]:
@@ -145,7 +145,7 @@ def supervised_recipe(session: Session[Config], inputs: Inputs, given: SfmTuples
     if session.chosen[-1] == "whiten":
         return []
     trained = dataclasses.replace(trained, label=tuned.label)
-    return evaluate(session, inputs.sets, [initial, trained])
+    return evaluate_stage(session, inputs.sets, [initial, trained])
 
 
 def with_demo(session: Session[Config]) -> Config:
@@ -275,7 +275,7 @@ def _measuring(config: Config) -> Measuring:
     )
 
 
-def evaluate(
+def evaluate_stage(
     session: Session[Config], sets: Sequence[LabelledSet], candidates: Sequence[Candidate]
 ) -> list[Score]:
     """Score both networks on the labelled sets, each descriptor with and without whitening."""

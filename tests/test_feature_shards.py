@@ -120,8 +120,8 @@ def test_finishing_again_after_a_kill_anywhere_gives_the_same(stage, monkeypatch
 
 def test_too_many_bad_images_are_an_error_that_keeps_what_is_good(stage):
     write_shards(stage, bad=(1, 2, 9))
-    with pytest.raises(InputError, match=r"3 of 10 images .*\(30.0% > .* 20.0%\).*quarantine"):
-        finish(stage, 0.2)
+    with pytest.raises(InputError, match=r"3 of 10 images .*\(30.0% > --most 20.0%\).*quarantine"):
+        finish(stage, 0.2, flag="--most")
     assert len(stage.folder.read_table("quarantine.parquet")) == 3
     assert (stage.folder / "features").names() == ["part-000001.parquet"]
     write_shards(stage, bad=())  # mended
@@ -136,8 +136,14 @@ def test_an_extraction_that_ended_early_is_refused_by_what_it_saw(stage):
 
 def test_no_readable_image_is_an_error_at_any_limit(stage):
     write_shards(stage, bad=range(10))
-    with pytest.raises(InputError, match="10 of 10 images could not be read"):
+    with pytest.raises(InputError, match=r"10 of 10 images could not be read \(none is left\)"):
         finish(stage, 1.0)
+
+
+def test_where_all_are_needed_one_bad_image_is_too_many(stage):
+    write_shards(stage, bad=(4,))
+    with pytest.raises(InputError, match=r"1 of 10 images could not be read \(all are needed\)"):
+        finish(stage, 0.0)
 
 
 def test_moments_come_back_equal():
