@@ -150,7 +150,8 @@ def _refuse_bad(stage: Stage, seen: pa.Table, total: int, limit: float, flag: st
         why = "none is left" if limit else "all are needed"
     raise InputError(
         f"{len(bad)} of {total} images could not be read ({why}), the first of them "
-        f"{first['uri']}: {first['error']}; see {stage.folder.location('quarantine.parquet')} for each"
+        f"{first['uri']}: {first['error']}; "
+        f"see {stage.folder.location('quarantine.parquet')} for each"
     )
 
 
