@@ -24,7 +24,15 @@ Schedule = Literal["step", "cosine", "constant"]
 Augmentation = Literal["none", "crop"]
 QuerySearch = Literal["plain", "aqe", "alpha-qe", "diffusion"]
 BenchmarkName = Literal[
-    "oxford5k", "paris6k", "oxford105k", "paris106k", "holidays", "instre", "roxford5k", "rparis6k"
+    "oxford5k",
+    "paris6k",
+    "oxford105k",
+    "paris106k",
+    "holidays",
+    "holidays_upright",
+    "instre",
+    "roxford5k",
+    "rparis6k",
 ]
 Preset = Literal["demo", "retrieval"]
 Recipe = Literal["steady", "paper", "supervised"]

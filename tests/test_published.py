@@ -86,6 +86,7 @@ def official(tmp_path_factory):
     paris_texts(root / "paris6k" / "paris_120310")
     for name in ("100000", "100001", "100002", "123400", "123401"):
         put(root / "Holidays" / "jpg" / f"{name}.jpg")
+        put(root / "holidays_upright" / f"{name}.jpg")
     for name in [*INSTRE, *INSTRE_QUERIES]:
         put(root / "instre" / name)
         put((root / "instre" / name).with_suffix(".txt"), b"1 2 3 4")
@@ -135,6 +136,7 @@ EXPECTED = {
     "roxford5k": (OXFORD[:2], [OXFORD[2]], [([0, 1], [], None)]),
     "rparis6k": (PARIS[:2], [PARIS[2]], [([0, 1], [], None)]),
 }
+EXPECTED["holidays_upright"] = EXPECTED["holidays"]
 EXPECTED |= {"oxford105k": EXPECTED["oxford5k"], "paris106k": EXPECTED["paris6k"]}
 
 
@@ -145,7 +147,7 @@ def test_each_benchmark_is_found_in_its_official_layout(official, name):
     assert found.name == name
     assert (stems(found.database), stems(found.queries)) == (database, queries)
     assert rules(found.ground_truth) == truth
-    expected = None if name == "holidays" else BOX
+    expected = None if name.startswith("holidays") else BOX
     assert {query.box for query in found.queries} == {expected}
     assert {image.box for image in found.database} == {None}
     assert len(found.distractors) == (3 if name in ("oxford105k", "paris106k") else 0)
@@ -293,6 +295,7 @@ def test_the_published_numbers_are_those_of_the_papers():
         "paris6k": (6392, 55),
         "paris106k": (6392, 55),
         "holidays": (1491, 500),
+        "holidays_upright": (1491, 500),
         "instre": (27293, 1250),
         "roxford5k": (4993, 70),
         "rparis6k": (6322, 70),
@@ -311,11 +314,13 @@ WHERE = {
     "roxford5k": "gnd_roxford5k.pkl at http://cmp.felk.cvut.cz/revisitop/",
     "rparis6k": "gnd_rparis6k.pkl at http://cmp.felk.cvut.cz/revisitop/",
 }
+WHERE["holidays_upright"] = WHERE["holidays"]
 WHERE |= {"oxford105k": WHERE["oxford5k"], "paris106k": WHERE["paris6k"]}
 MISSING = {
     "oxford5k": f"oxford5k/jpg/{OXFORD[1]}.jpg",
     "paris6k": f"paris6k/paris/defense/{PARIS[1]}.jpg",
     "holidays": "Holidays/jpg/123400.jpg",
+    "holidays_upright": "holidays_upright/123400.jpg",
     "instre": f"instre/{INSTRE[1]}",
     "roxford5k": f"oxford5k/jpg/{OXFORD[2]}.jpg",
     "rparis6k": f"paris6k/paris/defense/{PARIS[0]}.jpg",
@@ -324,6 +329,7 @@ SAID = {
     "oxford5k": "1 of 4 names fit none of the 3 images: 'all_souls_000002' (all_souls_1_good.tx",
     "paris6k": "1 of 3 names fit none of the 2 images: 'paris_defense_000002' (defense_1_good.tx",
     "holidays": "1 groups have no query, whose number ends in 00: those of Holidays/jpg/123401.jpg",
+    "holidays_upright": "whose number ends in 00: those of holidays_upright/123401.jpg",
     "instre": f"1 of 5 names fit none of the 4 images: '{INSTRE[1]}' (imlist[2])",
     "roxford5k": "1 of 3 names fit none of the 3 images: 'ashmolean_000007' (qimlist[0])",
     "rparis6k": "1 of 3 names fit none of the 3 images: 'paris_defense_000001' (imlist[0])",

@@ -90,17 +90,24 @@ _PARIS = _Published(
     where=f"Paris6k is published as {_PARIS_IMAGES}, with paris_120310.tgz beside them",
     corrupt=frozenset(f"paris_{name}" for name in _CORRUPT.split()),
 )
+_HOLIDAYS = _Published(
+    folders=("holidays", "inria_holidays"),
+    images=1491,
+    queries=500,
+    where="Holidays is published as jpg1.tar.gz and jpg2.tar.gz at "
+    "http://lear.inrialpes.fr/~jegou/data.php",
+)
 _PUBLISHED: dict[BenchmarkName, _Published] = {
     "oxford5k": _OXFORD,
     "paris6k": _PARIS,
     "oxford105k": replace(_OXFORD, distractors=True),
     "paris106k": replace(_PARIS, distractors=True),
-    "holidays": _Published(
-        folders=("holidays", "inria_holidays"),
-        images=1491,
-        queries=500,
-        where="Holidays is published as jpg1.tar.gz and jpg2.tar.gz at "
-        "http://lear.inrialpes.fr/~jegou/data.php",
+    "holidays": _HOLIDAYS,
+    # Babenko et al., ECCV 2014: the photos that lie on their side, turned by hand.
+    "holidays_upright": replace(
+        _HOLIDAYS,
+        folders=("holidays_upright", "holidays_rotated"),
+        where=f"{_HOLIDAYS.where}; put a copy with all photos turned upright into holidays_upright",
     ),
     "instre": _Published(
         folders=("instre",),
