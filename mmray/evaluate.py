@@ -20,8 +20,7 @@ from mmray.evaluation_stages import (
     given_sets,
 )
 from mmray.locations import absolute
-from mmray.paper import paper_scores
-from mmray.report import Score, results_table
+from mmray.report import Score
 from mmray.session import Session, running, usable_storage
 from mmray.storage import Folder
 from mmray.whitening import pca_whitening
@@ -56,10 +55,7 @@ def run(config: EvaluateConfig) -> list[Score]:
         )
         if config.pca_images is not None:
             candidates = [_with_pca(session, each, measuring) for each in candidates]
-        scores = evaluate_stages(session, candidates, sets, measuring)
-        scores += paper_scores(scores, config, [each.network.network for each in candidates])
-        session.run.log_text("results.md", results_table(scores) + "\n")
-    return scores
+        return evaluate_stages(session, candidates, sets, measuring)
 
 
 def read_candidate(model: str, poolings: Sequence[Pooling]) -> Candidate:

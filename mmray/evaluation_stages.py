@@ -4,6 +4,7 @@ n database images, q queries, d dims.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,8 +22,9 @@ from mmray.evaluation.labelled import LabelledSet, labelled_set
 from mmray.evaluation.published import find_benchmark
 from mmray.evaluation.scoring import figures
 from mmray.models import EmbeddingNet
+from mmray.paper import paper_scores
 from mmray.progress import announce
-from mmray.report import Score
+from mmray.report import Score, results_table
 from mmray.session import Counts, Session
 from mmray.sources import list_images
 from mmray.whitening import Whitening
@@ -110,10 +112,17 @@ def evaluate_stages(
     sets: Sequence[LabelledSet],
     measuring: Measuring,
 ) -> list[Score]:
-    """Score each descriptor of each network on each set, without and with its whitenings."""
+    """Score each descriptor of each network on each set, without and with its whitenings.
+
+    Below them the paper's own, where a network and its setting are the paper's; MLflow gets all as
+    a table.
+    """
     scores = []
     for labelled in sets:
         scores += _evaluate_set(session, candidates, labelled, measuring)
+    networks = [candidate.network.network for candidate in candidates]
+    scores += paper_scores(scores, measuring.config, networks)
+    session.run.log_text("results.md", results_table(scores) + "\n")
     return scores
 
 
@@ -236,7 +245,9 @@ def _scores(
             if whitening is not None:
                 database, queries = (whitening.apply(part, config.dims) for part in parts)
             for search in config.search:
-                ranks = ranked(database, queries, search, own=labelled.own)
+                ranks = ranked(
+                    database, queries, search, own=labelled.own, threads=os.cpu_count() or 1
+                )
                 scores += [
                     Score(candidate.label, pooling, name, value, labelled.name, measure, search)
                     for measure, value in figures(labelled, ranks).items()

@@ -41,11 +41,10 @@ from mmray.mining_stages import (
     mine_stage,
 )
 from mmray.models import EmbeddingNet
-from mmray.paper import paper_scores
 from mmray.pools import matching_pairs
 from mmray.progress import Progress, announce
 from mmray.rendering.photo_set import render_collection
-from mmray.report import Score, results_table
+from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sfm_tuples import SfmTuples, read_sfm_tuples
 from mmray.sources import probe
@@ -282,8 +281,4 @@ def evaluate_stage(
     if not sets:
         announce("evaluate: no labelled set was given, nothing is measured")
         return []
-    scores = evaluate_stages(session, candidates, sets, _measuring(session.config))
-    networks = [candidate.network.network for candidate in candidates]
-    scores += paper_scores(scores, session.config.evaluation, networks)
-    session.run.log_text("results.md", results_table(scores) + "\n")
-    return scores
+    return evaluate_stages(session, candidates, sets, _measuring(session.config))

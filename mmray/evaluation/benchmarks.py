@@ -22,11 +22,11 @@ from mmray.evaluation.ground_truth import (
     Keys,
     Named,
     box,
+    listed,
     match,
     rows,
     stem,
     title,
-    typed_list,
 )
 from mmray.evaluation.plain_pickle import load_plain
 from mmray.evaluation.ranking import Query
@@ -116,15 +116,7 @@ def read_pickle_ground_truth(data: bytes, images: Sequence[str], *, source: str)
     content = load_plain(data, source)
     if not isinstance(content, dict) or not {"imlist", "qimlist", "gnd"} <= content.keys():
         raise InputError(f"{source}: not a ground truth: expected a dict of imlist, qimlist, gnd")
-    names = typed_list(content["imlist"], str, f"{source}: imlist")
-    query_names = typed_list(content["qimlist"], str, f"{source}: qimlist")
-    truths = typed_list(content["gnd"], dict, f"{source}: gnd")
-    if len(query_names) != len(truths):
-        raise InputError(f"{source}: {len(query_names)} queries in qimlist, {len(truths)} in gnd")
-
-    named = [Named(f"imlist[{i}]", name) for i, name in enumerate(names)]
-    named += [Named(f"qimlist[{i}]", name) for i, name in enumerate(query_names)]
-    file_of = match(named, images, source)
+    names, query_names, truths, file_of = listed(content, images, source)
     found: dict[str, list[Query]] = defaultdict(list)
     for i, (name, truth) in enumerate(zip(query_names, truths, strict=True)):
         place = f"{source}: gnd[{i}] ({name})"

@@ -112,6 +112,43 @@ def _without_suffix(name: str) -> str:
     return _IMAGE_SUFFIX.sub("", name)
 
 
+class Listed(NamedTuple):
+    """What ground truths of imlist, qimlist and gnd have in common.
+
+    Attributes
+    ----------
+    images, queries : names
+    truths : an entry for each query
+    file_of : the image file that each name stands for
+    """
+
+    images: list[str]
+    queries: list[str]
+    truths: list[dict[str, Any]]
+    file_of: dict[str, str]
+
+
+def listed(
+    content: Mapping[str, Any], images: Sequence[str], source: str, *, first: int = 0
+) -> Listed:
+    """The lists of a ground truth, whose items messages count from `first`, and their files.
+
+    Raises
+    ------
+    InputError
+        A list is empty or holds something else, there is not an entry for each query, or as
+        `match`.
+    """
+    names = typed_list(content["imlist"], str, f"{source}: imlist", first=first)
+    query_names = typed_list(content["qimlist"], str, f"{source}: qimlist", first=first)
+    truths = typed_list(content["gnd"], dict, f"{source}: gnd", first=first)
+    if len(query_names) != len(truths):
+        raise InputError(f"{source}: {len(query_names)} queries in qimlist, {len(truths)} in gnd")
+    named = [Named(f"imlist[{i}]", name) for i, name in enumerate(names, start=first)]
+    named += [Named(f"qimlist[{i}]", name) for i, name in enumerate(query_names, start=first)]
+    return Listed(names, query_names, truths, match(named, images, source))
+
+
 def box(corners: Any, place: str) -> Box:
     """x1 y1 x2 y2, in pixels."""
     try:

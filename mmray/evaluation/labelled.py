@@ -46,14 +46,20 @@ class LabelledSet:
         """The images to describe, m of them: the database and the queries, none of them twice."""
         return list(dict.fromkeys([*self.database, *self.queries]))
 
-    def split(self, descriptors: Features) -> tuple[Features, Features]:
-        """Descriptors (m, d) of `items` as those of the database (n, d) and the queries (q, d)."""
+    @cached_property
+    def _places(self) -> tuple[Ids, Ids]:
+        """Where in `items` the database (n,) and the queries (q,) are."""
         place = {item: row for row, item in enumerate(self.items)}
         database, queries = (
-            descriptors[np.array([place[item] for item in part], np.int64)]
+            np.array([place[item] for item in part], np.int64)
             for part in (self.database, self.queries)
         )
         return database, queries
+
+    def split(self, descriptors: Features) -> tuple[Features, Features]:
+        """Descriptors (m, d) of `items` as those of the database (n, d) and the queries (q, d)."""
+        database, queries = self._places
+        return descriptors[database], descriptors[queries]
 
     @property
     def own(self) -> Ids:
@@ -77,8 +83,7 @@ class LabelledSet:
             name: [(q.positives.tolist(), q.junk.tolist(), q.itself) for q in queries]
             for name, queries in rules.items()
         }
-        place = {item: row for row, item in enumerate(self.items)}
-        parts = [[place[item] for item in part] for part in (self.database, self.queries)]
+        parts = [rows.tolist() for rows in self._places]
         text = repr((self.name, found, parts, self.labels, len(self.distractors)))
         return hashlib.sha256(text.encode()).hexdigest()
 

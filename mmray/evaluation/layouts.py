@@ -13,16 +13,7 @@ import numpy as np
 
 from mmray.errors import InputError
 from mmray.evaluation.benchmarks import Benchmark
-from mmray.evaluation.ground_truth import (
-    Named,
-    box,
-    match,
-    rows,
-    shown,
-    stem,
-    title,
-    typed_list,
-)
+from mmray.evaluation.ground_truth import box, listed, rows, shown, stem, title
 from mmray.evaluation.ranking import Query
 from mmray.matlab_plain import read_plain
 
@@ -150,16 +141,9 @@ def read_instre(data: bytes, images: Sequence[str], *, source: str) -> Benchmark
         several files.
     """
     content = read_plain(data, ("imlist", "qimlist", "gnd"), source)
-    names = typed_list(content["imlist"], str, f"{source}: imlist", first=_FIRST)
-    query_names = typed_list(content["qimlist"], str, f"{source}: qimlist", first=_FIRST)
-    gnd = [content["gnd"]] if isinstance(content["gnd"], dict) else content["gnd"]
-    truths = typed_list(gnd, dict, f"{source}: gnd", first=_FIRST)
-    if len(query_names) != len(truths):
-        raise InputError(f"{source}: {len(query_names)} queries in qimlist, {len(truths)} in gnd")
-
-    named = [Named(f"imlist[{i}]", name) for i, name in enumerate(names, start=_FIRST)]
-    named += [Named(f"qimlist[{i}]", name) for i, name in enumerate(query_names, start=_FIRST)]
-    file_of = match(named, images, source)
+    if isinstance(content["gnd"], dict):  # of a single query
+        content = content | {"gnd": [content["gnd"]]}
+    names, query_names, truths, file_of = listed(content, images, source, first=_FIRST)
     queries = []
     for i, (name, truth) in enumerate(zip(query_names, truths, strict=True), start=_FIRST):
         place = f"{source}: gnd[{i}] ({name})"
