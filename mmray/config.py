@@ -270,9 +270,15 @@ class RunConfig:
     experiment: str = "mmray"
     """MLflow experiment."""
     min_workers: int = 1
-    """Actors of a stage at least."""
+    """Actors of a stage at least, where they must share GPUs; training goes on with as few."""
     max_workers: int | None = None
     """Actors of a stage at most; by default as many as the cluster has CPUs or GPUs for."""
+    num_cpus: int | None = None
+    """CPUs to count on, where an autoscaler adds machines; by default those that are there."""
+    num_gpus: int | None = None
+    """GPUs to count on, where an autoscaler adds machines; by default those that are there."""
+    resource_timeout: float = 1800.0
+    """Seconds that a stage waits for machines, while it has no worker, until it gives up."""
 
     @property
     def title(self) -> str:

@@ -138,7 +138,7 @@ def _extracted(
         assert shards.local is not None
         # The first two shards of every actor are its start: libraries tune themselves.
         ended = sorted((shards.local / name).stat().st_mtime for name in shards.names())
-        first = min(2 * pool.bounds()[1], len(ended) - 2)
+        first = min(2 * pool.size(), len(ended) - 2)
         rate = (len(ended) - 1 - first) * len(images) / len(ended) / (ended[-1] - ended[first])
         feature_shards.finish_features(stage, how.poolings, total=len(images), max_bad_fraction=0)
         rows = np.array(feature_shards.read_features(stage, how.poolings, POOLING))

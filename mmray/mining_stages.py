@@ -115,7 +115,6 @@ def graph_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
         report = graph_report(whole, features)
         counts = dataclasses.asdict(report)
         artifacts.write_json(stage.folder, "report.json", counts)
-        session.run.log_file(stage.folder, "report.json", "graph")
         announce(f"graph: {describe(report)}")
         every = np.arange(len(features))
         items = largest_component(whole) if config.component == "largest" else every
@@ -125,7 +124,10 @@ def graph_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
         numbers = {name: value for name, value in counts.items() if not isinstance(value, tuple)}
         return {"kept": len(items), "recall": neighbors.counts.get("recall", 1.0), **numbers}
 
-    return session.stage("graph", neighbors.fingerprint, config.power, config.component, work=work)
+    inputs = (neighbors.fingerprint, config.power, config.component)
+    stage = session.stage("graph", *inputs, work=work)
+    session.run.log_file(stage.folder, "report.json", "graph")
+    return stage
 
 
 def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) -> Mined:
@@ -143,7 +145,6 @@ def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) 
         artifacts.write_anchors(stage.folder, stored.items[anchors], importance)
         report = GraphReport(**artifacts.read_json(graph.folder, "report.json"))
         stage.folder.write("graph.png", graph_figure(report, importance))
-        session.run.log_file(stage.folder, "graph.png", "graph")
         given = MiningInput.of(
             source.load()[stored.items],
             stored.raw,
@@ -170,6 +171,7 @@ def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) 
     options = dataclasses.asdict(dataclasses.replace(method, seed=0))
     anchors = (config.anchors, config.selection, config.anchor_block, drawn)
     stage = session.stage("mine", graph.fingerprint, anchors, options, device, work=work)
+    session.run.log_file(stage.folder, "graph.png", "graph")
     return Mined(stage, artifacts.read_pools(stage.folder))
 
 
@@ -233,7 +235,8 @@ def need_items(config: MiningConfig, count: int, what: str) -> None:
 def _workers(session: Session[MiningRunConfig]) -> tuple[Pool, Device]:
     """The actors of a mining stage, and where they compute."""
     config = session.config.mining
-    device, pool = cluster.mining_device(config.device), _cpu_pool(session)
+    pool = _cpu_pool(session)
+    device = cluster.mining_device(config.device, pool.capacity)
     return (cluster.with_gpus(pool) if device == "cuda" else pool), device
 
 

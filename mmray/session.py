@@ -1,19 +1,23 @@
 """What all stages of a run share: settings, storage, tracking, workers, and how a stage is run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 from mmray import artifacts
 from mmray.artifacts import Stage
 from mmray.config import RunConfig, settings
 from mmray.distributed import cluster
+from mmray.distributed.capacity import Capacity
 from mmray.distributed.stage import Pool
 from mmray.errors import InputError
 from mmray.progress import announce
 from mmray.storage import Folder, is_absolute, open_storage
+from mmray.termination import on_termination
 from mmray.tracking import Run, default_uri, open_run
 from mmray.validation import validate
+
+KILLED = "KILLED"  # what MLflow calls the run of a job that was stopped
 
 Counts = Mapping[str, Any]
 Settings = TypeVar("Settings", bound=RunConfig, covariant=True)
@@ -27,6 +31,9 @@ NOT_IDENTITY = {
     "experiment",
     "min_workers",
     "max_workers",
+    "num_cpus",
+    "num_gpus",
+    "resource_timeout",
     "relist",
     "mining.threads",
     "mining.device",
@@ -40,7 +47,11 @@ class Session(Generic[Settings]):
     def __init__(self, config: Settings, storage: Folder, run: Run, chosen: Sequence[str]) -> None:
         self.config: Settings = config
         self.storage, self.run, self.chosen = storage, run, chosen
-        self.pool = Pool(minimum=config.min_workers, maximum=config.max_workers)
+        self.pool = Pool(
+            minimum=config.min_workers,
+            maximum=config.max_workers,
+            capacity=_capacity(config),
+        )
 
     def reporting(self, label: str) -> Callable[[Mapping[str, float]], None]:
         """Logs the figures of a `Progress` under a label, by the items that are done."""
@@ -95,6 +106,14 @@ class Session(Generic[Settings]):
         return stage
 
 
+def _capacity(config: RunConfig) -> Capacity:
+    return Capacity(
+        given_cpus=config.num_cpus,
+        given_gpus=config.num_gpus,
+        patience=config.resource_timeout,
+    )
+
+
 def usable_storage(config: RunConfig) -> Folder:
     """The storage folder of settings that are possible.
 
@@ -131,12 +150,18 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
         settings=identity,
     )
     status = "FAILED"
-    try:
-        cluster.connect()
-        yield Session(config, storage, tracked, chosen)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracked.end(status)
+
+    def end_as_killed() -> None:
+        with suppress(InputError):  # the same is said below, where it is heard
+            tracked.end(KILLED)
+
+    with on_termination(end_as_killed):
+        try:
+            cluster.connect(_capacity(config))
+            yield Session(config, storage, tracked, chosen)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = KILLED
+            raise
+        finally:
+            tracked.end(status)

@@ -15,8 +15,9 @@ from typing import Any
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from mmray.artifacts import read_json, write_json
 from mmray.errors import InputError
@@ -119,7 +120,7 @@ def open_run(
     identity: str,
     settings: Mapping[str, Any],
 ) -> Run:
-    """Open the run of this identity: the one an earlier call began, or a new one.
+    """Open the run of this identity: the one an earlier call began, if it is still there, or a new.
 
     Parameters
     ----------
@@ -139,7 +140,8 @@ def open_run(
     runs, file = storage / "runs", f"{identity}.json"
     try:
         client = mlflow.MlflowClient(uri)
-        if runs.has(file) and (known := read_json(runs, file))["uri"] == uri:
+        known: dict[str, str] = read_json(runs, file) if runs.has(file) else {}
+        if known.get("uri") == uri and _lives(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
             return Run(uri, known["run_id"])
         found = client.get_experiment_by_name(experiment)
@@ -162,3 +164,13 @@ def open_run(
         ) from error
     write_json(runs, file, {"uri": uri, "run_id": run.info.run_id})
     return Run(uri, run.info.run_id)
+
+
+def _lives(client: mlflow.MlflowClient, run_id: str) -> bool:
+    """Whether the server still knows the run: its database may be new, or the run deleted."""
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return False

@@ -99,7 +99,9 @@ def train_stage(
             labelled=labelled,
             supervision=mined.supervision,
         )
-        workers = cluster.training_workers(config.workers, fewest=session.config.min_workers)
+        workers = cluster.training_workers(
+            config.workers, fewest=session.config.min_workers, capacity=session.pool.capacity
+        )
         log = partial(session.run.log_epochs, prefix=metrics)
         trained = fine_tune(job, folder=stage.folder, workers=workers, log=log)
         last = len(trained.history) - 1
@@ -110,8 +112,9 @@ def train_stage(
 
     digest = (models.state_digest(network), [near.tolist() for near in checked.neighbors])
     stage = session.stage("train", mined.stage.fingerprint, digest, options, seed, work=work)
-    epoch = stage.counts["kept_epoch"]
-    verdict = _verdict(artifacts.read_json(stage.folder, "history.json"), epoch)
+    epoch, history = stage.counts["kept_epoch"], artifacts.read_json(stage.folder, "history.json")
+    session.run.log_epochs(history, prefix=metrics)  # where the server lost what it was told
+    verdict = _verdict(history, epoch)
     label = TUNED if mined.supervision is None else SUPERVISED
     announce(f"train: {verdict}" if label == TUNED else f"train: {label}: {verdict}")
     return Tuned(models.load(stage.folder / "model"), epoch, label)

@@ -5,6 +5,7 @@ from collections import Counter
 import mlflow
 import pytest
 
+from mmray.artifacts import write_json
 from mmray.errors import InputError
 from mmray.storage import Folder
 from mmray.tracking import Run, default_uri, open_run
@@ -90,3 +91,32 @@ def test_an_epoch_goes_in_whole_or_not_at_all(run):
     assert logged(run) == once(HISTORY[:1])
     run.log_epochs(HISTORY)
     assert logged(run) == once(HISTORY)
+
+
+def again(run, storage, request):
+    return open_run(
+        storage,
+        uri=run.uri,
+        experiment="tests",
+        name="vgg16",
+        identity=request.node.name,
+        settings={"network": "vgg16"},
+    )
+
+
+def test_a_run_goes_on_under_its_identity_and_one_that_was_deleted_does_not(run, storage, request):
+    run.end("KILLED")
+    client = mlflow.MlflowClient(run.uri)
+    assert again(run, storage, request) == run
+    assert client.get_run(run.run_id).info.status == "RUNNING"
+    client.delete_run(run.run_id)
+    other = again(run, storage, request)
+    assert other.run_id != run.run_id
+    assert again(run, storage, request) == other
+
+
+def test_a_server_that_lost_its_database_gets_a_new_run(run, storage, request):
+    known = storage / "runs"
+    write_json(known, f"{request.node.name}.json", {"uri": run.uri, "run_id": "0" * 32})
+    other = again(run, storage, request)
+    assert other.run_id not in (run.run_id, "0" * 32)

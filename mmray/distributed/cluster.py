@@ -13,29 +13,36 @@ import ray.data
 from ray._private.utils import read_ray_address
 
 from mmray.arrays import Device
-from mmray.distributed.stage import Pool, free_cpus
+from mmray.distributed.capacity import Capacity
+from mmray.distributed.stage import Pool
 from mmray.errors import InputError
 
 
-def connect() -> None:
+def connect(capacity: Capacity | None = None) -> None:
     """Join the cluster that is there, or start one on this machine.
 
     A cluster is there if this is a submitted job, RAY_ADDRESS names one, or `ray start` was called
     on this machine. Our own has at least four logical CPUs: Ray Data waits for ever, in silence,
     when its actors take them all, and two are kept for its tasks.
 
+    Parameters
+    ----------
+    capacity : what the job is told to count on; CPUs of our own are as many as that
+
     Raises
     ------
     InputError
-        RAY_ADDRESS names a cluster that does not answer.
+        RAY_ADDRESS names a cluster that does not answer, or GPUs are counted on that this machine,
+        alone, has not.
     """
+    capacity = capacity or Capacity()
     if not ray.is_initialized():
         address = running_cluster()
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if address:
             ray.init(address=address, logging_level=logging.WARNING)
         else:
-            _start()
+            _start(capacity)
         # Ray puts its own in place, which aborts: no run would be ended, no sentence said.
         signal.signal(signal.SIGTERM, on_sigterm)
     context = ray.data.DataContext.get_current()
@@ -45,7 +52,7 @@ def connect() -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
-def _start() -> None:
+def _start(capacity: Capacity) -> None:
     """A Ray on this machine alone, which knows itself from others that run there.
 
     Ray Train asks the dashboard whether the one that directs the training lives. Its process looks
@@ -61,7 +68,7 @@ def _start() -> None:
         ray.init(
             address="local",
             # Two more than there are: as many are left to tasks, which have next to nothing to do.
-            num_cpus=max(4, (os.cpu_count() or 1) + 2),
+            num_cpus=capacity.given_cpus or max(4, (os.cpu_count() or 1) + 2),
             dashboard_port=port,
             logging_level=logging.WARNING,
         )
@@ -69,6 +76,12 @@ def _start() -> None:
         del os.environ[name]  # of this process, which may submit jobs elsewhere
         if before is not None:
             os.environ[name] = before
+    present = Capacity().gpus
+    if capacity.gpus > present:
+        raise InputError(
+            f"--num-gpus {capacity.gpus}: this machine has {present}, and no Ray runs on it whose "
+            "cluster could grow; leave the flag out, or submit the job to a cluster"
+        )
 
 
 def running_cluster() -> str | None:
@@ -100,7 +113,7 @@ def in_uploaded_folder() -> bool:
 
 def with_gpus(pool: Pool) -> Pool:
     """A GPU for every actor, where the cluster has any; a share of one if actors must share."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    gpus = pool.capacity.gpus
     if not gpus:
         return pool
     return replace(pool, gpus=1 / -(-pool.minimum // gpus))
@@ -114,41 +127,51 @@ class TrainingWorkers:
     ----------
     fewest, most : training goes on with any number between them
     resources : of one
+    patience : seconds that it waits for machines while it has none
     """
 
     fewest: int
     most: int
     resources: dict[str, float]
+    patience: float = 1800.0
 
 
-def training_workers(workers: int | None, *, fewest: int) -> TrainingWorkers:
+def training_workers(workers: int | None, *, fewest: int, capacity: Capacity) -> TrainingWorkers:
     """The workers that train.
 
     Parameters
     ----------
     workers : at most; None: one a GPU; without any, one, which has all CPUs that are free
     fewest : to go on with where machines are lost
+    capacity : of the cluster; a worker's CPUs are those of one machine at most
 
     Raises
     ------
     InputError
         The cluster has fewer GPUs, or CPUs, than the workers asked for.
     """
-    total = ray.cluster_resources()
-    gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
+    gpus, cpus = capacity.gpus, capacity.free_cpus
     count = workers or max(1, gpus)
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    share = min(free_cpus() // count, largest)
-    if share < 1 or (gpus and count > gpus):
+    if cpus // count < 1 or (gpus and count > gpus):
         raise InputError(
-            f"--training.workers {count}: the cluster has {cpus} CPUs, of which {free_cpus()} are "
-            f"free for workers, and {gpus} GPUs; ask for fewer workers or add machines"
+            f"--training.workers {count}: the cluster has {capacity.cpus} CPUs, of which {cpus} "
+            f"are free for workers, and {gpus} GPUs; ask for fewer workers or add machines"
         )
-    resources = {"GPU": 1.0, "CPU": 1.0} if gpus else {"CPU": float(share)}
-    return TrainingWorkers(fewest=min(fewest, count), most=count, resources=resources)
+    resources = {"GPU": 1.0, "CPU": 1.0} if gpus else {"CPU": float(cpus // count)}
+    if not gpus and (largest := _largest_machine()):
+        resources["CPU"] = min(resources["CPU"], largest)
+    return TrainingWorkers(
+        fewest=min(fewest, count), most=count, resources=resources, patience=capacity.patience
+    )
 
 
-def mining_device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
+def _largest_machine() -> float:
+    """CPUs of the machine that has most of them, of those that are there; 0: none has any."""
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return max((float(int(resources.get("CPU", 0))) for resources in nodes), default=0.0)
+
+
+def mining_device(asked: Literal["auto", "cpu", "cuda"], capacity: Capacity) -> Device:
     """Where mining computes: on GPUs if the cluster has any, unless told otherwise.
 
     Raises
@@ -156,7 +179,9 @@ def mining_device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
     InputError
         GPUs were asked for, and the cluster has none.
     """
-    gpus = ray.cluster_resources().get("GPU", 0) >= 1
-    if asked == "cuda" and not gpus:
-        raise InputError("--mining.device cuda: the cluster has no GPU; choose cpu or auto")
-    return "cuda" if gpus and asked != "cpu" else "cpu"
+    if asked == "cuda" and not capacity.gpus:
+        raise InputError(
+            "--mining.device cuda: the cluster has no GPU; choose cpu or auto, or say with "
+            "--num-gpus how many an autoscaler adds"
+        )
+    return "cuda" if capacity.gpus and asked != "cpu" else "cpu"

@@ -8,14 +8,16 @@ gives the same files. Ray Data never splits or merges rows, so a unit's membersh
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ExecutionResources
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from mmray.distributed.capacity import Attendance, Capacity
 from mmray.errors import InputError
 from mmray.progress import Progress
 from mmray.storage import Folder
@@ -24,7 +26,7 @@ UNIT = "unit"  # the column that numbers the units of a table of work
 ITEMS = "items"  # the column that says how many items a unit has, for the progress display
 SUMMED = ("bytes", "bad")  # columns that preparing a unit may add, for the same
 RECEIPT = (ITEMS, *SUMMED)
-
+ACTORS = "MapWorker"  # what Ray Data calls the actors of a pool
 
 RESTARTED = "restarted"  # given to a preparation: whether its actor died and was started again
 
@@ -37,45 +39,41 @@ class Worker(Protocol):
     def __call__(self, unit: dict[str, Any]) -> pa.Table: ...
 
 
-def free_cpus() -> int:
-    """CPUs of the cluster that actors may take.
-
-    Ray Data waits for ever, in silence, when they take all: two are left to tasks, or one where
-    there are fewer than four.
-    """
-    total = int(ray.cluster_resources().get("CPU", 0))
-    return total - (2 if total >= 4 else 1)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """How many actors work, and what each of them takes of the cluster."""
+    """How many actors work, what each of them takes, and of what."""
 
     minimum: int = 1
     maximum: int | None = None
     cpus: int = 1
     gpus: float = 0.0
+    capacity: Capacity = field(default_factory=Capacity)
 
-    def bounds(self) -> tuple[int, int]:
-        """(fewest, most) actors that the cluster has room for, beside tasks.
+    def size(self) -> int:
+        """How many actors there is room for, beside tasks.
 
         Raises
         ------
         InputError
             There is no room for one.
         """
-        total = ray.cluster_resources()
-        room = free_cpus() // self.cpus
+        room = self.capacity.free_cpus // self.cpus
         if self.gpus:
-            room = min(room, int(total.get("GPU", 0) / self.gpus))
-        most = min(room, self.maximum) if self.maximum else room
-        if most < 1:
+            room = min(room, int(self.capacity.gpus / self.gpus))
+        size = min(room, self.maximum) if self.maximum else room
+        if size < 1:
             raise InputError(
-                f"the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs, a "
-                f"stage needs {self.cpus + 1} CPUs and {self.gpus:g} GPUs: add machines, or start "
-                "Ray with more --num-cpus"
+                f"the cluster has {self.capacity.cpus} CPUs and {self.capacity.gpus} GPUs, a "
+                f"stage needs {self.cpus + 1} CPUs and {self.gpus:g} GPUs: add machines, start "
+                "Ray with more --num-cpus, or, where an autoscaler adds them, tell this job what "
+                "to count on: --num-cpus and --num-gpus"
             )
-        return min(self.minimum, most), most
+        return size
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """What an actor takes, by resource."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
 def shard_name(unit: int) -> str:
@@ -158,23 +156,28 @@ def run_units(
     with Progress(label, total=total, done=total - left, report=report) as progress:
         if not missing:
             return
-        fewest, most = pool.bounds()
-        most = min(most, len(missing))
-        dataset: ray.data.Dataset = ray.data.from_arrow([work.slice(row, 1) for row in missing])
+        size = min(pool.size(), len(missing))
+        # `from_arrow` would look at each block in a task, which takes a CPU, and before that a
+        # machine.
+        dataset = ray.data.from_blocks([work.slice(row, 1) for row in missing])
         if prepare is not None and ahead_bytes:
-            _bound(dataset, ahead_bytes, most)
+            _bound(dataset, ahead_bytes, size, pool.capacity.free_cpus)
             # Asking for memory also keeps Ray Data from joining it to the actor's own work.
             dataset = dataset.map(prepare, num_cpus=1, memory=2 * ahead_bytes)
             prepare = None
         receipts = dataset.map(
-            _ShardWriter,  # type: ignore[arg-type] # Ray types the call of an instance
+            _ShardWriter,
             fn_constructor_args=(worker, arguments, output, prepare, layout or {}),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=min(fewest, most), max_size=most, initial_size=most
-            ),
+            # All of them at once, of a size that never changes: those that have no room yet are
+            # what makes an autoscaler add machines, and go to work when these are there.
+            compute=ray.data.ActorPoolStrategy(size=size),
         )
+        attendance = Attendance(
+            label, workers=ACTORS, needs=pool.needs, patience=pool.capacity.patience
+        )
+        _attend(receipts, attendance)
         for receipt in receipts.iter_rows():
             if receipt["refused"]:
                 raise InputError(receipt["refused"])
@@ -184,9 +187,19 @@ def run_units(
                 return
 
 
-def _bound(dataset: ray.data.Dataset, unit_bytes: int, actors: int) -> None:
+def _attend(dataset: ray.data.Dataset, attendance: Attendance) -> None:
+    """Have Ray Data look for workers while it runs; where it must not go on, iterating raises."""
+
+    class Attending(ExecutionCallback):
+        def on_execution_step(self, executor: Any) -> None:
+            attendance.look()
+
+    dataset.context.custom_execution_callback_classes = [Attending]
+
+
+def _bound(dataset: ray.data.Dataset, unit_bytes: int, actors: int, cpus: int) -> None:
     """Limit what waits in the object store to one unit a CPU that prepares, and two an actor."""
-    units = 2 * actors + max(1, free_cpus())
+    units = 2 * actors + max(1, cpus)
     dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=units * unit_bytes
     )

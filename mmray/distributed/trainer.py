@@ -12,6 +12,7 @@ import ray.train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from mmray import models
+from mmray.distributed.capacity import Attendance, attended
 from mmray.distributed.cluster import TrainingWorkers
 from mmray.embedding import tune_torch
 from mmray.errors import InputError
@@ -31,6 +32,7 @@ from mmray.training import rank_and_size
 
 CHECKPOINTS = "checkpoints"
 REFUSED = "refused.txt"  # why a rank cannot go on, for the others and the driver
+RANKS = "RayTrainWorker"  # what Ray Train calls its actors
 SHOWN = ("loss", "health", "map")  # of an epoch's metrics, on the terminal
 FAILURES = 10  # workers and machines that may vanish before training gives up
 RESIZE_EVERY = 300.0  # seconds between two looks whether more workers have room
@@ -63,12 +65,12 @@ def fine_tune(
     Raises
     ------
     InputError
-        Training diverged, an image vanished, or too many workers were lost.
+        Training diverged, an image vanished, too many workers were lost, or no machine came.
     """
     elastic = workers.fewest < workers.most
     if folder.has(REFUSED):
         folder.delete(REFUSED)
-    result = TorchTrainer(
+    trainer = TorchTrainer(
         _train_on_rank,
         train_loop_config={
             "job": ray.put(job),
@@ -90,7 +92,12 @@ def fine_tune(
             failure_config=ray.train.FailureConfig(max_failures=FAILURES),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
-    ).fit()
+    )
+    attendance = Attendance(
+        "train", workers=RANKS, needs=workers.resources, patience=workers.patience
+    )
+    # In a thread Ray Train leaves Ctrl-C alone: its own handler would wait for the workers first.
+    result = attended(trainer.fit, attendance.look)
     if folder.has(REFUSED):
         raise InputError(folder.read(REFUSED).decode())
     assert result.checkpoint is not None, "every epoch reports a checkpoint"

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from mmray.distributed import stage
+from mmray.distributed import capacity
+from mmray.distributed.capacity import Capacity, attended
 from mmray.distributed.stage import Pool, run_units
 from mmray.errors import InputError
 from mmray.storage import Folder
@@ -46,14 +48,22 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def run(tmp_path: Path, name: str, *, units: int = 7, maximum: int = 2, **options: Any) -> Path:
+def run(
+    tmp_path: Path,
+    name: str,
+    *,
+    units: int = 7,
+    maximum: int | None = 2,
+    pool: Pool | None = None,
+    **options: Any,
+) -> Path:
     arguments = (str(tmp_path / f"{name}.calls"), *options.pop("arguments", ()))
     run_units(
         work(units),
         Squares,
         arguments,
         output=Folder(str(tmp_path / name)),
-        pool=Pool(maximum=maximum),
+        pool=pool or Pool(maximum=maximum),
         label=name,
         **options,
     )
@@ -202,19 +212,67 @@ class Noting:
 @pytest.mark.parametrize(("cpus", "free"), [(1, 0), (2, 1), (3, 2), (4, 2), (64, 62)])
 def test_actors_never_take_every_cpu(monkeypatch, cpus, free):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
-    assert stage.free_cpus() == free
+    assert Capacity().free_cpus == free
     if free:
-        assert Pool().bounds() == (1, free)
+        assert Pool().size() == free
     else:
         with pytest.raises(InputError, match="1 CPUs and 0 GPUs, a stage needs 2 CPUs"):
-            Pool().bounds()
+            Pool().size()
 
 
 def test_a_pool_leaves_two_cpus_to_tasks_and_says_when_there_are_too_few():
     total = int(ray.cluster_resources()["CPU"])
-    assert Pool().bounds() == (1, total - 2)
-    assert Pool(minimum=5, maximum=2).bounds() == (2, 2)
+    assert Pool().size() == total - 2
+    assert Pool(minimum=5, maximum=2).size() == 2
     with pytest.raises(InputError, match=rf"{total} CPUs and 0 GPUs, a stage needs .* CPUs"):
-        Pool(cpus=total).bounds()
+        Pool(cpus=total).size()
     with pytest.raises(InputError, match="1 GPUs: add machines"):
-        Pool(gpus=1).bounds()
+        Pool(gpus=1).size()
+
+
+def test_what_a_job_is_told_to_count_on_goes_before_what_is_there():
+    told = Capacity(given_cpus=100, given_gpus=8)
+    assert Pool(capacity=told).size() == 98
+    assert Pool(capacity=told, gpus=1).size() == 8
+    assert Pool(capacity=Capacity(given_cpus=3)).size() == 2
+
+
+def test_a_stage_works_with_the_actors_that_have_room(tmp_path):
+    """Of twenty that an autoscaler was to make room for."""
+    folder = run(tmp_path, "x", units=25, pool=Pool(capacity=Capacity(given_cpus=22)))
+    assert files(folder) == files(run(tmp_path, "plain", units=25))
+
+
+def test_a_stage_that_gets_no_machine_says_what_it_waits_for_and_gives_up(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(capacity, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(capacity, "SAY_AFTER", 0.3)
+    monkeypatch.setattr(capacity, "SAY_EVERY", 0.5)
+    pool = Pool(gpus=1.0, capacity=Capacity(given_gpus=4, patience=1.5))
+    with pytest.raises(InputError) as raised:
+        run(tmp_path, "x", pool=pool)
+    sentence = str(raised.value)
+    assert sentence.startswith("x: no worker could start for 1.5 s (--resource-timeout)")
+    assert re.search(r"one needs 1 CPU and 1 GPU, the cluster has \d+ CPU and 0 GPU", sentence)
+    said = [line for line in capsys.readouterr().err.splitlines() if "waiting for a worker" in line]
+    assert 1 <= len(said) <= 3
+    assert not (tmp_path / "x").exists()
+
+
+def test_work_that_is_attended_gives_its_result_or_what_was_raised(monkeypatch):
+    monkeypatch.setattr(capacity, "LOOK_EVERY", 0.01)
+    looks = []
+    assert attended(lambda: time.sleep(0.1) or 7, lambda: looks.append(1)) == 7
+    assert looks
+
+    def fails():
+        raise KeyError("x")
+
+    def stops():
+        raise InputError("enough")
+
+    with pytest.raises(KeyError, match="x"):
+        attended(fails, lambda: None)
+    with pytest.raises(InputError, match="enough"):
+        attended(lambda: time.sleep(5), stops)

@@ -1,0 +1,136 @@
+"""What a job counts on of its cluster, and what it does while machines are not there."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import TypeVar
+
+import ray
+from ray._private import state
+
+from mmray.errors import InputError
+from mmray.progress import announce
+
+T = TypeVar("T")
+
+LOOK_EVERY = 5.0  # seconds
+SAY_AFTER = 20.0  # seconds without a worker until it is said; starting one takes a few
+SAY_EVERY = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """CPUs and GPUs that a job counts on.
+
+    Attributes
+    ----------
+    given_cpus, given_gpus : what an autoscaler will bring; None: what the cluster has now
+    patience : seconds that a stage waits for machines while it has no worker
+    """
+
+    given_cpus: int | None = None
+    given_gpus: int | None = None
+    patience: float = 1800.0
+
+    @property
+    def cpus(self) -> int:
+        return _present("CPU") if self.given_cpus is None else self.given_cpus
+
+    @property
+    def gpus(self) -> int:
+        return _present("GPU") if self.given_gpus is None else self.given_gpus
+
+    @property
+    def free_cpus(self) -> int:
+        """CPUs that actors may take.
+
+        Ray Data waits for ever, in silence, when its tasks have none: two are left to them, or one
+        where there are fewer than four.
+        """
+        return self.cpus - (2 if self.cpus >= 4 else 1)
+
+
+def _present(resource: str) -> int:
+    """How much of a resource the machines have that are there now."""
+    return int(ray.cluster_resources().get(resource, 0))
+
+
+class Attendance:
+    """Whether a stage has a worker: says so where it has none, and ends a stage that stays so.
+
+    Ray waits for ever, in silence, for machines that no autoscaler brings, or that were lost and
+    not replaced.
+
+    Parameters
+    ----------
+    stage : what it is called in messages
+    workers : what the class names of its actors begin with
+    needs : of one of them, by resource
+    patience : seconds without any
+    """
+
+    def __init__(
+        self, stage: str, *, workers: str, needs: Mapping[str, float], patience: float
+    ) -> None:
+        self.stage, self.workers, self.needs, self.patience = stage, workers, needs, patience
+        self.alone_since = self.looked = time.monotonic()
+        self.said = self.alone_since + SAY_AFTER - SAY_EVERY
+
+    def look(self) -> None:
+        """Look for workers, if that was not done just now.
+
+        Raises
+        ------
+        InputError
+            There has been none for too long.
+        """
+        now = time.monotonic()
+        if now - self.looked < LOOK_EVERY:
+            return
+        self.looked = now
+        if self._present():
+            self.alone_since, self.said = now, now + SAY_AFTER - SAY_EVERY
+            return
+        if now - self.alone_since > self.patience:
+            raise InputError(
+                f"{self.stage}: no worker could start for {self.patience:g} s "
+                f"(--resource-timeout): {self._lack()}; add machines that have this, or look at "
+                "`ray status` for why none come; the same command goes on from here"
+            )
+        if now - self.said > SAY_EVERY:
+            self.said = now
+            announce(f"{self.stage}: waiting for a worker: {self._lack()}")
+
+    def _present(self) -> bool:
+        job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+        alive = state.actors(job_id=job, actor_state_name="ALIVE")
+        return any(actor["ActorClassName"].startswith(self.workers) for actor in alive.values())
+
+    def _lack(self) -> str:
+        free = ray.available_resources()
+        needs = " and ".join(f"{amount:g} {name}" for name, amount in self.needs.items() if amount)
+        has = " and ".join(f"{_present(name)} {name}" for name in self.needs)
+        left = " and ".join(f"{free.get(name, 0):g}" for name in self.needs)
+        return f"one needs {needs}, the cluster has {has}, {left} of them free"
+
+
+def attended(work: Callable[[], T], look: Callable[[], None]) -> T:
+    """`work()`, done in a thread; `look` is called now and then until it is done.
+
+    What either of them raises is raised here, and interrupts are heeded at once. Work that was not
+    done then is left: it ends with this process.
+    """
+    done: Future[T] = Future()
+
+    def do() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # of any kind: it is raised where the result is taken
+            done.set_exception(error)
+
+    threading.Thread(target=do, daemon=True, name="attended").start()
+    while not wait([done], timeout=LOOK_EVERY).done:
+        look()
+    return done.result()
