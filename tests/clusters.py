@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,6 +45,8 @@ def running_head(folder: Path, *, port: int, cpus: int, dashboard: bool = False)
         log=folder / "head",
         # Other Rays run beside it: Ray Train is not to look for its own actors there.
         RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{port + 1}",
+        # `python` of a job that is submitted is the one that runs the tests.
+        PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     )
     try:
         yield f"127.0.0.1:{port}"
@@ -52,6 +55,11 @@ def running_head(folder: Path, *, port: int, cpus: int, dashboard: bool = False)
         # What tells others on this machine that a head is here; one that ends kindly removes it.
         if (read_ray_address() or "").endswith(f":{port}"):
             reset_ray_address()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def wait_for(

@@ -1,0 +1,200 @@
+"""A cluster in small on this machine: a head that does no work, an autoscaler, and the main job.
+
+    python cluster/demo.py [flags of jobs/retrieval.py]
+
+The job is submitted to the head with `ray job submit`; two workers of three CPUs, which are
+processes of this machine, come when it needs them and go when they are idle. Ends with the status
+of the job, or 1 where the workers do not go.
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RAY = str(Path(sys.executable).with_name("ray"))
+WORKERS, CPUS = 2, 3
+IDLE_MINUTES = 0.5
+START_SECONDS, IDLE_SECONDS = 120, 180  # that are waited for the head, and for the workers to go
+
+
+def main(flags: Sequence[str]) -> int:
+    # Ray listens on all addresses of this machine: nobody else is to submit jobs. All that is
+    # started here inherits it; Ray reads it when it is imported, which functions below do.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # Not $TMPDIR, which is long on some systems: the paths of sockets must not be.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, running_head(Path(folder)) as dashboard:
+        say(f"a head without CPUs, its dashboard at {dashboard}")
+        wait_for_agent(dashboard)
+        watch = Watch(dashboard)
+        job = subprocess.run(
+            [
+                *(RAY, "job", "submit", "--address", dashboard, "--working-dir", str(ROOT), "--"),
+                *("python", "jobs/retrieval.py", "--num-cpus", str(WORKERS * CPUS), *flags),
+            ]
+        )
+        say(f"the job ended with status {job.returncode}; workers go when they have been idle")
+        gone = watch.none_left(IDLE_SECONDS)
+        say("workers from the beginning to the end: " + " -> ".join(map(str, watch.counts)))
+        return job.returncode or (0 if gone else 1)
+
+
+class Watch:
+    """Says how many workers there are, whenever that changes."""
+
+    def __init__(self, dashboard: str) -> None:
+        self.dashboard, self.counts = dashboard, [0]
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def none_left(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self.counts[-1] and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return not self.counts[-1]
+
+    def _look(self) -> None:
+        from ray.util.state import list_nodes
+        from ray.util.state.exception import RayStateApiException
+
+        while True:
+            time.sleep(0.5)
+            with suppress(RayStateApiException, OSError):  # the dashboard is busy, or has ended
+                nodes = list_nodes(
+                    address=self.dashboard,
+                    filters=[("state", "=", "ALIVE")],
+                    raise_on_missing_output=False,  # of nodes that have just gone
+                )
+                count = sum(not node.is_head_node for node in nodes)
+                if count != self.counts[-1]:
+                    say(f"workers: {self.counts[-1]} -> {count}")
+                    self.counts.append(count)
+
+
+@contextmanager
+def running_head(folder: Path) -> Iterator[str]:
+    """A head with the autoscaler, ended with all it started; gives the dashboard's address."""
+    port, dashboard_port = free_port(), free_port()
+    config, log = folder / "autoscaling.json", folder / "head.log"
+    config.write_text(json.dumps(autoscaling(f"127.0.0.1:{port}")))
+    with log.open("w") as output:
+        head = subprocess.Popen(
+            [
+                *(RAY, "start", "--block", "--head", "--num-cpus=0", "--num-gpus=0"),
+                *("--node-ip-address=127.0.0.1", f"--port={port}", "--disable-usage-stats"),
+                *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
+                f"--dashboard-agent-listen-port={free_port()}",
+                *("--object-store-memory=300000000", f"--autoscaling-config={config}"),
+                # Here it is not found, and joined, by what else is started on this machine.
+                f"--temp-dir={folder / 'ray'}",
+            ],
+            stdout=output,
+            stderr=output,
+            env=os.environ
+            | {
+                "RAY_FAKE_CLUSTER": "1",
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+                # `python` of a job is the one that runs this.
+                "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            },
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while "Ray runtime started" not in log.read_text():
+            if head.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"the head did not start:\n{log.read_text()}")
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{dashboard_port}"
+    finally:
+        for pid in [*descendants(head.pid), head.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        head.wait()
+
+
+def wait_for_agent(dashboard: str) -> None:
+    """A head takes jobs some seconds after it says that it runs; until then they are refused."""
+    from ray.job_submission import JobSubmissionClient
+
+    client, deadline = JobSubmissionClient(dashboard), time.monotonic() + START_SECONDS
+    while True:
+        try:
+            client.submit_job(entrypoint="true")
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+def autoscaling(address: str) -> dict[str, object]:
+    """What `ray start` is told of its machines; those of this provider are processes."""
+    maps = ("auth", "docker", "file_mounts")
+    lists = (
+        *("initialization_commands", "setup_commands", "head_setup_commands"),
+        *("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
+        *("cluster_synced_files", "rsync_exclude", "rsync_filter"),
+    )
+    head = "ray.head.default"  # the name that this provider gives it
+    return {
+        "cluster_name": "demo",
+        "max_workers": WORKERS,
+        "idle_timeout_minutes": IDLE_MINUTES,
+        "upscaling_speed": 100,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            "launch_multiple": True,
+            # All nodes have one address, and nothing is set up on them.
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "head_node_type": head,
+        "available_node_types": {
+            head: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "worker": {
+                "resources": {"CPU": CPUS, "object_store_memory": 200_000_000},
+                "node_config": {},
+                "min_workers": 0,
+                "max_workers": WORKERS,
+            },
+        },
+        "file_mounts_sync_continuously": False,
+        **{name: {} for name in maps},
+        **{name: [] for name in lists},
+    }
+
+
+def descendants(pid: int) -> list[int]:
+    """Pids of all processes below one."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True)
+    parents = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
+    found = [pid]
+    for above in found:
+        found += [child for child, parent in parents if parent == above]
+    return found[1:]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def say(line: str) -> None:
+    print(f"[cluster {time.strftime('%H:%M:%S')}] {line}", flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the head ends with it
+    sys.exit(main(sys.argv[1:]))

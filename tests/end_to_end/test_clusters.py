@@ -1,0 +1,155 @@
+"""The job as a user of a cluster meets it: submitted, stopped, scaled, with all it keeps remote."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import mlflow
+import pytest
+
+from tests.clusters import free_port, running_head, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+SMALL = shlex.split(
+    """
+    --demo.objects 4 --demo.photos 8 --demo.distractors 4 --demo.longest-side 96
+    --extraction.longest-side 96 --extraction.shard-size 8 --training.longest-side 96
+    --evaluation.longest-side 96 --mining.graph-k 6 --mining.component all
+    --mining.selection all --mining.anchors 24 --mining.anchor-block 4 --mining.positive-k 6
+    --mining.negative-k 12 --training.epochs 2 --training.anchors-per-epoch 8
+    """
+)
+
+pytestmark = pytest.mark.slow
+
+
+def start(log, *arguments, **env):
+    with log.open("w") as output:
+        return subprocess.Popen(
+            list(map(str, arguments)),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | env,
+            cwd=log.parent,
+        )
+
+
+def table(text):
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def the_run(uri):
+    """The one MLflow run there is, and what reads it."""
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The table of a run on this machine that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("expected")
+    job = start(folder / "log", sys.executable, ROOT / "jobs/retrieval.py", *SMALL)
+    assert job.wait(300) == 0, (folder / "log").read_text()
+    rows = table((folder / "log").read_text())
+    assert len(rows) == 2 + 8
+    return rows
+
+
+def test_workers_come_for_the_work_and_go_after_it(expected, tmp_path):
+    log, storage = tmp_path / "log", tmp_path / "runs"
+    demo = start(log, sys.executable, ROOT / "cluster/demo.py", "--storage", storage, *SMALL)
+    assert demo.wait(580) == 0, log.read_text()
+    text = log.read_text()
+    assert table(text) == expected
+    (line,) = re.findall(r"workers from the beginning to the end: (.*)", text)
+    counts = list(map(int, line.split(" -> ")))
+    assert (counts[0], max(counts), counts[-1]) == (0, 2, 0)
+
+
+def test_a_submitted_job_is_followed_stopped_and_goes_on(expected, tmp_path):
+    storage = tmp_path / "runs"
+    with running_head(tmp_path, port=26879, cpus=4, dashboard=True) as address:
+        dashboard = f"http://127.0.0.1:{int(address.rpartition(':')[2]) + 1}"
+
+        def submit(log, *flags):
+            ray = (BIN / "ray", "job", "submit", "--address", dashboard, "--working-dir", ROOT)
+            job = ("--submission-id", log.name, "--", "python", "jobs/retrieval.py")
+            return start(log, *ray, *job, "--storage", storage, *SMALL, *flags)
+
+        first = tmp_path / "first"
+        process = submit(first)
+        wait_for(lambda: "epoch 1/2" in first.read_text(), process, seconds=300)
+        subprocess.run([BIN / "ray", "job", "stop", "--address", dashboard, first.name], check=True)
+        process.wait(60)
+        assert "was stopped" in first.read_text()
+        client, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")
+        assert run.info.status == "KILLED"
+
+        second = tmp_path / "second"
+        assert submit(second).wait(400) == 0, second.read_text()
+        assert "extract: done before" in second.read_text()
+        assert "epoch 1/2: " not in second.read_text()  # that epoch was kept
+        assert table(second.read_text()) == expected
+        assert client.get_run(run.info.run_id).info.status == "FINISHED"
+
+        relative = tmp_path / "relative"
+        assert submit(relative, "--storage", "runs").wait(120) != 0
+        assert "will vanish; name an absolute folder or a URI" in relative.read_text()
+
+
+def test_with_storage_in_a_bucket_and_a_server_for_mlflow_a_killed_job_goes_on(
+    expected, s3, tmp_path
+):
+    port, art = free_port(), tmp_path / "artifacts"
+    server = start(
+        tmp_path / "mlflow.log",
+        *(BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", port),
+        *("--backend-store-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"),
+        *("--artifacts-destination", art),
+        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+    )
+    endpoint = s3.rpartition("=")[2]
+    client = boto3.client("s3", endpoint_url=f"http://{endpoint}", region_name="us-east-1")
+    client.create_bucket(Bucket="runs")
+    command = (
+        *(sys.executable, ROOT / "jobs/retrieval.py", "--storage", f"s3://runs/a{s3}"),
+        *("--tracking-uri", f"http://127.0.0.1:{port}", *SMALL),
+    )
+    remote = {"AWS_EC2_METADATA_DISABLED": "true"}
+    place = tmp_path / "place"
+    place.mkdir()
+    try:
+        wait_for(
+            lambda: "Uvicorn running" in (tmp_path / "mlflow.log").read_text(), server, seconds=120
+        )
+        job = start(place / "first", *command, **remote)
+        wait_for(lambda: "epoch 1/2" in (place / "first").read_text(), job, seconds=400)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        time.sleep(1)
+        again = start(place / "second", *command, **remote)
+        assert again.wait(500) == 0, (place / "second").read_text()
+        text = (place / "second").read_text()
+        assert table(text) == expected
+        assert "extract: done before" in text
+        assert "epoch 1/2: " not in text
+        tracked, run = the_run(f"http://127.0.0.1:{port}")
+        assert run.info.status == "FINISHED"
+        history = tracked.get_metric_history(run.info.run_id, "map")
+        assert [point.step for point in history] == [0, 1, 2]
+        models = {file.path for file in tracked.list_artifacts(run.info.run_id, "model")}
+        assert "model/model.safetensors" in models
+        # Nothing is kept on the machine itself.
+        assert {file.name for file in place.iterdir()} == {"first", "second"}
+    finally:
+        server.terminate()
+        server.wait()
