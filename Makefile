@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORAGE ?= mmray-runs
 ARGS ?=
 
-.PHONY: install retrieval test test-all check ui clean
+.PHONY: install retrieval test test-all check ui cluster-demo clean
 
 install: .venv/.installed
 
@@ -34,6 +34,10 @@ check: install
 ui: install
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 \
 	  --backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db
+
+# A head, an autoscaler and two workers on this machine: see cluster/demo.py.
+cluster-demo: install
+	$(BIN)/python cluster/demo.py --storage $(abspath $(STORAGE)) $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info

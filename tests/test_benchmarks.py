@@ -16,6 +16,7 @@ from mmray.evaluation.benchmarks import (
     read_oxford_ground_truth,
     read_pickle_ground_truth,
 )
+from mmray.evaluation.ground_truth import title
 from mmray.evaluation.plain_pickle import load_plain
 from mmray.evaluation.ranking import mean_average_precision
 
@@ -497,3 +498,16 @@ def test_reading_from_a_stream_of_pickles_takes_the_first() -> None:
     pickle.dump(truth(), stream)
     pickle.dump("more", stream)
     assert read(stream.getvalue()).images == ("d.jpg", "a.jpg", "b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("/data/gnd_paris6k.pkl", "paris6k"),
+        ("/data/gnd_instre.mat", "instre"),
+        ("/data/odd?name/gt?/", "gt?"),
+        ("s3://bucket/test/gt?scheme=http&endpoint_override=127.0.0.1:9000", "gt"),
+    ],
+)
+def test_a_set_is_called_after_its_file_without_the_options_of_a_bucket(source, name):
+    assert title(source) == name

@@ -50,6 +50,8 @@ def connect(capacity: Capacity | None = None) -> None:
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # they warn of units that are large or slow
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It says each time that its own bars are off.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def _start(capacity: Capacity) -> None:

@@ -44,7 +44,10 @@ class MissingImageError(InputError):
 
 def title(source: str) -> str:
     """paris6k for .../gnd_paris6k.pkl; the name of a folder."""
-    name = absolute(source).rstrip("/").rpartition("/")[2]
+    place = absolute(source)
+    if "://" in place:
+        place = place.partition("?")[0]  # what follows are options of its file system
+    name = place.rstrip("/").rpartition("/")[2]
     return re.sub(r"\.(pkl|mat)$", "", name.removeprefix("gnd_"))
 
 
