@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from mmray import __version__
 from mmray.arrays import Floats, Graph, Ids
 from mmray.manifold import ManifoldNeighbors
 from mmray.neighbors import Neighbors
@@ -26,7 +27,7 @@ from mmray.storage import Folder
 from mmray.whitening import Whitening
 
 SUCCESS = "_SUCCESS.json"
-PACKAGES = ("mmray", "ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
+PACKAGES = ("ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
 
 
 def fingerprint(*parts: Any) -> str:
@@ -61,7 +62,7 @@ class Stage:
             "fingerprint": self.fingerprint,
             "seconds": round(time.monotonic() - self.started, 3),
             "counts": dict(counts),
-            "versions": {package: version(package) for package in PACKAGES},
+            "versions": {"mmray": __version__} | {name: version(name) for name in PACKAGES},
         }
         write_json(self.folder, SUCCESS, record)
 

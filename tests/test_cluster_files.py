@@ -43,8 +43,12 @@ TOKEN, REQUIREMENTS = "~/.ray/auth_token", "~/mmray/requirements.txt"
 
 
 def load(name: str) -> Any:
-    document = yaml.safe_load((ROOT / "cluster" / name).read_text())
-    return json.loads(json.dumps(document))  # what anchors share becomes copies
+    return json.loads(as_json(name))  # what anchors share becomes copies
+
+
+@cache
+def as_json(name: str) -> str:
+    return json.dumps(yaml.safe_load((ROOT / "cluster" / name).read_text()))
 
 
 def requirements() -> dict[str, Requirement]:
@@ -60,13 +64,14 @@ def requirements() -> dict[str, Requirement]:
 
 def check(name: str, document: Any) -> None:
     """Raise where the file is not what its readers expect; no key is unknown to them."""
-    check_rayjob(document) if name == KUBERAY else check_launcher(document)
+    if name == KUBERAY:
+        check_rayjob(document)
+    else:
+        check_launcher(document)
 
 
 def check_launcher(config: dict[str, Any]) -> None:
-    """Ray's own checks, and the parts that they leave open."""
-    prepared = prepare_config(copy.deepcopy(config))
-    validate_config(prepared)
+    """The parts that Ray's own checks leave open, and those."""
     kind = config["provider"]["type"]
     assert config["provider"].keys() <= provider_keys(kind)
     for node_type in config.get("available_node_types", {}).values():
@@ -74,6 +79,7 @@ def check_launcher(config: dict[str, Any]) -> None:
         {"aws": check_aws, "gcp": check_gcp}[kind](node_type["node_config"])
     # Paths that others read: Ray looks for the token there, and the set-up for the packages.
     assert config["file_mounts"].keys() == {TOKEN, REQUIREMENTS}
+    validate_config(prepare_config(copy.deepcopy(config)))
 
 
 @cache
@@ -211,6 +217,18 @@ def test_gpus_have_an_image_with_cuda():
         assert container["image"].endswith("-gpu" if gpus else "-cpu")
 
 
+def test_machines_on_demand_are_like_those_of_spot():
+    alike = {}
+    for name in ("aws.yaml", "gcp.yaml"):
+        kinds = load(name)["available_node_types"]
+        alike |= {(name, kind): kinds[kind]["resources"] for kind in kinds}
+    for group in load(KUBERAY)["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        alike[KUBERAY, group["groupName"]] = group["template"]["spec"]["containers"]
+    for name, kind in alike:
+        if kind.endswith("-spot"):
+            assert alike[name, kind] == alike[name, kind.replace("-spot", "-on-demand")]
+
+
 def test_packages_are_those_of_requirements():
     for name in LAUNCHER:
         config = load(name)
@@ -264,6 +282,12 @@ def test_the_job_can_be_parsed_and_counts_on_what_its_groups_bring():
             brought[resource] += group["maxReplicas"] * int(limits.get(resource, 0))
     assert config.num_cpus <= brought["cpu"]
     assert config.num_gpus <= brought["nvidia.com/gpu"]
+
+
+def test_the_job_of_the_readme_can_be_parsed():
+    text = (ROOT / "cluster" / "README.md").read_text()
+    (command,) = re.findall(r"python jobs/retrieval\.py (.*?)\n +ray job stop", text, re.S)
+    validate(parse(PRESETS, shlex.split(command.replace("\\\n", " ")), ""))
 
 
 # -- what the comments say of Ray's autoscaler ----------------------------------------------------
@@ -330,15 +354,15 @@ def test_a_refusal_changes_nothing(name):
 
 
 def sums() -> list[tuple[str, str, str]]:
-    """Lines `expression = value unit` of cluster/README.md, and the section that each cites."""
+    """Each `expression = value` of cluster/README.md, and the rest of its line: what it cites."""
     text = (ROOT / "cluster" / "README.md").read_text()
-    return re.findall(r"^\| .+ \| `([^`]+) = ([\d,.]+)` \|.*?\| (.*) \|$", text, re.M)
+    return re.findall(r"`([^`=]+) = ([\d,.]+)`(.*)", text)
 
 
 @pytest.mark.parametrize(("expression", "value", "source"), sums())
 def test_the_sums_of_the_readme_hold(expression, value, source):
     assert re.fullmatch(r"[\d., */+()^-]+", expression)
-    exact = eval(expression.replace(",", "").replace("^", "**"))
+    exact = eval(expression.replace(",", "").replace("^", "**"))  # of digits and signs alone
     digits = len(value.partition(".")[2])
     assert math.isclose(round(exact, digits), float(value.replace(",", "")))
     for section, rate in re.findall(r"\"([^\"]+)\": ([\d.,]+)", source):

@@ -6,14 +6,14 @@ import os
 import signal
 import socket
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 import ray.data
 from ray._private.utils import read_ray_address
 
 from mmray.arrays import Device
-from mmray.distributed.capacity import Capacity
+from mmray.distributed.capacity import Attendance, Capacity, attended
 from mmray.distributed.stage import Pool
 from mmray.errors import InputError
 
@@ -159,18 +159,37 @@ def training_workers(workers: int | None, *, fewest: int, capacity: Capacity) ->
             f"--training.workers {count}: the cluster has {capacity.cpus} CPUs, of which {cpus} "
             f"are free for workers, and {gpus} GPUs; ask for fewer workers or add machines"
         )
-    resources = {"GPU": 1.0, "CPU": 1.0} if gpus else {"CPU": float(cpus // count)}
-    if not gpus and (largest := _largest_machine()):
-        resources["CPU"] = min(resources["CPU"], largest)
+    resources = {"GPU": 1.0, "CPU": 1.0}
+    if not gpus:
+        resources = {"CPU": float(min(cpus // count, _largest_machine(capacity)))}
     return TrainingWorkers(
         fewest=min(fewest, count), most=count, resources=resources, patience=capacity.patience
     )
 
 
-def _largest_machine() -> float:
-    """CPUs of the machine that has most of them, of those that are there; 0: none has any."""
-    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return max((float(int(resources.get("CPU", 0))) for resources in nodes), default=0.0)
+def _largest_machine(capacity: Capacity) -> int:
+    """CPUs of the machine that has most of them, of those that are there."""
+
+    def largest() -> int:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return max(int(resources.get("CPU", 0)) for resources in machines)
+
+    if not largest():  # all were idle, and went: how large they are shows when one is back
+        needs = {"CPU": 1.0}
+        scout: Any = ray.remote(_Scout).options(num_cpus=1).remote()
+        attendance = Attendance(
+            "train", workers=_Scout.__name__, needs=needs, patience=capacity.patience
+        )
+        attended(lambda: ray.get(scout.here.remote()), attendance.look)
+        ray.kill(scout)
+    return largest()
+
+
+class _Scout:
+    """An actor that makes an autoscaler start a machine."""
+
+    def here(self) -> None:
+        """Returns when it is there."""
 
 
 def mining_device(asked: Literal["auto", "cpu", "cuda"], capacity: Capacity) -> Device:

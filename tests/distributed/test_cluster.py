@@ -82,10 +82,21 @@ def test_a_cluster_that_starts_from_zero_is_planned_for_by_what_it_will_have():
     assert wide.resources == {"CPU": min(31, largest)}
 
 
-def test_before_there_is_a_machine_a_training_worker_has_its_share(monkeypatch):
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"memory": 1.0}}])
-    told = Capacity(given_cpus=64, given_gpus=0)
-    assert cluster.training_workers(2, fewest=1, capacity=told).resources == {"CPU": 31}
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_size_of_a_machine_that_is_not_there_yet_is_waited_for(monkeypatch):
+    """The first answer is that of a head alone."""
+    nodes, asked = ray.nodes(), []
+
+    def answers():
+        asked.append(1)
+        head = {"Alive": True, "Resources": {"memory": 1.0}}
+        return [head] if len(asked) == 1 else [head, *nodes]
+
+    monkeypatch.setattr(ray, "nodes", answers)
+    largest = int(ray.cluster_resources()["CPU"])
+    workers = cluster.training_workers(2, fewest=1, capacity=Capacity(given_cpus=64))
+    assert workers.resources == {"CPU": min(31, largest)}
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
