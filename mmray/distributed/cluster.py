@@ -50,8 +50,9 @@ def connect(capacity: Capacity | None = None) -> None:
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # they warn of units that are large or slow
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # It says each time that its own bars are off.
+    # One says each time that its own bars are off, the other shows what is raised as well.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
 
 
 def _start(capacity: Capacity) -> None:

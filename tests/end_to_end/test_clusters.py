@@ -153,3 +153,30 @@ def test_with_storage_in_a_bucket_and_a_server_for_mlflow_a_killed_job_goes_on(
     finally:
         server.terminate()
         server.wait()
+
+
+def test_machines_that_never_come_end_the_job_with_a_sentence(tmp_path):
+    """On a cluster without GPUs, told that some will come."""
+    flags = ("--storage", tmp_path / "runs", *SMALL, "--mining.device", "cpu")
+    hopeful = ("--num-cpus", 8, "--num-gpus", 2, "--resource-timeout")
+    with running_head(tmp_path, port=26979, cpus=4, dashboard=True) as address:
+
+        def job(name, *more):
+            log = tmp_path / name
+            process = start(
+                log, sys.executable, ROOT / "jobs/retrieval.py", *flags, *more, RAY_ADDRESS=address
+            )
+            return process.wait(300), log.read_text()
+
+        status, text = job("extract", "--stages", "extract", *hopeful, 4)
+        assert status == 2, text
+        assert "error: extract: no worker could start for 4 s (--resource-timeout): " in text
+        assert "one needs 1 CPU and 1 GPU, the cluster has 4 CPU and 0 GPU" in text
+        assert "Traceback" not in text
+
+        status, text = job("mine", "--stages", "extract,graph,mine")
+        assert status == 0, text
+        status, text = job("train", "--stages", "train", *hopeful, 30)
+        assert status == 2, text
+        assert "error: train: no worker could start for 30 s (--resource-timeout): " in text
+        assert "Traceback" not in text
