@@ -99,6 +99,7 @@ def test_extraction_is_compared_on_photos_of_mixed_shapes(tmp_path, on_cluster):
     assert all(float(row[3]) > 0 for row in cells)
 
 
+@pytest.mark.slow
 def test_all_ways_of_training_take_the_same_steps(tmp_path, on_cluster):
     synthetic.save_noise(tmp_path, 8, [(48, 64), (64, 48), (64, 64)])
     flags = ("--threads", "2", "--steps", "2", "--loss", "triplet")

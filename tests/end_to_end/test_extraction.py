@@ -57,6 +57,7 @@ def finished(arguments, environment):
     return done.stderr
 
 
+@pytest.mark.slow
 def test_killed_five_times_each_image_is_described_exactly_once(photos, on_cluster, tmp_path):
     """SIGKILL of the driver after a random number of shards; as if by one image at a time."""
     storage, log = tmp_path / "runs", tmp_path / "log"

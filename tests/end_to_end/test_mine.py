@@ -142,6 +142,7 @@ def test_killed_with_sigkill_and_started_again_it_ends_with_the_same_bytes(
     assert digests(storage) == digests(whole[0])
 
 
+@pytest.mark.slow
 def test_an_actor_that_is_killed_and_a_node_that_vanishes_change_nothing(
     whole, features, cluster, tmp_path
 ):

@@ -20,6 +20,10 @@ from mmray.storage import Folder
 from mmray.whitening import Whitening
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "jobs"))
+
+import retrieval  # noqa: E402
+
 # The demonstration made small: 8 objects, 36 photos in each part, the same path through all stages.
 SMALL = shlex.split(
     """
@@ -203,9 +207,9 @@ def photos(tmp_path):
     return folder
 
 
-def failing(*arguments):
+def failing(*arguments, env):
     """Output of a run that must end with status 2, one sentence and no traceback."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True)
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, env=env)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -213,20 +217,32 @@ def failing(*arguments):
     return sentences[0]
 
 
-def test_input_that_cannot_be_used_ends_with_status_2_and_a_sentence(photos, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--images", "nowhere"), "nowhere: no such file or folder"),
+        (("--images", "empty"), "empty: no images in this folder"),
+        (("--images", "photos", "--storage", "file/x"), "cannot write there"),
+        (("--images", "photos", "--mining.alpha", "1"), "from 0 to 0.999999"),
+        (("--images", "photos", "--weights", "none.pth"), "none.pth: no such file"),
+        (("--images", "photos", "--stages", "train"), "add it to --stages"),
+    ],
+)
+@pytest.mark.usefixtures("ray_cluster", "photos")
+def test_input_that_cannot_be_used_ends_with_status_2_and_a_sentence(
+    arguments, words, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    small = ("--mining.graph-k", 4, "--mining.positive-k", 4)
-    storage = ("--storage", tmp_path / "runs")
-    for arguments, words in (
-        (("--images", tmp_path / "nowhere", *storage), "nowhere: no such file or folder"),
-        (("--images", tmp_path / "empty", *storage), "empty: no images in this folder"),
-        (("--images", photos, *small, "--storage", tmp_path / "file" / "x"), "cannot write there"),
-        (("--images", photos, *small, *storage, "--mining.alpha", 1), "from 0 to 0.999999"),
-        (("--images", photos, *small, *storage, "--weights", "none.pth"), "none.pth: no such file"),
-        (("--images", photos, *small, *storage, "--stages", "train"), "add it to --stages"),
-    ):
-        assert words in failing(*arguments)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the job would take SIGTERM for itself
+    small = ("--mining.graph-k", "4", "--mining.positive-k", "4", "--storage", "runs")
+    monkeypatch.setattr(sys, "argv", ["retrieval.py", *small, *arguments])
+    assert retrieval.main() == 2
+    (sentence,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")
+    ]
+    assert words in sentence
 
 
 def test_an_unknown_network_is_refused_by_the_command_line():
@@ -249,13 +265,13 @@ def test_weights_that_cannot_be_downloaded_name_the_flag(photos, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_unreadable_images_are_quarantined_or_refused_together(photos, tmp_path):
+def test_unreadable_images_are_quarantined_or_refused_together(photos, tmp_path, on_cluster):
     (photos / "3.png").write_bytes(b"not an image")
     arguments = (
         *("--images", photos, "--storage", tmp_path / "runs", "--stages", "extract"),
         *("--mining.graph-k", 4, "--mining.positive-k", 4, "--extraction.longest-side", 64),
     )
-    subprocess.run(command(*arguments), check=True, capture_output=True)
+    subprocess.run(command(*arguments), check=True, capture_output=True, env=on_cluster)
     (stage,) = (tmp_path / "runs").glob("extract-*")
     folder = Folder(str(stage))
     assert len(folder.read_table("images.parquet")) == 11
@@ -264,6 +280,6 @@ def test_unreadable_images_are_quarantined_or_refused_together(photos, tmp_path)
     assert "not an image" in bad["error"]
     for file in photos.iterdir():
         file.write_bytes(b"")
-    sentence = failing(*arguments, "--relist")
+    sentence = failing(*arguments, "--relist", env=on_cluster)
     assert "12 of 12 images could not be read" in sentence
     assert "empty file" in sentence
