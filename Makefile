@@ -37,7 +37,7 @@ ui: install
 
 # A head, an autoscaler and two workers on this machine: see cluster/demo.py.
 cluster-demo: install
-	$(BIN)/python cluster/demo.py --storage $(abspath $(STORAGE)) $(ARGS)
+	$(BIN)/python cluster/demo.py --storage $(abspath $(STORAGE))/cluster-demo $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info

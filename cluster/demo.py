@@ -45,6 +45,8 @@ def main(flags: Sequence[str]) -> int:
         )
         say(f"the job ended with status {job.returncode}; workers go when they have been idle")
         gone = watch.none_left(IDLE_SECONDS)
+        if not job.returncode and watch.counts == [0]:
+            say("all of it had been done before: another --storage shows it again")
         say("workers from the beginning to the end: " + " -> ".join(map(str, watch.counts)))
         return job.returncode or (0 if gone else 1)
 
