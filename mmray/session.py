@@ -50,7 +50,11 @@ class Session(Generic[Settings]):
         self.pool = Pool(
             minimum=config.min_workers,
             maximum=config.max_workers,
-            capacity=_capacity(config),
+            capacity=Capacity(
+                given_cpus=config.num_cpus,
+                given_gpus=config.num_gpus,
+                patience=config.resource_timeout,
+            ),
         )
 
     def reporting(self, label: str) -> Callable[[Mapping[str, float]], None]:
@@ -106,14 +110,6 @@ class Session(Generic[Settings]):
         return stage
 
 
-def _capacity(config: RunConfig) -> Capacity:
-    return Capacity(
-        given_cpus=config.num_cpus,
-        given_gpus=config.num_gpus,
-        patience=config.resource_timeout,
-    )
-
-
 def usable_storage(config: RunConfig) -> Folder:
     """The storage folder of settings that are possible.
 
@@ -157,8 +153,9 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
 
     with on_termination(end_as_killed):
         try:
-            cluster.connect(_capacity(config))
-            yield Session(config, storage, tracked, chosen)
+            session = Session(config, storage, tracked, chosen)
+            cluster.connect(session.pool.capacity)
+            yield session
             status = "FINISHED"
         except KeyboardInterrupt:
             status = KILLED

@@ -23,16 +23,20 @@ def storage(tmp_path_factory):
     return Folder(str(tmp_path_factory.mktemp("store")))
 
 
-@pytest.fixture
-def run(storage, request):
+def opened(storage, identity):
     return open_run(
         storage,
         uri=default_uri(storage),
         experiment="tests",
         name="vgg16",
-        identity=request.node.name,
+        identity=identity,
         settings={"network": "vgg16"},
     )
+
+
+@pytest.fixture
+def run(storage, request):
+    return opened(storage, request.node.name)
 
 
 def logged(run):
@@ -93,30 +97,19 @@ def test_an_epoch_goes_in_whole_or_not_at_all(run):
     assert logged(run) == once(HISTORY)
 
 
-def again(run, storage, request):
-    return open_run(
-        storage,
-        uri=run.uri,
-        experiment="tests",
-        name="vgg16",
-        identity=request.node.name,
-        settings={"network": "vgg16"},
-    )
-
-
 def test_a_run_goes_on_under_its_identity_and_one_that_was_deleted_does_not(run, storage, request):
     run.end("KILLED")
     client = mlflow.MlflowClient(run.uri)
-    assert again(run, storage, request) == run
+    assert opened(storage, request.node.name) == run
     assert client.get_run(run.run_id).info.status == "RUNNING"
     client.delete_run(run.run_id)
-    other = again(run, storage, request)
+    other = opened(storage, request.node.name)
     assert other.run_id != run.run_id
-    assert again(run, storage, request) == other
+    assert opened(storage, request.node.name) == other
 
 
 def test_a_server_that_lost_its_database_gets_a_new_run(run, storage, request):
     known = storage / "runs"
     write_json(known, f"{request.node.name}.json", {"uri": run.uri, "run_id": "0" * 32})
-    other = again(run, storage, request)
+    other = opened(storage, request.node.name)
     assert other.run_id not in (run.run_id, "0" * 32)

@@ -10,6 +10,7 @@ from typing import TypeVar
 import ray
 from ray._private import state
 
+from mmray.config import RunConfig
 from mmray.errors import InputError
 from mmray.progress import announce
 
@@ -32,7 +33,7 @@ class Capacity:
 
     given_cpus: int | None = None
     given_gpus: int | None = None
-    patience: float = 1800.0
+    patience: float = RunConfig.resource_timeout
 
     @property
     def cpus(self) -> int:
@@ -90,7 +91,7 @@ class Attendance:
         if now - self.looked < LOOK_EVERY:
             return
         self.looked = now
-        if self._present():
+        if self._has_worker():
             self.alone_since, self.said = now, now + SAY_AFTER - SAY_EVERY
             return
         if now - self.alone_since > self.patience:
@@ -103,7 +104,7 @@ class Attendance:
             self.said = now
             announce(f"{self.stage}: waiting for a worker: {self._lack()}")
 
-    def _present(self) -> bool:
+    def _has_worker(self) -> bool:
         job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
         alive = state.actors(job_id=job, actor_state_name="ALIVE")
         return any(actor["ActorClassName"].startswith(self.workers) for actor in alive.values())

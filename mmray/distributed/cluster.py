@@ -13,6 +13,7 @@ import ray.data
 from ray._private.utils import read_ray_address
 
 from mmray.arrays import Device
+from mmray.config import RunConfig
 from mmray.distributed.capacity import Attendance, Capacity, attended
 from mmray.distributed.stage import Pool
 from mmray.errors import InputError
@@ -136,7 +137,7 @@ class TrainingWorkers:
     fewest: int
     most: int
     resources: dict[str, float]
-    patience: float = 1800.0
+    patience: float = RunConfig.resource_timeout
 
 
 def training_workers(workers: int | None, *, fewest: int, capacity: Capacity) -> TrainingWorkers:

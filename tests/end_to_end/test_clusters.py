@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -10,22 +9,13 @@ import time
 from pathlib import Path
 
 import boto3
-import mlflow
 import pytest
 
 from tests.clusters import free_port, running_head, wait_for
+from tests.small_job import SMALL, table, the_run
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-SMALL = shlex.split(
-    """
-    --demo.objects 4 --demo.photos 8 --demo.distractors 4 --demo.longest-side 96
-    --extraction.longest-side 96 --extraction.shard-size 8 --training.longest-side 96
-    --evaluation.longest-side 96 --mining.graph-k 6 --mining.component all
-    --mining.selection all --mining.anchors 24 --mining.anchor-block 4 --mining.positive-k 6
-    --mining.negative-k 12 --training.epochs 2 --training.anchors-per-epoch 8
-    """
-)
 
 pytestmark = pytest.mark.slow
 
@@ -39,18 +29,6 @@ def start(log, *arguments, **env):
             env=os.environ | env,
             cwd=log.parent,
         )
-
-
-def table(text):
-    return [line for line in text.splitlines() if line.startswith("|")]
-
-
-def the_run(uri):
-    """The one MLflow run there is, and what reads it."""
-    client = mlflow.MlflowClient(uri)
-    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
-    (run,) = client.search_runs([experiment.experiment_id])
-    return client, run
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from mmray.models import build
 from mmray.storage import Folder
 from mmray.whitening import Whitening
 from tests import synthetic
+from tests.small_job import the_run
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
@@ -117,8 +117,7 @@ def test_every_option_of_the_extraction_in_one_run(photos, on_cluster, tmp_path)
     storage = tmp_path / "runs"
     told = finished(command("--images", listed, "--storage", storage, *options), on_cluster)
     assert "cosines of bfloat16 descriptors to those in float32" in told
-    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    (run,) = client.search_runs([client.get_experiment_by_name("mmray").experiment_id])
+    _, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")
     metrics = run.data.metrics
     assert metrics["extract/done"] == 39
     assert metrics["extract/bytes"] > 39 * 1000

@@ -4,36 +4,24 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pytest
 from PIL import Image
 
 from mmray.storage import Folder
 from mmray.whitening import Whitening
+from tests.small_job import SMALL, table, the_run
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "jobs"))
 
 import retrieval  # noqa: E402
-
-# The demonstration made small: 8 objects, 36 photos in each part, the same path through all stages.
-SMALL = shlex.split(
-    """
-    --demo.objects 4 --demo.photos 8 --demo.distractors 4 --demo.longest-side 96
-    --extraction.longest-side 96 --extraction.shard-size 8 --training.longest-side 96
-    --evaluation.longest-side 96 --mining.graph-k 6 --mining.component all
-    --mining.selection all --mining.anchors 24 --mining.anchor-block 4 --mining.positive-k 6
-    --mining.negative-k 12 --training.epochs 2 --training.anchors-per-epoch 8
-    """
-)
 
 
 def command(*arguments):
@@ -45,10 +33,6 @@ def start(log, *arguments, env=None):
         return subprocess.Popen(
             command(*arguments), stdout=output, stderr=subprocess.STDOUT, cwd=log.parent, env=env
         )
-
-
-def table(text):
-    return [line for line in text.splitlines() if line.startswith("|")]
 
 
 def digests(storage, pattern):
@@ -107,9 +91,7 @@ def test_every_stage_leaves_what_the_design_says(whole):
 
 def test_mlflow_has_settings_counts_curves_table_and_model(whole):
     storage, done = whole
-    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
-    (run,) = client.search_runs([experiment.experiment_id])
+    client, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")
     assert run.info.status == "FINISHED"
     assert run.data.params["mining.alpha"] == "0.99"
     assert run.data.metrics["mine/anchors"] == 24
@@ -137,9 +119,7 @@ def test_the_same_command_again_runs_nothing_and_prints_the_same_table(whole):
     assert table(again.stdout) == table(done.stdout)
     assert "epoch 1:" not in again.stderr
     assert digests(storage, "*-*/**/*.*") == before
-    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
-    assert len(client.search_runs([experiment.experiment_id])) == 1  # the same run goes on
+    assert the_run(f"sqlite:///{storage / 'mlflow.db'}")  # one alone: the same run goes on
 
 
 def test_killed_in_every_stage_it_ends_with_the_same_pools_and_table(whole, on_cluster, tmp_path):
@@ -180,9 +160,7 @@ def test_ctrl_c_ends_with_130_and_the_run_as_killed(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 130
     assert log.read_text().rstrip().endswith("interrupted: the same command goes on from here")
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
-    (run,) = client.search_runs([experiment.experiment_id])
+    _, run = the_run(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     assert run.info.status == "KILLED"
 
 

@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests import sfm
+from tests.small_job import the_run
 
 ROOT = Path(__file__).resolve().parents[2]
 LABEL = "supervised (uses labels)"
@@ -56,9 +56,7 @@ def test_it_trains_whitens_and_marks_what_used_labels(given, on_cluster):
     assert [row.split("|")[3].strip() for row in rows[2:]] == ["none", "PCA", "none", "LDA"]
     stages = {path.name.rpartition("-")[0] for path in (given / "runs").glob("*-*")}
     assert stages == {"tuples", "cache", "train", "extract", "whiten", "evaluate"}
-    client = mlflow.MlflowClient(f"sqlite:///{given / 'runs' / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
-    (logged,) = client.search_runs([experiment.experiment_id])
+    _, logged = the_run(f"sqlite:///{given / 'runs' / 'mlflow.db'}")
     assert logged.data.params["recipe"] == "supervised"
     assert logged.data.params["tuples"] == "retrieval-SfM-tiny.pkl"
     assert logged.data.metrics["tuples/pairs"] == 36

@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-import mlflow
 import pytest
 import torch
 
 from mmray import models
 from mmray.storage import Folder
 from tests.clusters import processes, running_head, start_node, stop, vanish, wait_for
+from tests.small_job import the_run
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = shlex.split(
@@ -120,9 +120,7 @@ def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes
         torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=0)
     before = initial.state_dict()
     assert max(float((state[name] - before[name]).abs().max()) for name in state) > 1e-4
-    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
-    (run,) = client.search_runs([experiment.experiment_id])
+    client, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")
     for name in ("health", "map"):
         history = client.get_metric_history(run.info.run_id, name)
         assert [point.step for point in history] == [0, 1, 2, 3, 4]
