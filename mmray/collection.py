@@ -5,6 +5,7 @@ n images. An image is a file of its own, or a part of a tar or Parquet file.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, overload
@@ -143,7 +144,7 @@ def read_exclusions(file: str) -> set[str]:
     return {line.strip() for line in lines if line.strip()}
 
 
-def without(images: Collection, names: set[str]) -> Collection:
+def without(images: Collection, names: AbstractSet[str]) -> Collection:
     """The images of none of the names: each a path below the folder, a file name, or its stem."""
     kept = []
     for place, name in enumerate(images.table["name"].to_pylist()):

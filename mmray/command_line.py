@@ -7,7 +7,14 @@ from typing import Any, TypeVar
 
 import tyro
 
-from mmray.config import RECIPES, Config, RunConfig, preset
+from mmray.config import (
+    FINEGRAINED_RECIPES,
+    RECIPES,
+    Config,
+    FinegrainedConfig,
+    RunConfig,
+    with_defaults,
+)
 from mmray.errors import InputError
 
 Settings = TypeVar("Settings", bound=RunConfig)
@@ -19,20 +26,22 @@ def parse(presets: Mapping[Any, Settings], arguments: list[str], description: st
     Without a preset they are those of the first. --tuples has a recipe of its own.
     Ends the process with status 2 where the arguments cannot be parsed.
     """
-    name = _given("--preset", arguments)
+    name = given("--preset", arguments)
     default: Any = presets[name if name in presets else next(iter(presets))]
-    recipe = _given("--recipe", arguments)
-    if recipe is None and _given("--tuples", arguments) not in (None, "None"):
+    recipe = given("--recipe", arguments)
+    if recipe is None and given("--tuples", arguments) not in (None, "None"):
         recipe = "supervised"
-    if isinstance(default, Config) and recipe in RECIPES:
-        default = preset(default.preset, recipe)
+    known: Any = FINEGRAINED_RECIPES if isinstance(default, FinegrainedConfig) else RECIPES
+    if isinstance(default, Config | FinegrainedConfig) and recipe in known:
+        kind: Any = type(default)
+        default = with_defaults(kind(preset=default.preset, recipe=recipe))
     settings: Settings = tyro.cli(
         type(default), args=arguments, default=default, description=description
     )
     return settings
 
 
-def _given(flag: str, arguments: list[str]) -> Any:
+def given(flag: str, arguments: list[str]) -> Any:
     """The last value of a flag; tyro refuses one that does not exist."""
     found = None
     for position, argument in enumerate(arguments):

@@ -6,12 +6,13 @@ Values are the paper's (Iscen et al., CVPR 2018, section in brackets) unless sai
 import dataclasses
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from mmray.errors import InputError
 
 Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_lite0"]
-Pooling = Literal["mac", "rmac", "gem"]
+Pooling = Literal["mac", "rmac", "gem", "avg"]
+Descriptor = Literal["mac", "rmac", "gem", "avg", "embedding"]
 Selection = Literal["walk", "filled", "all", "random"]
 Loss = Literal["contrastive", "triplet"]
 Precision = Literal["float32", "bfloat16"]
@@ -35,10 +36,20 @@ BenchmarkName = Literal[
     "rparis6k",
 ]
 Preset = Literal["demo", "retrieval"]
+FinegrainedPreset = Literal["demo", "finegrained"]
 Recipe = Literal["steady", "paper", "supervised"]
+FinegrainedRecipe = Literal["steady", "paper"]
 MinePreset = Literal["retrieval", "finegrained"]
+HeadStart = Literal["pca", "random"]
+Application = Literal["finegrained", "retrieval"]
+Study = Literal["method", "features"]
+Oracle = Literal["positives", "negatives", "both"]
+Rival = Literal[
+    "triplet-semihard", "lifted-structure", "proxy-nca", "soft-triple", "distance-weighted"
+]
 
 STAGES = ("extract", "graph", "mine", "train", "whiten", "evaluate")
+FINEGRAINED_STAGES = ("extract", "graph", "mine", "train", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,8 +246,8 @@ class MeasuringConfig:
     """Longest side of test images, pixels; a query's box is cut before."""
     scales: tuple[float, ...] = (1.0,)
     """Each image is described at these multiples of its size, and the descriptors are summed."""
-    poolings: tuple[Pooling, ...] = ("rmac", "mac")
-    """Descriptors that are measured."""
+    poolings: tuple[Descriptor, ...] = ("rmac", "mac")
+    """Descriptors that are measured; embedding: what the network learned, a head included."""
     crop: bool = True
     """Search with the box of a query, where it has one; else with the whole image."""
     precision: Precision = "float32"
@@ -247,6 +258,8 @@ class MeasuringConfig:
     """Dimensions that whitened descriptors are reduced to; None: all."""
     search: tuple[QuerySearch, ...] = ("plain",)
     """Also by expanded queries, averaged or weighted by similarity, or by diffusion."""
+    clusterings: int = 5
+    """Where images are in classes: runs of k-means, of as many seeds, that NMI is the mean of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,21 +307,13 @@ class MiningRunConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(MiningRunConfig):
-    """Learn image embeddings without labels: mine on manifolds, fine-tune, whiten, measure."""
+class LearningConfig(MiningRunConfig):
+    """What every job that learns from images has."""
 
-    preset: Preset = "demo"
-    """Where the defaults come from: rendered photos on one machine, or the paper's retrieval."""
-    recipe: Recipe = "steady"
-    """How to train by default: steadily on any collection, with the paper's own values, or (only
-    with --tuples, which takes it by itself) as its supervised peer."""
     rounds: int = 1
     """Each further round mines anew, with the network of the one before (Sec. 3.4)."""
     images: tuple[str, ...] = ()
     """Folders, tar shards, Parquet files or lists of images; none: a rendered demonstration set."""
-    tuples: str | None = None
-    """File of retrieval-SfM tuples to train from instead of mining: a supervised baseline, which
-    uses labels. --images names the folder `ims` of its images."""
     image_column: str | None = None
     """Column of Parquet files that holds the images; by default found."""
     exclude: str | None = None
@@ -322,17 +327,106 @@ class Config(MiningRunConfig):
     network: Network = "vgg16"
     weights: str | None = None
     """File with the initial weights (.pth or .safetensors); by default the published ones."""
+    oracle: Oracle | None = None
+    """Uses labels: false positives, or false negatives, are taken out of the mined pools, by the
+    labels that otherwise measure their purity. How much purer pools would help."""
     stages: str = ",".join(STAGES)
     """Stages to run, by commas; the others must have been done before."""
     demo: DemoConfig = field(default_factory=DemoConfig)
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    whitening: WhiteningConfig = field(default_factory=WhiteningConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     @property
     def title(self) -> str:
         return self.network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(LearningConfig):
+    """Learn image embeddings without labels: mine on manifolds, fine-tune, whiten, measure."""
+
+    preset: Preset = "demo"
+    """Where the defaults come from: rendered photos on one machine, or the paper's retrieval."""
+    recipe: Recipe = "steady"
+    """How to train by default: steadily on any collection, with the paper's own values, or (only
+    with --tuples, which takes it by itself) as its supervised peer."""
+    tuples: str | None = None
+    """File of retrieval-SfM tuples to train from instead of mining: a supervised baseline, which
+    uses labels. --images names the folder `ims` of its images."""
+    whitening: WhiteningConfig = field(default_factory=WhiteningConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassesConfig:
+    """The classes that Recall@k and NMI are measured on; nothing is learned from them."""
+
+    images: str | None = None
+    """Folder of images in classes: a folder of each, or CUB-200-2011's own layout; by default the
+    second half of the classes of --images, which then trains on the first half alone."""
+    split: bool = True
+    """Whether --images is split so where no test images are given; else nothing is measured."""
+    labels: str | None = None
+    """CSV of these images' name,label, where they do not lie in folders of their classes."""
+    clusterings: int = 5
+    """Runs of k-means, of as many seeds, that NMI is the mean of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinegrainedConfig(LearningConfig):
+    """Learn to tell classes apart without labels, as bird species: mine, fine-tune, measure."""
+
+    preset: FinegrainedPreset = "demo"
+    """Where the defaults come from: rendered photos on one machine, or the paper's CUB-200-2011."""
+    recipe: FinegrainedRecipe = "steady"
+    """How to train by default: steadily on any collection, or with the paper's own values."""
+    stages: str = ",".join(FINEGRAINED_STAGES)
+    dim: int = 64
+    """Dimensions of the embedding: of a fully connected layer behind the pooling (Sec. 4.2)."""
+    head: HeadStart = "pca"
+    """How that layer starts: as the first principal components of the unlabelled images, or at
+    random."""
+    pool_labels: str | None = None
+    """CSV of the unlabelled images' name,label: measures how pure the pools are, nothing else."""
+    rival: Rival | None = None
+    """Train with labels by a method of Table 2 instead of mining: a supervised baseline."""
+    per_class: int = 4
+    """With --rival: images of a class in a batch."""
+    test: ClassesConfig = field(default_factory=ClassesConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationOptions:
+    """Which rows of a comparison to fill."""
+
+    application: Application = "finegrained"
+    """Classes of birds and the like, or retrieval; either with all flags of its own job."""
+    study: Study = "method"
+    """What is compared: the method with its rivals (Tables 1 and 2), or features to mine on."""
+    rows: tuple[str, ...] = ()
+    """Rows by their names, which a wrong one shows; by default all."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each row is filled once for each; the table has means and standard deviations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinegrainedAblationConfig(AblationOptions, FinegrainedConfig):
+    """Compare the method with its rivals, each change by itself: fine-grained learning."""
+
+    @property
+    def title(self) -> str:
+        return "ablation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalAblationConfig(AblationOptions, Config):
+    """Compare the method with its rivals, each change by itself: retrieval."""
+
+    application: Application = "retrieval"
+
+    @property
+    def title(self) -> str:
+        return "ablation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,6 +458,7 @@ class EvaluateConfig(MeasuringConfig, RunConfig):
     """Of the images for PCA whitening so many are drawn at random, at most."""
 
 
+Changed = TypeVar("Changed", bound=LearningConfig)
 Changes = dict[str, Any]  # of fields; those of a section in a dict of their own
 
 # The paper's values suit a million photos of landmarks. With these, smaller and less pure
@@ -399,7 +494,17 @@ SUPERVISED: Changes = {
         "check_items": 0,
     },
 }
+# A rival of Table 2 learns from labels: there is no graph to check a network by.
+RIVAL: Changes = {
+    "training": {"held_out": 0.0, "check_items": 0, "keep": "last", "patience": None},
+}
 RECIPES: dict[Recipe, Changes] = {"steady": STEADY, "paper": {}, "supervised": SUPERVISED}
+FINEGRAINED_MINING: Changes = {
+    "component": "all",
+    "selection": "all",
+    "anchors": None,
+    "negative_k": 100,
+}
 SIZES: dict[Preset, Changes] = {
     "demo": {
         "network": "efficientnet_lite0",
@@ -419,42 +524,118 @@ SIZES: dict[Preset, Changes] = {
 }
 
 
+# The paper's second application, where it differs from the first (Sec. 4.2 and 4.3).
+FINEGRAINED: Changes = {
+    "network": "googlenet",
+    "extraction": {
+        "longest_side": 512,
+        "scales": (1.0, 2**-0.5, 0.5),
+        "poolings": ("rmac",),
+        "pca": 512,
+    },
+    "mining": FINEGRAINED_MINING,
+    "training": {
+        "pooling": "avg",
+        "loss": "triplet",
+        "epochs": 100,
+        "anchors_per_epoch": 10**6,  # all of them
+        "batch_size": 42,
+        "augmentation": "crop",
+        "longest_side": 256,
+    },
+}
+FINEGRAINED_RECIPES: dict[FinegrainedRecipe, Changes] = {
+    "steady": {
+        "mining": {"graph_k": 10, "positive_k": 20},
+        "training": {
+            "normalized_weights": True,
+            "learning_rate": 1e-3,
+            "held_out": 0.1,
+            "average": True,
+            "keep": "best",
+            "patience": 5,
+        },
+    },
+    "paper": {},
+}
+FINEGRAINED_SIZES: dict[FinegrainedPreset, Changes] = {
+    "demo": {
+        "network": "efficientnet_lite0",
+        "demo": {"distractors": 0},
+        "extraction": {"longest_side": 192, "shard_size": 64, "pca": 128},
+        "mining": {"anchor_block": 64},
+        "training": {
+            "longest_side": 160,
+            "crop_size": 128,
+            "epochs": 6,
+            "anchors_per_epoch": 300,
+            "batch_size": 15,
+        },
+    },
+    "finegrained": {},
+}
+
+
 def preset(name: Preset, recipe: Recipe = "steady") -> Config:
     """The paper's values, as changed by a recipe, then by the sizes of a preset."""
-    config = Config(preset=name, recipe=recipe)
-    return _changed(_changed(config, RECIPES[recipe]), SIZES[name])
+    return with_defaults(Config(preset=name, recipe=recipe))
 
 
-def _changed(config: Config, changes: Changes) -> Config:
-    new = {
-        field: replace(getattr(config, field), **value) if isinstance(value, dict) else value
-        for field, value in changes.items()
-    }
-    return replace(config, **new)
+def with_defaults(config: Changed) -> Changed:
+    """The settings of the preset and the recipe that a config names."""
+    if isinstance(config, FinegrainedConfig):
+        recipe, sizes = FINEGRAINED_RECIPES[config.recipe], FINEGRAINED_SIZES[config.preset]
+        return changed(config, FINEGRAINED, recipe, sizes)
+    assert isinstance(config, Config), "there are two applications"
+    return changed(config, RECIPES[config.recipe], SIZES[config.preset])
+
+
+def changed(config: Changed, *changes: Changes) -> Changed:
+    """A config with some fields changed, one set of changes after the other."""
+    for each in changes:
+        new = {
+            field: replace(getattr(config, field), **value) if isinstance(value, dict) else value
+            for field, value in each.items()
+        }
+        config = replace(config, **new)
+    return config
 
 
 DEMO, RETRIEVAL = preset("demo"), preset("retrieval")
 PRESETS: dict[Preset, Config] = {"demo": DEMO, "retrieval": RETRIEVAL}
+FINEGRAINED_PRESETS: dict[FinegrainedPreset, FinegrainedConfig] = {
+    "demo": with_defaults(FinegrainedConfig(preset="demo")),
+    "finegrained": with_defaults(FinegrainedConfig(preset="finegrained")),
+}
+FINEGRAINED_ABLATIONS: dict[FinegrainedPreset, FinegrainedAblationConfig] = {
+    "demo": with_defaults(FinegrainedAblationConfig(preset="demo")),
+    "finegrained": with_defaults(FinegrainedAblationConfig(preset="finegrained")),
+}
+RETRIEVAL_ABLATIONS: dict[Preset, RetrievalAblationConfig] = {
+    "demo": with_defaults(RetrievalAblationConfig(preset="demo")),
+    "retrieval": with_defaults(RetrievalAblationConfig(preset="retrieval")),
+}
 MINE_PRESETS: dict[MinePreset, MineConfig] = {
     "retrieval": MineConfig(),
     "finegrained": MineConfig(
         preset="finegrained",
-        mining=MiningConfig(component="all", selection="all", anchors=None, negative_k=100),
+        mining=MiningConfig(**FINEGRAINED_MINING),
     ),
 }
 
 EVALUATE = EvaluateConfig()
 
 
-def chosen_stages(config: Config) -> tuple[str, ...]:
+def chosen_stages(config: LearningConfig) -> tuple[str, ...]:
     """Names of --stages, in the order of the pipeline; InputError names one that does not exist."""
+    stages = FINEGRAINED_STAGES if isinstance(config, FinegrainedConfig) else STAGES
     chosen = [name.strip() for name in config.stages.split(",") if name.strip()]
     for name in chosen:
-        if name not in STAGES:
-            raise InputError(f"--stages: no stage {name!r}; choose from {','.join(STAGES)}")
+        if name not in stages:
+            raise InputError(f"--stages: no stage {name!r}; choose from {','.join(stages)}")
     if not chosen:
-        raise InputError(f"--stages is empty: choose from {','.join(STAGES)}")
-    return tuple(name for name in STAGES if name in chosen)
+        raise InputError(f"--stages is empty: choose from {','.join(stages)}")
+    return tuple(name for name in stages if name in chosen)
 
 
 def settings(config: Any) -> dict[str, Any]:

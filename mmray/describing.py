@@ -12,7 +12,7 @@ from mmray import feature_shards, models
 from mmray.arrays import Features
 from mmray.artifacts import Stage
 from mmray.collection import Collection
-from mmray.config import Pooling, RunConfig
+from mmray.config import Descriptor, RunConfig
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, extract
 from mmray.models import EmbeddingNet
@@ -25,10 +25,10 @@ class Described:
     """Images that could be read and their descriptors; an image's id is its place in `items`."""
 
     stage: Stage
-    poolings: Sequence[Pooling]
+    poolings: Sequence[Descriptor]
     items: Collection
 
-    def features(self, pooling: Pooling) -> Features:
+    def features(self, pooling: Descriptor) -> Features:
         """(n, d) float32, a row an item."""
         return feature_shards.read_features(self.stage, self.poolings, pooling)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmray.arrays import Features, Pixels
-from mmray.config import Pooling
+from mmray.config import Descriptor
 from mmray.images import same_shape_batches
 from mmray.models import EmbeddingNet
 from mmray.moments import Moments
@@ -38,7 +38,7 @@ def as_batch(images: Sequence[Pixels], device: torch.device) -> Tensor:
 def embed(
     model: EmbeddingNet,
     images: Sequence[Pixels],
-    poolings: Sequence[Pooling],
+    poolings: Sequence[Descriptor],
     *,
     batch_size: int,
     device: torch.device,
@@ -50,7 +50,7 @@ def embed(
     Images of one shape share a forward pass; none is padded, so the result is that of one image at
     a time to rounding. `scales` and `regions` are those of `EmbeddingNet.descriptors`.
     """
-    rows = np.zeros((len(images), len(poolings), model.dim), np.float32)
+    rows = np.zeros((len(images), len(poolings), model.width(poolings)), np.float32)
     model.eval()
     with torch.inference_mode():
         for batch in _batches(images, batch_size, device):
@@ -70,7 +70,7 @@ def region_moments(
     device: torch.device,
 ) -> Moments:
     """Moments of the vectors of all regions of all images, at all scales."""
-    total = Moments.none(model.dim)
+    total = Moments.none(model.channels)
     model.eval()
     with torch.inference_mode():
         for batch in _batches(images, batch_size, device):

@@ -7,7 +7,7 @@ from typing import get_args
 
 from mmray import models
 from mmray.artifacts import read_whitening, whitening_name
-from mmray.config import EvaluateConfig, Network, Pooling
+from mmray.config import Descriptor, EvaluateConfig, Network, Pooling
 from mmray.errors import InputError
 from mmray.evaluation_stages import (
     LDA,
@@ -58,7 +58,7 @@ def run(config: EvaluateConfig) -> list[Score]:
         return evaluate_stages(session, candidates, sets, measuring)
 
 
-def read_candidate(model: str, poolings: Sequence[Pooling]) -> Candidate:
+def read_candidate(model: str, poolings: Sequence[Descriptor]) -> Candidate:
     """A network by what --model names: [LABEL=]FOLDER, [LABEL=]NETWORK or [LABEL=]NETWORK:FILE.
 
     Parameters
@@ -76,7 +76,8 @@ def read_candidate(model: str, poolings: Sequence[Pooling]) -> Candidate:
     known, _, weights = named.partition(":")
     if known in NETWORKS:
         name: Network = known  # type: ignore[assignment] # it is one of them
-        built = models.build(name, pooling=poolings[0], weights=weights or None)
+        pooling: Pooling = "mac" if poolings[0] == "embedding" else poolings[0]
+        built = models.build(name, pooling=pooling, weights=weights or None)
         return Candidate(label=label, network=built)
     folder = Folder(absolute(named))
     if not folder.has(models.CONFIG):

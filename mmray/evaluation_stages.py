@@ -14,13 +14,13 @@ from mmray import artifacts
 from mmray.arrays import Features
 from mmray.artifacts import Stage
 from mmray.collection import Collection, sample
-from mmray.config import MeasuringConfig, Pooling, RunConfig
+from mmray.config import Descriptor, MeasuringConfig, RunConfig
 from mmray.describing import Described, describe
 from mmray.distributed.extraction import Description
 from mmray.evaluation.expansion import ranked
 from mmray.evaluation.labelled import LabelledSet, labelled_set
 from mmray.evaluation.published import find_benchmark
-from mmray.evaluation.scoring import figures
+from mmray.evaluation.scoring import clustered, figures
 from mmray.models import EmbeddingNet
 from mmray.paper import paper_scores
 from mmray.progress import announce
@@ -46,9 +46,9 @@ class Candidate:
 
     label: str
     network: EmbeddingNet
-    whitenings: Mapping[tuple[str, Pooling], Whitening] = field(default_factory=dict)
+    whitenings: Mapping[tuple[str, Descriptor], Whitening] = field(default_factory=dict)
 
-    def variants(self, pooling: Pooling) -> list[tuple[str, Whitening | None]]:
+    def variants(self, pooling: Descriptor) -> list[tuple[str, Whitening | None]]:
         """Whitenings to measure a descriptor with, none first."""
         learned = [(name, w) for (name, of), w in self.whitenings.items() if of == pooling]
         return [(PLAIN, None), *learned]
@@ -56,17 +56,24 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """How labelled sets are described and searched; `config` is the user's part of it."""
+    """How labelled sets are described and searched; `config` is the user's part of it.
+
+    Attributes
+    ----------
+    center_crop : pixels of a side of the centre that is described; None: all of an image
+    """
 
     config: MeasuringConfig
     shard_size: int
     batch_size: int
     max_pixels: int
+    center_crop: int | None = None
 
     @property
     def how(self) -> Description:
         return Description(
             longest_side=self.config.longest_side,
+            crop=self.center_crop,
             scales=self.config.scales,
             poolings=self.config.poolings,
             precision=self.config.precision,
@@ -155,7 +162,7 @@ def _evaluate_set(
         [[(*key, w.digest()) for key, w in each.whitenings.items()] for each in candidates],
         [each.label for each in candidates],
         labelled.digest(),
-        (config.dims, config.search),
+        (config.dims, config.search, config.clusterings),
         work=work,
     )
     return [Score(**row) for row in artifacts.read_json(stage.folder, "metrics.json")]
@@ -187,7 +194,7 @@ class _SetFeatures:
         others = [] if self.distractors is None else [self.distractors.stage.fingerprint]
         return [self.items.stage.fingerprint, *others]
 
-    def parts(self, labelled: LabelledSet, pooling: Pooling) -> tuple[Features, Features]:
+    def parts(self, labelled: LabelledSet, pooling: Descriptor) -> tuple[Features, Features]:
         """Of the database with its distractors (n, d), and of the queries (q, d)."""
         database, queries = labelled.split(self.items.features(pooling))
         if self.distractors is None:
@@ -251,5 +258,12 @@ def _scores(
                 scores += [
                     Score(candidate.label, pooling, name, value, labelled.name, measure, search)
                     for measure, value in figures(labelled, ranks).items()
+                ]
+            if labelled.labels is not None:
+                scores += [
+                    Score(candidate.label, pooling, name, value, labelled.name, measure)
+                    for measure, value in clustered(
+                        database[: len(labelled.labels)], labelled.labels, config.clusterings
+                    ).items()
                 ]
     return scores

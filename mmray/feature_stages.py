@@ -4,17 +4,15 @@ n items, d dims.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 from mmray import artifacts
 from mmray.artifacts import Stage
 from mmray.collection import Collection, sample
-from mmray.config import Config
+from mmray.config import LearningConfig
 from mmray.describing import Described, describe
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, sum_up_regions
 from mmray.errors import InputError
-from mmray.listing import list_stage
 from mmray.mining_stages import Source, need_items
 from mmray.models import EmbeddingNet, state_digest
 from mmray.moments import blocks
@@ -22,9 +20,11 @@ from mmray.pooling import RegionWhitening, Rmac
 from mmray.session import Counts, Session
 from mmray.whitening import pca_from, pca_whitening
 
+REGION_IMAGES = 5000  # of which the PCA of regions is learned
+
 
 def extract_stage(
-    session: Session[Config], model: EmbeddingNet, sources: Sequence[str], excluded: set[str]
+    session: Session[LearningConfig], model: EmbeddingNet, images: Collection
 ) -> Described:
     """Descriptors of the unlabelled images by the initial network.
 
@@ -34,7 +34,6 @@ def extract_stage(
         There are too few images, or too many of them cannot be read.
     """
     config = session.config.extraction
-    images = list_stage(session, sources, excluded)
     need_items(session.config.mining, len(images), "images")
     how = Description(
         longest_side=config.longest_side,
@@ -66,11 +65,11 @@ def extract_stage(
 
 
 def _region_stage(
-    session: Session[Config], images: Collection, model: EmbeddingNet, how: Description
+    session: Session[LearningConfig], images: Collection, model: EmbeddingNet, how: Description
 ) -> Stage:
     """PCA whitening of the regions of R-MAC, learned from a sample of the images."""
     config = session.config
-    learned_from = sample(images, config.whitening.images, config.seed)
+    learned_from = sample(images, REGION_IMAGES, config.seed)
 
     def work(stage: Stage) -> Counts:
         moments = sum_up_regions(
@@ -95,7 +94,7 @@ def _region_stage(
     return session.stage("regions", *inputs, work=work, part_of="extract")
 
 
-def features_stage(session: Session[Config], described: Described) -> Source:
+def features_stage(session: Session[LearningConfig], described: Described) -> Source:
     """The features to mine on: the first of the descriptors, whitened where that is asked for."""
     pooling, dims = described.poolings[0], session.config.extraction.pca
     source = Source(

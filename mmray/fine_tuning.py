@@ -30,10 +30,22 @@ from mmray.optimization import learning_rate, make_optimizer
 from mmray.pools import Pools
 from mmray.progress import Progress
 from mmray.storage import Folder
-from mmray.training import ImageSource, StepRule, embed_ids, rank_and_size, train_epoch
-from mmray.tuples import Pairs, Tuples
+from mmray.supervised import LabelledImages
+from mmray.training import (
+    ClassSteps,
+    ImageSource,
+    StepRule,
+    Steps,
+    TupleSteps,
+    embed_ids,
+    rank_and_size,
+    train_epoch,
+)
+from mmray.tuples import Pairs
 
-OPTIMIZER, STATE, MEASURED, BEST = "optimizer.pt", "state.json", "measured", "best"
+OPTIMIZER, RIVAL, STATE = "optimizer.pt", "rival.pt", "state.json"
+MEASURED, BEST = "measured", "best"
+CENTRE_RATE = 1e-2  # of what a rival's loss learns, its proxies or centres, by Adam
 History = list[dict[str, float]]
 
 
@@ -46,8 +58,9 @@ class TrainingJob:
     images : those that the pools name, by their place
     checked : manifold neighbours of some items, see `health`
     labelled : is measured on after every `monitor_every` epochs; nothing follows from it
-    supervision : pairs by labels, and the labels under which negatives are chosen, instead of the
-        pools; see `labelled_tuples`. None: no labels
+    supervision : what is learned from instead of the pools, with labels: pairs, and the labels
+        under which negatives are chosen, see `labelled_tuples`; or the class of every image, see
+        `supervised`. None: no labels
     """
 
     model: EmbeddingNet
@@ -58,7 +71,7 @@ class TrainingJob:
     seed: int
     max_pixels: int
     labelled: LabelledSet | None
-    supervision: LabelledPairs | None = None
+    supervision: LabelledPairs | LabelledImages | None = None
 
 
 class FineTuning:
@@ -86,7 +99,11 @@ class FineTuning:
             pools = tuples.with_mean_weight_one(pools)
         self.pools, held_out = tuples.hold_out(pools, self.config.held_out, rng)
         self.health = HealthCheck.of(job.checked, held_out, len(job.images), rng)
-        self.optimizer = optimizer_of(self.network, self.config)
+        self.rival, self.optimizers = None, [optimizer_of(self.network, self.config)]
+        if isinstance(job.supervision, LabelledImages):
+            self.rival = job.supervision.loss(self.network.dim, job.seed).to(device)
+            if any(True for _ in self.rival.parameters()):
+                self.optimizers.append(torch.optim.Adam(self.rival.parameters(), lr=CENTRE_RATE))
         self.epoch, self.history = 0, History()
         self._trained: dict[str, float] = {}  # metrics of the epoch that is not measured yet
 
@@ -116,19 +133,23 @@ class FineTuning:
         while not self.finished:
             start = time.monotonic()
             rng = np.random.default_rng([self.job.seed, self.epoch + 1])
-            pairs = self._pairs(rng) if self.epoch < self.config.epochs else None
+            more = self.epoch < self.config.epochs
+            pairs = self._pairs(rng) if more else None
             trained_on = np.empty(0, np.int64) if pairs is None else pairs.needed
             of_check, of_pairs = self._rows(self.health.needed, trained_on)
             seconds = time.monotonic() - start
             if len(self.history) == self.epoch:
                 self._measure(of_check)
                 report()
-            if pairs is not None and not self.finished:
-                self._train(model, pairs, of_pairs, rng)
+            if more and not self.finished:
+                self._train(model, self._steps(pairs, of_pairs, rng))
                 self._trained["embed_seconds"] = seconds
 
-    def _pairs(self, rng: np.random.Generator) -> Pairs:
+    def _pairs(self, rng: np.random.Generator) -> Pairs | None:
+        """What has to be embedded before an epoch is drawn; None: nothing."""
         count = self.config.anchors_per_epoch
+        if isinstance(self.job.supervision, LabelledImages):
+            return None
         if self.job.supervision is not None:
             pool = self.config.negative_pool
             return sample_labelled_pairs(self.job.supervision, count, rng, negative_pool=pool)
@@ -140,18 +161,33 @@ class FineTuning:
             top_positives=self.config.top_positives,
         )
 
-    def _tuples(self, pairs: Pairs, rows: Features, rng: np.random.Generator) -> Tuples:
-        """Pairs with negatives near to the anchors in the embedding (m, d) as it is."""
+    def _steps(self, pairs: Pairs | None, rows: Features, rng: np.random.Generator) -> Steps:
+        """Tuples with negatives near to the anchors in the embedding (m, d) as it is, or classes.
+
+        There are as many images in an epoch, and in a step, with classes as with tuples.
+        """
+        config, supervision = self.config, self.job.supervision
+        if isinstance(supervision, LabelledImages):
+            batches = supervision.batches(
+                tuples=min(config.anchors_per_epoch, len(supervision.classes)),
+                batch_size=config.batch_size,
+                rng=rng,
+            )
+            assert self.rival is not None, "made from the same labels"
+            first = self.epoch * len(batches)
+            return ClassSteps(batches, supervision.classes, self.rival, first=first)
+        assert pairs is not None, "drawn where there are no classes"
         add = tuples.add_negatives
-        if self.job.supervision is not None:
-            add = partial(add_labelled_negatives, clusters=self.job.supervision.clusters)
-        return add(
+        if supervision is not None:
+            add = partial(add_labelled_negatives, clusters=supervision.clusters)
+        drawn = add(
             pairs,
             rows,
-            hard_negatives=self.config.hard_negatives,
-            negatives=self.config.negatives,
+            hard_negatives=config.hard_negatives,
+            negatives=config.negatives,
             rng=rng,
         )
+        return TupleSteps(drawn, step_rule(config))
 
     def _rows(self, check: Ids, pairs: Ids) -> tuple[Features, Features]:
         """Embeddings of images by the network that is measured, and of others by the one trained.
@@ -181,12 +217,9 @@ class FineTuning:
         if self.best_epoch == self.epoch:
             self.best = copy.deepcopy(self.measured).cpu()
 
-    def _train(
-        self, model: nn.Module, pairs: Pairs, rows: Features, rng: np.random.Generator
-    ) -> None:
-        """One epoch, on negatives near to the anchors in the embedding (m, d) as it is."""
+    def _train(self, model: nn.Module, steps: Steps) -> None:
+        """One epoch."""
         config, start = self.config, time.monotonic()
-        drawn = self._tuples(pairs, rows, rng)
         rate = partial(
             learning_rate,
             base=config.learning_rate,
@@ -199,11 +232,11 @@ class FineTuning:
         silent = rank_and_size()[0] > 0
         self.epoch += 1
         label, done_before = f"epoch {self.epoch}", self.epoch - 1
-        with Progress(label, total=len(drawn.anchors), silent=silent) as progress:
+        with Progress(label, total=sum(steps.sizes), silent=silent) as progress:
             metrics = train_epoch(
                 model,
-                self.optimizer,
-                drawn,
+                self.optimizers,
+                steps,
                 self._training_source(),
                 step_rule(config),
                 device=self.device,
@@ -212,7 +245,7 @@ class FineTuning:
             )
         if self.measured is not self.network:
             self._add_to_mean()
-        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         metrics["train_seconds"] = time.monotonic() - start
         self._trained = metrics
 
@@ -257,7 +290,6 @@ class FineTuning:
             network,
             source,
             ids,
-            self.config.pooling,
             batch_size=self.config.embed_batch_size,
             device=self.device,
             precision=self.config.precision,
@@ -271,7 +303,9 @@ class FineTuning:
         if self.measured is not self.network:
             models.save(self.measured, Folder(str(folder / MEASURED)))
         models.save(self.best, Folder(str(folder / BEST)))
-        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+        torch.save([each.state_dict() for each in self.optimizers], folder / OPTIMIZER)
+        if self.rival is not None:
+            torch.save(self.rival.state_dict(), folder / RIVAL)
         state = {"epoch": self.epoch, "seed": self.job.seed, "history": self.history}
         (folder / STATE).write_text(json.dumps(state, indent=1))
 
@@ -280,8 +314,12 @@ class FineTuning:
         if self.measured is not self.network:
             self.measured.load_state_dict(last_measured(folder).state_dict())
         self.best = models.load(Folder(str(folder / BEST)))
-        state = torch.load(folder / OPTIMIZER, weights_only=True, map_location=self.device)
-        self.optimizer.load_state_dict(state)
+        states = torch.load(folder / OPTIMIZER, weights_only=True, map_location=self.device)
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+        if self.rival is not None:
+            state = torch.load(folder / RIVAL, weights_only=True, map_location=self.device)
+            self.rival.load_state_dict(state)
         self.history = saved_history(folder)
         self.epoch = len(self.history) - 1
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from mmray import artifacts
 from mmray.artifacts import Stage, fingerprint
 from mmray.collection import Collection, sample, without
-from mmray.config import Config
+from mmray.config import LearningConfig
 from mmray.distributed.listing import index_containers
 from mmray.errors import InputError
 from mmray.locations import absolute
@@ -18,7 +19,9 @@ from mmray.sources import Found, Stamp, find, unchanged
 IMAGES, SOURCES = "list.parquet", "sources.json"
 
 
-def list_stage(session: Session[Config], sources: Sequence[str], excluded: set[str]) -> Collection:
+def list_stage(
+    session: Session[LearningConfig], sources: Sequence[str], excluded: AbstractSet[str]
+) -> Collection:
     """All images of the sources but those excluded, or a sample of them.
 
     A rerun goes by the list that an earlier call made, unless --relist is given, or a folder, list
@@ -70,7 +73,7 @@ def list_stage(session: Session[Config], sources: Sequence[str], excluded: set[s
     return Collection(stage.folder.read_table(IMAGES))
 
 
-def _tell_of_excluded(images: int, names: set[str]) -> None:
+def _tell_of_excluded(images: int, names: AbstractSet[str]) -> None:
     """Names that fit nothing would leave in what was to be kept out, unseen."""
     if not images:
         raise InputError(
@@ -81,7 +84,7 @@ def _tell_of_excluded(images: int, names: set[str]) -> None:
 
 
 def _with_contained(
-    session: Session[Config], stage: Stage, found: list[Found], stamps: list[dict[str, Any]]
+    session: Session[LearningConfig], stage: Stage, found: list[Found], stamps: list[dict[str, Any]]
 ) -> Collection:
     """The files of each source, then the images in its archives."""
     containers = [uri for source in found for uri in source.containers]

@@ -35,6 +35,9 @@ from mmray.progress import announce
 from mmray.reordering import reorder
 from mmray.report import graph_figure
 from mmray.session import Counts, Session
+from mmray.supervised import LabelledImages
+
+TUNED = "fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,14 @@ class Mined:
 
     Attributes
     ----------
-    supervision : the labels by which the pools are pairs; None: they are mined, without labels
+    supervision : the labels that training learns from, instead of the pools; None: it is the pools
+    label : what a network is called that was trained on this
     """
 
     stage: Stage
     pools: Pools
-    supervision: LabelledPairs | None = None
+    supervision: LabelledPairs | LabelledImages | None = None
+    label: str = TUNED
 
 
 def neighbors_stage(session: Session[MiningRunConfig], source: Source) -> Stage:

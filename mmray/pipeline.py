@@ -6,7 +6,7 @@ stage that is done is read instead of run, so the same command goes on where it 
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,10 @@ import numpy as np
 from mmray import artifacts, models
 from mmray.arrays import Ids
 from mmray.artifacts import Stage
-from mmray.collection import Collection, read_exclusions
-from mmray.config import Config, Pooling, chosen_stages
+from mmray.collection import Collection
+from mmray.config import Config, Descriptor, chosen_stages
 from mmray.describing import Described
-from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet
-from mmray.evaluation.purity import labels_of, read_named_labels
 from mmray.evaluation_stages import (
     LDA,
     PCA,
@@ -30,40 +28,28 @@ from mmray.evaluation_stages import (
     evaluate_stages,
     given_sets,
 )
-from mmray.feature_stages import extract_stage, features_stage
-from mmray.health import NEIGHBORS
+from mmray.learning import INITIAL, Outcome, Unlabelled, check_dimensions, learn, with_demo_images
 from mmray.manifold import ManifoldNeighbors
-from mmray.mining_stages import (
-    Mined,
-    check_stage,
-    graph_stage,
-    measure_purity,
-    mine_stage,
-)
+from mmray.mining_stages import TUNED, Mined
 from mmray.models import EmbeddingNet
 from mmray.pools import matching_pairs
-from mmray.progress import Progress, announce
-from mmray.rendering.photo_set import render_collection
+from mmray.progress import announce
 from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sfm_tuples import SfmTuples, read_sfm_tuples
-from mmray.sources import probe
-from mmray.training_stages import TUNED, Tuned, train_stage, tuples_stage
+from mmray.training_stages import train_stage, tuples_stage
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
 
-INITIAL = "initial"
 WHITENING_NAMES = {INITIAL: PCA, TUNED: LDA}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run starts from: where its images are, perhaps labelled sets, a network."""
+    """What a run starts from: its images, perhaps labelled sets, a network."""
 
-    sources: tuple[str, ...]
-    excluded: set[str]
+    unlabelled: Unlabelled
     sets: Sequence[LabelledSet]
     network: EmbeddingNet
-    pool_labels: Mapping[str, str] | None
     tuples: SfmTuples | None = None
 
 
@@ -84,45 +70,28 @@ def run(config: Config) -> list[Score]:
     with running(config, storage, chosen_stages(config)) as session:
         if inputs is not None and inputs.tuples is not None:
             return supervised_recipe(session, inputs, inputs.tuples)
-        return recipe(session, inputs or given_inputs(with_demo(session)))
+        return recipe(session, inputs or given_inputs(with_demo(session))).scores
 
 
-def recipe(session: Session[Config], inputs: Inputs) -> list[Score]:
+def recipe(session: Session[Config], inputs: Inputs) -> Outcome:
     """All stages in their order, as far as the last that was chosen."""
-    last, tuned = session.chosen[-1], Tuned(inputs.network, 0)
-    for number in range(1, session.config.rounds + 1):
-        if number > 1:
-            announce(f"round {number}: features by the network of the round before")
-        described = extract_stage(session, tuned.network, inputs.sources, inputs.excluded)
-        source = features_stage(session, described)
-        if last == "extract":
-            return []
-        graph = graph_stage(session, source)
-        if last == "graph":
-            return []
-        mined = mine_stage(session, source, graph)
-        if inputs.pool_labels is not None:
-            names = described.items.table["name"].to_pylist()
-            measure_purity(session, mined, labels_of(names, inputs.pool_labels))
-        if last == "mine":
-            return []
-        checked = check_stage(
-            session, source, graph, items=session.config.training.check_items, neighbors=NEIGHBORS
-        )
-        metrics = "" if number == 1 else f"round-{number}/"
-        images, labelled = described.items, inputs.sets[0] if inputs.sets else None
-        tuned = train_stage(
-            session, tuned.network, images, mined, checked, labelled, metrics=metrics
-        )
-        if tuned.epoch == 0:
-            break  # another round would be the same
-    if last == "train":
-        return []
-    networks = {INITIAL: inputs.network, TUNED: tuned.network}
-    candidates = whiten_stage(session, described.items, mined, networks)
-    if last == "whiten":
-        return []
-    return evaluate_stage(session, inputs.sets, candidates)
+    learned = learn(
+        session,
+        inputs.unlabelled.images(session),
+        inputs.network,
+        inputs.network,
+        labels=inputs.unlabelled.labels,
+        labelled=inputs.sets[0] if inputs.sets else None,
+    )
+    if learned is None or learned.tuned is None or session.chosen[-1] == "train":
+        return Outcome(scores=[], learned=learned)
+    networks = {INITIAL: inputs.network, TUNED: learned.tuned.network}
+    initial, trained = whiten_stage(session, learned.images, learned.mined, networks)
+    if session.chosen[-1] == "whiten":
+        return Outcome(scores=[], learned=learned)
+    trained = dataclasses.replace(trained, label=learned.tuned.label)
+    scores = evaluate_stage(session, inputs.sets, [initial, trained])
+    return Outcome(scores=scores, learned=learned)
 
 
 def supervised_recipe(session: Session[Config], inputs: Inputs, given: SfmTuples) -> list[Score]:
@@ -149,15 +118,7 @@ def supervised_recipe(session: Session[Config], inputs: Inputs, given: SfmTuples
 
 def with_demo(session: Session[Config]) -> Config:
     """The settings, with the rendered demonstration set as the images."""
-    demo = session.config.demo
-    size = dataclasses.asdict(demo)
-
-    def render(stage: Stage) -> Counts:
-        total = 2 * (demo.objects * demo.photos + demo.distractors)
-        with Progress("render", total=total) as progress:
-            return render_collection(stage.folder.write, progress=progress.advance, **size)
-
-    folder = session.stage("demo", size, work=render, part_of="extract").folder
+    folder = with_demo_images(session)
     test = dataclasses.replace(
         session.config.evaluation,
         images=folder.location("test/jpg"),
@@ -175,22 +136,15 @@ def given_inputs(config: Config) -> Inputs:
     InputError
         One of them cannot be read, or there are no images.
     """
-    for source in config.images if config.tuples is None else ():
-        probe(source, column=config.image_column)
     test = config.evaluation
     network = models.build(config.network, pooling=config.training.pooling, weights=config.weights)
-    if config.extraction.pca is not None and config.extraction.pca > network.dim:
-        raise InputError(
-            f"--extraction.pca {config.extraction.pca}: {config.network} has {network.dim} "
-            "dimensions; choose as many or fewer"
-        )
+    check_dimensions(config, network)
+    tuples = None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0])
     return Inputs(
-        config.images,
-        set() if config.exclude is None else read_exclusions(config.exclude),
-        given_sets(test),
-        network,
-        read_named_labels(test.pool_labels) if test.pool_labels else None,
-        None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0]),
+        unlabelled=(Unlabelled.given(config, test.pool_labels) if tuples is None else Unlabelled()),
+        sets=given_sets(test),
+        network=network,
+        tuples=tuples,
     )
 
 
@@ -227,7 +181,7 @@ def whiten_stage(
 
     learned_from = {INITIAL: described_for_pca(), TUNED: described_by(TUNED, paired)}
 
-    def learn(name: str, pooling: Pooling) -> Whitening:
+    def learned(name: str, pooling: Descriptor) -> Whitening:
         features = learned_from[name].features(pooling)
         if name == INITIAL:
             return pca_whitening(features)
@@ -235,7 +189,7 @@ def whiten_stage(
 
     def work(stage: Stage) -> Counts:
         for name, pooling in itertools.product(networks, test.poolings):
-            whitening = learn(name, pooling)
+            whitening = learned(name, pooling)
             artifacts.write_whitening(stage.folder, f"{name}-{pooling}.npz", whitening)
             if name == TUNED:
                 file = artifacts.whitening_name(pooling, session.config.training.pooling)

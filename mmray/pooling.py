@@ -37,6 +37,20 @@ def mac(maps: Tensor) -> Tensor:
     return F.normalize(maps.amax((2, 3)), eps=EPS)
 
 
+def average(maps: Tensor) -> Tensor:
+    """Mean activation of each channel over the whole map, l2-normalised: the pooling of GoogLeNet.
+
+    Parameters
+    ----------
+    maps : (b, c, h, w) float, h and w at least 1
+
+    Returns
+    -------
+    (b, c), the same dtype.
+    """
+    return F.normalize(maps.mean((2, 3)), eps=EPS)
+
+
 @dataclass(frozen=True, eq=False)
 class RegionWhitening:
     """PCA whitening of the MAC of each region, for `rmac`.
@@ -225,4 +239,9 @@ def _spread(last: int, count: int) -> list[int]:
     return [0] if count == 1 else [i * last // (count - 1) for i in range(count)]
 
 
-POOLINGS: dict[Pooling, Callable[[Tensor], Tensor]] = {"mac": mac, "rmac": rmac, "gem": gem}
+POOLINGS: dict[Pooling, Callable[[Tensor], Tensor]] = {
+    "mac": mac,
+    "rmac": rmac,
+    "gem": gem,
+    "avg": average,
+}

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmray.arrays import Floats
-from mmray.config import Pooling, QuerySearch
+from mmray.config import Descriptor, QuerySearch
 from mmray.graph_report import GraphReport, counted, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DESCRIPTORS = {"mac": "MAC", "rmac": "R-MAC", "gem": "GeM"}
+DESCRIPTORS: dict[Descriptor, str] = {
+    "mac": "MAC",
+    "rmac": "R-MAC",
+    "gem": "GeM",
+    "avg": "average",
+    "embedding": "embedding",
+}
 SEARCHES: dict[QuerySearch, str] = {
     "plain": "plain",
     "aqe": "AQE",
@@ -45,7 +51,7 @@ class Score:
     """
 
     network: str
-    descriptor: Pooling
+    descriptor: Descriptor
     whitening: str
     value: float
     benchmark: str = ""

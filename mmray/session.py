@@ -47,6 +47,7 @@ class Session(Generic[Settings]):
     def __init__(self, config: Settings, storage: Folder, run: Run, chosen: Sequence[str]) -> None:
         self.config: Settings = config
         self.storage, self.run, self.chosen = storage, run, chosen
+        self.open_runs: list[Run] = []  # that still have to be ended
         self.pool = Pool(
             minimum=config.min_workers,
             maximum=config.max_workers,
@@ -136,29 +137,66 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
     InputError
         The tracking server or the cluster cannot be used.
     """
-    identity = {key: value for key, value in settings(config).items() if key not in NOT_IDENTITY}
-    tracked = open_run(
-        storage,
-        uri=config.tracking_uri or default_uri(storage),
-        experiment=config.experiment,
-        name=config.title,
-        identity=artifacts.fingerprint(identity),
-        settings=identity,
-    )
-    status = "FAILED"
+    tracked = _tracked(config, storage, config.title)
+    session = Session(config, storage, tracked, chosen)
 
     def end_as_killed() -> None:
         with suppress(InputError):  # the same is said below, where it is heard
-            tracked.end(KILLED)
+            for run in session.open_runs:
+                run.end(KILLED)
 
-    with on_termination(end_as_killed):
-        try:
-            session = Session(config, storage, tracked, chosen)
-            cluster.connect(session.pool.capacity)
-            yield session
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = KILLED
-            raise
-        finally:
-            tracked.end(status)
+    with on_termination(end_as_killed), _ending(session, session):
+        cluster.connect(session.pool.capacity)
+        yield session
+
+
+@contextmanager
+def nested(
+    outer: Session[RunConfig], config: Given, chosen: Sequence[str], *, name: str
+) -> Iterator[Session[Given]]:
+    """A session within another, on the same cluster and storage, with an MLflow run below its run.
+
+    Raises
+    ------
+    InputError
+        The tracking server cannot be used.
+    """
+    tracked = _tracked(config, outer.storage, name, parent=outer.run.run_id)
+    session = Session(config, outer.storage, tracked, chosen)
+    with _ending(session, outer):
+        yield session
+
+
+@contextmanager
+def _ending(session: Session[Given], outermost: Session[RunConfig]) -> Iterator[None]:
+    """Ends the run as what happened; until then it is one of those that a SIGTERM ends."""
+    status = "FAILED"
+    outermost.open_runs.append(session.run)
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = KILLED
+        raise
+    finally:
+        session.run.end(status)
+        outermost.open_runs.remove(session.run)
+
+
+def _tracked(config: RunConfig, storage: Folder, name: str, *, parent: str | None = None) -> Run:
+    """The MLflow run of these settings."""
+    identity = identity_of(config)
+    return open_run(
+        storage,
+        uri=config.tracking_uri or default_uri(storage),
+        experiment=config.experiment,
+        name=name,
+        identity=artifacts.fingerprint(identity, *([] if parent is None else [parent])),
+        settings=identity,
+        parent=parent,
+    )
+
+
+def identity_of(config: RunConfig) -> dict[str, Any]:
+    """The settings that determine what comes of a run, by flag."""
+    return {key: value for key, value in settings(config).items() if key not in NOT_IDENTITY}

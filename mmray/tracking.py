@@ -18,6 +18,7 @@ import mlflow
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mmray.artifacts import read_json, write_json
 from mmray.errors import InputError
@@ -119,6 +120,7 @@ def open_run(
     name: str,
     identity: str,
     settings: Mapping[str, Any],
+    parent: str | None = None,
 ) -> Run:
     """Open the run of this identity: the one an earlier call began, if it is still there, or a new.
 
@@ -131,6 +133,8 @@ def open_run(
         remembers the run's id.
     settings
         Flat, logged as parameters.
+    parent
+        Id of the run that this one is a part of.
 
     Raises
     ------
@@ -155,7 +159,10 @@ def open_run(
         client.log_batch(
             run.info.run_id,
             params=[Param(key, str(value)[:6000]) for key, value in settings.items()],
-            tags=[RunTag("mmray.identity", identity)],
+            tags=[
+                RunTag("mmray.identity", identity),
+                *([] if parent is None else [RunTag(MLFLOW_PARENT_RUN_ID, parent)]),
+            ],
         )
     except (MlflowException, OSError) as error:
         raise InputError(

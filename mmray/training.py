@@ -1,22 +1,24 @@
 """Embedding images by their ids, and one epoch of fine-tuning (Sec. 3.4).
 
-m images, t tuples of p positives and n negatives each, d dims. Everything here runs alone or as one
-of several ranks of `torch.distributed`; any number of ranks follows the trajectory of one.
+m images, t tuples of p positives and n negatives each, d dims, s steps, b images of a batch.
+Everything here runs alone or as one of several ranks of `torch.distributed`; any number of ranks
+follows the trajectory of one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed
+import torch.distributed.nn
 from torch import Tensor, nn
 
 from mmray.arrays import Features, Ids, Pixels
 from mmray.collection import ImageFile
-from mmray.config import Loss, Pooling, Precision
+from mmray.config import Loss, Precision
 from mmray.embedding import as_batch, embed
 from mmray.errors import InputError
 from mmray.images import MAX_PIXELS, load_image, same_shape_batches
@@ -87,7 +89,6 @@ def embed_ids(
     model: EmbeddingNet,
     source: ImageSource,
     ids: Ids,
-    pooling: Pooling,
     *,
     batch_size: int,
     device: torch.device,
@@ -103,7 +104,7 @@ def embed_ids(
     faster = fused(model, dtype=getattr(torch, precision))
     rows = [np.zeros((0, model.dim), np.float32)]
     rows += [
-        embed(faster, images, [pooling], batch_size=batch_size, device=device)[:, 0]
+        embed(faster, images, ["embedding"], batch_size=batch_size, device=device)[:, 0]
         for images in source.groups(chunks)
     ]
     return _gather_stripes(np.concatenate(rows), len(ids), device)
@@ -150,72 +151,158 @@ class StepRule:
     sum_negatives: bool = False
 
 
+class Steps(Protocol):
+    """The steps of an epoch: which images, and what their embeddings cost.
+
+    Attributes
+    ----------
+    images : (i,) int64, of the whole epoch, an image perhaps more than once
+    sizes : what each step counts for in the mean loss
+    """
+
+    images: Ids
+    sizes: list[int]
+
+    def places(self, step: int) -> Ids:
+        """Places in `images` of what this rank embeds."""
+
+    def loss(self, step: int, embeddings: Tensor) -> Tensor:
+        """What this rank adds to the step's mean loss, a scalar.
+
+        The shares add up to the loss, and the mean over the ranks of `size` times their gradients
+        is its gradient.
+        """
+
+
+class TupleSteps:
+    """Steps of `batch_size` tuples: each rank takes the tuples [rank::size] of a step."""
+
+    def __init__(self, tuples: Tuples, rule: StepRule) -> None:
+        self.tuples, self.rule = tuples, rule
+        self.rank, self.size = rank_and_size()
+        total = len(tuples.anchors)
+        self._steps = [
+            np.arange(start, min(start + rule.batch_size, total))
+            for start in range(0, total, rule.batch_size)
+        ]
+        self.sizes = [len(step) for step in self._steps]
+        members = np.hstack([tuples.anchors[:, None], tuples.positives, tuples.negatives])
+        self.images = members.ravel()
+        self._places = np.arange(members.size).reshape(members.shape)
+
+    def _stripe(self, step: int) -> Ids:
+        # A rank without a tuple in a short last step repeats the first one at weight 0, to keep up.
+        tuples = self._steps[step]
+        return tuples[self.rank :: self.size] if len(tuples) > self.rank else tuples[:1]
+
+    def places(self, step: int) -> Ids:
+        return self._places[self._stripe(step)].ravel()
+
+    def loss(self, step: int, embeddings: Tensor) -> Tensor:
+        """However uneven the stripes are, every tuple counts the same."""
+        stripe, rule = self._stripe(step), self.rule
+        rows = embeddings.unflatten(0, (len(stripe), -1))
+        p = self.tuples.positives.shape[1]
+        anchor, positives, negatives = rows.split([1, p, rows.shape[1] - 1 - p], dim=1)
+        weights = torch.from_numpy(self.tuples.weights[stripe]).to(rows.device)
+        losses = tuple_loss(
+            anchor[:, 0],
+            positives,
+            negatives,
+            loss=rule.loss,
+            margin=rule.margin,
+            weights=weights if rule.weighted else None,
+            sum_negatives=rule.sum_negatives,
+        )
+        counted = 1.0 if self.sizes[step] > self.rank else 0.0
+        return losses.sum() * counted / self.sizes[step]
+
+
+class ClassSteps:
+    """Steps of batches of labelled images, whose loss takes all of a batch together.
+
+    Each rank embeds the images [rank::size] of a batch and gathers those of the others.
+
+    Parameters
+    ----------
+    batches : (s, b) int64, images
+    classes : (n,) int64, of every image
+    loss : see `supervised.rival_loss`
+    first : number of the first step, over all epochs
+    """
+
+    def __init__(self, batches: Ids, classes: Ids, loss: nn.Module, *, first: int) -> None:
+        self.batches, self.classes, self.of_batch, self.first = batches, classes, loss, first
+        self.rank, self.size = rank_and_size()
+        self.images, self.sizes = batches.ravel(), [batches.shape[1]] * len(batches)
+
+    def places(self, step: int) -> Ids:
+        b = self.batches.shape[1]
+        places: Ids = step * b + np.arange(b)[self.rank :: self.size]
+        return places
+
+    def loss(self, step: int, embeddings: Tensor) -> Tensor:
+        """Every rank has all of it: its gradient reaches each rank's images once from each rank."""
+        ids = self.batches[step]
+        rows = _gather_with_gradient(embeddings, len(ids))
+        labels = torch.from_numpy(self.classes[ids]).to(rows.device)
+        value: Tensor = self.of_batch(rows, labels, self.first + step)
+        return value / self.size
+
+
 def train_epoch(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    tuples: Tuples,
+    optimizers: Sequence[torch.optim.Optimizer],
+    steps: Steps,
     source: ImageSource,
     rule: StepRule,
     *,
     device: torch.device,
     learning_rate: Callable[[float], float] | None = None,
-    progress: Callable[[int], Any] = lambda tuples_done: None,
+    progress: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, float]:
-    """One pass over the tuples; returns their mean loss and the mean norm of the gradients.
-
-    A step takes the gradient of the mean loss of `batch_size` tuples. Each rank computes the tuples
-    [rank::size] of the step; what they add is scaled so that DDP's mean over the ranks is the mean
-    over the tuples, however uneven the stripes.
+    """One pass over the steps; returns their mean loss and the mean norm of the gradients.
 
     Parameters
     ----------
-    source : its view is given the place of an image in the epoch, counted tuple by tuple: anchor,
-        positives, negatives
-    learning_rate : of a step, by the share of the epoch, in (0, 1], that is done after it; None:
-        the optimiser's own
+    optimizers : the network's, then those of what the loss has to learn, if anything
+    source : its view is given the place of an image in the epoch
+    learning_rate : of the network in a step, by the share of the epoch, in (0, 1], that is done
+        after it; None: the optimiser's own
 
     Raises
     ------
     InputError
         The loss is not finite: training has diverged.
     """
-    rank, size = rank_and_size()
-    total = len(tuples.anchors)
-    steps = [
-        np.arange(start, min(start + rule.batch_size, total))
-        for start in range(0, total, rule.batch_size)
-    ]
-    # A rank without a tuple in a short last step repeats the first one at weight 0, to keep up.
-    stripes = [step[rank::size] if len(step) > rank else step[:1] for step in steps]
-    members = np.hstack([tuples.anchors[:, None], tuples.positives, tuples.negatives])
-    keys = np.arange(members.size).reshape(members.shape)
-    images_of_steps = source.groups(
-        [members[stripe].ravel() for stripe in stripes],
-        [keys[stripe].ravel() for stripe in stripes],
-    )
+    _, size = rank_and_size()
+    count, total, done = len(steps.sizes), sum(steps.sizes), 0
+    places = [steps.places(step) for step in range(count)]
+    images_of_steps = source.groups([steps.images[each] for each in places], places)
     model.train()
     sums = torch.zeros(2, device=device)  # of the losses, of the norms of the gradients
-    for step, stripe, images in zip(steps, stripes, images_of_steps, strict=True):
+    for step, images in enumerate(images_of_steps):
+        done += steps.sizes[step]
         if learning_rate is not None:
-            set_learning_rate(optimizer, learning_rate((step[-1] + 1) / total))
+            set_learning_rate(optimizers[0], learning_rate(done / total))
         with torch.autocast(
             device.type, torch.bfloat16, enabled=rule.precision == "bfloat16", cache_enabled=False
         ):
             embeddings = _forward(model, images, device)
-        weights = torch.from_numpy(tuples.weights[stripe]).to(device) if rule.weighted else None
-        losses = _losses(embeddings.unflatten(0, (len(stripe), -1)), tuples, weights, rule)
-        share = losses.sum() * (1.0 if len(step) > rank else 0.0)
-        optimizer.zero_grad(set_to_none=True)
-        (share * size / len(step)).backward()
-        sums[0] += share.detach()
+        share = steps.loss(step, embeddings)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        (share * size).backward()
+        sums[0] += share.detach() * steps.sizes[step]
         # Without a limit this only measures: the factor is 1.
         limit = float("inf") if rule.clip_norm is None else rule.clip_norm
         sums[1] += nn.utils.clip_grad_norm_(model.parameters(), limit) / size
-        optimizer.step()
-        progress(len(step))
+        for optimizer in optimizers:
+            optimizer.step()
+        progress(steps.sizes[step])
     if size > 1:
         torch.distributed.all_reduce(sums)
-    loss, norm = (sums / torch.tensor([max(total, 1), max(len(steps), 1)], device=device)).tolist()
+    loss, norm = (sums / torch.tensor([max(total, 1), max(count, 1)], device=device)).tolist()
     if not np.isfinite(loss):
         raise InputError(
             f"the loss became {loss}: training diverged; lower --training.learning-rate"
@@ -223,19 +310,15 @@ def train_epoch(
     return {"loss": loss, "gradient_norm": norm}
 
 
-def _losses(embeddings: Tensor, tuples: Tuples, weights: Tensor | None, rule: StepRule) -> Tensor:
-    """(b,) of embeddings (b, 1 + p + n, d)."""
-    p = tuples.positives.shape[1]
-    anchor, positives, negatives = embeddings.split([1, p, embeddings.shape[1] - 1 - p], dim=1)
-    return tuple_loss(
-        anchor[:, 0],
-        positives,
-        negatives,
-        loss=rule.loss,
-        margin=rule.margin,
-        weights=weights,
-        sum_negatives=rule.sum_negatives,
-    )
+def _gather_with_gradient(stripe: Tensor, total: int) -> Tensor:
+    """All ranks' rows [rank::size] put back in order, (total, d); gradients flow back to each."""
+    _, size = rank_and_size()
+    if size == 1:
+        return stripe
+    missing = -(-total // size) - len(stripe)
+    padded = nn.functional.pad(stripe, (0, 0, 0, missing))
+    stripes = torch.distributed.nn.functional.all_gather(padded)
+    return torch.stack(tuple(stripes), 1).flatten(0, 1)[:total]
 
 
 def _forward(model: nn.Module, images: Sequence[Pixels], device: torch.device) -> Tensor:

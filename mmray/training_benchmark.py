@@ -42,7 +42,7 @@ from mmray.manifold import ManifoldNeighbors
 from mmray.models import EmbeddingNet
 from mmray.pools import Pools
 from mmray.storage import Folder
-from mmray.training import ImageSource, rank_and_size, train_epoch
+from mmray.training import ImageSource, TupleSteps, rank_and_size, train_epoch
 from mmray.tuples import Tuples
 
 EPOCHS = 3  # the first one warms up; the faster of the others counts
@@ -307,7 +307,8 @@ def _ours(job: TrainingJob) -> _Course:
     for epoch in range(EPOCHS):
         start = time.perf_counter()
         drawn = _tuples_of(job, epoch)
-        metrics = train_epoch(model, optimizer, drawn, source, step_rule(config), device=CPU)
+        rule = step_rule(config)
+        metrics = train_epoch(model, [optimizer], TupleSteps(drawn, rule), source, rule, device=CPU)
         losses.append(metrics["loss"])
         seconds.append(time.perf_counter() - start)
     return _Course(losses=losses, seconds=seconds)

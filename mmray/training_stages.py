@@ -1,6 +1,7 @@
 """The stages that turn mined pools, or a file's pairs, into a network: cache the images, train."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,22 +11,25 @@ from mmray import artifacts, models
 from mmray.arrays import Ids
 from mmray.artifacts import Stage
 from mmray.collection import Collection
-from mmray.config import Config
+from mmray.config import Config, LearningConfig, Rival
 from mmray.distributed import cluster
 from mmray.distributed.caching import cache_images, cached
 from mmray.distributed.trainer import fine_tune
+from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.purity import labels_of
 from mmray.fine_tuning import History, TrainingJob
 from mmray.health import DATABASE, HEALTH, healthiest
 from mmray.labelled_tuples import NO_POOLS
 from mmray.manifold import ManifoldNeighbors
-from mmray.mining_stages import Mined
+from mmray.mining_stages import TUNED, Mined
 from mmray.models import EmbeddingNet
 from mmray.progress import announce
 from mmray.session import Counts, Session
 from mmray.sfm_tuples import SfmTuples
+from mmray.supervised import RIVAL_LABELS, LabelledImages
 
-TUNED, SUPERVISED = "fine-tuned", "supervised (uses labels)"
+SUPERVISED = "supervised (uses labels)"
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,13 @@ class Tuned:
     Attributes
     ----------
     label : what it is called wherever it is shown
+    epochs : how many were trained
     """
 
     network: EmbeddingNet
     epoch: int
     label: str = TUNED
+    epochs: int = 0
 
 
 def tuples_stage(session: Session[Config], given: SfmTuples) -> Mined:
@@ -58,11 +64,46 @@ def tuples_stage(session: Session[Config], given: SfmTuples) -> Mined:
         f"{counts['images']:,} images, from {given.file}; without a graph no network is checked: "
         "the last one is kept"
     )
-    return Mined(stage, pairs.as_pools(), pairs)
+    return Mined(stage, pairs.as_pools(), pairs, SUPERVISED)
+
+
+def classes_stage(
+    session: Session[LearningConfig],
+    images: Collection,
+    labels: Mapping[str, str],
+    rival: Rival,
+    per_class: int,
+) -> Mined:
+    """The classes of the images, by name, which stand in for what is mined without labels.
+
+    Raises
+    ------
+    InputError
+        An image has no label.
+    """
+    names = images.table["name"].to_pylist()
+    known = labels_of(names, labels)
+    if "" in known.tolist():
+        without = names[known.tolist().index("")]
+        raise InputError(
+            f"--rival {rival}: image {without} has no label; add it to --pool-labels, or leave the "
+            "image out with --exclude"
+        )
+    of_images = np.unique(known, return_inverse=True)[1].astype(np.int64)
+    supervision = LabelledImages(classes=of_images, rival=rival, per_class=per_class)
+    counts = {"images": len(images), "classes": int(of_images.max()) + 1}
+    marks = (images.digest(), known.tolist(), rival, per_class)
+    stage = session.stage("classes", *marks, work=lambda stage: counts, part_of="train")
+    label = RIVAL_LABELS[rival]
+    announce(
+        f"classes: {label}: {counts['classes']:,} classes of {counts['images']:,} images; without "
+        "a graph no network is checked: the last one is kept"
+    )
+    return Mined(stage, NO_POOLS, supervision, label)
 
 
 def train_stage(
-    session: Session[Config],
+    session: Session[LearningConfig],
     network: EmbeddingNet,
     images: Collection,
     mined: Mined,
@@ -115,13 +156,14 @@ def train_stage(
     epoch, history = stage.counts["kept_epoch"], artifacts.read_json(stage.folder, "history.json")
     session.run.log_epochs(history, prefix=metrics)  # where the server lost what it was told
     verdict = _verdict(history, epoch)
-    label = TUNED if mined.supervision is None else SUPERVISED
-    announce(f"train: {verdict}" if label == TUNED else f"train: {label}: {verdict}")
-    return Tuned(models.load(stage.folder / "model"), epoch, label)
+    known = "" if mined.label == TUNED else f"{mined.label}: "
+    announce(f"train: {known}{verdict}")
+    network = models.load(stage.folder / "model")
+    return Tuned(network, epoch, mined.label, stage.counts["epochs"])
 
 
 def _cached(
-    session: Session[Config], images: Collection, mined: Mined, checked: ManifoldNeighbors
+    session: Session[LearningConfig], images: Collection, mined: Mined, checked: ManifoldNeighbors
 ) -> tuple[Collection, Ids]:
     """The images that training needs, resized and kept, and the place of each image among them."""
     size = session.config.training.longest_side

@@ -7,6 +7,8 @@ from mmray.config import (
     Config,
     EvaluateConfig,
     ExtractionConfig,
+    FinegrainedConfig,
+    LearningConfig,
     MeasuringConfig,
     MineConfig,
     RunConfig,
@@ -70,6 +72,8 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("whitening", "pairs"): (2, 10**9),
     ("evaluation", "longest_side"): (32, 16_384),
     ("evaluation", "dims"): (1, 100_000),
+    ("evaluation", "clusterings"): (1, 10_000),
+    ("test", "clusterings"): (1, 10_000),
     ("", "shard_size"): (1, 1_000_000),
     ("", "batch_size"): (1, 65_536),
     ("", "max_pixels"): (1, 10**12),
@@ -82,6 +86,8 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("", "seed"): (0, 2**63 - 1),
     ("", "sample"): (1, 10**12),
     ("", "rounds"): (1, 1000),
+    ("", "dim"): (1, 100_000),
+    ("", "per_class"): (2, 10_000),
 }
 
 
@@ -104,8 +110,13 @@ def validate(config: RunConfig) -> None:
         )
     if isinstance(config, MineConfig) and not config.features:
         raise InputError("--features is missing: name a .npy file, a Parquet folder or a .mat file")
+    if isinstance(config, LearningConfig):
+        _validate_learning(config)
     if isinstance(config, Config):
-        _validate_images(config)
+        _validate_measuring(config.evaluation, "--evaluation.")
+        _validate_tuples(config)
+    if isinstance(config, FinegrainedConfig):
+        _validate_finegrained(config)
     if isinstance(config, EvaluateConfig):
         _validate_measuring(config, "--")
         if not config.model:
@@ -116,8 +127,10 @@ def validate(config: RunConfig) -> None:
 
 def _validate_descriptors(config: ExtractionConfig | MeasuringConfig, prefix: str) -> None:
     if not config.poolings:
-        raise InputError(f"{prefix}poolings is empty: name at least one of mac, rmac, gem")
+        raise InputError(f"{prefix}poolings is empty: name at least one of mac, rmac, gem, avg")
     _refuse_twice(f"{prefix}poolings", config.poolings)
+    if "embedding" in config.poolings and len(config.poolings) > 1:
+        raise InputError(f"{prefix}poolings embedding: it may have fewer dimensions, take it alone")
     if not config.scales:
         raise InputError(f"{prefix}scales is empty: name at least one, such as 1.0")
     for scale in config.scales:
@@ -147,10 +160,9 @@ def _refuse_twice(flag: str, names: Sequence[str]) -> None:
             raise InputError(f"{flag} names {name} twice: once is enough")
 
 
-def _validate_images(config: Config) -> None:
+def _validate_learning(config: LearningConfig) -> None:
     _validate_descriptors(config.extraction, "--extraction.")
-    _validate_measuring(config.evaluation, "--evaluation.")
-    if not config.images and (config.preset == "retrieval" or config.evaluation.images):
+    if not config.images and not _has_demo(config):
         raise InputError("--images is missing: name the folder of the images to learn from")
     if config.extraction.region_whitening and "rmac" not in config.extraction.poolings:
         raise InputError(
@@ -162,8 +174,45 @@ def _validate_images(config: Config) -> None:
             "--training.check-items 0: this check tells the best network, and when training no "
             "longer helps; leave it on, or give --training.keep last --training.patience None"
         )
-    _validate_tuples(config)
     chosen_stages(config)
+    labels = _label_source(config)
+    if config.oracle is not None and labels is not None:
+        raise InputError(f"--oracle {config.oracle} uses labels: name them with {labels}")
+
+
+def _has_demo(config: LearningConfig) -> bool:
+    """Whether the rendered photos stand in for images that are not given."""
+    if isinstance(config, Config):
+        return config.preset == "demo" and config.evaluation.images is None
+    return isinstance(config, FinegrainedConfig) and (
+        config.preset == "demo" and config.test.images is None
+    )
+
+
+def _label_source(config: LearningConfig) -> str | None:
+    """The flag that would name the labels of the images; None where they are known."""
+    if not config.images:
+        return None  # the demonstration has its own
+    if isinstance(config, Config):
+        return None if config.evaluation.pool_labels else "--evaluation.pool-labels"
+    assert isinstance(config, FinegrainedConfig)
+    split = config.test.images is None and config.test.split
+    return None if config.pool_labels or split else "--pool-labels"
+
+
+def _validate_finegrained(config: FinegrainedConfig) -> None:
+    if config.test.labels is not None and config.test.images is None:
+        raise InputError("--test.labels needs --test.images: name the folder of its images")
+    if config.rival is None:
+        return
+    labels = _label_source(config)
+    if labels is not None:
+        raise InputError(f"--rival {config.rival} learns from labels: name them with {labels}")
+    if config.rounds != 1 or config.oracle is not None:
+        raise InputError(
+            f"--rival {config.rival} learns from labels, not from mined pools: leave --rounds at 1 "
+            "and --oracle out"
+        )
 
 
 # Settings that mean nothing where training takes its pairs from a file, and what they must be.

@@ -7,7 +7,9 @@ import pytest
 
 from mmray.collection import ImageFile
 from mmray.config import EVALUATE
-from mmray.evaluation.labelled import LabelledSet
+from mmray.errors import InputError
+from mmray.evaluation.classes import ClassSet
+from mmray.evaluation.labelled import LabelledSet, as_labelled, labelled_set
 from mmray.evaluation.ranking import (
     Query,
     mean_average_precision,
@@ -80,6 +82,46 @@ def test_the_fingerprint_shows_a_change_of_the_rules():
         boxed(labels=["a", "a", "b"]),
     ):
         assert other.digest() != one
+
+
+def in_classes(*labels):
+    """An image of each label."""
+    return ClassSet(
+        source="data/birds/",
+        images=tuple(image(f"{i}.jpg") for i in range(len(labels))),
+        labels=labels,
+        classes=tuple(dict.fromkeys(labels)),
+    )
+
+
+def test_images_in_classes_search_for_the_others_of_their_class():
+    found, wanted = as_labelled(in_classes(*LABELS.tolist())), classes()
+    assert (found.name, found.labels) == ("birds", tuple(LABELS.tolist()))
+    assert found.items == found.database == found.queries == wanted.items
+    assert found.own.tolist() == list(range(6))
+    for one, two in zip(found.ground_truth, wanted.ground_truth, strict=True):
+        assert (one.positives.tolist(), one.junk.tolist()) == (
+            *(two.positives.tolist(), two.junk.tolist()),
+        )
+    assert as_labelled(in_classes("a", "a"), "half").name == "half"
+
+
+def test_classes_of_one_image_each_are_no_labelled_set():
+    with pytest.raises(InputError, match=r"^data/birds/: no two of 3 images in 3 classes .*; add"):
+        as_labelled(in_classes("a", "b", "c"))
+
+
+def test_a_folder_of_cub_is_a_labelled_set(tmp_path):
+    root = tmp_path / "CUB_200_2011"
+    (root / "images").mkdir(parents=True)
+    for name in ("x", "y", "z", "w"):
+        (root / "images" / f"{name}.jpg").write_bytes(b"an image")
+    (root / "images.txt").write_text("1 z.jpg\n2 x.jpg\n3 y.jpg\n")
+    (root / "image_class_labels.txt").write_text("1 2\n2 1\n3 2\n")
+    found = labelled_set(str(root), None)
+    assert (found.name, found.labels) == ("CUB_200_2011", ("2", "1", "2"))
+    assert [i.name for i in found.items] == ["images/z.jpg", "images/x.jpg", "images/y.jpg"]
+    assert [query.positives.tolist() for query in found.ground_truth] == [[2], [], [0]]
 
 
 def test_classes_are_measured_by_map_and_recall():

@@ -1,4 +1,4 @@
-"""Holidays, INSTRE and folders per class are read in their layouts, and damage is named."""
+"""Holidays, INSTRE and classes are read in their layouts, and damage is named."""
 
 import io
 import random
@@ -8,7 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from mmray.errors import InputError
-from mmray.evaluation.layouts import read_classes, read_holidays, read_instre
+from mmray.evaluation.layouts import class_benchmark, read_holidays, read_instre
 from tests.benchmark_samples import cells, structs
 
 
@@ -62,41 +62,25 @@ def test_damaged_holidays_are_refused_by_image(images, message):
         read_holidays(images, source="holidays")
 
 
-# A folder per class
+# Classes
 
 
-def test_every_image_searches_for_the_others_of_its_folder():
-    images = ["b/x.jpg", "a/y.jpg", "a/sub/z.jpg", "a/x.jpg", "b/w.jpg", "b/y.jpg"]
-    benchmark = read_classes(images, source="data/birds")
-    assert benchmark.name == "birds"
-    assert benchmark.images == (
-        *("a/sub/z.jpg", "a/x.jpg", "a/y.jpg", "b/w.jpg", "b/x.jpg", "b/y.jpg"),
-    )
-    assert benchmark.labels == ("a/sub", "a", "a", "b", "b", "b")
+def test_every_image_searches_for_the_others_of_its_class():
+    images = ["c.jpg", "a/x.jpg", "a/y.jpg", "w.jpg", "x.jpg", "y.jpg"]
+    labels = ["alone", "a", "b", "a", "b", "b"]
+    benchmark = class_benchmark(images, labels, name="birds")
+    assert (benchmark.name, benchmark.images) == ("birds", tuple(images))
+    assert benchmark.labels == tuple(labels)
     assert truths(benchmark.queries) == {
-        "a/sub/z.jpg": ([], [0], 0),
-        "a/x.jpg": ([2], [1], 1),
-        "a/y.jpg": ([1], [2], 2),
-        "b/w.jpg": ([4, 5], [3], 3),
-        "b/x.jpg": ([3, 5], [4], 4),
-        "b/y.jpg": ([3, 4], [5], 5),
+        "c.jpg": ([], [0], 0),
+        "a/x.jpg": ([3], [1], 1),
+        "a/y.jpg": ([4, 5], [2], 2),
+        "w.jpg": ([1], [3], 3),
+        "x.jpg": ([2, 5], [4], 4),
+        "y.jpg": ([2, 4], [5], 5),
     }
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (
-            ["a/x.jpg", "a/y.jpg", "z.jpg"],
-            "1 of 3 images are in no class: z.jpg; put each in a folder",
-        ),
-        (["a/x.jpg", "b/x.jpg"], "no two of 2 images are in the same folder.*; put the images"),
-        ([], "no two of 0 images"),
-    ],
-)
-def test_folders_that_are_no_classes_are_refused(images, message):
-    with pytest.raises(InputError, match=f"^birds: {message}"):
-        read_classes(images, source="birds")
+    assert [query.image for query in benchmark.queries] == images
+    assert {query.box for query in benchmark.queries} == {None}
 
 
 # INSTRE

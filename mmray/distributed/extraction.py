@@ -12,9 +12,10 @@ import ray
 import torch
 
 from mmray.arrays import Features, Ids, Pixels
+from mmray.augmentation import center_crop
 from mmray.careful_decoding import CarefulDecoder
 from mmray.collection import Collection, ImageFile, image_of
-from mmray.config import Pooling, Precision
+from mmray.config import Descriptor, Precision
 from mmray.containers import read_images
 from mmray.distributed.stage import ITEMS, RESTARTED, UNIT, Pool, run_units
 from mmray.embedding import embed, region_moments
@@ -39,6 +40,7 @@ class Description:
     Attributes
     ----------
     longest_side : pixels that images are reduced to; None: as they are
+    crop : their centre is described, of so many pixels a side; None: all of them
     scales : at which each is described
     poolings : p descriptors of one pass
     regions : those of "rmac"
@@ -48,7 +50,8 @@ class Description:
     """
 
     longest_side: int | None
-    poolings: Sequence[Pooling]
+    crop: int | None = None
+    poolings: Sequence[Descriptor]
     scales: Sequence[float] = (1.0,)
     regions: Rmac = field(default_factory=Rmac)
     precision: Precision = "float32"
@@ -158,9 +161,9 @@ class ExtractionWorker:
         self.how, self.regions = how, how.regions.to(self.device)
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
-        images = unpacked(unit["pixels"], unit["shape"])
+        images = self._viewed(unpacked(unit["pixels"], unit["shape"]))
         good = np.flatnonzero([error is None for error in unit["error"]])
-        shape = (unit[ITEMS], len(self.how.poolings), self.exact.dim)
+        shape = (unit[ITEMS], len(self.how.poolings), self.exact.width(self.how.poolings))
         descriptors = np.zeros(shape, np.float32)
         deviations: list[float | None] = [None] * unit[ITEMS]
         descriptors[good] = self._embed(self.reduced or self.exact, images)
@@ -175,6 +178,10 @@ class ExtractionWorker:
             poolings=self.how.poolings,
             descriptors=descriptors,
         )
+
+    def _viewed(self, images: list[Pixels]) -> list[Pixels]:
+        crop = self.how.crop
+        return images if crop is None else [center_crop(image, crop) for image in images]
 
     def _embed(self, model: EmbeddingNet, images: Sequence[Pixels]) -> Features:
         """(m, p, d)."""
@@ -271,7 +278,7 @@ def sum_up_regions(
         pool=pool,
         label=label,
     )
-    total = Moments.none(model.dim)
+    total = Moments.none(model.channels)
     for table in ahead(output.read_table, output.names()):
         total = total.merge(read_moments(table))
     return total

@@ -10,8 +10,11 @@ import numpy as np
 
 from mmray.arrays import Features, Ids
 from mmray.collection import ImageFile
+from mmray.errors import InputError
 from mmray.evaluation.benchmarks import Benchmark, load_benchmark
-from mmray.evaluation.layouts import read_classes
+from mmray.evaluation.classes import ClassSet, class_set
+from mmray.evaluation.ground_truth import title
+from mmray.evaluation.layouts import class_benchmark
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
 from mmray.sources import list_images
 
@@ -94,17 +97,39 @@ def labelled_set(images: str, ground_truth: str | None) -> LabelledSet:
     Parameters
     ----------
     images : the folder, a local path or a URI
-    ground_truth : see `load_benchmark`; None: a folder per class, see `read_classes`
+    ground_truth : see `load_benchmark`; None: a folder of classes, see `class_set`
 
     Raises
     ------
     InputError
         Either cannot be read, or an image is missing; see also `list_images`.
     """
-    files = {image.name: image for image in list_images(images)}
     if ground_truth is None:
-        return paired(read_classes(list(files), source=images), files)
+        return as_labelled(class_set(images))
+    files = {image.name: image for image in list_images(images)}
     return paired(load_benchmark(ground_truth, list(files)), files)
+
+
+def as_labelled(classes: ClassSet, name: str | None = None) -> LabelledSet:
+    """Every image searches for the others of its class.
+
+    Parameters
+    ----------
+    name : in the table of results; None: that of the folder
+
+    Raises
+    ------
+    InputError
+        No two images are of the same class.
+    """
+    if not classes.has_pairs:
+        raise InputError(
+            f"{classes.source}: no two of {len(classes.images)} images in {len(classes.classes)} "
+            "classes are of the same class, so that nothing could be found; add images to classes"
+        )
+    files = {image.name: image for image in classes.images}
+    benchmark = class_benchmark(list(files), classes.labels, name=name or title(classes.source))
+    return paired(benchmark, files)
 
 
 def paired(benchmark: Benchmark, files: Mapping[str, ImageFile]) -> LabelledSet:

@@ -1,6 +1,6 @@
-"""Benchmarks whose ground truth is in the names and folders of their images, or in a MATLAB file.
+"""Benchmarks whose ground truth is in the names of their images, their classes or a MATLAB file.
 
-Holidays (Jégou et al., ECCV 2008), INSTRE as Iscen et al. use it (CVPR 2017), a folder per class.
+Holidays (Jégou et al., ECCV 2008), classes, INSTRE as Iscen et al. use it (CVPR 2017).
 """
 
 import re
@@ -72,39 +72,20 @@ def _numbered(images: Sequence[str], source: str) -> list[str]:
     return database
 
 
-def read_classes(images: Sequence[str], *, source: str) -> Benchmark:
-    """Images in a folder per class; every image searches for the others of its class.
+def class_benchmark(images: Sequence[str], labels: Sequence[str], *, name: str) -> Benchmark:
+    """Every image of the database searches for the others of its class.
 
-    The database is all images, in alphabetical order. An image that is alone in its class is a
-    query without positives.
+    An image that is alone in its class is a query without positives.
 
     Parameters
     ----------
-    images : the files there are, relative to the folder that holds those of the classes
-        All of the path before the file's name is the class.
-    source : the folder, for messages and the benchmark's name
-
-    Raises
-    ------
-    InputError
-        An image is in no folder, or no two images are in the same.
+    images : n names of files, the database
+    labels : the class of each
+    name : the benchmark's
     """
-    database = sorted(set(images))
-    outside = [image for image in database if "/" not in image]
-    if outside:
-        raise InputError(
-            f"{source}: {len(outside)} of {len(database)} images are in no class: "
-            f"{shown(outside)}; put each in a folder of its class"
-        )
-    labels = [image.rpartition("/")[0] for image in database]
     classes = _grouped(labels)
-    if all(len(members) == 1 for members in classes.values()):
-        raise InputError(
-            f"{source}: no two of {len(database)} images are in the same folder, so that nothing "
-            "could be found; put the images of a class in one folder"
-        )
-    queries = [_among(database, row, classes[label]) for row, label in enumerate(labels)]
-    return Benchmark(title(source), tuple(database), tuple(queries), labels=tuple(labels))
+    queries = [_among(images, row, classes[label]) for row, label in enumerate(labels)]
+    return Benchmark(name, tuple(images), tuple(queries), labels=tuple(labels))
 
 
 def _grouped(labels: Sequence[str]) -> Mapping[str, list[int]]:

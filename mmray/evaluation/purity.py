@@ -1,12 +1,12 @@
 """Purity of the pools: how many of their pairs are what mining takes them for, by the true labels.
 
-n items. Labels only measure here; nothing is mined or learned with them.
+n items. Labels only measure here, but for `without_false_pairs`, whose pools are an oracle's.
 """
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmray.arrays import Ids
+from mmray.config import Oracle
 from mmray.errors import InputError
 from mmray.locations import read_bytes
 from mmray.pools import Pools
@@ -73,6 +74,38 @@ def pool_purity(pools: Pools, labels: NDArray[Any]) -> Purity:
         negative_pairs=len(different),
         anchors=len(pools.anchors),
     )
+
+
+def without_false_pairs(pools: Pools, labels: NDArray[Any], which: Oracle) -> Pools:
+    """What a perfect judge would leave of the pools: how much could be won by purer ones.
+
+    Parameters
+    ----------
+    pools, labels : as for `pool_purity`
+    which : lose what is false: "positives" not of the anchor's label, "negatives" of it, or "both"
+
+    Returns
+    -------
+    The same anchors, even where nothing is left to them, with the rest of their pools in its order;
+    `manifold_neighbors` are as they were.
+    """
+    if which in ("positives", "both"):
+        kept = _split(_same_label(pools.anchors, pools.positives, labels), pools.positives)
+        pools = replace(
+            pools,
+            positives=_chosen(pools.positives, kept),
+            positive_similarity=_chosen(pools.positive_similarity, kept),
+            positive_rank_e=_chosen(pools.positive_rank_e, kept),
+        )
+    if which in ("negatives", "both"):
+        kept = _split(~_same_label(pools.anchors, pools.negatives, labels), pools.negatives)
+        pools = replace(
+            pools,
+            negatives=_chosen(pools.negatives, kept),
+            negative_similarity=_chosen(pools.negative_similarity, kept),
+            negative_rank_m=_chosen(pools.negative_rank_m, kept),
+        )
+    return pools
 
 
 def read_labels(uri: str, count: int) -> NDArray[Any]:
@@ -149,6 +182,15 @@ def _same_label(anchors: Ids, pool: Sequence[Ids], labels: NDArray[Any]) -> NDAr
     sizes = np.array([len(ids) for ids in pool], np.int64)
     ours = labels[np.repeat(anchors, sizes)]
     return np.asarray((ours == labels[items]) & ~_unlabelled(ours), bool)
+
+
+def _split(flags: NDArray[np.bool_], pool: Sequence[Ids]) -> list[NDArray[np.bool_]]:
+    """Flags of all pairs as one array for each anchor."""
+    return np.split(flags, np.cumsum([len(ids) for ids in pool])[:-1])
+
+
+def _chosen(lists: Sequence[Any], kept: Sequence[NDArray[np.bool_]]) -> tuple[Any, ...]:
+    return tuple(values[flags] for values, flags in zip(lists, kept, strict=True))
 
 
 def _unlabelled(labels: NDArray[Any]) -> NDArray[np.bool_]:

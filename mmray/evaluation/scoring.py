@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from mmray.arrays import Ids
+import numpy as np
+
+from mmray.arrays import Features, Ids
+from mmray.evaluation.clustering import clustering_nmi
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import (
     Query,
@@ -35,6 +38,18 @@ def figures(labelled: LabelledSet, ranks: Ids) -> dict[str, float]:
         recall = {f"R@{k}": mean_recall_at_k(ranks, labelled.ground_truth, k) for k in RECALL_AT}
         return found | recall
     return found
+
+
+def clustered(descriptors: Features, labels: Sequence[str], seeds: int) -> dict[str, float]:
+    """How well k-means finds the classes, k being their number: NMI, and its standard deviation.
+
+    Parameters
+    ----------
+    descriptors : (n, d) float32, in n labelled rows
+    seeds : runs of k-means, of different seeds
+    """
+    found = clustering_nmi(descriptors, np.array(labels), seeds=seeds)
+    return {"NMI": found.mean, "NMI sd": found.spread}
 
 
 def _under_protocols(protocols: Mapping[str, Sequence[Query]], ranks: Ids) -> dict[str, float]:

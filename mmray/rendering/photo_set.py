@@ -64,7 +64,8 @@ def render_collection(
     """Render an unlabelled training part and a test part with ground truth, of other objects.
 
     Files: `train/NAME.jpg`; `train_labels.csv` (name, object; only to measure how pure mined pools
-    are); `test/jpg/NAME.jpg` and `test/gt/OBJECT_i_{query,good,ok,junk}.txt` as in Oxford5k.
+    are); `test/jpg/NAME.jpg` and `test/gt/OBJECT_i_{query,good,ok,junk}.txt` as in Oxford5k;
+    `test_labels.csv`, for measures of classes.
     Names do not tell the object. A photo depends on the seed, its index and the sizes alone.
 
     Parameters
@@ -102,8 +103,9 @@ def render_collection(
                 progress(1)
         tables.append(table)
     train, test = tables
-    rows = sorted(f"{photo.name},{photo.subject}\n" for photo in train)
-    write("train_labels.csv", "".join(["name,object\n", *rows]).encode())
+    for name, photos_of in (("train", train), ("test", test)):
+        rows = sorted(f"{photo.name},{photo.subject}\n" for photo in photos_of)
+        write(f"{name}_labels.csv", "".join(["name,object\n", *rows]).encode())
     counts = {"train_photos": len(train), "test_photos": len(test), "objects": 2 * objects}
     return counts | _write_ground_truth(write, test)
 

@@ -1,0 +1,158 @@
+"""Clusters of embeddings against classes, as papers on fine-grained retrieval report them: NMI.
+
+n items, d dims, k clusters.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.approximate import faiss
+from mmray.arrays import Features, Ids
+from mmray.neighbors import finite_norms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustering:
+    """NMI of several runs of k-means.
+
+    Attributes
+    ----------
+    mean, spread : float
+        Of the values; the spread is their standard deviation, 0 of a single one.
+    values : tuple of float
+        The NMI of each run, in [0, 1].
+    """
+
+    mean: float
+    spread: float
+    values: tuple[float, ...]
+
+
+def clustering_nmi(embeddings: Features, labels: NDArray[Any], *, seeds: int = 5) -> Clustering:
+    """NMI of the classes and of as many clusters as there are classes (Song et al., CVPR 2016).
+
+    Parameters
+    ----------
+    embeddings : (n, d) float32
+    labels : (n,) of integers or strings
+        The class of each item.
+    seeds : int
+        Runs of k-means, with the seeds 0..seeds - 1: its start is random, and the NMI with it.
+
+    Raises
+    ------
+    ValueError
+        There is not one label for each row, no item, no run, or a row that is not finite.
+    """
+    if labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"there must be one label for each of {len(embeddings)} embeddings, "
+            f"got shape {labels.shape}"
+        )
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    k = len(np.unique(labels))
+    values = [
+        normalized_mutual_information(labels, kmeans_clusters(embeddings, k, seed=seed))
+        for seed in range(seeds)
+    ]
+    return Clustering(
+        mean=float(np.mean(values)), spread=float(np.std(values)), values=tuple(values)
+    )
+
+
+def normalized_mutual_information(labels: NDArray[Any], clusters: NDArray[Any]) -> float:
+    """2 I(labels; clusters) / (H(labels) + H(clusters)), I the mutual information, H the entropy.
+
+    Parameters
+    ----------
+    labels, clusters : (n,) of integers or strings
+        The group of each item in two ways of grouping them; only who is with whom matters.
+
+    Returns
+    -------
+    From 0 to 1: exactly 1 where the groups are the same, also where there is one only, as in
+    scikit-learn.
+
+    Raises
+    ------
+    ValueError
+        They are not one-dimensional, not of the same length, or empty.
+    """
+    if labels.shape != clusters.shape or labels.ndim != 1 or not labels.size:
+        raise ValueError(
+            "labels and clusters must be one-dimensional, of the same length and not empty, "
+            f"got shapes {labels.shape} and {clusters.shape}"
+        )
+    _, rows = np.unique(labels, return_inverse=True)
+    _, columns = np.unique(clusters, return_inverse=True)
+    # The cells of the contingency table that are not 0, by number: there are n of them at most.
+    cells = rows * (columns.max() + 1) + columns
+    of_labels, of_clusters, joint = (_entropy(groups) for groups in (rows, columns, cells))
+    if of_labels + of_clusters == 0:
+        return 1.0
+    information = of_labels + of_clusters - joint
+    return float(np.clip(2 * information / (of_labels + of_clusters), 0, 1))
+
+
+def _entropy(groups: Ids) -> float:
+    """Entropy in nats of the sizes of groups, which are given by the group (n,) of each item."""
+    counts = np.unique(groups, return_counts=True)[1]
+    shares = np.sort(counts) / len(groups)  # sorted: equal sizes, in any order, have equal sums
+    return float(-np.sum(shares * np.log(shares)))
+
+
+def kmeans_clusters(embeddings: Features, k: int, *, seed: int, iterations: int = 100) -> Ids:
+    """Clusters by Lloyd's k-means of Euclidean distances, from a start by k-means++.
+
+    It runs in one thread, so that equal seeds give equal clusters on any number of cores: 6,000
+    items of 512 dims in 100 clusters take 0.1 s.
+
+    Parameters
+    ----------
+    embeddings : (n, d) float32
+    k : int
+        1..n.
+    seed : int
+        Of the start.
+    iterations : int
+        At most, from 1: it ends where the sum of distances, in single precision, falls no more.
+
+    Returns
+    -------
+    (n,) int64 : clusters in 0..k-1, one or more of which are empty where items are equal.
+
+    Raises
+    ------
+    ValueError
+        k or iterations is outside its range, or the embeddings have another shape or dtype, or a
+        row that is not finite.
+    """
+    finite_norms(embeddings, "embeddings")
+    n, d = embeddings.shape
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be in 1..{n}, the number of embeddings, got {k}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    kmeans = faiss.Kmeans(
+        d,
+        k,
+        niter=iterations,
+        seed=seed,
+        # A start of k items at random often leaves two in one class and none in another.
+        init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+        # All items take part, and faiss does not warn that they are few.
+        max_points_per_centroid=n,
+        min_points_per_centroid=1,
+    )
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        kmeans.train(embeddings)
+        clusters: Ids = kmeans.assign(embeddings)[1]
+    finally:
+        faiss.omp_set_num_threads(before)
+    return clusters

@@ -1,0 +1,298 @@
+"""The fine-grained recipe: unlabelled images of similar classes to an embedding (Sec. 4.2).
+
+n items, c channels of the backbone's last map, d dimensions of the embedding.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmray import artifacts, models
+from mmray.arrays import Features
+from mmray.artifacts import Stage
+from mmray.collection import Collection, sample, without
+from mmray.config import (
+    RIVAL,
+    FinegrainedConfig,
+    MeasuringConfig,
+    TrainingConfig,
+    changed,
+    chosen_stages,
+)
+from mmray.describing import describe
+from mmray.errors import InputError
+from mmray.evaluation.classes import ClassSet, class_set
+from mmray.evaluation.labelled import LabelledSet, as_labelled
+from mmray.evaluation.purity import labels_of, read_named_labels
+from mmray.evaluation_stages import Candidate, Measuring, evaluate_stages
+from mmray.feature_stages import extract_stage
+from mmray.learning import (
+    INITIAL,
+    Learned,
+    Outcome,
+    Unlabelled,
+    check_dimensions,
+    given_exclusions,
+    learn,
+    with_demo_images,
+)
+from mmray.manifold import ManifoldNeighbors
+from mmray.models import EmbeddingNet
+from mmray.progress import announce
+from mmray.report import Score
+from mmray.session import Counts, Session, running, usable_storage
+from mmray.sources import list_images
+from mmray.training_stages import classes_stage, train_stage
+from mmray.whitening import pca_whitening
+
+HEAD_IMAGES = 10_000  # of which the principal components are learned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run starts from: its images, classes to measure on if there are any, a network.
+
+    The network has no head yet.
+    """
+
+    unlabelled: Unlabelled
+    test: LabelledSet | None
+    network: EmbeddingNet
+
+
+def run(config: FinegrainedConfig) -> list[Score]:
+    """Do all that the settings ask for, as far as it is not done yet.
+
+    Returns
+    -------
+    The scores on the test classes; none if there are none, or no stage `evaluate`.
+
+    Raises
+    ------
+    InputError
+        A setting, an input or the cluster cannot be used. What was done until then is kept.
+    """
+    if config.rival is not None:
+        config = changed(config, RIVAL)
+    storage = usable_storage(config)
+    inputs = given_inputs(config) if config.images else None  # mended sooner than Ray is started
+    with running(config, storage, chosen_stages(config)) as session:
+        return recipe(session, inputs or given_inputs(with_demo(session))).scores
+
+
+def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> Outcome:
+    """All stages in their order, as far as the last that was chosen."""
+    images, network = inputs.unlabelled.images(session), inputs.network
+    if {"train", "evaluate"} & set(session.chosen):
+        network = head_stage(session, images, inputs.network)
+    if session.config.rival is None:
+        learned = learn(
+            session,
+            images,
+            inputs.network,
+            network,
+            labels=inputs.unlabelled.labels,
+            labelled=inputs.test,
+        )
+    else:
+        learned = learn_from_labels(session, images, network, inputs)
+    if learned is None or learned.tuned is None or session.chosen[-1] == "train":
+        return Outcome(scores=[], learned=learned)
+    if inputs.test is None:
+        announce("evaluate: no test classes were given, nothing is measured")
+        return Outcome(scores=[], learned=learned)
+    tuned = learned.tuned
+    candidates = [Candidate(label=INITIAL, network=network)]
+    candidates += [Candidate(label=tuned.label, network=tuned.network)]
+    scores = evaluate_stages(session, candidates, [inputs.test], measuring(session.config))
+    return Outcome(scores=scores, learned=learned)
+
+
+def learn_from_labels(
+    session: Session[FinegrainedConfig], images: Collection, network: EmbeddingNet, inputs: Inputs
+) -> Learned | None:
+    """A supervised rival of Table 2 in place of mining: the same images, network and optimiser."""
+    labels, rival = inputs.unlabelled.labels, session.config.rival
+    assert labels is not None, "settings are validated"
+    assert rival is not None, "asked for"
+    described = extract_stage(session, inputs.network, images)
+    if not {"train", "evaluate"} & set(session.chosen):
+        return None
+    mined = classes_stage(session, described.items, labels, rival, session.config.per_class)
+    nothing = ManifoldNeighbors.none()
+    tuned = train_stage(session, network, described.items, mined, nothing, inputs.test)
+    return Learned(images=described.items, mined=mined, purity=None, tuned=tuned)
+
+
+def head_stage(
+    session: Session[FinegrainedConfig], images: Collection, network: EmbeddingNet
+) -> EmbeddingNet:
+    """The network with a fully connected layer (c -> d), which is to be trained.
+
+    It starts as the first d principal components of the images' pooled descriptors, not whitened:
+    on 25 species Recall@1 is then 65.5, where whitened components give 61.2 and a random layer 52.6
+    (RESULTS.md, "Features for fine-grained mining").
+
+    Raises
+    ------
+    InputError
+        There are too few images for so many components, or too many cannot be read.
+    """
+    config = session.config
+    if config.head == "random":
+        rng = np.random.default_rng(config.seed)
+        weight = rng.standard_normal((config.dim, network.channels)) / np.sqrt(network.channels)
+        return models.with_head(network, weight.astype(np.float32), np.zeros(config.dim, "f4"))
+    described = describe(
+        session,
+        sample(images, HEAD_IMAGES, config.seed),
+        network,
+        how=dataclasses.replace(measuring(config).how, poolings=(config.training.pooling,)),
+        shard_size=config.extraction.shard_size,
+        part_of="extract",
+        max_bad_fraction=config.extraction.max_bad_fraction,
+        flag="--extraction.max-bad-fraction",
+        deduplicate=config.deduplicate,
+    )
+    if len(described.items) <= config.dim:
+        raise InputError(
+            f"{len(described.items)} images are too few for --dim {config.dim} principal "
+            "components: add some, lower it, or give --head random"
+        )
+
+    def work(stage: Stage) -> Counts:
+        learned = pca_whitening(described.features(config.training.pooling))
+        artifacts.write_whitening(stage.folder, "pca.npz", learned)
+        return {"images": len(described.items), "dims": config.dim}
+
+    stage = session.stage("head", described.stage.fingerprint, work=work, part_of="extract")
+    learned = artifacts.read_whitening(stage.folder, "pca.npz")
+    weight = unit_rows(learned.projection[: config.dim])
+    return models.with_head(network, weight, -weight @ learned.mean)
+
+
+def unit_rows(rows: Features) -> Features:
+    """Directions (d, c) of whitening without the scale that makes their variances equal."""
+    scaled: Features = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled
+
+
+def measuring(config: FinegrainedConfig) -> Measuring:
+    """Test images are seen as training embeds them."""
+    training, extraction = config.training, config.extraction
+    return Measuring(
+        config=MeasuringConfig(
+            longest_side=training.longest_side,
+            poolings=("embedding",),
+            precision=extraction.precision,
+            clusterings=config.test.clusterings,
+        ),
+        center_crop=embedded_crop(training),
+        shard_size=extraction.shard_size,
+        batch_size=extraction.batch_size,
+        max_pixels=extraction.max_pixels,
+    )
+
+
+def embedded_crop(training: TrainingConfig) -> int | None:
+    """Pixels of a side of the centre that is embedded; None: all of an image."""
+    return training.crop_size if training.augmentation == "crop" else None
+
+
+# -- inputs ---------------------------------------------------------------------------------------
+
+
+def with_demo(session: Session[FinegrainedConfig]) -> FinegrainedConfig:
+    """The settings, with the rendered demonstration set as the images."""
+    folder = with_demo_images(session)
+    test = dataclasses.replace(
+        session.config.test,
+        images=folder.location("test/jpg"),
+        labels=folder.location("test_labels.csv"),
+    )
+    return dataclasses.replace(
+        session.config,
+        images=(folder.location("train"),),
+        pool_labels=folder.location("train_labels.csv"),
+        test=test,
+    )
+
+
+def given_inputs(config: FinegrainedConfig) -> Inputs:
+    """What the settings name.
+
+    Raises
+    ------
+    InputError
+        One of them cannot be read, or there are no images, or no classes where some are needed.
+    """
+    network = models.build(config.network, pooling=config.training.pooling, weights=config.weights)
+    check_dimensions(config, network)
+    if config.dim > network.channels:
+        raise InputError(
+            f"--dim {config.dim}: {config.network} has {network.channels} dimensions; choose as "
+            "many or fewer"
+        )
+    if config.test.images is None and config.test.split:
+        first, second = _halves(config)
+        return Inputs(unlabelled=first, test=second, network=network)
+    test: LabelledSet | None = None
+    if config.test.images is not None:
+        test = as_labelled(_test_classes(config.test.images, config.test.labels))
+    unlabelled = Unlabelled.given(config, config.pool_labels)
+    return Inputs(unlabelled=unlabelled, test=test, network=network)
+
+
+def _halves(config: FinegrainedConfig) -> tuple[Unlabelled, LabelledSet]:
+    """The images of half of the classes, which forget their labels, and the others."""
+    first, second = _class_folder(config).halves()
+    announce(
+        f"classes: {len(first.classes)} train, without labels, on {len(first.images):,} images; "
+        f"{len(second.classes)} others test, on {len(second.images):,}"
+    )
+    images = without(Collection.of(first.images), set(given_exclusions(config)))
+    if config.sample is not None:
+        images = sample(images, config.sample, config.seed)
+    names = [image.name for image in first.images]
+    labels = dict(zip(names, first.labels, strict=True))
+    if config.pool_labels:
+        labels = read_named_labels(config.pool_labels)
+    return Unlabelled(sources=config.images, listed=images, labels=labels), as_labelled(second)
+
+
+def _test_classes(folder: str, labels: str | None) -> ClassSet:
+    """Images in folders of their classes, or those of a folder that a CSV names the classes of."""
+    if labels is None:
+        return class_set(folder)
+    images = list_images(folder)
+    known = labels_of([image.name for image in images], read_named_labels(labels)).tolist()
+    labelled = [(image, label) for image, label in zip(images, known, strict=True) if label]
+    if not labelled:
+        raise InputError(
+            f"--test.labels {labels}: names no image in {folder}, such as {images[0].name}; give a "
+            "CSV file with a header, then name,label"
+        )
+    return ClassSet(
+        source=folder,
+        images=tuple(image for image, _ in labelled),
+        labels=tuple(label for _, label in labelled),
+        classes=tuple(sorted({label for _, label in labelled})),
+    )
+
+
+def _class_folder(config: FinegrainedConfig) -> ClassSet:
+    """The one source, images in classes."""
+    if len(config.images) != 1:
+        raise InputError(
+            f"--images names {len(config.images)} sources, which are not split into classes: name "
+            "one folder of classes, or the test images with --test.images (--no-test.split: all "
+            "train, nothing is measured)"
+        )
+    try:
+        return class_set(config.images[0])
+    except InputError as error:
+        raise InputError(
+            f"{error}; or name labelled images with --test.images (--no-test.split: all of "
+            "--images train, nothing is measured)"
+        ) from error

@@ -1,0 +1,214 @@
+"""Unlabelled images to a fine-tuned network: what all applications of the method share."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mmray.artifacts import Stage
+from mmray.collection import Collection, read_exclusions
+from mmray.config import LearningConfig
+from mmray.errors import InputError
+from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.purity import (
+    Purity,
+    labels_of,
+    read_named_labels,
+    without_false_pairs,
+)
+from mmray.feature_stages import extract_stage, features_stage
+from mmray.gallery_stages import gallery_stage
+from mmray.health import NEIGHBORS
+from mmray.listing import list_stage
+from mmray.mining_stages import (
+    TUNED,
+    Mined,
+    check_stage,
+    graph_stage,
+    measure_purity,
+    mine_stage,
+)
+from mmray.models import EmbeddingNet
+from mmray.pools import summary
+from mmray.progress import Progress, announce
+from mmray.rendering.photo_set import render_collection
+from mmray.report import Score
+from mmray.session import Counts, Session
+from mmray.sources import probe
+from mmray.storage import Folder
+from mmray.training_stages import Tuned, train_stage
+
+INITIAL = "initial"  # what the network is called that training starts from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlabelled:
+    """The images to learn from.
+
+    Attributes
+    ----------
+    sources, excluded : where they are, to be listed as a stage
+    listed : the images themselves, where that has been done
+    labels : of the images, by name, which measure how pure the pools are; None: there are none
+    """
+
+    sources: Sequence[str] = ()
+    excluded: frozenset[str] = frozenset()
+    listed: Collection | None = None
+    labels: Mapping[str, str] | None = None
+
+    def images(self, session: Session[LearningConfig]) -> Collection:
+        """The list, made now if it was not before."""
+        if self.listed is not None:
+            return self.listed
+        return list_stage(session, self.sources, self.excluded)
+
+    @classmethod
+    def given(cls, config: LearningConfig, labels: str | None) -> "Unlabelled":
+        """What --images names; it is looked for only, not listed.
+
+        Parameters
+        ----------
+        labels : file of the images' labels, see `read_named_labels`
+
+        Raises
+        ------
+        InputError
+            One of the files cannot be read, or there are no images.
+        """
+        for source in config.images:
+            probe(source, column=config.image_column)
+        return cls(
+            sources=config.images,
+            excluded=given_exclusions(config),
+            labels=read_named_labels(labels) if labels else None,
+        )
+
+
+def given_exclusions(config: LearningConfig) -> frozenset[str]:
+    """The names of --exclude."""
+    return frozenset() if config.exclude is None else frozenset(read_exclusions(config.exclude))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What the last round left.
+
+    Attributes
+    ----------
+    images : those that could be read; the ids of the pools are places among them
+    purity : of the pools that were trained on, where labels are known
+    tuned : None where the last stage was to mine
+    """
+
+    images: Collection
+    mined: Mined
+    purity: Purity | None
+    tuned: Tuned | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a run: its figures, none where nothing was measured, and what it learned."""
+
+    scores: list[Score]
+    learned: Learned | None = None
+
+
+def learn(
+    session: Session[LearningConfig],
+    images: Collection,
+    describing: EmbeddingNet,
+    network: EmbeddingNet,
+    *,
+    labels: Mapping[str, str] | None,
+    labelled: LabelledSet | None,
+) -> Learned | None:
+    """Extract, mine and train, as far as the last stage that was chosen; None where that is sooner.
+
+    Parameters
+    ----------
+    describing : gives the features to mine on; in later rounds that is the network of the last one
+    network : to be trained
+    labels : of the images by their names, to measure how pure the pools are
+    labelled : to measure on while training
+    """
+    config, last = session.config, session.chosen[-1]
+    tuned = Tuned(network, 0)
+    for number in range(1, config.rounds + 1):
+        if number > 1:
+            announce(f"round {number}: features by the network of the round before")
+            describing = tuned.network
+        described = extract_stage(session, describing, images)
+        source = features_stage(session, described)
+        if last == "extract":
+            return None
+        graph = graph_stage(session, source)
+        if last == "graph":
+            return None
+        mined, purity, known = mine_stage(session, source, graph), None, None
+        if labels is not None:
+            known = labels_of(described.items.table["name"].to_pylist(), labels)
+        gallery_stage(
+            session,
+            described.items,
+            source,
+            graph,
+            mined,
+            known,
+            max_pixels=config.extraction.max_pixels,
+        )
+        if known is not None:
+            purity = measure_purity(session, mined, known)
+            if config.oracle is not None:
+                mined = oracle_stage(session, mined, known)
+                purity = measure_purity(session, mined, known)
+        if last == "mine":
+            return Learned(images=described.items, mined=mined, purity=purity, tuned=None)
+        checked = check_stage(
+            session, source, graph, items=config.training.check_items, neighbors=NEIGHBORS
+        )
+        metrics = "" if number == 1 else f"round-{number}/"
+        tuned = train_stage(
+            session, tuned.network, described.items, mined, checked, labelled, metrics=metrics
+        )
+        if tuned.epoch == 0:
+            break  # another round would be the same
+    return Learned(images=described.items, mined=mined, purity=purity, tuned=tuned)
+
+
+def oracle_stage(session: Session[LearningConfig], mined: Mined, labels: NDArray[Any]) -> Mined:
+    """The mined pools without their false pairs, by labels (n,): what purer pools would bring."""
+    which = session.config.oracle
+    assert which is not None, "asked for"
+    pools = without_false_pairs(mined.pools, labels, which)
+    what = "false pairs" if which == "both" else f"false {which}"
+    label = f"{TUNED}, without {what} (uses labels)"
+    marks = (mined.stage.fingerprint, which, labels.tolist())
+    stage = session.stage("oracle", *marks, work=lambda stage: summary(pools), part_of="mine")
+    announce(f"pools: {what} are left out by their labels: an oracle, no result of ours")
+    return Mined(stage, pools, label=label)
+
+
+def with_demo_images(session: Session[LearningConfig]) -> Folder:
+    """The rendered demonstration set, which stands in where no images are given."""
+    size = dataclasses.asdict(session.config.demo)
+    photos = 2 * (session.config.demo.objects * session.config.demo.photos)
+    total = photos + 2 * session.config.demo.distractors
+
+    def render(stage: Stage) -> Counts:
+        with Progress("render", total=total) as progress:
+            return render_collection(stage.folder.write, progress=progress.advance, **size)
+
+    return session.stage("demo", size, work=render, part_of="extract").folder
+
+
+def check_dimensions(config: LearningConfig, network: EmbeddingNet) -> None:
+    """Refuse more dimensions than a network has; InputError says how many there are."""
+    if config.extraction.pca is not None and config.extraction.pca > network.channels:
+        raise InputError(
+            f"--extraction.pca {config.extraction.pca}: {config.network} has {network.channels} "
+            "dimensions; choose as many or fewer"
+        )
