@@ -117,14 +117,14 @@ def _features(side: int, scales: tuple[float, ...], pooling: Pooling, pca: int |
     return Row(name=name, label=label, changes={"extraction": values})
 
 
+MAC_AND_GEM: tuple[Pooling, ...] = ("mac", "gem")
 ONE, THREE = (1.0,), (1.0, 2**-0.5, 0.5)
 FEATURES: tuple[Row, ...] = (
     *(_features(224, ONE, "rmac", pca) for pca in (None, 64, 128, 256, 512)),
-    *(_features(224, ONE, pooling, pca) for pooling in ("mac", "gem") for pca in (None, 128)),
-    *(_features(224, THREE, "rmac", pca) for pca in (None, 128, 512)),
-    *(_features(160, ONE, "rmac", pca) for pca in (None, 128)),
-    *(_features(160, THREE, "rmac", pca) for pca in (None, 128)),
-    *(_features(112, ONE, "rmac", pca) for pca in (None, 128)),
+    *(_features(224, ONE, pooling, 128) for pooling in MAC_AND_GEM),
+    *(_features(224, THREE, "rmac", pca) for pca in (None, 128)),
+    *(_features(side, ONE, "rmac", 128) for side in (160, 112)),
+    _features(160, THREE, "rmac", 128),
 )
 
 

@@ -549,7 +549,7 @@ FINEGRAINED_RECIPES: dict[FinegrainedRecipe, Changes] = {
         "mining": {"graph_k": 10, "positive_k": 20},
         "training": {
             "normalized_weights": True,
-            "learning_rate": 1e-3,
+            "learning_rate": 3e-4,
             "held_out": 0.1,
             "average": True,
             "keep": "best",
@@ -562,12 +562,13 @@ FINEGRAINED_SIZES: dict[FinegrainedPreset, Changes] = {
     "demo": {
         "network": "efficientnet_lite0",
         "demo": {"distractors": 0},
-        "extraction": {"longest_side": 192, "shard_size": 64, "pca": 128},
-        "mining": {"anchor_block": 64},
+        "extraction": {"longest_side": 224, "scales": (1.0,), "shard_size": 64, "pca": 128},
+        # Some 13 photos of an object.
+        "mining": {"positive_k": 10, "anchor_block": 64},
         "training": {
             "longest_side": 160,
             "crop_size": 128,
-            "epochs": 6,
+            "epochs": 4,
             "anchors_per_epoch": 300,
             "batch_size": 15,
         },

@@ -1,6 +1,7 @@
 """Pictures of what was mined: anchors and their pools, as in Figs. 2 to 4.
 
-n images. Text is drawn in the font that PIL carries, which has no letters of mathematics.
+n images, a anchors. Text is drawn in the default font of PIL, which has ASCII and little else: a
+title is "P+", not P with a raised plus.
 """
 
 import io
@@ -18,9 +19,10 @@ Load = Callable[[int], Pixels | None]
 Color = tuple[int, int, int]
 
 # Of the frames: an image of the anchor's label, one of another, one without, and the anchor.
-SAME, OTHER, UNLABELLED, ANCHOR = (34, 136, 51), (204, 51, 17), (187, 187, 187), (68, 119, 170)
+SAME, OTHER, UNLABELLED, ANCHOR = (34, 136, 51), (204, 51, 17), (153, 153, 153), (68, 119, 170)
+PLAIN = (204, 204, 204)  # where there are no labels at all
 BACKGROUND, TEXT, MISSING = (255, 255, 255), (34, 34, 34), (221, 221, 221)
-FRAME = 4  # pixels, as all below
+FRAME, THIN = 4, 1  # pixels, as all below; thin is a plain frame
 GAP, GROUP_GAP, MARGIN = 6, 22, 14
 HEADING, TITLE, CAPTION = 16, 20, 12  # heights of letters
 LINE = 1.5  # heights of letters in a line
@@ -56,12 +58,17 @@ def pool_gallery(
     Parameters
     ----------
     strips : of the same groups, by title
-    load : an image (h, w, 3) uint8 by its id; None where it cannot be read
-    labels : (n,), or None
+        Without any, the picture says "no anchors".
+    load : an image (h, w, 3) uint8 by its id; None where it cannot be read, shown as a cross
+        Called once for each image.
+    labels : (n,) of integers, floats, strings or objects, or None
         An image of the anchor's label is framed green, one of another label red, in every group, as
-        in the paper; "" or None is no label, framed grey. Labels serve this picture only.
+        in the paper: also a negative of the anchor's label is green. -1, "-1", "", NaN or None
+        stands for no label: the image, or all of an anchor that has none, is framed grey.
+        Labels serve this picture only; without them all frames are thin.
     columns : images of a group at most
-    side : pixels of a side of a cell; images are reduced to fit, not cut
+    side : pixels of a side of a cell; images are scaled to fit, not cut
+    title : a line above all; text is put on one line, and shortened where there is no room
 
     Raises
     ------
@@ -70,8 +77,12 @@ def pool_gallery(
     """
     _check(columns, side)
     titles = [[group.title for group in strip.groups] for strip in strips]
-    if any(each != titles[0] for each in titles):
-        raise ValueError(f"strips have different groups: {titles[0]} and {max(titles)}")
+    for place, found in enumerate(titles):
+        if found != titles[0]:
+            raise ValueError(
+                f"strips have different groups: strip {place} has {found}, the first {titles[0]}; "
+                "give all the same, an empty one where nothing was chosen"
+            )
     if not strips:
         return _message(title)
     load = cache(load)
@@ -105,11 +116,12 @@ def anchor_gallery(
     side: int = 96,
     title: str = "",
 ) -> bytes:
-    """A PNG with a grid of images, row by row, perhaps with a line below each.
+    """A PNG with a grid of images (Fig. 3), row by row, perhaps with a line below each.
 
     Parameters
     ----------
     ids : (a,) int64
+        Without any, the picture says "no anchors".
     captions : one an image
     load, side, title : as for `pool_gallery`
     columns : images of a row
@@ -124,6 +136,7 @@ def anchor_gallery(
         raise ValueError(f"{len(captions)} captions of {len(ids)} images: give one for each")
     if not len(ids):
         return _message(title)
+    load = cache(load)
     top = MARGIN + (round(LINE * TITLE) if title else 0)
     line = round(LINE * CAPTION) if captions is not None else 0
     rows = -(-len(ids) // columns)
@@ -141,9 +154,17 @@ def anchor_gallery(
 
 
 def _color(labels: NDArray[Any] | None, anchor: int, item: int) -> Color:
-    if labels is None or any(labels[each] in ("", None) for each in (anchor, item)):
+    if labels is None:
+        return PLAIN
+    ours, its = labels[anchor], labels[item]
+    if _is_absent(ours) or _is_absent(its):
         return UNLABELLED
-    return SAME if labels[anchor] == labels[item] else OTHER
+    return SAME if ours == its else OTHER
+
+
+def _is_absent(label: Any) -> bool:
+    """Whether it stands for no label, as for `mmray.evaluation.purity.pool_purity`."""
+    return label in (None, -1, "", "-1", b"", b"-1") or bool(label != label)  # NaN equals nothing
 
 
 def _paste(
@@ -155,16 +176,17 @@ def _paste(
     if pixels is None:
         draw = ImageDraw.Draw(canvas)
         draw.rectangle((x, y, x + side - 1, y + side - 1), fill=MISSING)
-        draw.line((x + 8, y + 8, x + side - 9, y + side - 9), fill=TEXT, width=2)
-        draw.line((x + 8, y + side - 9, x + side - 9, y + 8), fill=TEXT, width=2)
+        near, far = side // 3, side - 1 - side // 3
+        draw.line((x + near, y + near, x + far, y + far), fill=TEXT, width=2)
+        draw.line((x + near, y + far, x + far, y + near), fill=TEXT, width=2)
         return
     image = Image.fromarray(pixels)
     scale = inside / max(image.size)
     size = tuple(max(1, round(length * scale)) for length in image.size)
     image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     left, top = x + (side - size[0]) // 2, y + (side - size[1]) // 2
-    frame = (left - FRAME, top - FRAME, left + size[0] + FRAME, top + size[1] + FRAME)
-    canvas.paste(color, frame)
+    wide = THIN if color == PLAIN else FRAME
+    canvas.paste(color, (left - wide, top - wide, left + size[0] + wide, top + size[1] + wide))
     canvas.paste(image, (left, top))
 
 
@@ -173,10 +195,10 @@ def _write(
 ) -> None:
     """A line of text, shortened where it is wider than there is room."""
     font = ImageFont.load_default(size=height)
-    shown = text
-    while font.getlength(shown) > width and text:
+    shown = text = " ".join(text.split())
+    while text and font.getlength(shown) > width:  # an ellipsis alone fits into any cell
         text = text[:-1]
-        shown = text.rstrip() + "..."
+        shown = text.rstrip() + "…"
     ImageDraw.Draw(canvas).text(corner, shown, fill=TEXT, font=font)
 
 
@@ -196,4 +218,4 @@ def _png(canvas: Image.Image) -> bytes:
 
 def _check(columns: int, side: int) -> None:
     if columns < 1 or side < 16:
-        raise ValueError(f"columns = {columns}, side = {side}: at least 1 and 16 pixels")
+        raise ValueError(f"columns = {columns}, side = {side}: give at least 1 and 16 pixels")

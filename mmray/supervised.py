@@ -22,8 +22,6 @@ from itertools import chain
 
 import numpy as np
 import torch
-from pytorch_metric_learning import losses, miners
-from pytorch_metric_learning.distances import LpDistance
 from torch import Tensor, nn
 
 from mmray.arrays import Ids
@@ -83,6 +81,10 @@ def rival_loss(name: Rival, *, classes: int, dim: int, seed: int) -> RivalLoss:
 
 
 def _parts(name: Rival, classes: int, dim: int, seed: int) -> tuple[nn.Module, nn.Module | None]:
+    # Only now: it takes seconds, for which nobody should wait who learns without labels.
+    from pytorch_metric_learning import losses, miners
+    from pytorch_metric_learning.distances import LpDistance
+
     if name == "triplet-semihard":
         margin, squared = MARGINS["triplet"], LpDistance(power=2)
         miner = miners.TripletMarginMiner(

@@ -14,6 +14,7 @@ from mmray.feature_stages import extract_stage, features_stage
 from mmray.models import build
 from mmray.moments import Moments
 from mmray.session import Session
+from mmray.sources import list_images
 from mmray.storage import Folder
 from mmray.whitening import pca_whitening
 from tests import synthetic
@@ -60,5 +61,6 @@ def test_regions_that_cannot_be_learned_from_are_an_error(tmp_path, monkeypatch)
         feature_stages, "sum_up_regions", lambda images, model, **options: Moments.none(3)
     )
     model = build("efficientnet_lite0", pooling="mac")
+    images = Collection.of(list_images(str(tmp_path)))
     with pytest.raises(InputError, match=r"region-whitening: none of the 12 images .*00\.png"):
-        extract_stage(session(tmp_path, region_whitening=True), model, [str(tmp_path)], set())
+        extract_stage(session(tmp_path, region_whitening=True), model, images)

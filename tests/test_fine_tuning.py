@@ -91,7 +91,7 @@ def prescribe(monkeypatch, values):
 def without_training(monkeypatch):
     """An epoch adds 1 to a weight, and nothing is embedded."""
 
-    def train_epoch(model, optimizer, drawn, source, rule, **options):
+    def train_epoch(model, optimizers, steps, source, rule, **options):
         with torch.no_grad():
             next(model.parameters()).add_(1)
         return {"loss": 0.5}
@@ -106,9 +106,9 @@ def without_training(monkeypatch):
 def noting(train_epoch, drawn):
     """The same, with the tuples that it is given added to a list."""
 
-    def noted(model, optimizer, tuples_of_epoch, *arguments, **options):
-        drawn.append(tuples_of_epoch)
-        return train_epoch(model, optimizer, tuples_of_epoch, *arguments, **options)
+    def noted(model, optimizers, steps, *arguments, **options):
+        drawn.append(steps.tuples)
+        return train_epoch(model, optimizers, steps, *arguments, **options)
 
     return noted
 
@@ -184,8 +184,8 @@ def test_the_mean_is_what_is_measured_and_kept(job, monkeypatch):
 def test_adam_goes_on_with_its_averages(job, tmp_path):
     config = {"optimizer": "adam", "learning_rate": 1e-4, "epochs": 2, "schedule": "cosine"}
     whole = assert_restored_goes_on(with_config(job, **config), tmp_path)
-    state = torch.load(tmp_path / "1" / "optimizer.pt", weights_only=True)["state"]
-    assert float(state[0]["exp_avg_sq"].abs().max()) > 0
+    (state,) = torch.load(tmp_path / "1" / "optimizer.pt", weights_only=True)
+    assert float(state["state"][0]["exp_avg_sq"].abs().max()) > 0
     assert whole.history[-1]["learning_rate"] == pytest.approx(0, abs=1e-12)
 
 
@@ -292,8 +292,8 @@ def test_held_out_anchors_are_never_trained_on(job, monkeypatch):
     without_training(monkeypatch)
     trained_on = []
 
-    def spy(model, optimizer, drawn, *arguments, **options):
-        trained_on.extend(drawn.anchors.tolist())
+    def spy(model, optimizers, steps, *arguments, **options):
+        trained_on.extend(steps.tuples.anchors.tolist())
         return {"loss": 0.5}
 
     monkeypatch.setattr(fine_tuning, "train_epoch", spy)
@@ -315,8 +315,8 @@ def test_negatives_are_the_nearest_in_the_embedding_as_it_is(job, monkeypatch):
     def table(epoch):
         return synthetic.clouds(epoch, len(job.images))
 
-    def spy(model, optimizer, drawn, *arguments, **options):
-        trained_on.append(drawn)
+    def spy(model, optimizers, steps, *arguments, **options):
+        trained_on.append(steps.tuples)
         return {"loss": 0.5}
 
     monkeypatch.setattr(fine_tuning, "train_epoch", spy)
@@ -339,8 +339,8 @@ def test_under_labels_negatives_are_the_nearest_of_other_clusters(job, monkeypat
     without_training(monkeypatch)
     trained_on = []
 
-    def spy(model, optimizer, drawn, *arguments, **options):
-        trained_on.append(drawn)
+    def spy(model, optimizers, steps, *arguments, **options):
+        trained_on.append(steps.tuples)
         return {"loss": 0.5}
 
     monkeypatch.setattr(fine_tuning, "train_epoch", spy)
@@ -406,12 +406,11 @@ def test_a_network_that_trains_on_crops_embeds_central_ones(job, monkeypatch):
     """Random crops in training, of one size, new in each epoch; the middle for all else."""
     seen, train_epoch = [], fine_tuning.train_epoch
 
-    def spy(model, optimizer, drawn, source, *arguments, **options):
-        members = np.hstack([drawn.anchors[:, None], drawn.positives, drawn.negatives]).ravel()
-        keys = np.arange(len(members))
-        (crops,) = source.groups([np.full(len(members), 0)], [keys])
+    def spy(model, optimizers, steps, source, *arguments, **options):
+        keys = np.arange(len(steps.images))
+        (crops,) = source.groups([np.full(len(keys), 0)], [keys])
         seen.append(crops)
-        return train_epoch(model, optimizer, drawn, source, *arguments, **options)
+        return train_epoch(model, optimizers, steps, source, *arguments, **options)
 
     monkeypatch.setattr(fine_tuning, "train_epoch", spy)
     tuning = started(with_config(job, augmentation="crop", crop_size=48))

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmray import pipeline
+from mmray import learning, pipeline
 from mmray.config import DEMO
+from mmray.evaluation_stages import Candidate
 from mmray.training_stages import Tuned
 
 
@@ -24,20 +25,24 @@ def calls(monkeypatch):
 
     items = SimpleNamespace(table=None)
     monkeypatch.setattr(
-        pipeline, "extract_stage", note("extract", lambda n: SimpleNamespace(items=items))
+        learning, "extract_stage", note("extract", lambda n: SimpleNamespace(items=items))
     )
-    for name in ("features", "graph", "mine", "check", "whiten", "evaluate"):
-        monkeypatch.setattr(pipeline, f"{name}_stage", note(name, lambda n, name=name: name))
+    for name in ("features", "graph", "mine", "gallery", "check"):
+        monkeypatch.setattr(learning, f"{name}_stage", note(name, lambda n, name=name: name))
+    initial, trained = (Candidate(label=label, network=None) for label in ("initial", "tuned"))
+    monkeypatch.setattr(pipeline, "whiten_stage", note("whiten", lambda n: [initial, trained]))
+    monkeypatch.setattr(pipeline, "evaluate_stage", note("evaluate", lambda n: ["a score"]))
     epochs = iter([2, 3, 0, 1])
     monkeypatch.setattr(
-        pipeline, "train_stage", note("train", lambda n: Tuned(f"tuned {n}", next(epochs)))
+        learning, "train_stage", note("train", lambda n: Tuned(f"tuned {n}", next(epochs), "label"))
     )
     return made
 
 
 def run(rounds, last="evaluate"):
     config = dataclasses.replace(DEMO, rounds=rounds)
-    inputs = pipeline.Inputs(("photos",), set(), None, "initial", None)
+    unlabelled = learning.Unlabelled(listed="photos")
+    inputs = pipeline.Inputs(unlabelled=unlabelled, sets=(), network="initial")
     return pipeline.recipe(SimpleNamespace(config=config, chosen=("extract", last)), inputs)
 
 
@@ -46,12 +51,17 @@ def of(calls, name):
 
 
 def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
-    assert run(2) == "evaluate"
+    outcome = run(2)
+    assert outcome.scores == ["a score"]
+    assert outcome.learned.tuned.network == "tuned 2"
+    assert {arguments[1] for _, arguments, _ in of(calls, "extract")} == {"photos"}
     assert [arguments[0] for _, arguments, _ in of(calls, "extract")] == ["initial", "tuned 1"]
     assert [arguments[0] for _, arguments, _ in of(calls, "train")] == ["initial", "tuned 1"]
     assert [options["metrics"] for _, _, options in of(calls, "train")] == ["", "round-2/"]
     ((_, arguments, _),) = of(calls, "whiten")
     assert arguments[-1] == {"initial": "initial", "fine-tuned": "tuned 2"}
+    ((_, arguments, _),) = of(calls, "evaluate")
+    assert [candidate.label for candidate in arguments[-1]] == ["initial", "label"]
 
 
 def test_a_round_that_keeps_its_network_is_the_last(calls):
@@ -60,5 +70,6 @@ def test_a_round_that_keeps_its_network_is_the_last(calls):
 
 
 def test_stages_end_where_they_were_asked_to(calls):
-    run(2, last="mine")
-    assert [name for name, _, _ in calls] == ["extract", "features", "graph", "mine"]
+    outcome = run(2, last="mine")
+    assert [name for name, _, _ in calls] == ["extract", "features", "graph", "mine", "gallery"]
+    assert (outcome.scores, outcome.learned.mined, outcome.learned.tuned) == ([], "mine", None)

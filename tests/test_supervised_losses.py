@@ -126,7 +126,9 @@ def test_what_is_drawn_at_random_follows_from_seed_and_step():
     one, same, other = (
         rival_loss("distance-weighted", classes=5, dim=8, seed=seed) for seed in (0, 0, 1)
     )
-    values = [float(loss(x, labels, step).detach()) for loss, step in ((one, 7), (same, 7), (one, 8))]
+    values = [
+        float(loss(x, labels, step).detach()) for loss, step in ((one, 7), (same, 7), (one, 8))
+    ]
     assert torch.equal(torch.rand(3), first)
     assert values[0] == values[1] != values[2]
     assert float(other(x, labels, 7).detach()) != values[0]
