@@ -60,7 +60,7 @@ class RowResult:
         """As MLflow lists them below the comparison's own run."""
         rates = {"positives": self.positives, "negatives": self.negatives}
         known = {key: value for key, value in rates.items() if value is not None}
-        figures = {f"{column}".replace("@", "-at-"): v for column, v in self.tuned.items()}
+        figures = {column.replace("@", "-at-"): value for column, value in self.tuned.items()}
         return {f"{self.name}/{key}": value for key, value in (known | figures).items()}
 
 
@@ -95,7 +95,7 @@ def comparison_table(results: Sequence[RowResult]) -> str:
         rows.append(
             [
                 seeds[0].label,
-                _shown([result.anchors for result in seeds], percent=False),
+                _shown([result.anchors or None for result in seeds], percent=False),
                 _shown([result.positives for result in seeds]),
                 _shown([result.negatives for result in seeds]),
                 " ".join("-" if r.epoch is None else str(r.epoch) for r in seeds),

@@ -12,14 +12,15 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from mmray.arrays import Features, Graph, Ids
-from mmray.config import TrainingConfig
+from mmray.config import Rival, TrainingConfig
 from mmray.feature_shards import features_table
 from mmray.fine_tuning import TrainingJob
 from mmray.labelled_tuples import NO_POOLS, LabelledPairs
 from mmray.manifold import ManifoldNeighbors
-from mmray.models import build
+from mmray.models import build, with_head
 from mmray.pools import Pools
 from mmray.sources import find
+from mmray.supervised import LabelledImages
 
 
 def unit_rows(rows: np.ndarray) -> Features:
@@ -156,6 +157,18 @@ def training_job(folder: Path, config: TrainingConfig) -> TrainingJob:
         config=config,
         seed=3,
         labelled=None,
+    )
+
+
+def class_job(job: TrainingJob, rival: Rival) -> TrainingJob:
+    """The same with a head, and classes of three in place of what was mined and is checked."""
+    weight = np.random.default_rng(0).standard_normal((8, job.model.channels)) / 36
+    return replace(
+        job,
+        model=with_head(job.model, weight.astype(np.float32), np.zeros(8, np.float32)),
+        pools=NO_POOLS,
+        checked=ManifoldNeighbors.none(),
+        supervision=LabelledImages(classes=np.arange(12) // 3, rival=rival, per_class=2),
     )
 
 

@@ -12,7 +12,19 @@ import retrieval
 
 from mmray.command_line import exit_status
 from mmray.command_line import parse as parse_for
-from mmray.config import DEMO, MINE_PRESETS, PRESETS, RETRIEVAL, MiningConfig, preset
+from mmray.config import (
+    DEMO,
+    FINEGRAINED_ABLATIONS,
+    FINEGRAINED_PRESETS,
+    MINE_PRESETS,
+    PRESETS,
+    RETRIEVAL,
+    RETRIEVAL_ABLATIONS,
+    FinegrainedConfig,
+    MiningConfig,
+    preset,
+    with_defaults,
+)
 from mmray.errors import InputError
 
 
@@ -106,3 +118,22 @@ def test_what_happened_to_a_job_is_its_status(capsys):
     assert "no such file" in capsys.readouterr().err
     with pytest.raises(RuntimeError):
         exit_status(fail)
+
+
+def test_fine_grained_presets_and_recipes_bring_their_defaults():
+    def parsed(*arguments):
+        return parse_for(FINEGRAINED_PRESETS, list(arguments), "")
+
+    assert parsed() == FINEGRAINED_PRESETS["demo"]
+    assert parsed("--preset", "finegrained") == FINEGRAINED_PRESETS["finegrained"]
+    wanted = with_defaults(FinegrainedConfig(preset="finegrained", recipe="paper"))
+    paper = parsed("--preset=finegrained", "--recipe", "paper", "--dim", "32")
+    assert paper == replace(wanted, dim=32)
+
+
+def test_an_ablation_has_the_flags_and_defaults_of_its_application():
+    birds = parse_for(FINEGRAINED_ABLATIONS, ["--rows", "weighted", "--dim", "8"], "")
+    assert (birds.rows, birds.dim, birds.application) == (("weighted",), 8, "finegrained")
+    photos = parse_for(RETRIEVAL_ABLATIONS, ["--recipe", "paper", "--seeds", "1", "2"], "")
+    assert (photos.seeds, photos.application) == ((1, 2), "retrieval")
+    assert photos.training == preset("demo", "paper").training

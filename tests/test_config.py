@@ -8,13 +8,18 @@ import pytest
 from mmray.config import (
     DEMO,
     EVALUATE,
+    FINEGRAINED_PRESETS,
+    FINEGRAINED_STAGES,
+    MINE_PRESETS,
     PRESETS,
     RECIPES,
     RETRIEVAL,
     STEADY,
+    FinegrainedConfig,
     chosen_stages,
     preset,
     settings,
+    with_defaults,
 )
 from mmray.errors import InputError
 from mmray.optimization import learning_rate
@@ -200,3 +205,36 @@ def test_settings_are_flat_and_named_as_flags():
     assert flat["mining.alpha"] == 0.99
     assert flat["network"] == "efficientnet_lite0"
     assert not any(isinstance(value, dict) for value in flat.values())
+
+
+def test_fine_grained_learning_takes_the_papers_values():
+    """Sec. 4.2 and 4.3, as DESIGN lists them; the recipe `paper` changes nothing of them."""
+    paper = with_defaults(FinegrainedConfig(preset="finegrained", recipe="paper"))
+    mining, training, extraction = paper.mining, paper.training, paper.extraction
+    assert (paper.network, paper.dim) == ("googlenet", 64)
+    assert extraction.scales == (1.0, 2**-0.5, 0.5)
+    assert (extraction.longest_side, extraction.poolings, extraction.pca) == (512, ("rmac",), 512)
+    assert (mining.component, mining.selection, mining.anchors) == ("all", "all", None)
+    assert (mining.graph_k, mining.positive_k, mining.negative_k) == (30, 50, 100)
+    assert (training.loss, training.margin, training.weighted) == ("triplet", None, True)
+    assert (training.epochs, training.batch_size, training.learning_rate) == (100, 42, 1e-2)
+    assert (training.augmentation, training.crop_size, training.keep) == ("crop", 224, "last")
+    assert MINE_PRESETS["finegrained"].mining.negative_k == mining.negative_k
+
+
+def test_fine_grained_learning_is_steady_by_default():
+    steady = FINEGRAINED_PRESETS["finegrained"]
+    assert (steady.recipe, steady.training.keep, steady.training.average) == (
+        "steady",
+        "best",
+        True,
+    )
+    assert (steady.mining.graph_k, steady.mining.positive_k) == (10, 20)
+    assert steady.mining.selection == "all"
+    assert FINEGRAINED_PRESETS["demo"].network == "efficientnet_lite0"
+
+
+def test_only_the_stages_of_the_application_exist():
+    assert chosen_stages(FINEGRAINED_PRESETS["demo"]) == FINEGRAINED_STAGES
+    with pytest.raises(InputError, match="no stage 'whiten'"):
+        chosen_stages(replace(FINEGRAINED_PRESETS["demo"], stages="mine,whiten"))

@@ -189,6 +189,36 @@ def test_adam_goes_on_with_its_averages(job, tmp_path):
     assert whole.history[-1]["learning_rate"] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("rival", ["soft-triple", "distance-weighted"])
+def test_a_rival_goes_on_with_what_its_loss_has_learned(job, tmp_path, rival):
+    labelled = synthetic.class_job(job, rival)
+    whole = assert_restored_goes_on(with_config(labelled, epochs=2, held_out=0), tmp_path)
+    assert (tmp_path / "1" / "rival.pt").exists()
+    centres = [parameter.detach().clone() for parameter in whole.rival.parameters()]
+    start = list(started(labelled).rival.parameters())
+    assert len(centres) == (1 if rival == "soft-triple" else 0)
+    assert all(not torch.equal(*pair) for pair in zip(centres, start, strict=True))
+
+
+def test_a_rival_sees_as_many_images_as_tuples_have_and_whole_classes(job, monkeypatch):
+    without_training(monkeypatch)
+    seen = []
+
+    def spy(model, optimizers, steps, *arguments, **options):
+        seen.append(steps)
+        return {"loss": 0.5}
+
+    monkeypatch.setattr(fine_tuning, "train_epoch", spy)
+    labelled = synthetic.class_job(job, "proxy-nca")
+    run(started(with_config(labelled, epochs=2, anchors_per_epoch=8, batch_size=2, held_out=0)))
+    assert [steps.batches.shape for steps in seen] == [(4, 6), (4, 6)]  # 24 images an epoch
+    assert [steps.first for steps in seen] == [0, 4]
+    assert not np.array_equal(seen[0].batches, seen[1].batches)
+    for steps in seen:
+        classes = (steps.batches // 3).reshape(4, 3, 2)
+        assert np.all(classes[..., 0] == classes[..., 1])
+
+
 def test_the_history_begins_with_the_initial_network_and_has_every_epoch(job):
     tuning, reports = started(job), []
     run(tuning, lambda: reports.append((tuning.epoch, len(tuning.history), tuning.finished)))

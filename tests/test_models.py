@@ -19,7 +19,8 @@ from torch import nn
 
 from mmray.backbones import BACKBONES, SameConv2d
 from mmray.errors import InputError
-from mmray.models import EmbeddingNet, build, load, save, state_digest
+from mmray.inference import fused
+from mmray.models import EmbeddingNet, build, load, save, state_digest, with_head
 from mmray.pooling import EPS, POOLINGS, RegionWhitening, Rmac, mac, rmac
 from mmray.storage import Folder
 from tests import oracles
@@ -498,6 +499,58 @@ def test_a_saved_model_comes_back_without_a_download(network, tmp_path, no_downl
     assert torch.equal(loaded(images), model(images))
     weights = tmp_path / "model" / "model.safetensors"
     assert state_digest(build(network, pooling="mac", weights=weights)) == state_digest(model)
+
+
+def headed(dim=5):
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((dim, 1280)), rng.standard_normal(dim) / 9
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def test_a_head_follows_the_pooling_and_is_followed_by_the_norm(lite0):
+    weight, bias = headed()
+    model = with_head(lite0, weight, bias)
+    images = random_images(2, 70, 64)
+    pooled = lite0(images).detach().double().numpy()
+    wanted = pooled @ weight.T + bias
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    assert (model.dim, model.channels) == (5, 1280)
+    np.testing.assert_allclose(model(images).detach(), wanted, atol=1e-5)
+    # Other descriptors are without it.
+    both = model.descriptors(images, ("rmac", "mac"))
+    torch.testing.assert_close(both, lite0.descriptors(images, ("rmac", "mac")))
+    torch.testing.assert_close(fused(model)(images), model(images), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="the embedding has 5 dimensions, the others 1280"):
+        model.descriptors(images, ("embedding", "mac"))
+    assert lite0.descriptors(images, ("embedding", "mac")).shape == (2, 2, 1280)
+    model.train()(images).sum().backward()
+    assert model.head.weight.grad.abs().max() > 0
+
+
+def test_a_head_is_saved_with_its_network(lite0, tmp_path):
+    model, folder = with_head(lite0, *headed()), Folder(str(tmp_path / "model"))
+    save(model, folder)
+    loaded = load(folder)
+    assert state_digest(loaded) == state_digest(model) != state_digest(lite0)
+    images = random_images(1, 64, 64)
+    assert torch.equal(loaded(images), model(images))
+    weights = tmp_path / "model" / "model.safetensors"
+    bare = build("efficientnet_lite0", pooling="mac", weights=weights)
+    assert state_digest(bare) == state_digest(lite0)
+    config = json.loads(folder.read("config.json"))
+    folder.write("config.json", json.dumps(config | {"dim": 7}).encode())
+    with pytest.raises(InputError, match=r"head\.weight has the shape \(5, 1280\)"):
+        load(folder)
+    folder.write("config.json", json.dumps(config | {"dim": 0}).encode())
+    with pytest.raises(InputError, match=r"config\.json: dim 0: a head has a whole number"):
+        load(folder)
+
+
+def test_a_model_of_the_first_format_has_no_head(saved, lite0):
+    config = json.loads(saved.read("config.json"))
+    del config["head"]
+    saved.write("config.json", json.dumps(config | {"format_version": 1}).encode())
+    assert state_digest(load(saved)) == state_digest(lite0)
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def _same_label(anchors: Ids, pool: Sequence[Ids], labels: NDArray[Any]) -> NDAr
 
 def _split(flags: NDArray[np.bool_], pool: Sequence[Ids]) -> list[NDArray[np.bool_]]:
     """Flags of all pairs as one array for each anchor."""
-    return np.split(flags, np.cumsum([len(ids) for ids in pool])[:-1])
+    return np.split(flags, np.cumsum([len(ids) for ids in pool]))[: len(pool)]
 
 
 def _chosen(lists: Sequence[Any], kept: Sequence[NDArray[np.bool_]]) -> tuple[Any, ...]:

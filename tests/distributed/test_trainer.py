@@ -104,6 +104,21 @@ def test_two_workers_follow_one_under_labels_too(job, tmp_path):
     assert_same(first, second, rel=1e-3)
 
 
+@pytest.mark.parametrize("rival", ["proxy-nca", "distance-weighted"])
+def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, rival):
+    # Eight images a step: the stripes of three workers are 3, 3 and 2.
+    changes = {"epochs": 1, "held_out": 0, "learning_rate": 1e-4}
+    labelled = synthetic.class_job(job, rival)
+    labelled = dataclasses.replace(labelled, config=dataclasses.replace(CONFIG, **changes))
+    (one, first), (three, third) = (
+        trained(labelled, tmp_path / str(workers), workers=workers) for workers in (1, 3)
+    )
+    start = labelled.model.state_dict()
+    assert max(float((one[k] - start[k]).abs().max()) for k in one) > 1e-5
+    assert_near(one, three, atol=2e-5)
+    assert_same(first, third, rel=1e-2)
+
+
 def test_training_goes_on_where_it_stopped_bit_for_bit(job, uninterrupted, tmp_path):
     first = dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1))
     _, short = trained(first, tmp_path)

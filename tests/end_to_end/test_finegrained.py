@@ -1,0 +1,228 @@
+"""Fine-grained learning as a user runs it: classes in, Recall@k and NMI of other classes out."""
+
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from mmray import finegrained
+from mmray.command_line import parse
+from mmray.config import FINEGRAINED_PRESETS
+from mmray.errors import InputError
+from mmray.rendering.photo_set import render_collection
+from tests.small_job import table, the_run
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = shlex.split(
+    """
+    --demo.objects 4 --demo.photos 8 --demo.longest-side 96
+    --extraction.longest-side 96 --extraction.pca 16 --extraction.shard-size 8 --dim 8
+    --mining.graph-k 6 --mining.positive-k 6 --mining.negative-k 12 --mining.anchor-block 8
+    --training.longest-side 96 --training.crop-size 64 --training.epochs 1
+    --training.anchors-per-epoch 16
+    """
+)
+FIGURES = ["mAP", "R@1", "R@2", "R@4", "R@8", "NMI", "NMI sd"]
+
+
+def command(job, folder, *arguments):
+    return [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--storage", str(folder), *arguments]
+
+
+def run(job, folder, *arguments, env):
+    return subprocess.run(
+        command(job, folder, *map(str, arguments)), capture_output=True, text=True, env=env
+    )
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    """Four classes, their images in CUB-200-2011's layout; the folders' names are their classes."""
+    folder, files = tmp_path_factory.mktemp("birds"), {}
+    render_collection(
+        files.__setitem__, objects=4, photos=8, distractors=0, longest_side=96, seed=0
+    )
+    rows = files["train_labels.csv"].decode().splitlines()[1:]
+    label_of = dict(row.split(",") for row in rows)
+    classes = sorted(set(label_of.values()))
+    images = [(f"{label}/{name}.jpg", label) for name, label in sorted(label_of.items())]
+    for path, _ in images:
+        target = folder / "images" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(files[f"train/{target.name}"])
+
+    def write(name, lines):
+        (folder / name).write_text("".join(f"{i} {line}\n" for i, line in enumerate(lines, 1)))
+
+    write("images.txt", [path for path, _ in images])
+    write("image_class_labels.txt", [classes.index(label) + 1 for _, label in images])
+    write("classes.txt", classes)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, on_cluster):
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run("finegrained", folder, *SMALL, env=on_cluster)
+
+
+def test_without_arguments_rendered_objects_are_told_apart(demo):
+    folder, done = demo
+    assert done.returncode == 0, done.stdout + done.stderr
+    head, _, *rows = table(done.stdout)
+    assert [cell.strip() for cell in head.split("|")[4:-1]] == FIGURES
+    assert [row.split("|")[2].strip() for row in rows] == ["initial", "fine-tuned"]
+    assert all(row.split("|")[1].strip() == "embedding" for row in rows)
+    assert "% of the positives show the anchor's label" in done.stderr
+    (model,) = folder.glob("train-*/model/config.json")
+    assert json.loads(model.read_text())["dim"] == 8
+    client, logged = the_run(f"sqlite:///{folder / 'mlflow.db'}")
+    assert logged.data.params["dim"] == "8"
+    artifacts = {file.path for file in client.list_artifacts(logged.info.run_id, "galleries")}
+    assert artifacts == {"galleries/pools.png", "galleries/anchors.png"}
+
+
+def test_the_same_command_reads_what_is_done(demo, on_cluster):
+    folder, done = demo
+    again = run("finegrained", folder, *SMALL, env=on_cluster)
+    assert again.returncode == 0, again.stderr
+    assert table(again.stdout) == table(done.stdout)
+    started = [line for line in again.stderr.splitlines() if line.endswith(str(folder))]
+    assert not started
+
+
+def test_half_of_the_classes_train_and_the_others_test(birds, tmp_path, on_cluster):
+    """In CUB's layout, or a folder per class: the same images, the same figures."""
+    tables = []
+    for images in (birds, birds / "images"):
+        storage = tmp_path / images.name
+        options = ("--mining.graph-k", 4, "--mining.positive-k", 4, "--mining.negative-k", 6)
+        done = run("finegrained", storage, *SMALL, "--images", images, *options, env=on_cluster)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "classes: 2 train, without labels, on 16 images; 2 others test, on 16" in done.stderr
+        assert "% of the positives show the anchor's label" in done.stderr
+        tables.append([line.split("|")[4:] for line in table(done.stdout)])
+    assert tables[0][2:] == tables[1][2:]
+
+
+def test_a_rival_learns_from_labels_and_says_so(birds, tmp_path, on_cluster):
+    options = ("--images", birds, "--rival", "proxy-nca", "--mining.graph-k", 4)
+    done = run("finegrained", tmp_path, *SMALL, *options, "--mining.positive-k", 4, env=on_cluster)
+    assert done.returncode == 0, done.stdout + done.stderr
+    label = "proxy NCA (uses labels)"
+    assert [row.split("|")[2].strip() for row in table(done.stdout)[2:]] == ["initial", label]
+    assert f"classes: {label}: 2 classes of 16 images" in done.stderr
+    stages = {path.name.rpartition("-")[0] for path in tmp_path.glob("*-*")}
+    assert not stages & {"knn", "graph", "mine", "check"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--images {loose}", r"are in no class: .* name labelled images with --test\.images"),
+        ("--images {birds} {birds}", r"names 2 sources, which are not split into classes"),
+        ("--preset finegrained", r"--images is missing"),
+        ("--images {birds} --dim 2000", r"--dim 2000: efficientnet_lite0 has 1280"),
+        ("--images {birds} --dim 16", r"16 images are too few for --dim 16 principal"),
+        ("--images {loose} --no-test.split --oracle both", r"uses labels: .* with --pool-labels"),
+        ("--images {loose} --no-test.split --rival proxy-nca", r"name them with --pool-labels"),
+        ("--images {birds} --rival proxy-nca --rounds 2", r"leave --rounds at 1"),
+        ("--images {birds} --pool-labels {csv} --rival proxy-nca", r"has no label; add it to --po"),
+        ("--test.labels {csv}", r"--test\.labels needs --test\.images"),
+        ("--images {birds} --test.images {loose} --test.labels {csv}", r"names no image in "),
+        ("--stages whiten", r"no stage 'whiten'; choose from extract,graph,mine,train,evaluate"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(birds, tmp_path, ray_cluster, arguments, words):
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for photo in sorted(birds.glob("images/*/*.jpg"))[:3]:
+        shutil.copy(photo, loose)
+    csv = tmp_path / "labels.csv"
+    csv.write_text("name,label\nother,a\n")
+    names = {"loose": loose, "birds": birds, "csv": csv}
+    few = "--mining.graph-k 4 --mining.positive-k 4"
+    given = shlex.split(f"{few} {arguments}".format(**names))
+    storage = ["--storage", str(tmp_path / "runs")]
+    config = parse(FINEGRAINED_PRESETS, [*SMALL, *storage, *given], "")
+    with pytest.raises(InputError, match=words):
+        finegrained.run(config)
+
+
+def test_all_images_train_where_others_are_labelled(birds, tmp_path, on_cluster):
+    """With --test.images, the images to learn from need no classes."""
+    arguments = ("--images", birds / "images", "--test.images", birds, "--mining.graph-k", 4)
+    stages = ("--stages", "extract,graph,mine", "--mining.positive-k", 4)
+    done = run("finegrained", tmp_path, *SMALL, *arguments, *stages, env=on_cluster)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "list: " in done.stderr
+    assert "32/32" in done.stderr
+    assert "show the anchor's label" not in done.stderr  # no labels were given for these
+
+
+# -- the ablation ---------------------------------------------------------------------------------
+
+ROWS = ("--rows", "weighted", "oracle-both", "lifted-structure", "--seeds", "0", "1")
+
+
+@pytest.mark.slow
+def test_an_ablation_that_is_killed_goes_on_with_the_missing_rows(tmp_path, on_cluster):
+    arguments = [*SMALL, *ROWS]
+    whole = run("ablation", tmp_path / "whole", *arguments, env=on_cluster)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    folder, done_rows = tmp_path / "killed", set()
+    for rows in (1, 2, 4):
+        process = subprocess.Popen(
+            command("ablation", folder, *arguments),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=on_cluster,
+        )
+        deadline = time.monotonic() + 400
+        while len(list(folder.glob("row-*/_SUCCESS.json"))) < rows:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert done_rows <= set(folder.glob("row-*/_SUCCESS.json"))
+        done_rows = set(folder.glob("row-*/_SUCCESS.json"))
+    times = {path: path.stat().st_mtime_ns for path in done_rows}
+    last = run("ablation", folder, *arguments, env=on_cluster)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert {path: path.stat().st_mtime_ns for path in done_rows} == times
+    assert last.stderr.count("row: done before") == len(done_rows)
+    assert table(last.stdout) == table(whole.stdout)
+    assert next(folder.glob("ablation-*/ablation.md")).read_text().strip() == last.stdout.strip()
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'mmray'")
+    runs = client.search_runs([experiment.experiment_id])
+    (outer,) = [each for each in runs if "mlflow.parentRunId" not in each.data.tags]
+    inner = [each for each in runs if each is not outer]
+    assert len(inner) == 6  # a row that was killed goes on in its own run
+    assert {each.data.tags["mlflow.parentRunId"] for each in inner} == {outer.info.run_id}
+    assert {each.info.status for each in runs} == {"FINISHED"}
+
+
+def test_an_ablation_has_a_row_for_each_way_and_names_those_there_are(tmp_path, on_cluster):
+    options = ("--study", "features", "--rows", "112-1-rmac-128", "--mining.positive-k", "6")
+    done = run("ablation", tmp_path, *SMALL, *options, env=on_cluster)
+    assert done.returncode == 0, done.stdout + done.stderr
+    head, _, row = table(done.stdout)
+    assert [cell.strip() for cell in head.split("|")[1:-1]] == [
+        "row",
+        "anchors",
+        "true P+",
+        "true P-",
+    ]
+    assert row.split("|")[1].strip() == "112 px, 1 scale, R-MAC, PCA 128"
+    refused = run("ablation", tmp_path, *SMALL, "--rows", "best", env=on_cluster)
+    assert refused.returncode == 2
+    assert "--rows: no row 'best'; choose from nearest-random hard-random" in refused.stderr
