@@ -8,15 +8,21 @@ has stands for them, and its label says what it is:
   of eq. (8), so that only the tuples differ from ours.
 * "Lifted-Structure", Song et al., CVPR 2016: lifted-structure, margin 1.
 * "Clustering", Song et al., CVPR 2017: not in the library. soft-triple (Qian et al., ICCV 2019), of
-  several centres a class: 10, λ = 20, γ = 0.1, δ = 0.01.
+  several centres a class: 10, λ = 20, γ = 0.1, δ = 0.01, its values; the library has no
+  regularizer that merges centres.
 * "Smart mining", Harwood et al., ICCV 2017: not in the library. distance-weighted (Wu et al., ICCV
-  2017), whose negatives are drawn evenly over all distances: cut-off 0.5, margin 0.2, β = 1.2.
-* proxy-nca, Movshovitz-Attias et al., ICCV 2017, of the same year, is not in the table.
+  2017), whose negatives are drawn evenly over all distances: cut-offs 0.5 and 1.4, margin 0.2 and
+  β = 1.2, its values, but β is not learned.
+* proxy-nca, Movshovitz-Attias et al., ICCV 2017, of the same year, is not in the table. Proxies
+  are normalized, distances squared and not scaled; the library's softmax is over all proxies,
+  the paper's over those of other classes.
 
 b images of a batch, n images, c classes, d dims.
 """
 
+from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -60,10 +66,11 @@ class RivalLoss(nn.Module):
         if self.miner is None:
             value: Tensor = self.loss(embeddings, labels)
             return value
-        devices = [embeddings.device] if embeddings.is_cuda else []
-        with torch.random.fork_rng(devices), torch.no_grad():
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
-            chosen = self.miner(embeddings, labels)
+        of_step = int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0])
+        with _seeded(of_step, embeddings.device), torch.no_grad():
+            # The weights of distances in 1280 dimensions span e^700: in float32 one pair that is
+            # near leaves most anchors without a negative.
+            chosen = self.miner(embeddings.double(), labels)
         found: Tensor = self.loss(embeddings, labels, chosen)
         return found
 
@@ -96,8 +103,7 @@ def _parts(name: Rival, classes: int, dim: int, seed: int) -> tuple[nn.Module, n
     if name == "distance-weighted":
         miner = miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4)
         return losses.MarginLoss(margin=0.2, beta=1.2), miner
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with _seeded(seed, torch.device("cpu")):
         if name == "proxy-nca":
             return losses.ProxyNCALoss(classes, dim), None
         return losses.SoftTripleLoss(
@@ -105,13 +111,33 @@ def _parts(name: Rival, classes: int, dim: int, seed: int) -> tuple[nn.Module, n
         ), None
 
 
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws of the CPU and of the device follow from the seed; after it they are where they were.
+
+    `torch.manual_seed` would seed all other GPUs too, which `fork_rng` does not restore.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
 def class_batches(
     labels: Ids, *, batches: int, batch_size: int, per_class: int, rng: np.random.Generator
 ) -> Ids:
     """Batches of images of a few classes each, so that every image has others of its class.
 
-    Classes are dealt from a shuffled pack, images of a class from one too; a pack that is empty is
-    shuffled anew. So all are drawn about equally often.
+    Classes are dealt from a shuffled deck, images of a class from one too; a deck is shuffled anew
+    once all of it is dealt. So no class is ever drawn twice more often than another, and no image
+    than another of its class; the repeats in classes that are too small come on top.
 
     Parameters
     ----------
@@ -119,10 +145,10 @@ def class_batches(
         A class of a single image is never drawn.
     batches : from 1
     batch_size : a multiple of per_class
-        A batch has batch_size / per_class different classes. Where there are fewer, all of them,
-        and more images of each, at most one part of per_class more in the first than in the last.
+        A batch has batch_size / per_class different classes. Where there are fewer, it has all of
+        them, some once more than others, each time with as many images again.
     per_class : from 2
-        Different images of a class in a batch; where it has fewer, some of them again.
+        Images of a class in a batch, all different; where it has fewer, all, and the same again.
 
     Returns
     -------
@@ -147,31 +173,40 @@ def class_batches(
             f"{len(usable)} of {len(found)} classes have two images or more: give images of at "
             "least two such classes"
         )
-    members = {label: np.flatnonzero(labels == label) for label in usable}
-    of_class = {label: _deal(ids, rng) for label, ids in members.items()}
-    deck, parts = _deal(usable, rng), batch_size // per_class
+    deck, parts = _Deck(usable, rng), batch_size // per_class
+    of_class = {label: _Deck(np.flatnonzero(labels == label), rng) for label in usable.tolist()}
+    rounds, rest = divmod(parts, len(usable))
     chosen = []
     for _ in range(batches):
-        classes = _different(deck, min(parts, len(usable)))
-        shares = np.resize(classes, parts)
-        drawn = (_different(of_class[label], per_class, members[label]) for label in shares)
+        dealt = [deck.deal(count) for count in (*[len(usable)] * rounds, rest)]
+        shares = Counter(chain.from_iterable(dealt))
+        drawn = (of_class[label].deal(share * per_class) for label, share in shares.items())
         chosen.append(list(chain.from_iterable(drawn)))
     return np.array(chosen, np.int64)
 
 
-def _deal(values: Ids, rng: np.random.Generator) -> Iterator[int]:
-    """The values in random order, then all again in another, and so on."""
-    while True:
-        yield from rng.permutation(values).tolist()
+class _Deck:
+    """Values in random order; once all are dealt they are shuffled anew."""
 
+    def __init__(self, values: Ids, rng: np.random.Generator) -> None:
+        self.values, self.rng = values, rng
+        self.waiting: deque[int] = deque()
 
-def _different(deck: Iterator[int], count: int, of: Ids | None = None) -> list[int]:
-    """The next `count` values of a deck that differ, or all of `of` and some again."""
-    most = count if of is None else min(count, len(of))
-    taken: dict[int, None] = {}
-    while len(taken) < most:
-        taken[next(deck)] = None
-    return [*np.resize(list(taken), count).tolist()]
+    def deal(self, count: int) -> list[int]:
+        """The next `count` that differ; where there are fewer, all and then the same again."""
+        taken: dict[int, None] = {}
+        again: list[int] = []
+        while len(taken) < min(count, len(self.values)):
+            if not self.waiting:
+                self.waiting.extend(self.rng.permutation(self.values).tolist())
+            value = self.waiting.popleft()
+            if value in taken:
+                again.append(value)  # it keeps its turn, but in the next deal
+            else:
+                taken[value] = None
+        self.waiting.extendleft(reversed(again))
+        whole: list[int] = np.resize(list(taken), count).tolist()
+        return whole
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

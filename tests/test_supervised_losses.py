@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmray.errors import InputError
@@ -96,6 +96,27 @@ def test_steps_along_the_gradient_tell_classes_apart(name):
 
 
 @pytest.mark.parametrize("name", RIVALS)
+def test_the_gradient_reaches_the_embeddings_and_what_a_loss_learns(name):
+    loss, x = rival_loss(name, classes=5, dim=8, seed=0), rows(40, seed=3)
+    loss(x, torch.arange(40) % 5, 0).backward()
+    learned = list(loss.parameters())
+    assert len(learned) == (name in WITH_CENTRES)
+    for values in (x, *learned):
+        assert torch.isfinite(values.grad).all()
+        assert values.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", [name for name in RIVALS if name not in WITH_CENTRES])
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2], [0]])
+def test_a_batch_without_tuples_costs_nothing(name, labels):
+    x = rows(len(labels))
+    value = rival_loss(name, classes=3, dim=8, seed=0)(x, torch.tensor(labels), 0)
+    value.backward()
+    assert float(value.detach()) == 0
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("name", RIVALS)
 def test_a_batch_without_pairs_has_a_gradient_that_is_finite(name):
     loss = rival_loss(name, classes=3, dim=8, seed=0)
     for labels in (torch.zeros(4, dtype=torch.int64), torch.tensor([0, 1, 2, 0])[:3]):
@@ -134,6 +155,28 @@ def test_what_is_drawn_at_random_follows_from_seed_and_step():
     assert float(other(x, labels, 7).detach()) != values[0]
 
 
+@pytest.mark.parametrize("dim", [128, 512, 1280])
+def test_one_near_pair_of_classes_leaves_no_other_anchor_without_a_negative(dim):
+    labels, rng = torch.arange(96) // 4, torch.Generator().manual_seed(0)
+    centres = torch.randn(24, dim, generator=rng)
+    centres[1] = centres[0] + 0.3 * torch.randn(dim, generator=rng)
+    x = torch.randn(dim, generator=rng) + 0.6 * centres[labels]
+    x = torch.nn.functional.normalize(x + 0.25 * torch.randn(96, dim, generator=rng))
+    x.requires_grad_()
+    rival_loss("distance-weighted", classes=24, dim=dim, seed=0)(x, labels, 0).backward()
+    assert (x.grad != 0).any(dim=1).all()
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_no_gpu_is_seeded_that_a_loss_does_not_draw_on(name, monkeypatch):
+    def refuse(seed):
+        raise AssertionError(f"all GPUs are seeded with {seed}")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    rival_loss(name, classes=5, dim=8, seed=0)(rows(40), torch.arange(40) % 5, 0)
+
+
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=2, max_size=12),
     per_class=st.integers(2, 4),
@@ -165,14 +208,33 @@ def test_batches_have_whole_classes(sizes, per_class, parts, batches, seed):
             assert len(set(group)) == min(per_class, of_class)
 
 
-def test_all_images_are_drawn_about_equally_often():
-    labels = np.repeat(np.arange(9), 8)
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(4, 9), min_size=2, max_size=9),
+    parts=st.integers(1, 9),
+    batches=st.integers(1, 30),
+)
+def test_no_image_is_drawn_twice_more_than_another_of_its_class(sizes, parts, batches):
+    parts = min(parts, len(sizes))
+    labels = np.repeat(np.arange(len(sizes)), sizes)
     found = class_batches(
-        labels, batches=120, batch_size=12, per_class=4, rng=np.random.default_rng(0)
+        labels, batches=batches, batch_size=4 * parts, per_class=4, rng=np.random.default_rng(0)
     )
-    counts = np.bincount(found.ravel(), minlength=72)  # 20 on average
-    assert counts.min() >= 17
-    assert counts.max() <= 23
+    counts = np.bincount(found.ravel(), minlength=len(labels))
+    assert all(np.ptp(counts[labels == label]) <= 1 for label in labels)
+    assert np.ptp(np.bincount(labels[found].ravel(), minlength=len(sizes))) <= 4  # one draw
+
+
+@pytest.mark.parametrize("batches", [1, 7])
+@pytest.mark.parametrize(("size", "different"), [(9, 8), (8, 8), (5, 5)])
+def test_a_batch_of_few_classes_repeats_no_image_while_there_are_others(size, different, batches):
+    labels = np.repeat([0, 1], size)
+    found = class_batches(
+        labels, batches=batches, batch_size=16, per_class=4, rng=np.random.default_rng(0)
+    )
+    for batch in found:
+        assert [len(set(batch[labels[batch] == label])) for label in (0, 1)] == [different] * 2
+        assert np.bincount(labels[batch]).tolist() == [8, 8]
 
 
 @pytest.mark.parametrize(
