@@ -286,13 +286,13 @@ def _class_folder(config: FinegrainedConfig) -> ClassSet:
     if len(config.images) != 1:
         raise InputError(
             f"--images names {len(config.images)} sources, which are not split into classes: name "
-            "one folder of classes, or the test images with --test.images (--no-test.split: all "
+            "one folder of classes, or the test images with --test.images (--test.no-split: all "
             "train, nothing is measured)"
         )
     try:
         return class_set(config.images[0])
     except InputError as error:
         raise InputError(
-            f"{error}; or name labelled images with --test.images (--no-test.split: all of "
+            f"{error}; or name labelled images with --test.images (--test.no-split: all of "
             "--images train, nothing is measured)"
         ) from error

@@ -104,7 +104,9 @@ def test_two_workers_follow_one_under_labels_too(job, tmp_path):
     assert_same(first, second, rel=1e-3)
 
 
-@pytest.mark.parametrize("rival", ["proxy-nca", "distance-weighted"])
+@pytest.mark.parametrize(
+    "rival", ["proxy-nca", pytest.param("distance-weighted", marks=pytest.mark.slow)]
+)
 def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, rival):
     # Eight images a step: the stripes of three workers are 3, 3 and 2.
     changes = {"epochs": 1, "held_out": 0, "learning_rate": 1e-4}
