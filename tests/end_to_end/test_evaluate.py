@@ -16,6 +16,7 @@ from jobs import evaluate
 from mmray import models
 from mmray.artifacts import write_whitening
 from mmray.embedding import embed
+from mmray.evaluation.clustering import clustering_nmi
 from mmray.evaluation.expansion import expand
 from mmray.evaluation.ranking import Query, mean_average_precision, rank, recall_at_k
 from mmray.images import decode
@@ -152,7 +153,8 @@ def test_a_model_of_a_run_is_measured_with_its_whitenings_on_classes(data, on_cl
         *("--poolings", "mac", "--pca-images", data / "oxford5k" / "jpg", "--dims", 8),
     )
     head, *body = rows(done)
-    assert head == ["descriptor", "network", "whitening", "mAP", "R@1", "R@2", "R@4", "R@8"]
+    assert head[:3] == ["descriptor", "network", "whitening"]
+    assert head[3:] == ["mAP", "R@1", "R@2", "R@4", "R@8", "NMI", "NMI sd"]
     assert [row[2] for row in body] == ["none", "PCA", "LDA"]
 
     labels = np.array([file.parent.name for file in files])
@@ -162,6 +164,9 @@ def test_a_model_of_a_run_is_measured_with_its_whitenings_on_classes(data, on_cl
     for name, described_rows in variants.items():
         for k, value in recall_at_k(described_rows, labels).items():
             assert found["own", f"R@{k}", "mac", name, "plain"] == pytest.approx(value)
+        clustering = clustering_nmi(described_rows, labels)
+        assert found["own", "NMI", "mac", name, "plain"] == pytest.approx(clustering.mean)
+        assert found["own", "NMI sd", "mac", name, "plain"] == pytest.approx(clustering.spread)
 
 
 @pytest.mark.parametrize(
