@@ -33,6 +33,7 @@ from mmray.supervised import RIVAL_LABELS
 
 AblationConfig = FinegrainedAblationConfig | RetrievalAblationConfig
 RESULT = "result.json"
+TO_MINE = ("extract", "graph", "mine")  # the stages that a row has at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +159,11 @@ def run(config: AblationConfig) -> str:
     InputError
         A setting, an input or the cluster cannot be used. What was done until then is kept.
     """
+    _check(config)
     storage = usable_storage(config)
     rows, stages = rows_of(config), chosen_stages(config)
     if config.study == "features":
-        stages = tuple(stage for stage in stages if stage in ("extract", "graph", "mine"))
+        stages = tuple(stage for stage in stages if stage in TO_MINE)
     given = _inputs(config) if config.images else None
     with running(config, storage, stages) as session:
         inputs = given or _inputs(_with_demo(session))
@@ -172,6 +174,19 @@ def run(config: AblationConfig) -> str:
         folder.write("ablation.md", (table + "\n").encode())
     announce(f"table: {folder.location('ablation.md')}")
     return table
+
+
+def _check(config: AblationConfig) -> None:
+    """Refuse what a comparison cannot be made of."""
+    if config.seed:
+        raise InputError(f"--seed {config.seed}: rows have several; name them with --seeds")
+    if not config.seeds or len({*config.seeds}) < len(config.seeds) or min(config.seeds) < 0:
+        raise InputError(
+            f"--seeds {' '.join(map(str, config.seeds))}: name at least one, each once, from 0"
+        )
+    missing = [stage for stage in TO_MINE if stage not in chosen_stages(config)]
+    if missing:
+        raise InputError(f"--stages {config.stages}: every row needs {','.join(missing)} too")
 
 
 def _results(session: Session[Any], rows: Sequence[Row], inputs: Any) -> list[RowResult]:

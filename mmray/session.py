@@ -35,6 +35,8 @@ NOT_IDENTITY = {
     "num_gpus",
     "resource_timeout",
     "relist",
+    "rows",
+    "seeds",
     "mining.threads",
     "mining.device",
     "training.workers",

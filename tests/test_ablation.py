@@ -16,6 +16,7 @@ from mmray.config import (
     settings,
 )
 from mmray.errors import InputError
+from mmray.session import identity_of
 from mmray.validation import validate
 
 BIRDS, PHOTOS = FINEGRAINED_ABLATIONS["demo"], RETRIEVAL_ABLATIONS["demo"]
@@ -99,3 +100,24 @@ def test_the_settings_of_both_applications_are_those_of_their_jobs():
     for config, plain in ((BIRDS, FINEGRAINED_PRESETS["demo"]), (PHOTOS, PRESETS["demo"])):
         own = settings(config)
         assert {key: own[key] for key in settings(plain)} == settings(plain)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 3}, "--seed 3: rows have several; name them with --seeds"),
+        ({"seeds": ()}, "--seeds : name at least one"),
+        ({"seeds": (1, 1)}, "--seeds 1 1: name at least one, each once"),
+        ({"seeds": (0, -1)}, "--seeds 0 -1: .* from 0"),
+        ({"stages": "extract,evaluate"}, "every row needs graph,mine too"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused(changed, message):
+    with pytest.raises(InputError, match=message):
+        ablation.run(replace(BIRDS, **changed))
+
+
+def test_more_rows_and_seeds_are_the_same_comparison():
+    more = replace(BIRDS, rows=("weighted",), seeds=(0, 1, 2, 3), storage="elsewhere")
+    assert identity_of(more) == identity_of(BIRDS)
+    assert identity_of(replace(BIRDS, study="features")) != identity_of(BIRDS)
