@@ -10,6 +10,8 @@ from mmray.evaluation_stages import PLAIN
 from mmray.learning import INITIAL, Outcome
 from mmray.report import DESCRIPTORS, Score, table
 
+MEASURES = ("mAP", "R@1", "R@2", "R@4", "R@8", "NMI")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowResult:
@@ -70,10 +72,11 @@ def _known(rate: float) -> float | None:
 
 def _figures(scores: Sequence[Score], *, initial: bool) -> dict[str, float]:
     """Figures by their column; PCA of the one network and LDA of the other share theirs."""
-    found = {}
+    found, several = {}, len({score.benchmark for score in scores}) > 1
     for score in scores:
         if (score.network == INITIAL) == initial and score.search == "plain":
-            parts = [] if score.descriptor == "embedding" else [DESCRIPTORS[score.descriptor]]
+            parts = [score.benchmark] if several else []
+            parts += [] if score.descriptor == "embedding" else [DESCRIPTORS[score.descriptor]]
             parts += [score.measure, *(["whitened"] if score.whitening != PLAIN else [])]
             found[" ".join(parts)] = score.value
     return found
@@ -84,7 +87,8 @@ def comparison_table(results: Sequence[RowResult]) -> str:
 
     The standard deviation is that of the population of seeds; a single seed has none.
     """
-    columns = list(dict.fromkeys(name for r in results for name in r.tuned if name != "NMI sd"))
+    columns = sorted({name for result in results for name in result.tuned}, key=_place)
+    columns = [name for name in columns if not name.endswith("NMI sd")]
     rows, names = [], list(dict.fromkeys(result.name for result in results))
     if columns:
         of_seeds = {result.seed: result.initial for result in results}
@@ -106,6 +110,12 @@ def comparison_table(results: Sequence[RowResult]) -> str:
     if not columns:
         head, rows = head[:4], [row[:4] for row in rows]
     return table(head, rows, numbers=len(head) - 1)
+
+
+def _place(column: str) -> tuple[int, str]:
+    """Columns by their measure, as fine-grained papers order them."""
+    found = [place for place, measure in enumerate(MEASURES) if measure in column.split()]
+    return found[0] if found else len(MEASURES), column
 
 
 def _shown(values: Sequence[float | None], *, percent: bool = True) -> str:

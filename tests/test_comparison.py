@@ -66,9 +66,13 @@ def test_where_nothing_was_trained_only_the_pools_are_shown():
     assert rows == [["row a", "1,200", "50.0", "90.0"]]
 
 
-def test_the_spread_of_clusterings_is_not_a_column():
-    head, *_ = lines([row(tuned={"NMI": 0.5, "NMI sd": 0.1})])
-    assert head[-1] == "NMI"
+def test_columns_are_ordered_by_measure_and_the_spread_of_clusterings_is_none():
+    figures = dict.fromkeys(["NMI", "NMI sd", "R@8", "R@1", "mAP"], 0.5)
+    head, *_ = lines([row(tuned=figures)])
+    assert head[5:] == ["mAP", "R@1", "R@8", "NMI"]
+    figures = dict.fromkeys(["R-MAC mAP", "MAC mAP whitened", "MAC mAP"], 0.5)
+    head, *_ = lines([row(tuned=figures)])
+    assert head[5:] == ["MAC mAP", "MAC mAP whitened", "R-MAC mAP"]
 
 
 def outcome(scores, purity=None):
@@ -95,6 +99,15 @@ def test_whitened_figures_of_the_two_networks_share_a_column():
     assert found.initial == {"MAC mAP": 0.1, "MAC mAP whitened": 0.2}
     assert found.tuned == {"MAC mAP": 0.3, "MAC mAP whitened": 0.4, "R@1": 0.5}
     assert (found.anchors, found.epoch, found.epochs, found.positives) == (7, 3, 5, None)
+
+
+def test_figures_of_several_sets_are_told_apart():
+    scores = [
+        Score("fine-tuned", "mac", "none", 0.1, "oxford5k"),
+        Score("fine-tuned", "mac", "none", 0.2, "paris6k"),
+    ]
+    found = RowResult.of("a", "row a", 0, outcome(scores)).tuned
+    assert found == {"oxford5k MAC mAP": 0.1, "paris6k MAC mAP": 0.2}
 
 
 def test_what_was_stored_comes_back_and_is_logged_by_row():
