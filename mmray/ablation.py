@@ -28,6 +28,7 @@ from mmray.config import (
 from mmray.errors import InputError
 from mmray.learning import Outcome
 from mmray.progress import announce
+from mmray.report import DESCRIPTORS
 from mmray.session import Counts, Session, identity_of, nested, running, usable_storage
 from mmray.supervised import RIVAL_LABELS
 
@@ -108,11 +109,9 @@ RIVALS: tuple[Row, ...] = tuple(_rival(rival) for rival in RIVAL_LABELS)
 
 
 def _features(side: int, scales: tuple[float, ...], pooling: Pooling, pca: int | None) -> Row:
-    names = {"rmac": "R-MAC", "mac": "MAC", "gem": "GeM"}
     whitening = "-" if pca is None else f"PCA {pca}"
-    label = (
-        f"{side} px, {len(scales)} scale{'s' * (len(scales) > 1)}, {names[pooling]}, {whitening}"
-    )
+    sizes = "1 scale" if len(scales) == 1 else f"{len(scales)} scales"
+    label = f"{side} px, {sizes}, {DESCRIPTORS[pooling]}, {whitening}"
     values = {"longest_side": side, "scales": scales, "poolings": (pooling,), "pca": pca}
     name = f"{side}-{len(scales)}-{pooling}-{'raw' if pca is None else pca}"
     return Row(name=name, label=label, changes={"extraction": values})

@@ -91,7 +91,7 @@ class ApproximateIndex:
             raise ValueError(f"database must not be empty, got shape {database.shape}")
         n, norm = len(database), float(norms.max())
         rng, radius = np.random.default_rng(seed), norm or 1.0
-        with _threads(threads):
+        with on_threads(threads):
             if method == "ivf":
                 lists = max(1, min(round(4 * n**0.5), n // _POINTS_PER_LIST))
                 drawn = np.sort(rng.choice(n, min(n, _POINTS_PER_LIST * lists), replace=False))
@@ -188,7 +188,7 @@ class ApproximateIndex:
         nearest = self._centroids.search(queries, effort, threads=threads)
         shape = len(queries), fetch
         found, values = np.empty(shape, np.int64), np.empty(shape, np.float32)
-        with _threads(threads):
+        with on_threads(threads):
             self._index.search_preassigned_c(
                 len(queries),
                 faiss.swig_ptr(queries),
@@ -205,7 +205,7 @@ class ApproximateIndex:
     def _walk(self, queries: Features, fetch: int, effort: int, threads: int) -> Ids:
         """Candidates (m, fetch) from the graph; -1 where there are fewer."""
         parameters = faiss.SearchParametersHNSW(efSearch=max(effort, fetch))
-        with _threads(threads):
+        with on_threads(threads):
             found: Ids = self._index.search(queries, fetch, params=parameters)[1]
         return found
 
@@ -333,7 +333,7 @@ def _graph(d: int, rng: np.random.Generator) -> Any:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def on_threads(count: int) -> Iterator[None]:
     """Let faiss use so many threads when it is called from this one."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count)

@@ -102,8 +102,8 @@ class FineTuning:
         self.rival, self.optimizers = None, [optimizer_of(self.network, self.config)]
         if isinstance(job.supervision, LabelledImages):
             self.rival = job.supervision.loss(self.network.dim, job.seed).to(device)
-            if any(True for _ in self.rival.parameters()):
-                self.optimizers.append(torch.optim.Adam(self.rival.parameters(), lr=CENTRE_RATE))
+            if centres := list(self.rival.parameters()):
+                self.optimizers.append(torch.optim.Adam(centres, lr=CENTRE_RATE))
         self.epoch, self.history = 0, History()
         self._trained: dict[str, float] = {}  # metrics of the epoch that is not measured yet
 

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.anchors import stationary_distribution
 from mmray.arrays import Ids, Pixels
-from mmray.artifacts import Stage, read_graph
+from mmray.artifacts import Stage
 from mmray.baselines import euclidean_positives, random_negatives
 from mmray.collection import Collection
 from mmray.config import MiningRunConfig
@@ -39,6 +38,7 @@ def gallery_stage(
     ----------
     images : n images, of the ids in the pools
     source : their features
+    graph : the stage that mining followed
     labels : (n,), which frame the images and serve nothing else; None: there are none
     """
 
@@ -61,7 +61,7 @@ def gallery_stage(
         png = anchor_gallery(
             first,
             load,
-            captions=_importance(graph, first),
+            captions=_importance(mined, graph.counts["kept"]),
             side=SIDE,
             title=f"the first {len(first)} of {len(pools.anchors):,} anchors, and their importance",
         )
@@ -101,9 +101,7 @@ def _strips(
     ]
 
 
-def _importance(graph: Stage, anchors: Ids) -> list[str]:
-    """π of each anchor, as a multiple of that of an item on average."""
-    stored = read_graph(graph.folder)
-    importance = stationary_distribution(stored.raw)
-    of_anchors = importance[np.searchsorted(stored.items, anchors)] * len(stored.items)
-    return [f"{value:.1f}" for value in of_anchors]
+def _importance(mined: Mined, items: int) -> list[str]:
+    """π of the first anchors, as a multiple of that of an item on average."""
+    importance = mined.stage.folder.read_table("anchors.parquet")["importance"].to_numpy()
+    return [f"{value * items:.1f}" for value in importance[:ANCHORS]]

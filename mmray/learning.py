@@ -195,8 +195,7 @@ def oracle_stage(session: Session[LearningConfig], mined: Mined, labels: NDArray
 def with_demo_images(session: Session[LearningConfig]) -> Folder:
     """The rendered demonstration set, which stands in where no images are given."""
     size = dataclasses.asdict(session.config.demo)
-    photos = 2 * (session.config.demo.objects * session.config.demo.photos)
-    total = photos + 2 * session.config.demo.distractors
+    total = 2 * (size["objects"] * size["photos"] + size["distractors"])
 
     def render(stage: Stage) -> Counts:
         with Progress("render", total=total) as progress:

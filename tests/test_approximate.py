@@ -339,7 +339,7 @@ def test_the_threads_of_other_callers_of_faiss_are_left_alone():
     index = ApproximateIndex.of(clouds(0, 300, 8), "ivf", threads=before + 1)
     index.search(clouds(1, 3, 8), 2, effort=1, threads=before + 2)
     assert faiss.omp_get_max_threads() == before
-    with approximate._threads(before + 3):
+    with approximate.on_threads(before + 3):
         assert faiss.omp_get_max_threads() == before + 3
     assert faiss.omp_get_max_threads() == before
 

@@ -98,8 +98,8 @@ def _starts(images: Collection, shard_size: int, longest_side: int | None) -> Id
 class Decoder:
     """Reads and decodes the images of a unit; what cannot be read becomes an error text."""
 
-    def __init__(self, longest_side: int | None, max_pixels: int) -> None:
-        self.longest_side, self.max_pixels = longest_side, max_pixels
+    def __init__(self, longest_side: int | None, max_pixels: int, crop: int | None = None) -> None:
+        self.longest_side, self.max_pixels, self.crop = longest_side, max_pixels, crop
         self.careful = CarefulDecoder()
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +114,8 @@ class Decoder:
             digests.append(None if isinstance(data, OSError) else hashlib.sha256(data).digest())
             total += 0 if isinstance(data, OSError) else len(data)
         pixels = [each.pixels for each in decoded if each.pixels is not None]
+        if self.crop is not None:  # here, not beside the network: less is sent to it
+            pixels = [center_crop(image, self.crop) for image in pixels]
         return {
             UNIT: unit[UNIT],
             ITEMS: unit[ITEMS],
@@ -161,7 +163,7 @@ class ExtractionWorker:
         self.how, self.regions = how, how.regions.to(self.device)
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
-        images = self._viewed(unpacked(unit["pixels"], unit["shape"]))
+        images = unpacked(unit["pixels"], unit["shape"])
         good = np.flatnonzero([error is None for error in unit["error"]])
         shape = (unit[ITEMS], len(self.how.poolings), self.exact.width(self.how.poolings))
         descriptors = np.zeros(shape, np.float32)
@@ -178,10 +180,6 @@ class ExtractionWorker:
             poolings=self.how.poolings,
             descriptors=descriptors,
         )
-
-    def _viewed(self, images: list[Pixels]) -> list[Pixels]:
-        crop = self.how.crop
-        return images if crop is None else [center_crop(image, crop) for image in images]
 
     def _embed(self, model: EmbeddingNet, images: Sequence[Pixels]) -> Features:
         """(m, p, d)."""
@@ -300,7 +298,7 @@ def _run(
         worker,
         ([ray.put(model.cpu())], how, pool.cpus),
         pool=pool,
-        prepare=Decoder(how.longest_side, how.max_pixels),
+        prepare=Decoder(how.longest_side, how.max_pixels, how.crop),
         ahead_bytes=PIXEL_BUDGET if pool.gpus else 0,
         **options,
     )

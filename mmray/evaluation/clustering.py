@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.approximate import faiss
+from mmray.approximate import faiss, on_threads
 from mmray.arrays import Features, Ids
 from mmray.neighbors import finite_norms
 
@@ -148,11 +148,7 @@ def kmeans_clusters(embeddings: Features, k: int, *, seed: int, iterations: int 
         max_points_per_centroid=n,
         min_points_per_centroid=1,
     )
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
+    with on_threads(1):
         kmeans.train(embeddings)
         clusters: Ids = kmeans.assign(embeddings)[1]
-    finally:
-        faiss.omp_set_num_threads(before)
     return clusters

@@ -12,6 +12,7 @@ from pyarrow import fs
 
 from mmray import feature_shards
 from mmray.artifacts import Stage
+from mmray.augmentation import center_crop
 from mmray.collection import Collection, ImageFile
 from mmray.containers import index
 from mmray.distributed import extraction
@@ -262,3 +263,15 @@ def test_a_decoder_counts_bytes_and_bad_images_and_knows_equal_contents(photos):
     small = Decoder(64, 3071)(unit)
     assert small["bad"] == 14
     assert "pixels" in small["error"][0]
+
+
+def test_a_decoder_cuts_the_centre_where_that_is_described(photos):
+    unit = {"unit": 0, "items": 14, "first": 0, "images": photos.table.to_pylist()}
+    whole, cut = (Decoder(64, 10**6, crop)(unit) for crop in (None, 32))
+    images = extraction.unpacked(whole["pixels"], whole["shape"])
+    middles = extraction.unpacked(cut["pixels"], cut["shape"])
+    assert len(middles) == 12
+    for image, middle in zip(images, middles, strict=True):
+        assert middle.shape == (32, 32, 3)
+        assert np.array_equal(middle, center_crop(image, 32))
+    assert (cut["bad"], cut["width"], cut["height"]) == (2, whole["width"], whole["height"])
