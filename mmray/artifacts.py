@@ -71,6 +71,11 @@ class Stage:
         """What `finish` was given."""
         return dict(read_json(self.folder, SUCCESS)["counts"])
 
+    @property
+    def seconds(self) -> float:
+        """How long the process took that finished it."""
+        return float(read_json(self.folder, SUCCESS)["seconds"])
+
 
 def write_json(folder: Folder, name: str, value: Any) -> None:
     folder.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())

@@ -43,6 +43,7 @@ MinePreset = Literal["retrieval", "finegrained"]
 HeadStart = Literal["pca", "random"]
 Application = Literal["finegrained", "retrieval"]
 Study = Literal["method", "features"]
+IndexKind = Literal["auto", "flat", "ivf-pq"]
 Oracle = Literal["positives", "negatives", "both"]
 Rival = Literal[
     "triplet-semihard", "lifted-structure", "proxy-nca", "soft-triple", "distance-weighted"
@@ -307,29 +308,39 @@ class MiningRunConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningConfig(MiningRunConfig):
-    """What every job that learns from images has."""
+class ListingConfig(RunConfig):
+    """What every job that lists images has."""
 
-    rounds: int = 1
-    """Each further round mines anew, with the network of the one before (Sec. 3.4)."""
     images: tuple[str, ...] = ()
-    """Folders, tar shards, Parquet files or lists of images; none: a rendered demonstration set."""
+    """Folders, tar shards, Parquet files or lists of images."""
     image_column: str | None = None
     """Column of Parquet files that holds the images; by default found."""
     exclude: str | None = None
     """Text file of names of images to leave out, one a line (the paper removes test landmarks)."""
     sample: int | None = None
     """So many images, drawn at random by --seed; None: all."""
-    deduplicate: bool = True
-    """Of files with equal content only the first is used."""
     relist: bool = False
     """Look for images again, where a rerun would go by the list that it kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningConfig(MiningRunConfig, ListingConfig):
+    """What every job that learns from images has."""
+
+    rounds: int = 1
+    """Each further round mines anew, with the network of the one before (Sec. 3.4)."""
+    images: tuple[str, ...] = ()
+    """Folders, tar shards, Parquet files or lists of images; none: a rendered demonstration set."""
+    deduplicate: bool = True
+    """Of files with equal content only the first is used."""
     network: Network = "vgg16"
     weights: str | None = None
     """File with the initial weights (.pth or .safetensors); by default the published ones."""
     oracle: Oracle | None = None
     """Uses labels: false positives, or false negatives, are taken out of the mined pools, by the
     labels that otherwise measure their purity. How much purer pools would help."""
+    registered_model: str = "mmray-retrieval"
+    """Name in MLflow's registry of which the model becomes the newest version; "": none."""
     stages: str = ",".join(STAGES)
     """Stages to run, by commas; the others must have been done before."""
     demo: DemoConfig = field(default_factory=DemoConfig)
@@ -380,6 +391,7 @@ class FinegrainedConfig(LearningConfig):
     """Where the defaults come from: rendered photos on one machine, or the paper's CUB-200-2011."""
     recipe: FinegrainedRecipe = "steady"
     """How to train by default: steadily on any collection, or with the paper's own values."""
+    registered_model: str = "mmray-finegrained"
     stages: str = ",".join(FINEGRAINED_STAGES)
     dim: int = 64
     """Dimensions of the embedding: of a fully connected layer behind the pooling (Sec. 4.2)."""
@@ -456,6 +468,91 @@ class EvaluateConfig(MeasuringConfig, RunConfig):
     """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
     pca_sample: int = 5000
     """Of the images for PCA whitening so many are drawn at random, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig(ListingConfig):
+    """Describe images by a model, so that they can be searched.
+
+    The same command again, or with other --images, brings the index up to date: what is known
+    already is not described again, and what is gone from a folder that is named goes.
+    """
+
+    model: str = ""
+    """Folder `model` that a run left."""
+    name: str = "images"
+    """What the index is called below --storage."""
+    kind: IndexKind = "auto"
+    """flat: every image is compared; ivf-pq: those of near cells, by 64 bytes each, and the best
+    exactly, for sets too large for memory; auto: flat up to a million images."""
+    longest_side: int | None = None
+    """Longest side that images are reduced to, pixels; by default that of the model."""
+    precision: Precision = "float32"
+    """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
+    shard_size: int = 256
+    """Images in a shard, the unit of work that is computed again after a kill."""
+    batch_size: int = 32
+    """Images of one shape in a forward pass, at most."""
+    max_pixels: int = 178_956_970
+    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryConfig:
+    """Search an index with images: a table, and a page of what was found."""
+
+    query: tuple[str, ...]
+    """Image files to search with."""
+    storage: str = "mmray-runs"
+    """Folder or URI where the index was made."""
+    name: str = "images"
+    """What the index is called."""
+    top: int = 20
+    """Images to find."""
+    box: tuple[float, float, float, float] | None = None
+    """Search with a part of the image: left, top, right and bottom, pixels of the upright file."""
+    probes: int = 64
+    """Cells that an ivf-pq index looks into: more find more, in more time."""
+    page: str = "search.html"
+    """File for the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureConfig:
+    """Draw what the method does on points of the plane (Figure 1); the values are for that."""
+
+    output: str = "figure1.png"
+    """File or URI of the picture; the ending says whether PNG, SVG or PDF."""
+    points: int = 600
+    """Points, on all curves together."""
+    curves: int = 3
+    """Interleaved spirals that the points lie on."""
+    noise: float = 0.03
+    """Standard deviation of a point about its curve; the spirals end at radius 1."""
+    seed: int = 0
+    """Another seed draws other points."""
+    anchor: int | None = None
+    """Point to mine for, from 0; by default the most important in the random walk."""
+    graph_k: int = 12
+    """Neighbours of a point in the graph, itself among them, eq. (1)."""
+    alpha: float = 0.99
+    """Teleport parameter of the diffusion, eq. (2), in [0, 1)."""
+    positive_k: int = 80
+    """Neighbours compared for the positives, eq. (5)."""
+    negative_k: int = 80
+    """Neighbours compared for the negatives, eq. (6): at most half of the points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a model as an ONNX file, which runs without PyTorch."""
+
+    model: str
+    """Folder `model` that a run left."""
+    output: str = "model.onnx"
+    """The file."""
+    dims: int | None = None
+    """Only the first so many dimensions of a descriptor; by default all."""
 
 
 Changed = TypeVar("Changed", bound=LearningConfig)

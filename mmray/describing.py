@@ -42,7 +42,7 @@ def describe(
     shard_size: int,
     part_of: str,
     how_mark: Any = None,
-    max_bad_fraction: float = 0.0,
+    max_bad_fraction: float | None = 0.0,
     flag: str = "",
     deduplicate: bool = False,
 ) -> Described:
@@ -53,7 +53,8 @@ def describe(
     shard_size : images in a unit of work
     how_mark : JSON-like
         What of `how` does not show in its settings: where its whitening of regions comes from.
-    flag : that sets max_bad_fraction, for the message
+    max_bad_fraction : of the images, that may be unreadable; None: even all of them
+    flag : that sets it, for the message
     deduplicate : of images with equal content, keep the first only
 
     Raises
@@ -72,7 +73,7 @@ def describe(
             pool=cluster.with_gpus(session.pool),
             label=part_of,
             report=session.reporting(part_of),
-            most_bad=int(max_bad_fraction * len(images)),
+            most_bad=int((1 if max_bad_fraction is None else max_bad_fraction) * len(images)),
         )
         return feature_shards.finish_features(
             stage,

@@ -55,7 +55,7 @@ def run(config: EvaluateConfig) -> list[Score]:
         )
         if config.pca_images is not None:
             candidates = [_with_pca(session, each, measuring) for each in candidates]
-        return evaluate_stages(session, candidates, sets, measuring)
+        return evaluate_stages(session, candidates, sets, measuring).scores
 
 
 def read_candidate(model: str, poolings: Sequence[Descriptor]) -> Candidate:

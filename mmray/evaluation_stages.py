@@ -7,11 +7,12 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from mmray import artifacts
-from mmray.arrays import Features
+from mmray.arrays import Features, Floats, Ids
 from mmray.artifacts import Stage
 from mmray.collection import Collection, sample
 from mmray.config import Descriptor, MeasuringConfig, RunConfig
@@ -20,6 +21,7 @@ from mmray.distributed.extraction import Description
 from mmray.evaluation.expansion import ranked
 from mmray.evaluation.labelled import LabelledSet, labelled_set
 from mmray.evaluation.published import find_benchmark
+from mmray.evaluation.ranking import mean_average_precision
 from mmray.evaluation.scoring import clustered, figures
 from mmray.models import EmbeddingNet
 from mmray.paper import paper_scores
@@ -31,6 +33,7 @@ from mmray.whitening import Whitening
 
 PART = "evaluate"
 MOST_BAD = 0.05  # of the distractors and of the images for whitening may be unreadable
+SHOWN = 10  # images that a search finds, in pictures
 PLAIN, PCA, LDA = "none", "PCA", "LDA"  # whitenings, as the table calls them
 
 
@@ -54,6 +57,30 @@ class Candidate:
         return [(PLAIN, None), *learned]
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Found:
+    """What a network's own descriptor finds for the queries of a labelled set, to be looked at.
+
+    Attributes
+    ----------
+    first : of each query up to SHOWN rows of the database, the most similar first; the query
+        itself, where it is not counted, is left out
+    precision : (q,) float64, the average precision of the whole ranking; NaN where it has none
+    """
+
+    labelled: LabelledSet
+    first: tuple[Ids, ...]
+    precision: Floats
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measured:
+    """The scores of networks on labelled sets, and what each finds for the first of these."""
+
+    scores: list[Score]
+    found: list[Found]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
     """How labelled sets are described and searched; `config` is the user's part of it.
@@ -68,6 +95,15 @@ class Measuring:
     batch_size: int
     max_pixels: int
     center_crop: int | None = None
+
+    @property
+    def framing(self) -> dict[str, Any]:
+        """How images are made ready for a network, as a model's folder keeps it."""
+        return {
+            "longest_side": self.config.longest_side,
+            "crop": self.center_crop,
+            "scales": list(self.config.scales),
+        }
 
     @property
     def how(self) -> Description:
@@ -118,29 +154,34 @@ def evaluate_stages(
     candidates: Sequence[Candidate],
     sets: Sequence[LabelledSet],
     measuring: Measuring,
-) -> list[Score]:
+) -> Measured:
     """Score each descriptor of each network on each set, without and with its whitenings.
 
     Below them the paper's own, where a network and its setting are the paper's; MLflow gets all as
     a table.
     """
-    scores = []
+    scores: list[Score] = []
+    found: list[Found] = []
     for labelled in sets:
-        scores += _evaluate_set(session, candidates, labelled, measuring)
+        described = [_describe_set(session, c.network, labelled, measuring) for c in candidates]
+        scores += _evaluate_set(session, candidates, described, labelled, measuring.config)
+        if not found:
+            pairs = zip(candidates, described, strict=True)
+            found = [_found(*pair, labelled, measuring.config) for pair in pairs]
     networks = [candidate.network.network for candidate in candidates]
     scores += paper_scores(scores, measuring.config, networks)
     session.run.log_text("results.md", results_table(scores) + "\n")
-    return scores
+    return Measured(scores=scores, found=found)
 
 
 def _evaluate_set(
     session: Session[RunConfig],
     candidates: Sequence[Candidate],
+    described: "Sequence[_SetFeatures]",
     labelled: LabelledSet,
-    measuring: Measuring,
+    config: MeasuringConfig,
 ) -> list[Score]:
-    config, name = measuring.config, labelled.name
-    described = [_describe_set(session, each.network, labelled, measuring) for each in candidates]
+    name = labelled.name
     announce(
         f"evaluate: {name}: {len(labelled.queries):,} queries, {len(labelled.database):,} images, "
         f"{described[0].others:,} distractors"
@@ -166,6 +207,25 @@ def _evaluate_set(
         work=work,
     )
     return [Score(**row) for row in artifacts.read_json(stage.folder, "metrics.json")]
+
+
+def _found(
+    candidate: Candidate, features: "_SetFeatures", labelled: LabelledSet, config: MeasuringConfig
+) -> Found:
+    """By the descriptor that the network was trained with, and whitened, if both are measured."""
+    own: Descriptor = candidate.network.pooling
+    pooling = own if own in config.poolings else config.poolings[0]
+    database, queries = features.parts(labelled, pooling)
+    _, whitening = candidate.variants(pooling)[-1]
+    if whitening is not None:
+        database, queries = (whitening.apply(part, config.dims) for part in (database, queries))
+    ranks = ranked(database, queries, "plain")
+    _, precision = mean_average_precision(ranks, labelled.ground_truth)
+    first = tuple(
+        ranking[ranking != itself][:SHOWN]
+        for ranking, itself in zip(ranks.T, labelled.own, strict=True)
+    )
+    return Found(labelled=labelled, first=first, precision=precision)
 
 
 def _metric(score: Score) -> str:

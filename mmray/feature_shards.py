@@ -77,7 +77,7 @@ def finish_features(
     poolings: Sequence[str],
     *,
     total: int,
-    max_bad_fraction: float,
+    max_bad_fraction: float | None,
     flag: str = "",
     deduplicate: bool = False,
 ) -> dict[str, float]:
@@ -89,7 +89,7 @@ def finish_features(
     Parameters
     ----------
     total : images that there were to describe
-    max_bad_fraction : of them, that may have been unreadable
+    max_bad_fraction : of them, that may have been unreadable; None: even all of them
     flag : that sets this fraction, for the message
     deduplicate
         Of images with equal content keep the first only; the others go to duplicates.parquet.
@@ -103,7 +103,7 @@ def finish_features(
     shards = stage.folder / "features"
     if not stage.folder.has("images.parquet"):
         seen = _seen(shards)
-        _refuse_bad(stage, seen, total, max_bad_fraction, flag)
+        _set_bad_aside(stage, seen, total, max_bad_fraction, flag)
         assert len(seen) == total, (len(seen), total)
         good = seen.filter(pc.is_null(seen["error"]))
         kept = _first_of_equals(good) if deduplicate else np.arange(len(good))
@@ -133,12 +133,14 @@ def finish_features(
     return counts
 
 
-def _refuse_bad(stage: Stage, seen: pa.Table, total: int, limit: float, flag: str) -> None:
+def _set_bad_aside(
+    stage: Stage, seen: pa.Table, total: int, limit: float | None, flag: str
+) -> None:
     """Write quarantine.parquet; InputError if it is too long."""
     shards = stage.folder / "features"
     bad = seen.filter(pc.is_valid(seen["error"]))
     stage.folder.write_table("quarantine.parquet", bad.select(["uri", "error"]))
-    if len(bad) < total and len(bad) <= limit * total:
+    if limit is None or (len(bad) < total and len(bad) <= limit * total):
         return
     for name in shards.names():
         errors = shards.read_table(name, ["error"])["error"]
@@ -174,7 +176,7 @@ def _number_densely(shards: Folder, items: Ids) -> None:
     for name in shards.names():
         head = shards.read_table(name, ["image_id", "item"])
         ids = np.searchsorted(items, head["item"].to_numpy())
-        kept = items[np.minimum(ids, len(items) - 1)] == head["item"].to_numpy()
+        kept = np.isin(head["item"].to_numpy(), items)
         if not kept.all() or not np.array_equal(head["image_id"].to_numpy(), ids):
             table = shards.read_table(name).filter(pa.array(kept))
             table = table.set_column(0, "image_id", pa.array(ids[kept], pa.int64()))

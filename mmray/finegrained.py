@@ -33,16 +33,18 @@ from mmray.learning import (
     Outcome,
     Unlabelled,
     check_dimensions,
-    given_exclusions,
     learn,
     with_demo_images,
 )
+from mmray.listing import given_exclusions
 from mmray.manifold import ManifoldNeighbors
 from mmray.models import EmbeddingNet
 from mmray.progress import announce
+from mmray.publishing import publish
 from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sources import list_images
+from mmray.storage import Folder
 from mmray.training_stages import classes_stage, train_stage
 from mmray.whitening import pca_whitening
 
@@ -78,7 +80,9 @@ def run(config: FinegrainedConfig) -> list[Score]:
     storage = usable_storage(config)
     inputs = given_inputs(config) if config.images else None  # mended sooner than Ray is started
     with running(config, storage, chosen_stages(config)) as session:
-        return recipe(session, inputs or given_inputs(with_demo(session))).scores
+        outcome = recipe(session, inputs or given_inputs(with_demo(session)))
+        publish(session, outcome)
+        return outcome.scores
 
 
 def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> Outcome:
@@ -97,16 +101,34 @@ def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> Outcome:
         )
     else:
         learned = learn_from_labels(session, images, network, inputs)
-    if learned is None or learned.tuned is None or session.chosen[-1] == "train":
-        return Outcome(scores=[], learned=learned)
+    if learned is None or learned.tuned is None:
+        return Outcome(learned=learned)
+    tuned = learned.tuned
+    outcome = Outcome(learned=learned, model=model_stage(session, tuned.network))
+    if session.chosen[-1] == "train":
+        return outcome
     if inputs.test is None:
         announce("evaluate: no test classes were given, nothing is measured")
-        return Outcome(scores=[], learned=learned)
-    tuned = learned.tuned
+        return outcome
     candidates = [Candidate(label=INITIAL, network=network)]
     candidates += [Candidate(label=tuned.label, network=tuned.network)]
-    scores = evaluate_stages(session, candidates, [inputs.test], measuring(session.config))
-    return Outcome(scores=scores, learned=learned)
+    measured = evaluate_stages(session, candidates, [inputs.test], measuring(session.config))
+    before, after = measured.found
+    return dataclasses.replace(outcome, scores=measured.scores, found=(before, after))
+
+
+def model_stage(session: Session[FinegrainedConfig], network: EmbeddingNet) -> Folder:
+    """The folder of the network that was kept, ready for use."""
+    framing = measuring(session.config).framing
+
+    def work(stage: Stage) -> Counts:
+        models.save(network, stage.folder / "model", framing=framing)
+        return {"dims": network.dim}
+
+    marks = (models.state_digest(network), framing)
+    stage = session.stage("model", *marks, work=work, part_of="train")
+    announce(f"model: {stage.folder.location('model')}")
+    return stage.folder / "model"
 
 
 def learn_from_labels(
@@ -122,7 +144,7 @@ def learn_from_labels(
     mined = classes_stage(session, described.items, labels, rival, session.config.per_class)
     nothing = ManifoldNeighbors.none()
     tuned = train_stage(session, network, described.items, mined, nothing, inputs.test)
-    return Learned(images=described.items, mined=mined, purity=None, tuned=tuned)
+    return Learned(images=described.items, extracted=described.stage, mined=mined, tuned=tuned)
 
 
 def head_stage(

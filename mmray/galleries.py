@@ -102,7 +102,7 @@ def pool_gallery(
         _paste(canvas, (MARGIN, y), load(strip.anchor), side, ANCHOR)
         for left, group in zip(lefts, strip.groups, strict=True):
             for column, item in enumerate(group.ids[:columns].tolist()):
-                color = _color(labels, strip.anchor, item)
+                color = frame_color(labels, strip.anchor, item)
                 _paste(canvas, (left + column * (side + GAP), y), load(item), side, color)
     return _png(canvas)
 
@@ -153,7 +153,8 @@ def anchor_gallery(
     return _png(canvas)
 
 
-def _color(labels: NDArray[Any] | None, anchor: int, item: int) -> Color:
+def frame_color(labels: NDArray[Any] | None, anchor: int, item: int) -> Color:
+    """The frame of an item beside an anchor, by their labels (n,) if there are any."""
     if labels is None:
         return PLAIN
     ours, its = labels[anchor], labels[item]

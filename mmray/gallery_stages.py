@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Ids, Pixels
+from mmray.arrays import Floats, Ids, Pixels
 from mmray.artifacts import Stage
 from mmray.baselines import euclidean_positives, random_negatives
 from mmray.collection import Collection
@@ -15,6 +15,7 @@ from mmray.images import load_image
 from mmray.mining import EUCLIDEAN_K
 from mmray.mining_stages import Mined, Source
 from mmray.neighbors import ExactIndex
+from mmray.pools import Pools
 from mmray.session import Counts, Session
 
 STRIPS, ANCHORS = 12, 48  # anchors with their pools, and anchors alone
@@ -48,12 +49,8 @@ def gallery_stage(
 
     def work(stage: Stage) -> Counts:
         pools = mined.pools
-        both = zip(pools.positives, pools.negatives, strict=True)
-        usable = [row for row, ids in enumerate(both) if all(map(len, ids))]
-        # The first are the most important ones, and often alike: half of them, and others evenly.
-        half, rest = usable[: STRIPS // 2], usable[STRIPS // 2 :]
-        shown = half + rest[:: max(1, -(-len(rest) // (STRIPS - STRIPS // 2)))]
-        strips = _strips(session, source, mined, np.array(shown, np.int64))
+        shown = shown_anchors(pools, STRIPS)
+        strips = _strips(session, source, mined, shown)
         title = f"what was mined for {len(shown)} of {len(pools.anchors):,} anchors"
         png = pool_gallery(strips, load, labels=labels, columns=COLUMNS, side=SIDE, title=title)
         stage.folder.write(POOLS_PNG, png)
@@ -61,7 +58,7 @@ def gallery_stage(
         png = anchor_gallery(
             first,
             load,
-            captions=_importance(mined, graph.counts["kept"]),
+            captions=[f"{value:.1f}" for value in importance(mined, graph)[:ANCHORS]],
             side=SIDE,
             title=f"the first {len(first)} of {len(pools.anchors):,} anchors, and their importance",
         )
@@ -72,6 +69,17 @@ def gallery_stage(
     stage = session.stage("gallery", *marks, work=work, part_of="mine")
     for file in (POOLS_PNG, ANCHORS_PNG):
         session.run.log_file(stage.folder, file, "galleries")
+
+
+def shown_anchors(pools: Pools, count: int) -> Ids:
+    """Rows of the pools to look at, (count,) or fewer: those with both positives and negatives.
+
+    The first are the most important ones, and often alike: half of them, and others evenly.
+    """
+    both = zip(pools.positives, pools.negatives, strict=True)
+    usable = [row for row, ids in enumerate(both) if all(map(len, ids))]
+    half, rest = usable[: count // 2], usable[count // 2 :]
+    return np.array(half + rest[:: max(1, -(-len(rest) // (count - count // 2)))], np.int64)
 
 
 def _strips(
@@ -101,7 +109,8 @@ def _strips(
     ]
 
 
-def _importance(mined: Mined, items: int) -> list[str]:
-    """π of the first anchors, as a multiple of that of an item on average."""
-    importance = mined.stage.folder.read_table("anchors.parquet")["importance"].to_numpy()
-    return [f"{value * items:.1f}" for value in importance[:ANCHORS]]
+def importance(mined: Mined, graph: Stage) -> Floats:
+    """π of the anchors (a,) float64, as a multiple of that of an item on average."""
+    found = mined.stage.folder.read_table("anchors.parquet")["importance"].to_numpy()
+    scaled: Floats = found * graph.counts["kept"]
+    return scaled

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
 from mmray.artifacts import Stage
-from mmray.collection import Collection, read_exclusions
+from mmray.collection import Collection
 from mmray.config import LearningConfig
 from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet
@@ -18,13 +18,15 @@ from mmray.evaluation.purity import (
     read_named_labels,
     without_false_pairs,
 )
+from mmray.evaluation_stages import Found
 from mmray.feature_stages import extract_stage, features_stage
 from mmray.gallery_stages import gallery_stage
 from mmray.health import NEIGHBORS
-from mmray.listing import list_stage
+from mmray.listing import given_exclusions, list_stage
 from mmray.mining_stages import (
     TUNED,
     Mined,
+    Source,
     check_stage,
     graph_stage,
     measure_purity,
@@ -87,34 +89,45 @@ class Unlabelled:
         )
 
 
-def given_exclusions(config: LearningConfig) -> frozenset[str]:
-    """The names of --exclude."""
-    return frozenset() if config.exclude is None else frozenset(read_exclusions(config.exclude))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Learned:
     """What the last round left.
 
     Attributes
     ----------
-    images : those that could be read; the ids of the pools are places among them
+    images : n that could be read; the ids of the pools are places among them
+    extracted : the stage that described them, and set aside what could not be read
+    graph, source : that the pools were mined from; None where labels stand in for pools
+    labels : (n,), where they are known, which measure and frame pictures and serve nothing else
     purity : of the pools that were trained on, where labels are known
     tuned : None where the last stage was to mine
     """
 
     images: Collection
+    extracted: Stage
     mined: Mined
-    purity: Purity | None
-    tuned: Tuned | None
+    graph: Stage | None = None
+    source: Source | None = None
+    labels: NDArray[Any] | None = None
+    purity: Purity | None = None
+    tuned: Tuned | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a run: its figures, none where nothing was measured, and what it learned."""
+    """What came of a run.
 
-    scores: list[Score]
+    Attributes
+    ----------
+    scores : none where nothing was measured
+    model : folder of the network that was kept, ready for use
+    found : what the initial network finds for the queries of a labelled set, and what this one does
+    """
+
+    scores: list[Score] = field(default_factory=list)
     learned: Learned | None = None
+    model: Folder | None = None
+    found: tuple[Found, Found] | None = None
 
 
 def learn(
@@ -136,7 +149,10 @@ def learn(
     labelled : to measure on while training
     """
     config, last = session.config, session.chosen[-1]
-    tuned = Tuned(network, 0)
+    session.run.log_data(
+        "images", digest=images.digest(), sources=config.images or ("rendered",), rows=len(images)
+    )
+    tuned, learned = Tuned(network, 0), None
     for number in range(1, config.rounds + 1):
         if number > 1:
             announce(f"round {number}: features by the network of the round before")
@@ -165,8 +181,17 @@ def learn(
             if config.oracle is not None:
                 mined = oracle_stage(session, mined, known)
                 purity = measure_purity(session, mined, known)
+        learned = Learned(
+            images=described.items,
+            extracted=described.stage,
+            mined=mined,
+            graph=graph,
+            source=source,
+            labels=known,
+            purity=purity,
+        )
         if last == "mine":
-            return Learned(images=described.items, mined=mined, purity=purity, tuned=None)
+            return learned
         checked = check_stage(
             session, source, graph, items=config.training.check_items, neighbors=NEIGHBORS
         )
@@ -174,9 +199,10 @@ def learn(
         tuned = train_stage(
             session, tuned.network, described.items, mined, checked, labelled, metrics=metrics
         )
+        learned = dataclasses.replace(learned, tuned=tuned)
         if tuned.epoch == 0:
             break  # another round would be the same
-    return Learned(images=described.items, mined=mined, purity=purity, tuned=tuned)
+    return learned
 
 
 def oracle_stage(session: Session[LearningConfig], mined: Mined, labels: NDArray[Any]) -> Mined:

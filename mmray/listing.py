@@ -7,8 +7,8 @@ from typing import Any
 
 from mmray import artifacts
 from mmray.artifacts import Stage, fingerprint
-from mmray.collection import Collection, sample, without
-from mmray.config import LearningConfig
+from mmray.collection import Collection, read_exclusions, sample, without
+from mmray.config import ListingConfig
 from mmray.distributed.listing import index_containers
 from mmray.errors import InputError
 from mmray.locations import absolute
@@ -19,8 +19,13 @@ from mmray.sources import Found, Stamp, find, unchanged
 IMAGES, SOURCES = "list.parquet", "sources.json"
 
 
+def given_exclusions(config: ListingConfig) -> frozenset[str]:
+    """The names of --exclude."""
+    return frozenset() if config.exclude is None else frozenset(read_exclusions(config.exclude))
+
+
 def list_stage(
-    session: Session[LearningConfig], sources: Sequence[str], excluded: AbstractSet[str]
+    session: Session[ListingConfig], sources: Sequence[str], excluded: AbstractSet[str]
 ) -> Collection:
     """All images of the sources but those excluded, or a sample of them.
 
@@ -84,7 +89,7 @@ def _tell_of_excluded(images: int, names: AbstractSet[str]) -> None:
 
 
 def _with_contained(
-    session: Session[LearningConfig], stage: Stage, found: list[Found], stamps: list[dict[str, Any]]
+    session: Session[ListingConfig], stage: Stage, found: list[Found], stamps: list[dict[str, Any]]
 ) -> Collection:
     """The files of each source, then the images in its archives."""
     containers = [uri for source in found for uri in source.containers]

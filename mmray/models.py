@@ -15,7 +15,7 @@ import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import safetensors
 import safetensors.torch
@@ -29,6 +29,7 @@ from mmray.arrays import Features
 from mmray.backbones import BACKBONES, convolutional_layers
 from mmray.config import Descriptor, Network, Pooling
 from mmray.errors import InputError
+from mmray.locations import absolute
 from mmray.pooling import EPS, POOLINGS, Rmac, rmac
 from mmray.storage import Folder
 
@@ -224,10 +225,14 @@ def build(network: Network, *, pooling: Pooling, weights: str | Path | None = No
     return model
 
 
-def save(model: EmbeddingNet, folder: Folder) -> None:
+def save(model: EmbeddingNet, folder: Folder, *, framing: Mapping[str, Any] | None = None) -> None:
     """Write `model.safetensors` and `config.json`.
 
     The former is the backbone's state dict, fit for `build`, and the head's under `head.`.
+
+    Parameters
+    ----------
+    framing : how images are made ready for the network, see `describer.Framing`
     """
     state = {k: tensor.cpu().contiguous() for k, tensor in _parts(model).items()}
     folder.write("model.safetensors", safetensors.torch.save(state))
@@ -237,18 +242,25 @@ def save(model: EmbeddingNet, folder: Folder) -> None:
         "pooling": model.pooling,
         "dim": model.dim,
         "head": model.head is not None,
+        **(framing or {}),
     }
     folder.write(CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def load(folder: Folder) -> EmbeddingNet:
+def load(folder: Folder | str) -> EmbeddingNet:
     """What `save` wrote, on the CPU, without any download.
+
+    Parameters
+    ----------
+    folder : also as a path or a URI
 
     Raises
     ------
     InputError
         A file is missing or unreadable, or of a format, network or pooling that is not known here.
     """
+    if isinstance(folder, str):
+        folder = Folder(absolute(folder))
     path = folder.location(CONFIG)
     try:
         config = json.loads(folder.read(CONFIG))

@@ -34,10 +34,12 @@ from mmray.mining_stages import TUNED, Mined
 from mmray.models import EmbeddingNet
 from mmray.pools import matching_pairs
 from mmray.progress import announce
+from mmray.publishing import publish
 from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sfm_tuples import SfmTuples, read_sfm_tuples
-from mmray.training_stages import train_stage, tuples_stage
+from mmray.storage import Folder
+from mmray.training_stages import Tuned, train_stage, tuples_stage
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
 
 WHITENING_NAMES = {INITIAL: PCA, TUNED: LDA}
@@ -69,8 +71,11 @@ def run(config: Config) -> list[Score]:
     inputs = given_inputs(config) if config.images else None  # mended sooner than Ray is started
     with running(config, storage, chosen_stages(config)) as session:
         if inputs is not None and inputs.tuples is not None:
-            return supervised_recipe(session, inputs, inputs.tuples)
-        return recipe(session, inputs or given_inputs(with_demo(session))).scores
+            outcome = supervised_recipe(session, inputs, inputs.tuples)
+        else:
+            outcome = recipe(session, inputs or given_inputs(with_demo(session)))
+        publish(session, outcome)
+        return outcome.scores
 
 
 def recipe(session: Session[Config], inputs: Inputs) -> Outcome:
@@ -84,17 +89,12 @@ def recipe(session: Session[Config], inputs: Inputs) -> Outcome:
         labelled=inputs.sets[0] if inputs.sets else None,
     )
     if learned is None or learned.tuned is None or session.chosen[-1] == "train":
-        return Outcome(scores=[], learned=learned)
-    networks = {INITIAL: inputs.network, TUNED: learned.tuned.network}
-    initial, trained = whiten_stage(session, learned.images, learned.mined, networks)
-    if session.chosen[-1] == "whiten":
-        return Outcome(scores=[], learned=learned)
-    trained = dataclasses.replace(trained, label=learned.tuned.label)
-    scores = evaluate_stage(session, inputs.sets, [initial, trained])
-    return Outcome(scores=scores, learned=learned)
+        return Outcome(learned=learned)
+    outcome = measured(session, inputs, learned.images, learned.mined, learned.tuned)
+    return dataclasses.replace(outcome, learned=learned)
 
 
-def supervised_recipe(session: Session[Config], inputs: Inputs, given: SfmTuples) -> list[Score]:
+def supervised_recipe(session: Session[Config], inputs: Inputs, given: SfmTuples) -> Outcome:
     """The supervised baseline: training takes pairs and clusters from a file, nothing is mined."""
     mined, labelled = tuples_stage(session, given), inputs.sets[0] if inputs.sets else None
     tuned = train_stage(
@@ -107,13 +107,25 @@ def supervised_recipe(session: Session[Config], inputs: Inputs, given: SfmTuples
         metrics="supervised/",
     )
     if session.chosen[-1] == "train":
-        return []
+        return Outcome()
+    return measured(session, inputs, given.images, mined, tuned)
+
+
+def measured(
+    session: Session[Config], inputs: Inputs, images: Collection, mined: Mined, tuned: Tuned
+) -> Outcome:
+    """The networks before and after training, whitened, and measured where that was chosen."""
     networks = {INITIAL: inputs.network, TUNED: tuned.network}
-    initial, trained = whiten_stage(session, given.images, mined, networks)
+    model, (initial, trained) = whiten_stage(session, images, mined, networks)
     if session.chosen[-1] == "whiten":
-        return []
-    trained = dataclasses.replace(trained, label=tuned.label)
-    return evaluate_stage(session, inputs.sets, [initial, trained])
+        return Outcome(model=model)
+    if not inputs.sets:
+        announce("evaluate: no labelled set was given, nothing is measured")
+        return Outcome(model=model)
+    candidates = [initial, dataclasses.replace(trained, label=tuned.label)]
+    result = evaluate_stages(session, candidates, inputs.sets, _measuring(session.config))
+    before, after = result.found
+    return Outcome(scores=result.scores, model=model, found=(before, after))
 
 
 def with_demo(session: Session[Config]) -> Config:
@@ -150,11 +162,11 @@ def given_inputs(config: Config) -> Inputs:
 
 def whiten_stage(
     session: Session[Config], images: Collection, mined: Mined, networks: dict[str, EmbeddingNet]
-) -> list[Candidate]:
+) -> tuple[Folder, list[Candidate]]:
     """The networks with PCA whitening of the initial, LDA whitening of the fine-tuned one.
 
-    PCA learns from independent images or a sample of the unlabelled ones, LDA from matching pairs
-    that were mined.
+    The folder holds the fine-tuned one with its whitening, ready for use. PCA learns from
+    independent images or a sample of the unlabelled ones, LDA from matching pairs that were mined.
     """
     config, test = session.config.whitening, session.config.evaluation
     rng, total = np.random.default_rng(session.config.seed), len(images)
@@ -194,15 +206,13 @@ def whiten_stage(
             if name == TUNED:
                 file = artifacts.whitening_name(pooling, session.config.training.pooling)
                 artifacts.write_whitening(stage.folder / "model", file, whitening)
-        models.save(networks[TUNED], stage.folder / "model")
+        models.save(networks[TUNED], stage.folder / "model", framing=measuring.framing)
         return {"images": len(learned_from[INITIAL].items), "pairs": pairs.shape[1]}
 
     marks = [each.stage.fingerprint for each in learned_from.values()]
     stage = session.stage("whiten", marks, pairs.tolist(), work=work)
-    for file in (stage.folder / "model").names():
-        session.run.log_file(stage.folder / "model", file, "model")
     announce(f"model: {stage.folder.location('model')}")
-    return [
+    return stage.folder / "model", [
         Candidate(
             label=name,
             network=network,
@@ -226,13 +236,3 @@ def _measuring(config: Config) -> Measuring:
         batch_size=extraction.batch_size,
         max_pixels=extraction.max_pixels,
     )
-
-
-def evaluate_stage(
-    session: Session[Config], sets: Sequence[LabelledSet], candidates: Sequence[Candidate]
-) -> list[Score]:
-    """Score both networks on the labelled sets, each descriptor with and without whitening."""
-    if not sets:
-        announce("evaluate: no labelled set was given, nothing is measured")
-        return []
-    return evaluate_stages(session, candidates, sets, _measuring(session.config))

@@ -59,8 +59,17 @@ class Score:
     search: QuerySearch = "plain"
 
 
+Cells = tuple[tuple[str, ...], list[tuple[str, ...]], int]  # head, rows, how many are numbers
+
+
 def results_table(scores: Sequence[Score]) -> str:
-    """Scores in percent as a Markdown table, a column for each benchmark and measure.
+    """`results` as a Markdown table."""
+    head, rows, numbers = results(scores)
+    return table(head, rows, numbers=numbers)
+
+
+def results(scores: Sequence[Score]) -> Cells:
+    """Scores in percent as cells, a column for each benchmark and measure.
 
     Rows: MAC before R-MAC, networks and all else in their order.
     """
@@ -76,13 +85,13 @@ def results_table(scores: Sequence[Score]) -> str:
         row = cells.setdefault((*head, SEARCHES[score.search]), {})
         row[score.benchmark, score.measure] = f"{100 * score.value:.1f}"
     shown = slice(None if len(searches) > 1 else 3)
-    return table(
+    return (
         (*("descriptor", "network", "whitening", "search")[shown], *map(_titled(columns), columns)),
         [
             (*head[shown], *(row.get(column, "") for column in columns))
             for head, row in cells.items()
         ],
-        numbers=len(columns),
+        len(columns),
     )
 
 

@@ -35,6 +35,7 @@ NOT_IDENTITY = {
     "num_gpus",
     "resource_timeout",
     "relist",
+    "registered_model",
     "rows",
     "seeds",
     "mining.threads",
@@ -50,6 +51,7 @@ class Session(Generic[Settings]):
         self.config: Settings = config
         self.storage, self.run, self.chosen = storage, run, chosen
         self.open_runs: list[Run] = []  # that still have to be ended
+        self.stages: list[Stage] = []  # that were done or read, in this order
         self.pool = Pool(
             minimum=config.min_workers,
             maximum=config.max_workers,
@@ -108,6 +110,7 @@ class Session(Generic[Settings]):
         else:
             announce(f"{name}: {stage.folder.uri}")
             stage.finish(work(stage))
+        self.stages.append(stage)
         numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
         self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})
         return stage

@@ -1,5 +1,6 @@
 """Experiment tracking with MLflow: the driver opens a run, any process adds to it by its id."""
 
+import json
 import logging
 import os
 import tempfile
@@ -15,11 +16,21 @@ from typing import Any
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
-from mlflow.entities import LifecycleStage, Metric, Param, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
+from mmray import __version__
 from mmray.artifacts import read_json, write_json
 from mmray.errors import InputError
 from mmray.storage import Folder
@@ -28,6 +39,8 @@ from mmray.storage import Folder
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
+DIGEST = 16  # hex digits of a dataset's digest; MLflow takes up to 36
+
 
 @dataclass(frozen=True)
 class Run:
@@ -35,18 +48,19 @@ class Run:
 
     uri: str
     run_id: str
+    name: str = ""
 
     @cached_property
-    def _client(self) -> mlflow.MlflowClient:
+    def client(self) -> mlflow.MlflowClient:
         return mlflow.MlflowClient(self.uri)
 
     def __getstate__(self) -> dict[str, str]:
-        return {"uri": self.uri, "run_id": self.run_id}
+        return {"uri": self.uri, "run_id": self.run_id, "name": self.name}
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        with self._reporting():
+        with self.reporting():
             for name, value in metrics.items():
-                self._client.log_metric(self.run_id, name, float(value), step=step)
+                self.client.log_metric(self.run_id, name, float(value), step=step)
 
     def log_epochs(self, history: Sequence[Mapping[str, float]], *, prefix: str = "") -> None:
         """Log the metrics of epochs 0, 1, ..., those that are logged already left out.
@@ -54,37 +68,57 @@ class Run:
         The metrics of an epoch go in together, or none of them does.
         """
         names = {prefix + name for metrics in history for name in metrics}
-        with self._reporting():
+        with self.reporting():
             logged = {
                 metric.step
                 for name in names
-                for metric in self._client.get_metric_history(self.run_id, name)
+                for metric in self.client.get_metric_history(self.run_id, name)
             }
             now = int(1000 * time.time())
             for step, metrics in enumerate(history):
                 if step in logged:
                     continue
                 entries = [Metric(prefix + k, float(v), now, step) for k, v in metrics.items()]
-                self._client.log_batch(self.run_id, metrics=entries)
+                self.client.log_batch(self.run_id, metrics=entries)
+
+    def log_data(self, name: str, *, digest: str, sources: Sequence[str], rows: int) -> None:
+        """Log what the run learns from: as its dataset, and as tags, which a search finds.
+
+        Parameters
+        ----------
+        digest : changes with the data
+        sources : what a user named
+        """
+        data = Dataset(
+            name=name,
+            digest=digest[:DIGEST],
+            source_type="mmray",
+            source=json.dumps({"uri": " ".join(sources)}),
+            profile=json.dumps({"num_rows": rows}),
+        )
+        used = DatasetInput(data, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+        with self.reporting():
+            self.client.log_inputs(self.run_id, [used])
+            self.client.set_tag(self.run_id, "mmray.data", digest[:DIGEST])
 
     def log_text(self, name: str, text: str) -> None:
-        with self._reporting():
-            self._client.log_text(self.run_id, text, name)
+        with self.reporting():
+            self.client.log_text(self.run_id, text, name)
 
     def log_file(self, folder: Folder, name: str, artifact_folder: str) -> None:
         """Log a file of a storage folder as an artifact."""
-        with self._reporting(), tempfile.TemporaryDirectory() as scratch:
+        with self.reporting(), tempfile.TemporaryDirectory() as scratch:
             copy = Path(scratch) / name
             copy.write_bytes(folder.read(name))
-            self._client.log_artifact(self.run_id, str(copy), artifact_folder)
+            self.client.log_artifact(self.run_id, str(copy), artifact_folder)
 
     def end(self, status: str) -> None:
         """Status is FINISHED, FAILED or KILLED."""
-        with self._reporting():
-            self._client.set_terminated(self.run_id, status)
+        with self.reporting():
+            self.client.set_terminated(self.run_id, status)
 
     @contextmanager
-    def _reporting(self) -> Iterator[None]:
+    def reporting(self) -> Iterator[None]:
         """What the server refuses, a full disk above all, as a sentence to the user."""
         try:
             yield
@@ -141,13 +175,13 @@ def open_run(
     InputError
         The server does not answer, or does not take the experiment.
     """
-    runs, file = storage / "runs", f"{identity}.json"
+    runs, file, title = storage / "runs", f"{identity}.json", f"{name}-{identity[:6]}"
     try:
         client = mlflow.MlflowClient(uri)
         known: dict[str, str] = read_json(runs, file) if runs.has(file) else {}
         if known.get("uri") == uri and _lives(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
-            return Run(uri, known["run_id"])
+            return Run(uri, known["run_id"], title)
         found = client.get_experiment_by_name(experiment)
         place = None if storage.local is None else (storage.local / "mlartifacts").as_uri()
         experiment_id = (
@@ -155,11 +189,14 @@ def open_run(
             if found
             else client.create_experiment(experiment, place if uri.startswith("sqlite:") else None)
         )
-        run = client.create_run(experiment_id, run_name=f"{name}-{identity[:6]}")
+        run = client.create_run(experiment_id, run_name=title)
         client.log_batch(
             run.info.run_id,
             params=[Param(key, str(value)[:6000]) for key, value in settings.items()],
             tags=[
+                # Who ran which file, of which commit, as MLflow's own way to open a run says it.
+                *(RunTag(key, str(value)) for key, value in resolve_tags().items()),
+                RunTag("mmray.version", __version__),
                 RunTag("mmray.identity", identity),
                 *([] if parent is None else [RunTag(MLFLOW_PARENT_RUN_ID, parent)]),
             ],
@@ -170,7 +207,7 @@ def open_run(
             "leave the flag out for a database under --storage"
         ) from error
     write_json(runs, file, {"uri": uri, "run_id": run.info.run_id})
-    return Run(uri, run.info.run_id)
+    return Run(uri, run.info.run_id, title)
 
 
 def _lives(client: mlflow.MlflowClient, run_id: str) -> bool:

@@ -1,7 +1,7 @@
 """The stages that turn mined pools, or a file's pairs, into a network: cache the images, train."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,13 +39,18 @@ class Tuned:
     Attributes
     ----------
     label : what it is called wherever it is shown
-    epochs : how many were trained
+    history : figures of epochs 0, 1, ... , before and after each epoch of training
     """
 
     network: EmbeddingNet
     epoch: int
     label: str = TUNED
-    epochs: int = 0
+    history: Sequence[Mapping[str, float]] = ()
+
+    @property
+    def epochs(self) -> int:
+        """How many were trained."""
+        return max(0, len(self.history) - 1)
 
 
 def tuples_stage(session: Session[Config], given: SfmTuples) -> Mined:
@@ -159,7 +164,7 @@ def train_stage(
     known = "" if mined.label == TUNED else f"{mined.label}: "
     announce(f"train: {known}{verdict}")
     network = models.load(stage.folder / "model")
-    return Tuned(network, epoch, mined.label, stage.counts["epochs"])
+    return Tuned(network, epoch, mined.label, history)
 
 
 def _cached(

@@ -1,5 +1,6 @@
 """What settings cannot be: each is refused with its flag, its value and what is allowed."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from mmray.config import (
     EvaluateConfig,
     ExtractionConfig,
     FinegrainedConfig,
+    IndexConfig,
     LearningConfig,
     MeasuringConfig,
     MineConfig,
@@ -16,6 +18,8 @@ from mmray.config import (
     settings,
 )
 from mmray.errors import InputError
+
+_INDEX_NAME = re.compile(r"[\w-]{1,100}")
 
 # What cannot be, flag by flag: (section, field) -> (smallest, largest) allowed.
 _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
@@ -94,8 +98,9 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
 def validate(config: RunConfig) -> None:
     """Raise InputError for the first impossible setting: its flag, its value, what is allowed."""
     for (section, name), (low, high) in _BOUNDS.items():
-        # The one job that measures alone has these settings without a section.
-        inside = section and not (section == "evaluation" and isinstance(config, EvaluateConfig))
+        # Jobs that measure or describe alone have these settings without a section.
+        alone = isinstance(config, EvaluateConfig | IndexConfig)
+        inside = section and not (section == "evaluation" and alone)
         owner = getattr(config, section, None) if inside else config
         value = getattr(owner, name, None)
         if value is not None and not low <= value <= high:
@@ -110,6 +115,8 @@ def validate(config: RunConfig) -> None:
         )
     if isinstance(config, MineConfig) and not config.features:
         raise InputError("--features is missing: name a .npy file, a Parquet folder or a .mat file")
+    if isinstance(config, IndexConfig):
+        _validate_index(config)
     if isinstance(config, LearningConfig):
         _validate_learning(config)
     if isinstance(config, Config):
@@ -123,6 +130,15 @@ def validate(config: RunConfig) -> None:
             raise InputError("--model is missing: name a folder model/ of a run, or a network")
         if not config.benchmark and config.images is None:
             raise InputError("--benchmark and --images are missing: name a labelled set")
+
+
+def _validate_index(config: IndexConfig) -> None:
+    if not config.model:
+        raise InputError("--model is missing: name a folder model/ that a run left")
+    if not config.images:
+        raise InputError("--images is missing: name folders, archives or lists of images")
+    if not _INDEX_NAME.fullmatch(config.name):
+        raise InputError(f"--name {config.name!r}: choose letters, digits, - and _ alone")
 
 
 def _validate_descriptors(config: ExtractionConfig | MeasuringConfig, prefix: str) -> None:

@@ -79,9 +79,10 @@ def outcome(scores, purity=None):
     pools = SimpleNamespace(anchors=np.arange(7))
     learned = Learned(
         images=None,
+        extracted=None,
         mined=SimpleNamespace(pools=pools),
         purity=purity,
-        tuned=Tuned(None, 3, "fine-tuned", 5),
+        tuned=Tuned(None, 3, "fine-tuned", [{}] * 6),
     )
     return Outcome(scores=scores, learned=learned)
 

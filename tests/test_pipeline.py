@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from mmray import learning, pipeline
+from mmray.collection import Collection, ImageFile
 from mmray.config import DEMO
 from mmray.evaluation_stages import Candidate
 from mmray.training_stages import Tuned
+
+PHOTOS = Collection.of([ImageFile(uri="/photo.jpg", name="photo.jpg")])
 
 
 @pytest.fixture
@@ -23,15 +26,16 @@ def calls(monkeypatch):
 
         return stage
 
-    items = SimpleNamespace(table=None)
-    monkeypatch.setattr(
-        learning, "extract_stage", note("extract", lambda n: SimpleNamespace(items=items))
-    )
+    images = SimpleNamespace(items=SimpleNamespace(table=None), stage=None)
+    monkeypatch.setattr(learning, "extract_stage", note("extract", lambda n: images))
     for name in ("features", "graph", "mine", "gallery", "check"):
         monkeypatch.setattr(learning, f"{name}_stage", note(name, lambda n, name=name: name))
     initial, trained = (Candidate(label=label, network=None) for label in ("initial", "tuned"))
-    monkeypatch.setattr(pipeline, "whiten_stage", note("whiten", lambda n: [initial, trained]))
-    monkeypatch.setattr(pipeline, "evaluate_stage", note("evaluate", lambda n: ["a score"]))
+    monkeypatch.setattr(
+        pipeline, "whiten_stage", note("whiten", lambda n: ("model", [initial, trained]))
+    )
+    measured = SimpleNamespace(scores=["a score"], found=["before", "after"])
+    monkeypatch.setattr(pipeline, "evaluate_stages", note("evaluate", lambda n: measured))
     epochs = iter([2, 3, 0, 1])
     monkeypatch.setattr(
         learning, "train_stage", note("train", lambda n: Tuned(f"tuned {n}", next(epochs), "label"))
@@ -41,9 +45,11 @@ def calls(monkeypatch):
 
 def run(rounds, last="evaluate"):
     config = dataclasses.replace(DEMO, rounds=rounds)
-    unlabelled = learning.Unlabelled(listed="photos")
-    inputs = pipeline.Inputs(unlabelled=unlabelled, sets=(), network="initial")
-    return pipeline.recipe(SimpleNamespace(config=config, chosen=("extract", last)), inputs)
+    unlabelled = learning.Unlabelled(listed=PHOTOS)
+    inputs = pipeline.Inputs(unlabelled=unlabelled, sets=["a set"], network="initial")
+    told = SimpleNamespace(log_data=lambda *names, **values: None)
+    session = SimpleNamespace(config=config, chosen=("extract", last), run=told)
+    return pipeline.recipe(session, inputs)
 
 
 def of(calls, name):
@@ -54,14 +60,15 @@ def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
     outcome = run(2)
     assert outcome.scores == ["a score"]
     assert outcome.learned.tuned.network == "tuned 2"
-    assert {arguments[1] for _, arguments, _ in of(calls, "extract")} == {"photos"}
+    assert {arguments[1] for _, arguments, _ in of(calls, "extract")} == {PHOTOS}
     assert [arguments[0] for _, arguments, _ in of(calls, "extract")] == ["initial", "tuned 1"]
     assert [arguments[0] for _, arguments, _ in of(calls, "train")] == ["initial", "tuned 1"]
     assert [options["metrics"] for _, _, options in of(calls, "train")] == ["", "round-2/"]
     ((_, arguments, _),) = of(calls, "whiten")
     assert arguments[-1] == {"initial": "initial", "fine-tuned": "tuned 2"}
     ((_, arguments, _),) = of(calls, "evaluate")
-    assert [candidate.label for candidate in arguments[-1]] == ["initial", "label"]
+    assert [candidate.label for candidate in arguments[0]] == ["initial", "label"]
+    assert (outcome.model, outcome.found) == ("model", ("before", "after"))
 
 
 def test_a_round_that_keeps_its_network_is_the_last(calls):

@@ -105,9 +105,28 @@ def test_mlflow_has_settings_counts_curves_table_and_model(whole):
     assert [point.step for point in maps] == [0, 1, 2]
     path = client.download_artifacts(run.info.run_id, "results.md")
     assert table(Path(path).read_text()) == table(done.stdout)
-    names = {file.path for file in client.list_artifacts(run.info.run_id, "model")}
-    files = ("model.safetensors", "config.json", "whitening.npz", "whitening-rmac.npz")
-    assert names == {f"model/{name}" for name in files}
+    (output,) = client.get_run(run.info.run_id).outputs.model_outputs
+    version = client.get_model_version_by_alias("mmray-retrieval", "newest")
+    assert version.source == f"models:/{output.model_id}"
+    assert version.run_id == run.info.run_id
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest == run.data.tags["mmray.data"]
+    assert run.data.tags["mlflow.source.name"].endswith("retrieval.py")
+    assert run.data.tags["mmray.version"]
+
+
+def test_the_report_shows_what_was_mined_and_what_changed(whole):
+    storage, done = whole
+    (file,) = (storage / "reports").glob("efficientnet_lite0-*.html")
+    page = file.read_text()
+    for heading in ("Results", "Training", "What was mined", "Before and after", "Time"):
+        assert f">{heading}</h2>" in page
+    figures = {row.split("|")[-2].strip() for row in table(done.stdout)[2:]}
+    assert all(f">{figure}<" in page for figure in figures)
+    assert page.count("data:image/jpeg") > 100
+    client, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")
+    (artifact,) = client.list_artifacts(run.info.run_id, "report")
+    assert artifact.path == f"report/{file.name}"
 
 
 def test_the_same_command_again_runs_nothing_and_prints_the_same_table(whole):

@@ -1,0 +1,108 @@
+"""Search of sets too large for memory: cells of k-means, compressed vectors, exact ranks.
+
+n items, q queries, d dimensions, k neighbours.
+
+faiss proposes candidates from the cells nearest to a query by codes of 64 bytes (IVF-PQ: Jégou,
+Douze, Schmid, "Product quantization for nearest neighbor search", PAMI 2011). Their similarities
+are then computed from the vectors themselves, which may lie on a disk: what is approximate is which
+items are found, never their order or their similarities.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmray.approximate import faiss, on_threads
+from mmray.arrays import Features
+from mmray.neighbors import Neighbors, checked_norms, settled
+
+FEWEST = 10_000  # items that 256 centroids of every part of a vector can be learned from
+_CODE = 64  # bytes of an item, at most
+_FETCH = 10  # candidates for each neighbour
+_POINTS_PER_CELL = 64  # of the sample that k-means learns from
+_BLOCK_ROWS = 2**16  # given to faiss at a time
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CompressedIndex:
+    """A database, memory-mapped or not, and what faiss keeps of it.
+
+    Attributes
+    ----------
+    database : (n, d) float32
+    index : of faiss
+    """
+
+    database: Features
+    index: Any
+
+    @classmethod
+    def of(cls, database: Features, *, seed: int = 0, threads: int = 1) -> "CompressedIndex":
+        """Learn 4 √n cells and the codes within them, from a sample, and add all items.
+
+        Parameters
+        ----------
+        database : (n, d) float32, l2-normalised
+        threads : CPU threads, from 1
+
+        Raises
+        ------
+        ValueError
+            There are too few items to learn from.
+        """
+        n, d = database.shape
+        if n < FEWEST:
+            raise ValueError(f"{n} items are too few for codes: there must be {FEWEST:,}")
+        cells = max(1, min(round(4 * n**0.5), n // _POINTS_PER_CELL))
+        drawn = np.random.default_rng(seed).choice(n, min(n, _POINTS_PER_CELL * cells), False)
+        parts = max(part for part in range(1, min(_CODE, d) + 1) if d % part == 0)
+        metric = faiss.METRIC_INNER_PRODUCT
+        index = faiss.IndexIVFPQ(faiss.IndexFlatIP(d), d, cells, parts, 8, metric)
+        with on_threads(threads):
+            index.train(np.ascontiguousarray(database[np.sort(drawn)]))
+            for start in range(0, n, _BLOCK_ROWS):
+                index.add(np.ascontiguousarray(database[start : start + _BLOCK_ROWS]))
+        return cls(database=database, index=index)
+
+    def search(self, queries: Features, k: int, *, probes: int, threads: int = 1) -> Neighbors:
+        """The k most similar among the items that are found in so many cells.
+
+        Parameters
+        ----------
+        queries : (q, d) float32
+        k : from 1 to n
+        probes : cells, from 1; more are looked into where these hold too few items
+        threads : CPU threads, from 1
+
+        Raises
+        ------
+        ValueError
+            The dimensions differ, k is outside 1..n, probes is not positive, or a row is not
+            finite.
+        """
+        checked_norms(self.database, queries, k)
+        if probes < 1:
+            raise ValueError(f"probes must be at least 1, got {probes}")
+        n, queries = len(self.database), np.ascontiguousarray(queries)
+        while True:
+            parameters = faiss.SearchParametersIVF(nprobe=min(probes, self.index.nlist))
+            with on_threads(threads):
+                candidates = self.index.search(queries, min(n, _FETCH * k), params=parameters)[1]
+            counts = np.count_nonzero(candidates >= 0, axis=1)
+            if (counts >= k).all():
+                break
+            probes *= 4  # with all cells, all items are found
+        candidates[candidates < 0] = n
+        candidates.sort(axis=1)
+        return settled(self.database, queries, candidates, counts, k)
+
+    def to_bytes(self) -> bytes:
+        """What faiss keeps, as it writes it; without the database."""
+        return bytes(faiss.serialize_index(self.index))
+
+    @classmethod
+    def from_bytes(cls, stored: bytes, database: Features) -> "CompressedIndex":
+        """With what `to_bytes` gave."""
+        index = faiss.deserialize_index(np.frombuffer(stored, np.uint8))
+        return cls(database=database, index=index)

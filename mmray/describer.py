@@ -1,0 +1,302 @@
+"""A trained network and its whitening, ready for use: images in, the rows to search with out.
+
+n images, b of them of one shape, h x w pixels, d dimensions.
+
+All it needs is a model's folder: `models.save` wrote it, and a run leaves one as `model/`.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmray import models
+from mmray.arrays import Box, Features, Pixels
+from mmray.augmentation import center_crop
+from mmray.collection import ImageFile
+from mmray.embedding import CPU_PIXELS, as_batch
+from mmray.errors import InputError
+from mmray.images import decode, load_image, same_shape_batches
+from mmray.inference import fused
+from mmray.locations import absolute
+from mmray.models import EmbeddingNet
+from mmray.storage import Folder
+from mmray.whitening import Whitening
+
+WHITENING = "whitening.npz"  # as artifacts.whitening_name, which would bring all of mining along
+
+# Decoded at a time: enough that many share a shape, and 64 photos of 1024 pixels take 150 MB.
+_CHUNK = 64
+_BATCH_SIZE = 32
+
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes  # a path or URI; or a file's content
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How images are made ready for a network.
+
+    Attributes
+    ----------
+    longest_side : pixels to which the longest side is reduced; None: the original size
+    crop : pixels of a side of the centre that the network sees after that, where it was trained on
+        crops; None: it sees all of an image
+    scales : at which each image is described, see `EmbeddingNet.descriptors`
+    """
+
+    longest_side: int | None = 1024
+    crop: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def read(cls, folder: Folder) -> "Framing":
+        """What config.json of a model's folder says; the defaults where it says nothing.
+
+        Raises
+        ------
+        InputError
+            The file is missing or unreadable, a size is neither null nor a whole number from 1, or
+            the scales are no list of numbers from 0.05 to 4.
+        """
+        path = folder.location(models.CONFIG)
+        try:
+            config = json.loads(folder.read(models.CONFIG))
+            sizes = {k: config[k] for k in ("longest_side", "crop") if k in config}
+            scales = config.get("scales", [1.0])
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: not the description of a saved model ({error!r})") from error
+        for name, size in sizes.items():
+            if size is not None and not _is_size(size):
+                raise InputError(
+                    f"{path}: {name} is {size!r}: write a whole number of pixels from 1, or null"
+                )
+        if not (isinstance(scales, list) and scales and all(map(_is_scale, scales))):
+            raise InputError(
+                f"{path}: scales is {scales!r}: write a list of numbers from 0.05 to 4"
+            )
+        return cls(**sizes, scales=tuple(map(float, scales)))
+
+
+def read_model(folder: Folder) -> tuple[EmbeddingNet, Whitening | None, Framing]:
+    """A model's folder: the network, the whitening of its embeddings if there is one, the framing.
+
+    Raises
+    ------
+    InputError
+        It is no model's folder, or a file in it is unreadable.
+    """
+    if not folder.has(models.CONFIG):
+        raise InputError(
+            f"{folder.uri}: not a model's folder (there is no {models.CONFIG}); name one that a "
+            "run left as model/"
+        )
+    network, whitening = models.load(folder), None
+    if folder.has(WHITENING):
+        with folder.reading(WHITENING) as source:
+            whitening = Whitening.load(source)
+    return network, whitening, Framing.read(folder)
+
+
+class WhitenedNet(nn.Module):
+    """A network in evaluation and the whitening behind it.
+
+    The convolutions have absorbed the BatchNorms, see `inference.fused`: it cannot be trained.
+
+    Parameters
+    ----------
+    model : left unchanged
+    whitening : of the model's embeddings; None: there is none
+    dims : the first so many dimensions are kept, and l2-normalised; None: all
+    scales : of the images, see `EmbeddingNet.descriptors`
+
+    Attributes
+    ----------
+    net : EmbeddingNet
+    mean, projection : (c,) and (d, c) float32, or None
+    dim : d
+
+    Raises
+    ------
+    InputError
+        The whitening is of another number of dimensions than the embeddings, or `dims` is outside
+        1..d.
+    """
+
+    mean: Tensor | None
+    projection: Tensor | None
+
+    def __init__(
+        self,
+        model: EmbeddingNet,
+        whitening: Whitening | None = None,
+        *,
+        dims: int | None = None,
+        scales: Sequence[float] = (1.0,),
+    ) -> None:
+        super().__init__()
+        if whitening is not None and len(whitening.mean) != model.dim:
+            raise InputError(
+                f"the whitening is for {len(whitening.mean)} dimensions, the network's embeddings "
+                f"have {model.dim}: take the whitening that was learned from this network"
+            )
+        self.dim = model.dim if dims is None else dims
+        if not 1 <= self.dim <= model.dim:
+            raise InputError(f"dims is {dims}: choose from 1 to the network's {model.dim}")
+        self.net, self.scales = fused(model), tuple(scales)
+        mean = projection = None
+        if whitening is not None:
+            mean = torch.tensor(whitening.mean)
+            projection = torch.tensor(whitening.projection[: self.dim])
+        self.register_buffer("mean", mean)
+        self.register_buffer("projection", projection)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Descriptors: those of `Whitening.apply` to the embeddings, to rounding.
+
+        Parameters
+        ----------
+        images : (b, 3, h, w) uint8 RGB
+
+        Returns
+        -------
+        (b, d) float32, l2-normalised; a row of zeros stays zero.
+
+        Raises
+        ------
+        ValueError
+            The images have another shape or type.
+        """
+        rows = self.net.descriptors(images, ("embedding",), scales=self.scales)[:, 0]
+        if self.mean is not None and self.projection is not None:
+            rows = (rows - self.mean) @ self.projection.T
+        elif self.dim == rows.shape[1]:
+            return rows  # is normalised already
+        else:
+            rows = rows[:, : self.dim]
+        norms = rows.norm(dim=1, keepdim=True)
+        normalised: Tensor = rows / norms.where(norms > 0, 1)
+        return normalised
+
+
+@dataclass(frozen=True, eq=False)
+class Describer:
+    """Describes images as the network of a model's folder was trained to see them.
+
+    Attributes
+    ----------
+    net : on the device where it is to run; `describer.net.to("cuda")` moves it
+    framing : how the network sees images
+    """
+
+    net: WhitenedNet
+    framing: Framing
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str] | Folder, *, dims: int | None = None
+    ) -> "Describer":
+        """Read a model's folder, and the whitening beside the weights if there is one.
+
+        Parameters
+        ----------
+        folder : a path or URI
+        dims : as for `WhitenedNet`
+
+        Raises
+        ------
+        InputError
+            As `read_model` and `WhitenedNet`.
+        """
+        opened = folder if isinstance(folder, Folder) else Folder(absolute(os.fspath(folder)))
+        network, whitening, framing = read_model(opened)
+        return cls(WhitenedNet(network, whitening, dims=dims, scales=framing.scales), framing)
+
+    def describe(
+        self,
+        images: Sequence[ImageSource],
+        longest_side: int | Literal["own"] | None = "own",
+        *,
+        box: Box | None = None,
+    ) -> Features:
+        """Descriptors of images of any shapes.
+
+        Each is that of the image alone, to rounding: images of one shape share a forward pass, and
+        none is padded or stretched to the shape of another.
+
+        Parameters
+        ----------
+        images : n paths, URIs or contents of image files, see `images.decode` for the formats
+        longest_side : pixels to which images are reduced; "own": as the network was trained to see
+            them; None: the original size
+        box : the part of each image to describe, see `images.decode`; None: all of it
+
+        Returns
+        -------
+        (n, d) float32, rows in order, l2-normalised.
+
+        Raises
+        ------
+        InputError
+            An image cannot be read: the first of them is named; or `longest_side` is below 1, or
+            `images` is no list.
+        """
+        if isinstance(images, str | bytes):
+            raise InputError("images: one path or content was given; put it into a list")
+        side = self.framing.longest_side if longest_side == "own" else longest_side
+        if side is not None and not _is_size(side):
+            raise InputError(f"longest_side is {side!r}: choose a whole number of pixels from 1")
+        rows = np.zeros((len(images), self.net.dim), np.float32)
+        for start in range(0, len(images), _CHUNK):
+            pixels = []
+            for place, image in enumerate(images[start : start + _CHUNK], start + 1):
+                decoded = _decoded(image, f"image {place} of {len(images)}", side, box)
+                crop = self.framing.crop
+                pixels.append(decoded if crop is None else center_crop(decoded, crop))
+            rows[start : start + _CHUNK] = self._rows(pixels)
+        return rows
+
+    def _rows(self, images: Sequence[Pixels]) -> Features:
+        device = self.net.net.mean.device
+        most_pixels = CPU_PIXELS if device.type == "cpu" else None
+        shapes = [image.shape[:2] for image in images]
+        rows = np.zeros((len(images), self.net.dim), np.float32)
+        with torch.inference_mode():
+            for batch in same_shape_batches(shapes, _BATCH_SIZE, most_pixels=most_pixels):
+                found = self.net(as_batch([images[i] for i in batch], device))
+                rows[batch] = found.cpu().numpy()
+        return rows
+
+
+def _decoded(image: Any, place: str, longest_side: int | None, box: Box | None) -> Pixels:
+    """The pixels of an image; InputError names it by its path, or by its place if it has none."""
+    if isinstance(image, bytes):
+        name, decoded = place, decode(image, longest_side=longest_side, box=box)
+    elif isinstance(image, str | os.PathLike):
+        name = os.fsdecode(image)
+        file = ImageFile(uri=name, name=Path(name).name, box=box)
+        decoded = load_image(file, longest_side=longest_side)
+    else:
+        raise InputError(
+            f"{place}: a path or the bytes of an image file is wanted, not {type(image).__name__}"
+        )
+    if decoded.pixels is None:
+        raise InputError(
+            f"{name}: cannot be read as an image ({decoded.error}); replace it or leave it out"
+        )
+    return decoded.pixels
+
+
+def _is_scale(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0.05 <= value <= 4
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,34 @@
+"""What a user takes away from a run: the model, ready to be loaded, and the page to look at."""
+
+from mmray import artifacts, models
+from mmray.artifacts import read_whitening
+from mmray.config import LearningConfig
+from mmray.describer import WHITENING
+from mmray.learning import Outcome
+from mmray.model_registry import log_model
+from mmray.progress import announce
+from mmray.run_report import write_report
+from mmray.session import Session
+from mmray.storage import Folder
+
+
+def publish(session: Session[LearningConfig], outcome: Outcome) -> None:
+    """Log the model and register it in MLflow, and write the report."""
+    if outcome.model is not None:
+        _log(session, outcome.model)
+    write_report(session, outcome)
+
+
+def _log(session: Session[LearningConfig], folder: Folder) -> None:
+    network, whitening = models.load(folder), None
+    if folder.has(WHITENING):
+        whitening = read_whitening(folder, WHITENING).digest()
+    uri = log_model(
+        session.run,
+        folder,
+        dims=network.dim,
+        digest=artifacts.fingerprint(models.state_digest(network), whitening),
+        registered=session.config.registered_model or None,
+    )
+    if uri is not None:
+        announce(f"model: registered in MLflow as {uri}")

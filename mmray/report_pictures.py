@@ -1,0 +1,166 @@
+"""The pictures of a run's page: what was mined for anchors, and what queries find before and after.
+
+n items, q queries.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.arrays import Features, Ids
+from mmray.collection import ImageFile
+from mmray.evaluation.ranking import Query
+from mmray.evaluation_stages import Found
+from mmray.galleries import frame_color
+from mmray.gallery_stages import importance, shown_anchors
+from mmray.images import load_image
+from mmray.learning import Learned
+from mmray.mining import EUCLIDEAN_K
+from mmray.neighbors import ExactIndex
+from mmray.pages.report import Chosen, MinedAnchor, QueryChange, QueryGroup, Ranked
+from mmray.pages.thumbnails import FRAMES, Kind, Picture, thumbnail
+
+ANCHORS, CHOSEN = 12, 5  # anchors that are shown, and images of each of their pools
+IMPROVED, WORSENED, ANY = 4, 2, 4  # queries that are shown, by how they changed, or at random
+SIDE = 128  # pixels of a thumbnail
+KINDS = {color: kind for kind, color in FRAMES.items()}
+
+Ranks = Sequence[int | None]
+Pool = tuple[Chosen, ...]
+
+
+def mined_anchors(learned: Learned, *, max_pixels: int) -> tuple[MinedAnchor, ...]:
+    """Some anchors, the first of their pools, and their nearest neighbours.
+
+    Parameters
+    ----------
+    max_pixels : images with more are shown as unreadable
+    """
+    if learned.source is None or learned.graph is None:
+        return ()
+    pools, features = learned.mined.pools, np.asarray(learned.source.load())
+    rows = shown_anchors(pools, ANCHORS)
+    if not len(rows):
+        return ()
+    index, anchors = ExactIndex.of(features, half=False), pools.anchors[rows]
+    nearest = index.search(features[anchors], EUCLIDEAN_K + 1)
+    weights = importance(learned.mined, learned.graph)
+    places = index.ranks(features[anchors], [pools.negatives[row][:CHOSEN] for row in rows])
+
+    def chosen(anchor: int, items: Ids, manifold: Ranks, euclidean: Ranks, s: Features) -> Pool:
+        pictures = (
+            _picture(learned.images[item], _frame(learned.labels, anchor, item), max_pixels)
+            for item in items.tolist()
+        )
+        return tuple(
+            Chosen(picture=each, manifold_rank=m, euclidean_rank=e, similarity=float(similarity))
+            for each, m, e, similarity in zip(pictures, manifold, euclidean, s, strict=True)
+        )
+
+    def mined(place: int, row: int) -> MinedAnchor:
+        anchor, part = int(pools.anchors[row]), slice(CHOSEN)
+        others = np.flatnonzero(nearest.ids[place] != anchor)[part]
+        positives = pools.positives[row][part]
+        near = pools.manifold_neighbors[row]
+        return MinedAnchor(
+            anchor=_picture(learned.images[anchor], "anchor", max_pixels),
+            caption=f"importance {weights[row]:.1f}",
+            positives=chosen(
+                anchor,
+                positives,
+                [_manifold_rank(near, item) for item in positives],
+                pools.positive_rank_e[row][part].tolist(),
+                pools.positive_similarity[row][part],
+            ),
+            negatives=chosen(
+                anchor,
+                pools.negatives[row][part],
+                pools.negative_rank_m[row][part].tolist(),
+                places[place].tolist(),
+                pools.negative_similarity[row][part],
+            ),
+            nearest=chosen(
+                anchor,
+                nearest.ids[place][others],
+                [_manifold_rank(near, item) for item in nearest.ids[place][others]],
+                (others + 1).tolist(),
+                nearest.similarities[place][others],
+            ),
+        )
+
+    return tuple(mined(place, row) for place, row in enumerate(rows.tolist()))
+
+
+def _frame(labels: NDArray[Any] | None, anchor: int, item: int) -> Kind:
+    return KINDS[frame_color(labels, anchor, item)]
+
+
+def _manifold_rank(neighbors: Ids, item: int) -> int | None:
+    """The place of an item in NN^m, where the anchor has the first; None: it is not in it."""
+    found = np.flatnonzero(neighbors == item)
+    return int(found[0]) + 2 if len(found) else None
+
+
+# -- before and after -----------------------------------------------------------------------------
+
+
+def changed_queries(
+    before: Found, after: Found, *, seed: int, max_pixels: int
+) -> tuple[QueryGroup, ...]:
+    """Queries that changed most, and any others: all would be too many to look at.
+
+    Parameters
+    ----------
+    before, after : what the initial and the fine-tuned network find
+    seed : of the others
+    """
+    change = after.precision - before.precision
+    order = np.argsort(-change, kind="stable")
+    order = order[np.isfinite(change[order])]
+    improved = [query for query in order[:IMPROVED].tolist() if change[query] > 0]
+    worsened = [query for query in order[::-1][:WORSENED].tolist() if change[query] < 0]
+    rest = np.setdiff1d(order, [*improved, *worsened])
+    drawn = np.random.default_rng(seed).permutation(rest)[:ANY]
+
+    def changes(queries: Sequence[int]) -> tuple[QueryChange, ...]:
+        return tuple(_change(before, after, q, max_pixels) for q in queries)
+
+    return (
+        QueryGroup(heading="Most improved", queries=changes(improved)),
+        QueryGroup(heading="Most worsened", queries=changes(worsened)),
+        QueryGroup(heading="Others, drawn at random", queries=changes(drawn.tolist())),
+    )
+
+
+def _change(before: Found, after: Found, query: int, max_pixels: int) -> QueryChange:
+    return QueryChange(
+        query=_picture(before.labelled.queries[query], "anchor", max_pixels),
+        before=_ranked(before, query, max_pixels),
+        after=_ranked(after, query, max_pixels),
+    )
+
+
+def _ranked(found: Found, query: int, max_pixels: int) -> Ranked:
+    labelled, truth = found.labelled, found.labelled.ground_truth[query]
+    database = [*labelled.database, *labelled.distractors]
+    return Ranked(
+        pictures=tuple(
+            _picture(database[row], _verdict(truth, row), max_pixels)
+            for row in found.first[query].tolist()
+        ),
+        average_precision=float(found.precision[query]),
+    )
+
+
+def _verdict(truth: Query, row: int) -> Kind:
+    if row in truth.junk:
+        return "unlabelled"
+    return "same" if row in truth.positives else "other"
+
+
+def _picture(image: ImageFile, kind: Kind, max_pixels: int) -> Picture:
+    pixels = load_image(image, longest_side=2 * SIDE, max_pixels=max_pixels).pixels
+    uri = None if pixels is None else thumbnail(pixels, SIDE)
+    return Picture(name=image.name, uri=uri, kind=kind)

@@ -1,0 +1,158 @@
+"""`jobs/search.py` as a user runs it: index photos, add some, find what is like one of them."""
+
+import signal
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs import search as job
+from mmray import models
+from mmray.describer import Describer
+from mmray.models import build
+from mmray.storage import Folder
+from tests.exported import model_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return model_folder(tmp_path_factory.getbasetemp())
+
+
+def save_photos(folder, *names, seed=0):
+    rng = np.random.default_rng(seed)
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = (48, 64, 3) if len(name) % 2 else (64, 40, 3)
+        noise = rng.integers(0, 60, size) + rng.integers(0, 190, (1, 1, 3))
+        Image.fromarray(noise.astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Photos as people have them, in a folder that is the current one."""
+    folder = tmp_path / "my photos"
+    save_photos(folder, *(f"{n}.png" for n in range(12)), "a b/Füße (1).png", "a b/<i>&'.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff cut off")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the job would take SIGTERM for itself
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Exit status, lines of the table, and what was said, of the job with these arguments."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["search.py", *map(str, arguments)])
+        status, said = job.main(), capsys.readouterr()
+        rows = [line for line in said.out.splitlines() if line.startswith("|")]
+        return status, [[c.strip() for c in row.strip("|").split("|")] for row in rows], said.err
+
+    return call
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_index_is_made_added_to_and_searched(photos, model, run, tmp_path):
+    storage = tmp_path / "runs"
+    make = ("index", "--model", model, "--images", photos, "--storage", storage)
+    status, rows, _ = run(*make)
+    assert (status, rows[-1]) == (0, ["images", "flat", "14", "1", "1,280"])
+    (first,) = storage.glob("index-*")
+    listed = pq.read_table(first / "images.parquet").to_pylist()
+    names = [row["name"] for row in listed if row["row"] >= 0]
+    vectors = np.load(first / "vectors.npy")
+    own = Describer.load(model).describe([str(photos / name) for name in names])
+    np.testing.assert_allclose(vectors, own, atol=1e-4)
+
+    # A query finds itself, then what brute force finds, and the page shows all.
+    query = photos / "a b" / "Füße (1).png"
+    status, rows, said = run("query", query, "--storage", storage, "--top", 5)
+    assert status == 0
+    asked = names.index("a b/Füße (1).png")
+    brute = np.argsort(-(vectors @ vectors[asked]), kind="stable")[:5]
+    assert [row[0] for row in rows[2:]] == [str(photos / names[item]) for item in brute]
+    assert [row[1] for row in rows[2:]] == ["1", "2", "3", "4", "5"]
+    assert float(rows[2][2]) == pytest.approx(1, abs=1e-4)
+    page = (tmp_path / "search.html").read_text()
+    assert page.count("data:image/jpeg") == 6
+    assert "page: " + str(tmp_path / "search.html") in said
+
+    # Again: nothing is described. With three more, only these are.
+    before = {path.name for path in storage.glob("extract-*")}
+    assert "up to date" in run(*make)[2]
+    save_photos(photos, "new/1.png", "new/2.png", "new/3.png", seed=1)
+    (photos / "3.png").unlink()
+    status, rows, _ = run(*make)
+    assert (status, rows[-1]) == (0, ["images", "flat", "16", "1", "1,280"])
+    (added,) = {path.name for path in storage.glob("extract-*")} - before
+    assert len(pq.read_table(storage / added / "images.parquet")) == 3
+    (second,) = storage.glob("index-*")
+    assert second != first
+    table = pq.read_table(second / "images.parquet").to_pylist()
+    rows_now = {row["name"]: row["row"] for row in table if row["row"] >= 0}
+    kept = [name for name in names if name != "3.png"]
+    now = np.load(second / "vectors.npy")
+    assert np.array_equal(now[[rows_now[name] for name in kept]], vectors[_places(names, kept)])
+
+    # A part of an image is another query; a box outside of it is none.
+    box = ("--box", 0, 0, 20, 30)
+    status, rows, _ = run("query", query, *box, "--storage", storage, "--page", "part.html")
+    assert status == 0
+    assert float(rows[2][2]) < 0.999
+    status, _, said = run("query", query, "--box", 90, 90, 99, 99, "--storage", storage)
+    assert (status, "holds no pixel" in said) == (2, True)
+
+    # Another model does not belong in this index.
+    models.save(
+        build("efficientnet_lite0", pooling="gem"),
+        Folder(str(tmp_path / "gem")),
+        framing={"longest_side": 96},
+    )
+    status, _, said = run(*make[:1], "--model", tmp_path / "gem", *make[3:])
+    assert (status, "made with another model" in said) == (2, True)
+
+
+def _places(names, wanted):
+    return [names.index(name) for name in wanted]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("query", "x.jpg"), "--name images: no such index under --storage"),
+        (("query", "x.jpg", "--top", "0"), "--top 0: choose at least 1"),
+        (("index", "--images", "my photos"), "--model is missing"),
+        (("index", "--model", "none", "--images", "my photos"), "none: not a model's folder"),
+        (("index", "--model", "m"), "--images is missing"),
+        (("index", "--model", "m", "--images", "x", "--name", "a/b"), "--name 'a/b'"),
+    ],
+)
+@pytest.mark.usefixtures("photos")
+def test_what_cannot_be_used_is_refused_with_a_sentence(arguments, words, run):
+    status, _, said = run(*arguments)
+    (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert (status, words in sentence) == (2, True), sentence
+
+
+def test_a_corrupt_query_is_named(photos, model, run, tmp_path, ray_cluster):
+    storage = tmp_path / "runs"
+    run("index", "--model", model, "--images", photos / "a b", "--storage", storage)
+    status, _, said = run("query", photos / "broken.jpg", "--storage", storage)
+    assert status == 2
+    (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "broken.jpg: cannot be read as an image" in sentence
+    status, _, said = run("query", photos / "none.jpg", "--storage", storage)
+    assert (status, "none.jpg" in said) == (2, True)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_where_no_image_can_be_read_there_is_no_index(photos, model, run, tmp_path):
+    for path in photos.rglob("*.png"):
+        path.unlink()
+    status, _, said = run("index", "--model", model, "--images", photos, "--storage", tmp_path)
+    assert status == 2
+    assert "none of the 1 images can be read, the first of them" in said
