@@ -50,7 +50,7 @@ def _report(
     head, rows, numbers = results(outcome.scores)
     stages = {stage.fingerprint: stage for stage in session.stages}.values()
     return Report(
-        title=f"{config.network}, learned without labels",
+        title=_title(config, tuned),
         date=f"{datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
         summary=tuple(_summary(outcome)),
         facts=() if learned is None else tuple(_facts(learned)),
@@ -66,6 +66,11 @@ def _report(
         settings=tuple((f"--{flag.replace('_', '-')}", str(v)) for flag, v in identity.items()),
         versions=(("mmray", __version__), *((p, version(p)) for p in artifacts.PACKAGES)),
     )
+
+
+def _title(config: LearningConfig, tuned: Tuned | None) -> str:
+    unlabelled = tuned is not None and tuned.label == TUNED
+    return config.network + (", fine-tuned without labels" if unlabelled else "")
 
 
 def _summary(outcome: Outcome) -> Iterable[str]:

@@ -83,7 +83,7 @@ def test_training_moves_the_network_and_notes_every_epoch(job, uninterrupted):
     assert all(0 < epoch["map"] <= 1 and 0 < epoch["health"] <= 1 for epoch in history)
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_more_workers_follow_the_trajectory_of_one(job, uninterrupted, alone, tmp_path, workers):
     # Four tuples in steps of three, two steps an epoch: the stripes of two workers are 2 and 1,
     # then 1 and none.
@@ -104,9 +104,8 @@ def test_two_workers_follow_one_under_labels_too(job, tmp_path):
     assert_same(first, second, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "rival", ["proxy-nca", pytest.param("distance-weighted", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("rival", ["proxy-nca", "distance-weighted"])
 def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, rival):
     # Eight images a step: the stripes of three workers are 3, 3 and 2.
     changes = {"epochs": 1, "held_out": 0, "learning_rate": 1e-4}

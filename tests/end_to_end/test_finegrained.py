@@ -1,6 +1,5 @@
 """Fine-grained learning as a user runs it: classes in, Recall@k and NMI of other classes out."""
 
-import json
 import shlex
 import shutil
 import signal
@@ -10,11 +9,13 @@ import time
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 
 from mmray import finegrained
 from mmray.command_line import parse
 from mmray.config import FINEGRAINED_PRESETS
+from mmray.describer import Describer, Framing
 from mmray.errors import InputError
 from mmray.rendering.photo_set import render_collection
 from tests.small_job import table, the_run
@@ -81,10 +82,19 @@ def test_without_arguments_rendered_objects_are_told_apart(demo):
     assert [row.split("|")[2].strip() for row in rows] == ["initial", "fine-tuned"]
     assert all(row.split("|")[1].strip() == "embedding" for row in rows)
     assert "% of the positives show the anchor's label" in done.stderr
-    (model,) = folder.glob("train-*/model/config.json")
-    assert json.loads(model.read_text())["dim"] == 8
+    (model,) = folder.glob("model-*/model")
+    describer, photos = Describer.load(model), sorted(folder.glob("demo-*/test/jpg/*"))
+    assert describer.framing == Framing(longest_side=96, crop=64)
+    rows = describer.describe(photos[:2])
+    stages = [
+        path for path in folder.glob("extract-*") if len(np.load(path / "features.npy")[0]) == 8
+    ]
+    measured = [np.load(path / "features.npy")[:2] for path in stages]
+    assert min(np.abs(rows - each).max() for each in measured) < 1e-5
     client, logged = the_run(f"sqlite:///{folder / 'mlflow.db'}")
     assert logged.data.params["dim"] == "8"
+    version = client.get_model_version_by_alias("mmray-finegrained", "newest")
+    assert version.run_id == logged.info.run_id
     artifacts = {file.path for file in client.list_artifacts(logged.info.run_id, "galleries")}
     assert artifacts == {"galleries/pools.png", "galleries/anchors.png"}
 
@@ -98,16 +108,17 @@ def test_the_same_command_reads_what_is_done(demo, on_cluster):
     assert not started
 
 
-def test_half_of_the_classes_train_and_the_others_test(birds, tmp_path, on_cluster):
+def test_half_of_the_classes_train_and_the_others_test(birds, tmp_path, ray_cluster, capsys):
     """In CUB's layout, or a folder per class: the same images, the same pools."""
     said = []
     for images in (birds, birds / "images"):
-        few = ("--mining.graph-k", 4, "--mining.positive-k", 4, "--stages", "extract,graph,mine")
-        storage = tmp_path / images.name
-        done = run("finegrained", storage, *SMALL, "--images", images, *few, env=on_cluster)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "classes: 2 train, without labels, on 16 images; 2 others test, on 16" in done.stderr
-        said.append([line for line in done.stderr.splitlines() if line.startswith("pools: ")])
+        few = ("--mining.graph-k", "4", "--mining.positive-k", "4")
+        stages = ("--stages", "extract,graph,mine", "--storage", str(tmp_path / images.name))
+        given = [*SMALL, "--images", str(images), *few, *stages]
+        assert not finegrained.run(parse(FINEGRAINED_PRESETS, given, ""))
+        text = capsys.readouterr().err
+        assert "classes: 2 train, without labels, on 16 images; 2 others test, on 16" in text
+        said.append([line for line in text.splitlines() if line.startswith("pools: ")])
         assert "% of the positives show the anchor's label" in said[-1][0]
     assert said[0] == said[1]
 

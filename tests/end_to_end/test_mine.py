@@ -115,6 +115,7 @@ def test_the_job_mines_what_the_core_mines(whole, features):
     assert (folder / "graph.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow  # the stages have a test of their own for each number of actors
 def test_three_actors_give_the_same_bytes_as_one(whole, features, cluster, tmp_path):
     done = mine(features, tmp_path, cluster, "--max-workers", 3, "--min-workers", 3)
     assert done.returncode == 0, done.stderr
