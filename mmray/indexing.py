@@ -142,7 +142,8 @@ def _index_stage(
             "kind": kind,
         }
 
-    marks = (wanted.images.digest(), wanted.rows.tolist(), about, config.kind)
+    # The name too: what an index of one name leaves behind is removed when it has changed.
+    marks = (wanted.images.digest(), wanted.rows.tolist(), about, config.kind, config.name)
     return session.stage("index", *marks, work=work)
 
 

@@ -34,6 +34,8 @@ def run(config: QueryConfig) -> str:
     InputError
         There is no such index, or an image or a setting cannot be used.
     """
+    if not config.query:
+        raise InputError("no image to search with: name one after `query`")
     for flag, value in (("--top", config.top), ("--probes", config.probes)):
         if value < 1:
             raise InputError(f"{flag} {value}: choose at least 1")

@@ -98,6 +98,11 @@ def test_an_index_is_made_added_to_and_searched(photos, model, run, tmp_path):
     now = np.load(second / "vectors.npy")
     assert np.array_equal(now[[rows_now[name] for name in kept]], vectors[_places(names, kept)])
 
+    # An index of another name is another one, though it has the same images.
+    status, rows, _ = run(*make, "--name", "other")
+    assert (status, rows[-1]) == (0, ["other", "flat", "16", "1", "1,280"])
+    assert len([*storage.glob("index-*")]) == 2
+
     # A part of an image is another query; a box outside of it is none.
     box = ("--box", 0, 0, 20, 30)
     status, rows, _ = run("query", query, *box, "--storage", storage, "--page", "part.html")
@@ -124,6 +129,7 @@ def _places(names, wanted):
     ("arguments", "words"),
     [
         (("query", "x.jpg"), "--name images: no such index under --storage"),
+        (("query",), "no image to search with"),
         (("query", "x.jpg", "--top", "0"), "--top 0: choose at least 1"),
         (("index", "--images", "my photos"), "--model is missing"),
         (("index", "--model", "none", "--images", "my photos"), "none: not a model's folder"),
