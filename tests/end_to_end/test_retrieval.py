@@ -139,7 +139,7 @@ def test_the_same_command_again_runs_nothing_and_prints_the_same_table(whole):
     assert "epoch 1:" not in again.stderr
     assert digests(storage, "*-*/**/*.*") == before
     client, _ = the_run(f"sqlite:///{storage / 'mlflow.db'}")  # one alone: the same run goes on
-    assert [version.version for version in client.search_model_versions()] == ["1"]
+    assert [str(version.version) for version in client.search_model_versions()] == ["1"]
 
 
 def test_killed_in_every_stage_it_ends_with_the_same_pools_and_table(whole, on_cluster, tmp_path):
