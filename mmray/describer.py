@@ -5,6 +5,7 @@ n images, b of them of one shape, h x w pixels, d dimensions.
 All it needs is a model's folder: `models.save` wrote it, and a run leaves one as `model/`.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -83,24 +84,48 @@ class Framing:
         return cls(**sizes, scales=tuple(map(float, scales)))
 
 
-def read_model(folder: Folder) -> tuple[EmbeddingNet, Whitening | None, Framing]:
-    """A model's folder: the network, the whitening of its embeddings if there is one, the framing.
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """What a model's folder holds: the network, the whitening of its embeddings, the framing.
 
-    Raises
-    ------
-    InputError
-        It is no model's folder, or a file in it is unreadable.
+    Attributes
+    ----------
+    whitening : None where the folder has none
     """
-    if not folder.has(models.CONFIG):
-        raise InputError(
-            f"{folder.uri}: not a model's folder (there is no {models.CONFIG}); name one that a "
-            "run left as model/"
-        )
-    network, whitening = models.load(folder), None
-    if folder.has(WHITENING):
-        with folder.reading(WHITENING) as source:
-            whitening = Whitening.load(source)
-    return network, whitening, Framing.read(folder)
+
+    network: EmbeddingNet
+    whitening: Whitening | None
+    framing: Framing
+
+    @classmethod
+    def read(cls, folder: Folder) -> "TrainedModel":
+        """Read a model's folder.
+
+        Raises
+        ------
+        InputError
+            It is no model's folder, or a file in it is unreadable.
+        """
+        if not folder.has(models.CONFIG):
+            raise InputError(
+                f"{folder.uri}: not a model's folder (there is no {models.CONFIG}); name one that "
+                "a run left as model/"
+            )
+        network, whitening = models.load(folder), None
+        if folder.has(WHITENING):
+            with folder.reading(WHITENING) as source:
+                whitening = Whitening.load(source)
+        return cls(network, whitening, Framing.read(folder))
+
+    def whiten(self, rows: Features) -> Features:
+        """Embeddings (n, d) float32 as descriptors."""
+        return rows if self.whitening is None else self.whitening.apply(rows)
+
+    def digest(self) -> str:
+        """Fingerprint of all numbers."""
+        whitening = "" if self.whitening is None else self.whitening.digest()
+        text = models.state_digest(self.network) + whitening
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class WhitenedNet(nn.Module):
@@ -212,11 +237,13 @@ class Describer:
         Raises
         ------
         InputError
-            As `read_model` and `WhitenedNet`.
+            As `TrainedModel.read` and `WhitenedNet`.
         """
         opened = folder if isinstance(folder, Folder) else Folder(absolute(os.fspath(folder)))
-        network, whitening, framing = read_model(opened)
-        return cls(WhitenedNet(network, whitening, dims=dims, scales=framing.scales), framing)
+        model = TrainedModel.read(opened)
+        scales = model.framing.scales
+        net = WhitenedNet(model.network, model.whitening, dims=dims, scales=scales)
+        return cls(net, model.framing)
 
     def describe(
         self,

@@ -2,24 +2,22 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mmray import artifacts, models
+from mmray import artifacts
 from mmray.arrays import Features, Ids
 from mmray.artifacts import Stage
 from mmray.collection import Collection
 from mmray.compressed import FEWEST, CompressedIndex
 from mmray.config import IndexConfig
-from mmray.describer import Framing, read_model
+from mmray.describer import TrainedModel
 from mmray.describing import describe
 from mmray.distributed.extraction import Description
 from mmray.errors import InputError
 from mmray.listing import given_exclusions, list_stage
 from mmray.locations import absolute
-from mmray.models import EmbeddingNet
 from mmray.progress import announce
 from mmray.report import table
 from mmray.search_index import (
@@ -37,7 +35,6 @@ from mmray.search_index import (
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sources import probe
 from mmray.storage import Folder
-from mmray.whitening import Whitening
 
 STAGES = ("extract", "index")
 LARGE = 1_000_000  # images from which an index is compressed by itself
@@ -56,7 +53,7 @@ def update(config: IndexConfig) -> str:
         A setting, an input or the cluster cannot be used. What was done until then is kept.
     """
     storage = usable_storage(config)
-    model = _Model.read(Folder(absolute(config.model)))
+    model = TrainedModel.read(Folder(absolute(config.model)))
     for source in config.images:
         probe(source, column=config.image_column)
     excluded = given_exclusions(config)
@@ -71,32 +68,9 @@ def update(config: IndexConfig) -> str:
     return _summary(config, stage)
 
 
-@dataclass(frozen=True, eq=False)
-class _Model:
-    """What a run left: network, whitening if there is one, and how images are made ready."""
-
-    folder: Folder
-    network: EmbeddingNet
-    whitening: Whitening | None
-    framing: Framing
-
-    @classmethod
-    def read(cls, folder: Folder) -> "_Model":
-        network, whitening, framing = read_model(folder)
-        return cls(folder, network, whitening, framing)
-
-    def whiten(self, rows: Features) -> Features:
-        return rows if self.whitening is None else self.whitening.apply(rows)
-
-    def digest(self) -> str:
-        """Fingerprint of all numbers."""
-        whitening = None if self.whitening is None else self.whitening.digest()
-        return artifacts.fingerprint(models.state_digest(self.network), whitening)
-
-
 def _index_stage(
     session: Session[IndexConfig],
-    model: _Model,
+    model: TrainedModel,
     listed: Sequence[tuple[str, Collection]],
     before: Stage | None,
 ) -> Stage:
@@ -130,8 +104,9 @@ def _index_stage(
         write_vectors(stage.folder, origins, old=old, new=new, whiten=model.whiten)
         stage.folder.write_table(IMAGES, catalog.table)
         kind = _compress(config, stage)
-        for name in model.folder.names():
-            (stage.folder / MODEL).write(name, model.folder.read(name))
+        given = Folder(absolute(config.model))
+        for name in given.names():
+            (stage.folder / MODEL).write(name, given.read(name))
         artifacts.write_json(stage.folder, ABOUT, about)
         return {
             "images": len(origins),
@@ -162,7 +137,7 @@ def _known(config: IndexConfig, before: Stage | None, about: dict[str, Any]) -> 
 
 
 def _described(
-    session: Session[IndexConfig], model: _Model, fresh: Collection, about: dict[str, Any]
+    session: Session[IndexConfig], model: TrainedModel, fresh: Collection, about: dict[str, Any]
 ) -> tuple[Ids, list[str | None], Features]:
     """Of fresh images the places of those that could be read, why not, and their descriptors."""
     if not len(fresh):

@@ -60,11 +60,15 @@ def log_model(
     """
     client, tags = run.client, {"mmray.model": digest}
     with run.reporting():
-        if client.get_run(run.run_id).data.tags.get("mmray.model") == digest:
+        known = client.get_run(run.run_id)
+        if known.data.tags.get("mmray.model") == digest:
             return None
-        experiment = client.get_run(run.run_id).info.experiment_id
         logged = client.create_logged_model(
-            experiment, name=NAME, source_run_id=run.run_id, tags=tags, model_type="embedding"
+            known.info.experiment_id,
+            name=NAME,
+            source_run_id=run.run_id,
+            tags=tags,
+            model_type="embedding",
         )
         with tempfile.TemporaryDirectory() as scratch:
             model = Model(

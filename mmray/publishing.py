@@ -1,9 +1,7 @@
 """What a user takes away from a run: the model, ready to be loaded, and the page to look at."""
 
-from mmray import artifacts, models
-from mmray.artifacts import read_whitening
 from mmray.config import LearningConfig
-from mmray.describer import WHITENING
+from mmray.describer import TrainedModel
 from mmray.learning import Outcome
 from mmray.model_registry import log_model
 from mmray.progress import announce
@@ -20,14 +18,12 @@ def publish(session: Session[LearningConfig], outcome: Outcome) -> None:
 
 
 def _log(session: Session[LearningConfig], folder: Folder) -> None:
-    network, whitening = models.load(folder), None
-    if folder.has(WHITENING):
-        whitening = read_whitening(folder, WHITENING).digest()
+    model = TrainedModel.read(folder)
     uri = log_model(
         session.run,
         folder,
-        dims=network.dim,
-        digest=artifacts.fingerprint(models.state_digest(network), whitening),
+        dims=model.network.dim,
+        digest=model.digest(),
         registered=session.config.registered_model or None,
     )
     if uri is not None:

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from mmray.arrays import Features, Ids
 from mmray.collection import ImageFile
+from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.evaluation_stages import Found
 from mmray.galleries import frame_color
 from mmray.gallery_stages import importance, shown_anchors
-from mmray.images import load_image
 from mmray.learning import Learned
 from mmray.mining import EUCLIDEAN_K
 from mmray.neighbors import ExactIndex
 from mmray.pages.report import Chosen, MinedAnchor, QueryChange, QueryGroup, Ranked
-from mmray.pages.thumbnails import FRAMES, Kind, Picture, thumbnail
+from mmray.pages.thumbnails import FRAMES, Kind, picture_of
 
 ANCHORS, CHOSEN = 12, 5  # anchors that are shown, and images of each of their pools
 IMPROVED, WORSENED, ANY = 4, 2, 4  # queries that are shown, by how they changed, or at random
@@ -51,7 +51,12 @@ def mined_anchors(learned: Learned, *, max_pixels: int) -> tuple[MinedAnchor, ..
 
     def chosen(anchor: int, items: Ids, manifold: Ranks, euclidean: Ranks, s: Features) -> Pool:
         pictures = (
-            _picture(learned.images[item], _frame(learned.labels, anchor, item), max_pixels)
+            picture_of(
+                learned.images[item],
+                SIDE,
+                _frame(learned.labels, anchor, item),
+                max_pixels=max_pixels,
+            )
             for item in items.tolist()
         )
         return tuple(
@@ -65,7 +70,7 @@ def mined_anchors(learned: Learned, *, max_pixels: int) -> tuple[MinedAnchor, ..
         positives = pools.positives[row][part]
         near = pools.manifold_neighbors[row]
         return MinedAnchor(
-            anchor=_picture(learned.images[anchor], "anchor", max_pixels),
+            anchor=picture_of(learned.images[anchor], SIDE, "anchor", max_pixels=max_pixels),
             caption=f"importance {weights[row]:.1f}",
             positives=chosen(
                 anchor,
@@ -136,7 +141,7 @@ def changed_queries(
 
 def _change(before: Found, after: Found, query: int, max_pixels: int) -> QueryChange:
     return QueryChange(
-        query=_picture(before.labelled.queries[query], "anchor", max_pixels),
+        query=picture_of(before.labelled.queries[query], SIDE, "anchor", max_pixels=max_pixels),
         before=_ranked(before, query, max_pixels),
         after=_ranked(after, query, max_pixels),
     )
@@ -144,23 +149,22 @@ def _change(before: Found, after: Found, query: int, max_pixels: int) -> QueryCh
 
 def _ranked(found: Found, query: int, max_pixels: int) -> Ranked:
     labelled, truth = found.labelled, found.labelled.ground_truth[query]
-    database = [*labelled.database, *labelled.distractors]
     return Ranked(
         pictures=tuple(
-            _picture(database[row], _verdict(truth, row), max_pixels)
+            picture_of(_row(labelled, row), SIDE, _verdict(truth, row), max_pixels=max_pixels)
             for row in found.first[query].tolist()
         ),
         average_precision=float(found.precision[query]),
     )
 
 
+def _row(labelled: LabelledSet, row: int) -> ImageFile:
+    """The image of a row of a ranking: distractors come after the database."""
+    beyond = row - len(labelled.database)
+    return labelled.database[row] if beyond < 0 else labelled.distractors[beyond]
+
+
 def _verdict(truth: Query, row: int) -> Kind:
     if row in truth.junk:
         return "unlabelled"
     return "same" if row in truth.positives else "other"
-
-
-def _picture(image: ImageFile, kind: Kind, max_pixels: int) -> Picture:
-    pixels = load_image(image, longest_side=2 * SIDE, max_pixels=max_pixels).pixels
-    uri = None if pixels is None else thumbnail(pixels, SIDE)
-    return Picture(name=image.name, uri=uri, kind=kind)

@@ -13,7 +13,7 @@ from mmray.images import load_image
 from mmray.locations import local_path
 from mmray.neighbors import Neighbors
 from mmray.pages.search import Result, Search, search_page
-from mmray.pages.thumbnails import Kind, Picture, thumbnail
+from mmray.pages.thumbnails import picture_of
 from mmray.progress import announce
 from mmray.report import table
 from mmray.search_index import INDEXES, SearchIndex, current_index
@@ -84,24 +84,19 @@ def _page(config: QueryConfig, index: SearchIndex, found: Neighbors) -> str:
         results = []
         for item, cosine in zip(ids.tolist(), cosines.tolist(), strict=True):
             image = index.images[item]
-            results.append(Result(picture=_picture(image), similarity=cosine, href=_link(image)))
+            results.append(
+                Result(picture=picture_of(image, SIDE), similarity=cosine, href=_link(image))
+            )
         asked = ImageFile(uri=query, name=Path(query).name)
         searches.append(
             Search(
-                query=_picture(asked, kind="anchor"),
+                query=picture_of(asked, SIDE, "anchor"),
                 results=tuple(results),
                 crop=None if config.box is None else _shares(asked, config.box),
             )
         )
     total = f"{len(index.images):,} images in the index {config.name!r}"
     return search_page(searches, summary=(total,))
-
-
-def _picture(image: ImageFile, kind: Kind = "plain") -> Picture:
-    pixels = load_image(image, longest_side=2 * SIDE).pixels
-    return Picture(
-        name=image.name, uri=None if pixels is None else thumbnail(pixels, SIDE), kind=kind
-    )
 
 
 def _link(image: ImageFile) -> str | None:

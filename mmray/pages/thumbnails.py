@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 from mmray.arrays import Pixels
+from mmray.collection import ImageFile
 from mmray.galleries import ANCHOR, OTHER, PLAIN, SAME, UNLABELLED, Color
+from mmray.images import MAX_PIXELS, load_image
 
 Kind: TypeAlias = Literal["anchor", "same", "other", "unlabelled", "plain"]
 
@@ -87,6 +89,22 @@ def thumbnail(pixels: Pixels, side: int) -> str:
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=_QUALITY, optimize=True)
     return _data_uri("image/jpeg", jpeg.getvalue())
+
+
+def picture_of(
+    image: ImageFile, side: int, kind: Kind = "plain", *, max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """An image of a collection as a page shows it; without one where it cannot be read.
+
+    Parameters
+    ----------
+    side : as for `thumbnail`
+    max_pixels : an image with more cannot be read
+    """
+    # Twice the size: what JPEG's own reduction leaves is then reduced well.
+    pixels = load_image(image, longest_side=2 * side, max_pixels=max_pixels).pixels
+    uri = None if pixels is None else thumbnail(pixels, side)
+    return Picture(name=image.name, uri=uri, kind=kind)
 
 
 def png_uri(png: bytes) -> str:
