@@ -20,9 +20,14 @@ def main() -> int:
     def job() -> None:
         # Imported only now: --help and a misspelt flag should not wait for torch.
         from mmray.describer import Describer
+        from mmray.locations import absolute
+        from mmray.model_registry import model_folder
         from mmray.onnx_export import export_onnx
+        from mmray.storage import Folder
 
-        describer = Describer.load(config.model, dims=config.dims)
+        storage = Folder(absolute(config.storage))
+        with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:
+            describer = Describer.load(folder, dims=config.dims)
         difference = export_onnx(describer.net, config.output, describer.framing)
         size = Path(config.output).stat().st_size / 1e6
         print(

@@ -16,10 +16,10 @@ def main() -> int:
 
     def job() -> None:
         # Imported only now: --help and a misspelt flag should not wait for torch, Ray and MLflow.
-        from mmray.mine import run
+        from mmray.mine import HEAD, run
         from mmray.report import table
 
-        print(table(("", "mined"), run(config)))
+        print(table(HEAD, run(config)))
 
     return exit_status(job)
 

@@ -12,7 +12,7 @@ from typing import Any
 from mmray import artifacts, finegrained, models, pipeline
 from mmray.artifacts import Stage
 from mmray.collection import Collection
-from mmray.comparison import RowResult, comparison_table
+from mmray.comparison import RowResult, comparison, comparison_table
 from mmray.config import (
     RIVAL,
     Changes,
@@ -27,8 +27,11 @@ from mmray.config import (
 )
 from mmray.errors import InputError
 from mmray.learning import Outcome
+from mmray.pages.report import Report
+from mmray.pages.tables import Table
 from mmray.progress import announce
 from mmray.report import DESCRIPTORS
+from mmray.run_report import write_report
 from mmray.session import Counts, Session, identity_of, nested, running, usable_storage
 from mmray.supervised import RIVAL_LABELS
 
@@ -171,8 +174,22 @@ def run(config: AblationConfig) -> str:
         session.run.log_text("ablation.md", table + "\n")
         folder = storage / f"ablation-{artifacts.fingerprint(identity_of(config))}"
         folder.write("ablation.md", (table + "\n").encode())
+        write_report(session, _report(config, results))
     announce(f"table: {folder.location('ablation.md')}")
     return table
+
+
+def _report(config: AblationConfig, results: Sequence[RowResult]) -> Report:
+    head, rows, numbers = comparison(results)
+    seeds = sorted({result.seed for result in results})
+    note = f"Mean and standard deviation over the seeds {', '.join(map(str, seeds))}."
+    return Report(
+        title=f"{len({result.name for result in results})} rows, {config.network}",
+        summary=("Figures are of the networks that were kept, in percent.",),
+        results=Table(
+            head=head, rows=tuple(rows), numbers=numbers, note=note if len(seeds) > 1 else ""
+        ),
+    )
 
 
 def _check(config: AblationConfig) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmray.evaluation_stages import PLAIN
 from mmray.learning import INITIAL, Outcome
-from mmray.report import DESCRIPTORS, Score, table
+from mmray.report import DESCRIPTORS, Cells, Score, table
 
 MEASURES = ("mAP", "R@1", "R@2", "R@4", "R@8", "NMI")
 
@@ -83,33 +83,40 @@ def _figures(scores: Sequence[Score], *, initial: bool) -> dict[str, float]:
 
 
 def comparison_table(results: Sequence[RowResult]) -> str:
-    """Rows in percent, as a Markdown table: what was mined, and mean ± deviation over the seeds.
+    """`comparison` as a Markdown table."""
+    head, rows, _ = comparison(results)
+    return table(head, rows, numbers=len(head) - 1)
 
-    The standard deviation is that of the population of seeds; a single seed has none.
+
+def comparison(results: Sequence[RowResult]) -> Cells:
+    """Rows in percent, as cells: what was mined, and mean ± deviation over the seeds.
+
+    The standard deviation is that of the population of seeds; a single seed has none. The last
+    columns are the figures that rows are compared by.
     """
     columns = sorted({name for result in results for name in result.tuned}, key=_place)
     columns = [name for name in columns if not name.endswith("NMI sd")]
-    rows, names = [], list(dict.fromkeys(result.name for result in results))
+    rows, names = list[tuple[str, ...]](), list(dict.fromkeys(result.name for result in results))
     if columns:
         of_seeds = {result.seed: result.initial for result in results}
         shown = [_shown([figures.get(c) for figures in of_seeds.values()]) for c in columns]
-        rows.append([INITIAL, "", "", "", "", *shown])
+        rows.append((INITIAL, "", "", "", "", *shown))
     for name in names:
         seeds = [result for result in results if result.name == name]
         rows.append(
-            [
+            (
                 seeds[0].label,
                 _shown([result.anchors or None for result in seeds], percent=False),
                 _shown([result.positives for result in seeds]),
                 _shown([result.negatives for result in seeds]),
                 " ".join("-" if r.epoch is None else str(r.epoch) for r in seeds),
                 *(_shown([result.tuned.get(c) for result in seeds]) for c in columns),
-            ]
+            )
         )
-    head = ["row", "anchors", "true P+", "true P-", "epochs kept", *columns]
+    head = ("row", "anchors", "true P+", "true P-", "epochs kept", *columns)
     if not columns:
-        head, rows = head[:4], [row[:4] for row in rows]
-    return table(head, rows, numbers=len(head) - 1)
+        return head[:4], [row[:4] for row in rows], 2
+    return head, rows, len(columns)
 
 
 def _place(column: str) -> tuple[int, str]:

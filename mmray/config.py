@@ -50,6 +50,8 @@ Rival = Literal[
 ]
 
 STAGES = ("extract", "graph", "mine", "train", "whiten", "evaluate")
+RETRIEVAL_MODEL, FINEGRAINED_MODEL = "mmray-retrieval", "mmray-finegrained"
+NEWEST = f"models:/{RETRIEVAL_MODEL}@newest"  # as MLflow calls what a retrieval run registered last
 FINEGRAINED_STAGES = ("extract", "graph", "mine", "train", "evaluate")
 
 
@@ -339,7 +341,7 @@ class LearningConfig(MiningRunConfig, ListingConfig):
     oracle: Oracle | None = None
     """Uses labels: false positives, or false negatives, are taken out of the mined pools, by the
     labels that otherwise measure their purity. How much purer pools would help."""
-    registered_model: str = "mmray-retrieval"
+    registered_model: str = RETRIEVAL_MODEL
     """Name in MLflow's registry of which the model becomes the newest version; "": none."""
     stages: str = ",".join(STAGES)
     """Stages to run, by commas; the others must have been done before."""
@@ -391,7 +393,7 @@ class FinegrainedConfig(LearningConfig):
     """Where the defaults come from: rendered photos on one machine, or the paper's CUB-200-2011."""
     recipe: FinegrainedRecipe = "steady"
     """How to train by default: steadily on any collection, or with the paper's own values."""
-    registered_model: str = "mmray-finegrained"
+    registered_model: str = FINEGRAINED_MODEL
     stages: str = ",".join(FINEGRAINED_STAGES)
     dim: int = 64
     """Dimensions of the embedding: of a fully connected layer behind the pooling (Sec. 4.2)."""
@@ -458,8 +460,8 @@ class EvaluateConfig(MeasuringConfig, RunConfig):
     """Measure networks on labelled sets: mAP, and what else a set's own rules ask for."""
 
     model: tuple[str, ...] = ()
-    """Networks, a row of the table each: folders `model` that a run left, or names such as vgg16
-    for the published weights, or vgg16=FILE for weights from a file."""
+    """Networks, a row of the table each: folders `model` that a run left, MLflow's URIs of models,
+    or names such as vgg16 for the published weights, or vgg16:FILE for weights from a file."""
     shard_size: int = 256
     """Images in a shard, the unit of work that is computed again after a kill."""
     batch_size: int = 32
@@ -478,8 +480,9 @@ class IndexConfig(ListingConfig):
     already is not described again, and what is gone from a folder that is named goes.
     """
 
-    model: str = ""
-    """Folder `model` that a run left."""
+    model: str = NEWEST
+    """Folder `model` that a run left, or MLflow's URI of a model; by default the last one that a
+    run registered."""
     name: str = "images"
     """What the index is called below --storage."""
     kind: IndexKind = "auto"
@@ -547,8 +550,13 @@ class FigureConfig:
 class ExportConfig:
     """Write a model as an ONNX file, which runs without PyTorch."""
 
-    model: str
-    """Folder `model` that a run left."""
+    model: str = NEWEST
+    """Folder `model` that a run left, or MLflow's URI of a model; by default the last one that a
+    run registered."""
+    storage: str = "mmray-runs"
+    """Folder or URI where the run was made."""
+    tracking_uri: str | None = None
+    """MLflow server; by default the database under the storage folder."""
     output: str = "model.onnx"
     """The file."""
     dims: int | None = None
@@ -726,7 +734,7 @@ EVALUATE = EvaluateConfig()
 
 def chosen_stages(config: LearningConfig) -> tuple[str, ...]:
     """Names of --stages, in the order of the pipeline; InputError names one that does not exist."""
-    stages = FINEGRAINED_STAGES if isinstance(config, FinegrainedConfig) else STAGES
+    stages = all_stages(config)
     chosen = [name.strip() for name in config.stages.split(",") if name.strip()]
     for name in chosen:
         if name not in stages:
@@ -734,6 +742,11 @@ def chosen_stages(config: LearningConfig) -> tuple[str, ...]:
     if not chosen:
         raise InputError(f"--stages is empty: choose from {','.join(stages)}")
     return tuple(name for name in stages if name in chosen)
+
+
+def all_stages(config: LearningConfig) -> tuple[str, ...]:
+    """Those of the application, in the order of the pipeline."""
+    return FINEGRAINED_STAGES if isinstance(config, FinegrainedConfig) else STAGES
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from mmray import models
@@ -19,8 +19,12 @@ from mmray.evaluation_stages import (
     evaluate_stages,
     given_sets,
 )
-from mmray.locations import absolute
-from mmray.report import Score
+from mmray.model_registry import model_folder
+from mmray.pages.report import Report
+from mmray.pages.tables import Table
+from mmray.report import Score, results
+from mmray.report_pictures import searches
+from mmray.run_report import write_report
 from mmray.session import Session, running, usable_storage
 from mmray.storage import Folder
 from mmray.whitening import pca_whitening
@@ -41,7 +45,10 @@ def run(config: EvaluateConfig) -> list[Score]:
         A setting, an input or the cluster cannot be used. What was done until then is kept.
     """
     storage = usable_storage(config)
-    candidates = [read_candidate(model, config.poolings) for model in config.model]
+    candidates = [
+        read_candidate(model, config.poolings, storage=storage, uri=config.tracking_uri)
+        for model in config.model
+    ]
     for label, count in Counter(candidate.label for candidate in candidates).items():
         if count > 1:
             raise InputError(f"--model: {count} networks are called {label}: write OTHER={label}")
@@ -55,20 +62,40 @@ def run(config: EvaluateConfig) -> list[Score]:
         )
         if config.pca_images is not None:
             candidates = [_with_pca(session, each, measuring) for each in candidates]
-        return evaluate_stages(session, candidates, sets, measuring).scores
+        measured = evaluate_stages(session, candidates, sets, measuring)
+        head, rows, numbers = results(measured.scores)
+        write_report(
+            session,
+            Report(
+                title=f"{_listed(each.label for each in candidates)}, measured",
+                summary=(f"On {_listed(each.name for each in sets)}.",),
+                results=Table(head=head, rows=tuple(rows), numbers=numbers),
+                retrieval=searches(measured.found, seed=config.seed, max_pixels=config.max_pixels),
+            ),
+        )
+        return measured.scores
 
 
-def read_candidate(model: str, poolings: Sequence[Descriptor]) -> Candidate:
+def _listed(names: Iterable[str]) -> str:
+    """A, B and C."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def read_candidate(
+    model: str, poolings: Sequence[Descriptor], *, storage: Folder, uri: str | None
+) -> Candidate:
     """A network by what --model names: [LABEL=]FOLDER, [LABEL=]NETWORK or [LABEL=]NETWORK:FILE.
 
     Parameters
     ----------
     poolings : their whitenings are taken from the folder, where it has any
+    storage, uri : where MLflow is that a model's URI in place of a folder is known to
 
     Raises
     ------
     InputError
-        It is neither a folder that a run left nor the name of a network.
+        It is neither a model that a run left nor the name of a network.
     """
     label, mark, named = model.partition("=")
     if not mark:
@@ -79,19 +106,19 @@ def read_candidate(model: str, poolings: Sequence[Descriptor]) -> Candidate:
         pooling: Pooling = "mac" if poolings[0] == "embedding" else poolings[0]
         built = models.build(name, pooling=pooling, weights=weights or None)
         return Candidate(label=label, network=built)
-    folder = Folder(absolute(named))
-    if not folder.has(models.CONFIG):
-        raise InputError(
-            f"--model {model}: no folder that a run left as model/ (there is no {models.CONFIG}), "
-            f"nor a network; choose from {', '.join(NETWORKS)}"
-        )
-    network = models.load(folder)
-    files = {pooling: whitening_name(pooling, network.pooling) for pooling in poolings}
-    whitenings = {
-        (LDA, pooling): read_whitening(folder, file)
-        for pooling, file in files.items()
-        if folder.has(file)
-    }
+    with model_folder(named, storage=storage, uri=uri) as folder:
+        if not folder.has(models.CONFIG):
+            raise InputError(
+                f"--model {model}: no folder that a run left as model/ (there is no "
+                f"{models.CONFIG}), nor a network; choose from {', '.join(NETWORKS)}"
+            )
+        network = models.load(folder)
+        files = {pooling: whitening_name(pooling, network.pooling) for pooling in poolings}
+        whitenings = {
+            (LDA, pooling): read_whitening(folder, file)
+            for pooling, file in files.items()
+            if folder.has(file)
+        }
     return Candidate(label=label, network=network, whitenings=whitenings)
 
 

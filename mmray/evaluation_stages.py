@@ -63,11 +63,13 @@ class Found:
 
     Attributes
     ----------
+    network : its label
     first : of each query up to SHOWN rows of the database, the most similar first; the query
         itself, where it is not counted, is left out
     precision : (q,) float64, the average precision of the whole ranking; NaN where it has none
     """
 
+    network: str
     labelled: LabelledSet
     first: tuple[Ids, ...]
     precision: Floats
@@ -225,7 +227,7 @@ def _found(
         ranking[ranking != itself][:SHOWN]
         for ranking, itself in zip(ranks.T, labelled.own, strict=True)
     )
-    return Found(labelled=labelled, first=first, precision=precision)
+    return Found(network=candidate.label, labelled=labelled, first=first, precision=precision)
 
 
 def _metric(score: Score) -> str:

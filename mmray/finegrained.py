@@ -113,8 +113,7 @@ def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> Outcome:
     candidates = [Candidate(label=INITIAL, network=network)]
     candidates += [Candidate(label=tuned.label, network=tuned.network)]
     measured = evaluate_stages(session, candidates, [inputs.test], measuring(session.config))
-    before, after = measured.found
-    return dataclasses.replace(outcome, scores=measured.scores, found=(before, after))
+    return dataclasses.replace(outcome, scores=measured.scores, found=measured.found)
 
 
 def model_stage(session: Session[FinegrainedConfig], network: EmbeddingNet) -> Folder:
@@ -144,7 +143,7 @@ def learn_from_labels(
     mined = classes_stage(session, described.items, labels, rival, session.config.per_class)
     nothing = ManifoldNeighbors.none()
     tuned = train_stage(session, network, described.items, mined, nothing, inputs.test)
-    return Learned(images=described.items, extracted=described.stage, mined=mined, tuned=tuned)
+    return Learned(images=described.items, extracted=described.stage, mined=mined, trained=[tuned])
 
 
 def head_stage(

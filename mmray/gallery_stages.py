@@ -65,7 +65,7 @@ def gallery_stage(
         stage.folder.write(ANCHORS_PNG, png)
         return {"anchors": len(shown)}
 
-    marks = (mined.stage.fingerprint, None if labels is None else labels.tolist())
+    marks = (mined.fingerprint, None if labels is None else labels.tolist())
     stage = session.stage("gallery", *marks, work=work, part_of="mine")
     for file in (POOLS_PNG, ANCHORS_PNG):
         session.run.log_file(stage.folder, file, "galleries")

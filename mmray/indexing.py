@@ -18,8 +18,12 @@ from mmray.distributed.extraction import Description
 from mmray.errors import InputError
 from mmray.listing import given_exclusions, list_stage
 from mmray.locations import absolute
+from mmray.model_registry import model_folder
+from mmray.pages.report import Report, Unreadable
+from mmray.pages.tables import Table
 from mmray.progress import announce
-from mmray.report import table
+from mmray.report import Cells, table
+from mmray.run_report import write_report
 from mmray.search_index import (
     ABOUT,
     COMPRESSED,
@@ -53,28 +57,32 @@ def update(config: IndexConfig) -> str:
         A setting, an input or the cluster cannot be used. What was done until then is kept.
     """
     storage = usable_storage(config)
-    model = TrainedModel.read(Folder(absolute(config.model)))
     for source in config.images:
         probe(source, column=config.image_column)
     excluded = given_exclusions(config)
-    with running(config, storage, STAGES) as session:
-        sources = [absolute(source) for source in config.images]
-        listed = [(source, list_stage(session, [source], excluded)) for source in sources]
-        before = current_index(storage, config.name)
-        stage = _index_stage(session, model, listed, before)
-        point_to(storage, config.name, stage)
+    with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:
+        model = TrainedModel.read(folder)
+        with running(config, storage, STAGES) as session:
+            sources = [absolute(source) for source in config.images]
+            listed = [(source, list_stage(session, [source], excluded)) for source in sources]
+            before = current_index(storage, config.name)
+            stage = _index_stage(session, folder, model, listed, before)
+            point_to(storage, config.name, stage)
+            write_report(session, _report(config, stage))
     if before is not None and before.fingerprint != stage.fingerprint:
         before.folder.remove()
-    return _summary(config, stage)
+    head, rows, numbers = _cells(config, stage)
+    return table(head, rows, numbers=numbers)
 
 
 def _index_stage(
     session: Session[IndexConfig],
+    folder: Folder,
     model: TrainedModel,
     listed: Sequence[tuple[str, Collection]],
     before: Stage | None,
 ) -> Stage:
-    """Describe what is new, and write an index of it and of what was known."""
+    """Describe what is new by the model of a folder; write an index of it and of what was known."""
     config = session.config
     about = {
         "model": model.digest(),
@@ -104,9 +112,8 @@ def _index_stage(
         write_vectors(stage.folder, origins, old=old, new=new, whiten=model.whiten)
         stage.folder.write_table(IMAGES, catalog.table)
         kind = _compress(config, stage)
-        given = Folder(absolute(config.model))
-        for name in given.names():
-            (stage.folder / MODEL).write(name, given.read(name))
+        for name in folder.names():
+            (stage.folder / MODEL).write(name, folder.read(name))
         artifacts.write_json(stage.folder, ABOUT, about)
         return {
             "images": len(origins),
@@ -186,8 +193,19 @@ def _compress(config: IndexConfig, stage: Stage) -> str:
     return kind
 
 
-def _summary(config: IndexConfig, stage: Stage) -> str:
+def _cells(config: IndexConfig, stage: Stage) -> Cells:
     counts = stage.counts
     head = ("index", "kind", "images", "unreadable", "dimensions")
     numbers = [f"{counts[key]:,}" for key in ("images", "unreadable", "dims")]
-    return table(head, [(config.name, counts["kind"], *numbers)], numbers=3)
+    return head, [(config.name, counts["kind"], *numbers)], len(numbers)
+
+
+def _report(config: IndexConfig, stage: Stage) -> Report:
+    head, rows, _ = _cells(config, stage)
+    bad = Catalog(stage.folder.read_table(IMAGES)).unreadable()
+    return Report(
+        title=f"The index {config.name!r}",
+        summary=(f"Images of {', '.join(config.images)}",),
+        results=Table(head=head, rows=tuple(rows), numbers=0),
+        quarantine=tuple(Unreadable(name=place, reason=why) for place, why in bad),
+    )

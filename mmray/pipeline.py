@@ -28,7 +28,15 @@ from mmray.evaluation_stages import (
     evaluate_stages,
     given_sets,
 )
-from mmray.learning import INITIAL, Outcome, Unlabelled, check_dimensions, learn, with_demo_images
+from mmray.learning import (
+    INITIAL,
+    Learned,
+    Outcome,
+    Unlabelled,
+    check_dimensions,
+    learn,
+    with_demo_images,
+)
 from mmray.manifold import ManifoldNeighbors
 from mmray.mining_stages import TUNED, Mined
 from mmray.models import EmbeddingNet
@@ -39,7 +47,7 @@ from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sfm_tuples import SfmTuples, read_sfm_tuples
 from mmray.storage import Folder
-from mmray.training_stages import Tuned, train_stage, tuples_stage
+from mmray.training_stages import train_stage, tuples_stage
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
 
 WHITENING_NAMES = {INITIAL: PCA, TUNED: LDA}
@@ -88,44 +96,36 @@ def recipe(session: Session[Config], inputs: Inputs) -> Outcome:
         labels=inputs.unlabelled.labels,
         labelled=inputs.sets[0] if inputs.sets else None,
     )
-    if learned is None or learned.tuned is None or session.chosen[-1] == "train":
-        return Outcome(learned=learned)
-    outcome = measured(session, inputs, learned.images, learned.mined, learned.tuned)
-    return dataclasses.replace(outcome, learned=learned)
+    return Outcome() if learned is None else _from_training(session, inputs, learned)
 
 
 def supervised_recipe(session: Session[Config], inputs: Inputs, given: SfmTuples) -> Outcome:
     """The supervised baseline: training takes pairs and clusters from a file, nothing is mined."""
     mined, labelled = tuples_stage(session, given), inputs.sets[0] if inputs.sets else None
-    tuned = train_stage(
-        session,
-        inputs.network,
-        given.images,
-        mined,
-        ManifoldNeighbors.none(),
-        labelled,
-        metrics="supervised/",
+    nothing = ManifoldNeighbors.none()
+    tuned = train_stage(session, inputs.network, given.images, mined, nothing, labelled)
+    return _from_training(
+        session, inputs, Learned(images=given.images, mined=mined, trained=[tuned])
     )
-    if session.chosen[-1] == "train":
-        return Outcome()
-    return measured(session, inputs, given.images, mined, tuned)
 
 
-def measured(
-    session: Session[Config], inputs: Inputs, images: Collection, mined: Mined, tuned: Tuned
-) -> Outcome:
-    """The networks before and after training, whitened, and measured where that was chosen."""
+def _from_training(session: Session[Config], inputs: Inputs, learned: Learned) -> Outcome:
+    """The networks before and after training, whitened and measured, as far as that was chosen."""
+    tuned, last = learned.tuned, session.chosen[-1]
+    if tuned is None or last == "train":
+        return Outcome(learned=learned)
     networks = {INITIAL: inputs.network, TUNED: tuned.network}
-    model, (initial, trained) = whiten_stage(session, images, mined, networks)
-    if session.chosen[-1] == "whiten":
-        return Outcome(model=model)
+    model, candidates = whiten_stage(session, learned.images, learned.mined, networks)
+    outcome = Outcome(learned=learned, model=model)
+    if last == "whiten":
+        return outcome
     if not inputs.sets:
         announce("evaluate: no labelled set was given, nothing is measured")
-        return Outcome(model=model)
+        return outcome
+    initial, trained = candidates
     candidates = [initial, dataclasses.replace(trained, label=tuned.label)]
     result = evaluate_stages(session, candidates, inputs.sets, _measuring(session.config))
-    before, after = result.found
-    return Outcome(scores=result.scores, model=model, found=(before, after))
+    return dataclasses.replace(outcome, scores=result.scores, found=result.found)
 
 
 def with_demo(session: Session[Config]) -> Config:

@@ -1,8 +1,9 @@
 """What a user takes away from a run: the model, ready to be loaded, and the page to look at."""
 
-from mmray.config import LearningConfig
+from mmray.config import LearningConfig, all_stages
 from mmray.describer import TrainedModel
 from mmray.learning import Outcome
+from mmray.learning_report import learning_report
 from mmray.model_registry import log_model
 from mmray.progress import announce
 from mmray.run_report import write_report
@@ -14,7 +15,9 @@ def publish(session: Session[LearningConfig], outcome: Outcome) -> None:
     """Log the model and register it in MLflow, and write the report."""
     if outcome.model is not None:
         _log(session, outcome.model)
-    write_report(session, outcome)
+    config, last = session.config, session.chosen[-1]
+    page = learning_report(config, outcome, last=last)
+    write_report(session, page, part=None if last == all_stages(config)[-1] else last)
 
 
 def _log(session: Session[LearningConfig], folder: Folder) -> None:

@@ -1,4 +1,4 @@
-"""The pictures of a run's page: what was mined for anchors, and what queries find before and after.
+"""The pictures of a run's page: what was mined for anchors, and what networks find for queries.
 
 n items, q queries.
 """
@@ -19,11 +19,12 @@ from mmray.gallery_stages import importance, shown_anchors
 from mmray.learning import Learned
 from mmray.mining import EUCLIDEAN_K
 from mmray.neighbors import ExactIndex
-from mmray.pages.report import Chosen, MinedAnchor, QueryChange, QueryGroup, Ranked
+from mmray.pages.report import Chosen, MinedAnchor, QueryGroup, Ranked, Searched
 from mmray.pages.thumbnails import FRAMES, Kind, picture_of
 
 ANCHORS, CHOSEN = 12, 5  # anchors that are shown, and images of each of their pools
 IMPROVED, WORSENED, ANY = 4, 2, 4  # queries that are shown, by how they changed, or at random
+HARDEST = 4  # where there is nothing to compare with
 SIDE = 128  # pixels of a thumbnail
 KINDS = {color: kind for kind, color in FRAMES.items()}
 
@@ -108,53 +109,61 @@ def _manifold_rank(neighbors: Ids, item: int) -> int | None:
     return int(found[0]) + 2 if len(found) else None
 
 
-# -- before and after -----------------------------------------------------------------------------
+# -- searches -------------------------------------------------------------------------------------
 
 
-def changed_queries(
-    before: Found, after: Found, *, seed: int, max_pixels: int
-) -> tuple[QueryGroup, ...]:
-    """Queries that changed most, and any others: all would be too many to look at.
+def searches(found: Sequence[Found], *, seed: int, max_pixels: int) -> tuple[QueryGroup, ...]:
+    """Queries that changed most, or are hardest, and any others: all would be too many to look at.
 
     Parameters
     ----------
-    before, after : what the initial and the fine-tuned network find
+    found : what each network finds for the same queries; the first and the last are compared
     seed : of the others
+    max_pixels : images with more are shown as unreadable
     """
-    change = after.precision - before.precision
-    order = np.argsort(-change, kind="stable")
-    order = order[np.isfinite(change[order])]
-    improved = [query for query in order[:IMPROVED].tolist() if change[query] > 0]
-    worsened = [query for query in order[::-1][:WORSENED].tolist() if change[query] < 0]
-    rest = np.setdiff1d(order, [*improved, *worsened])
+    if not found:
+        return ()
+    first, last = found[0].precision, found[-1].precision
+    measured = np.flatnonzero(np.isfinite(first) & np.isfinite(last))
+    if len(found) > 1:
+        change = last - first
+        order = measured[np.argsort(-change[measured], kind="stable")]
+        chosen = {
+            "Most improved": [query for query in order[:IMPROVED].tolist() if change[query] > 0],
+            "Most worsened": [q for q in order[::-1][:WORSENED].tolist() if change[q] < 0],
+        }
+    else:
+        order = measured[np.argsort(last[measured], kind="stable")]
+        chosen = {"Hardest": order[:HARDEST].tolist()}
+    rest = np.setdiff1d(measured, [query for group in chosen.values() for query in group])
     drawn = np.random.default_rng(seed).permutation(rest)[:ANY]
-
-    def changes(queries: Sequence[int]) -> tuple[QueryChange, ...]:
-        return tuple(_change(before, after, q, max_pixels) for q in queries)
-
-    return (
-        QueryGroup(heading="Most improved", queries=changes(improved)),
-        QueryGroup(heading="Most worsened", queries=changes(worsened)),
-        QueryGroup(heading="Others, drawn at random", queries=changes(drawn.tolist())),
+    chosen["Others, drawn at random"] = drawn.tolist()
+    return tuple(
+        QueryGroup(
+            heading=heading,
+            queries=tuple(_searched(found, query, max_pixels) for query in queries),
+        )
+        for heading, queries in chosen.items()
     )
 
 
-def _change(before: Found, after: Found, query: int, max_pixels: int) -> QueryChange:
-    return QueryChange(
-        query=picture_of(before.labelled.queries[query], SIDE, "anchor", max_pixels=max_pixels),
-        before=_ranked(before, query, max_pixels),
-        after=_ranked(after, query, max_pixels),
+def _searched(found: Sequence[Found], query: int, max_pixels: int) -> Searched:
+    image = found[0].labelled.queries[query]
+    return Searched(
+        query=picture_of(image, SIDE, "anchor", max_pixels=max_pixels),
+        rankings=tuple(_ranked(each, query, max_pixels) for each in found),
     )
 
 
 def _ranked(found: Found, query: int, max_pixels: int) -> Ranked:
-    labelled, truth = found.labelled, found.labelled.ground_truth[query]
+    labelled, truth, precision = found.labelled, found.labelled.ground_truth[query], found.precision
     return Ranked(
+        network=found.network,
         pictures=tuple(
             picture_of(_row(labelled, row), SIDE, _verdict(truth, row), max_pixels=max_pixels)
             for row in found.first[query].tolist()
         ),
-        average_precision=float(found.precision[query]),
+        average_precision=float(precision[query]),
     )
 
 

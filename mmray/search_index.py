@@ -64,6 +64,12 @@ class Catalog:
         """The n images with a vector, in the order of the vectors."""
         return self.images.take(np.flatnonzero(self.rows >= 0))
 
+    def unreadable(self) -> list[tuple[str, str]]:
+        """The place of each image that could not be read, and why."""
+        bad = self.table.filter(pc.equal(self.table["row"], UNREADABLE))
+        places = Collection(bad.select(SCHEMA.names)).locations.to_pylist()
+        return list(zip(places, bad["error"].to_pylist(), strict=True))
+
     def updated(self, listed: Sequence[tuple[str, Collection]], *, retry: bool) -> "Catalog":
         """The images that are listed now, and those of sources that are not looked at.
 

@@ -50,7 +50,8 @@ class Session(Generic[Settings]):
     def __init__(self, config: Settings, storage: Folder, run: Run, chosen: Sequence[str]) -> None:
         self.config: Settings = config
         self.storage, self.run, self.chosen = storage, run, chosen
-        self.open_runs: list[Run] = []  # that still have to be ended
+        # That still have to be ended: its own, and those of sessions around it and within it.
+        self.open_runs: list[Run] = []
         self.stages: list[Stage] = []  # that were done or read, in this order
         self.pool = Pool(
             minimum=config.min_workers,
@@ -142,7 +143,7 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
     InputError
         The tracking server or the cluster cannot be used.
     """
-    tracked = _tracked(config, storage, config.title)
+    tracked = _tracked(config, storage)
     session = Session(config, storage, tracked, chosen)
 
     def end_as_killed() -> None:
@@ -150,7 +151,7 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
             for run in session.open_runs:
                 run.end(KILLED)
 
-    with on_termination(end_as_killed), _ending(session, session):
+    with on_termination(end_as_killed), _ending(session):
         cluster.connect(session.pool.capacity)
         yield session
 
@@ -168,15 +169,16 @@ def nested(
     """
     tracked = _tracked(config, outer.storage, name, parent=outer.run.run_id)
     session = Session(config, outer.storage, tracked, chosen)
-    with _ending(session, outer):
+    session.open_runs = outer.open_runs
+    with _ending(session):
         yield session
 
 
 @contextmanager
-def _ending(session: Session[Given], outermost: Session[RunConfig]) -> Iterator[None]:
+def _ending(session: Session[Given]) -> Iterator[None]:
     """Ends the run as what happened; until then it is one of those that a SIGTERM ends."""
     status = "FAILED"
-    outermost.open_runs.append(session.run)
+    session.open_runs.append(session.run)
     try:
         yield
         status = "FINISHED"
@@ -185,18 +187,21 @@ def _ending(session: Session[Given], outermost: Session[RunConfig]) -> Iterator[
         raise
     finally:
         session.run.end(status)
-        outermost.open_runs.remove(session.run)
+        session.open_runs.remove(session.run)
 
 
-def _tracked(config: RunConfig, storage: Folder, name: str, *, parent: str | None = None) -> Run:
-    """The MLflow run of these settings."""
+def _tracked(
+    config: RunConfig, storage: Folder, name: str | None = None, *, parent: str | None = None
+) -> Run:
+    """The MLflow run of these settings; below another run it is one of those with a name."""
     identity = identity_of(config)
+    mark = artifacts.fingerprint(identity, *([] if parent is None else [parent, name]))
     return open_run(
         storage,
         uri=config.tracking_uri or default_uri(storage),
         experiment=config.experiment,
-        name=name,
-        identity=artifacts.fingerprint(identity, *([] if parent is None else [parent])),
+        name=name or f"{config.title}-{mark[:6]}",
+        identity=mark,
         settings=identity,
         parent=parent,
     )

@@ -28,7 +28,11 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+)
 
 from mmray import __version__
 from mmray.artifacts import read_json, write_json
@@ -39,6 +43,7 @@ from mmray.storage import Folder
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
+DATABASE = "mlflow.db"  # below a local storage folder
 DIGEST = 16  # hex digits of a dataset's digest; MLflow takes up to 36
 
 
@@ -62,12 +67,12 @@ class Run:
             for name, value in metrics.items():
                 self.client.log_metric(self.run_id, name, float(value), step=step)
 
-    def log_epochs(self, history: Sequence[Mapping[str, float]], *, prefix: str = "") -> None:
+    def log_epochs(self, history: Sequence[Mapping[str, float]]) -> None:
         """Log the metrics of epochs 0, 1, ..., those that are logged already left out.
 
         The metrics of an epoch go in together, or none of them does.
         """
-        names = {prefix + name for metrics in history for name in metrics}
+        names = {name for metrics in history for name in metrics}
         with self.reporting():
             logged = {
                 metric.step
@@ -78,7 +83,7 @@ class Run:
             for step, metrics in enumerate(history):
                 if step in logged:
                     continue
-                entries = [Metric(prefix + k, float(v), now, step) for k, v in metrics.items()]
+                entries = [Metric(k, float(v), now, step) for k, v in metrics.items()]
                 self.client.log_batch(self.run_id, metrics=entries)
 
     def log_data(self, name: str, *, digest: str, sources: Sequence[str], rows: int) -> None:
@@ -100,6 +105,16 @@ class Run:
         with self.reporting():
             self.client.log_inputs(self.run_id, [used])
             self.client.set_tag(self.run_id, "mmray.data", digest[:DIGEST])
+
+    def log_labels(self, label: str) -> None:
+        """Say of the run that its network learned from labels, and by what method.
+
+        MLflow shows it as the run's description and as a tag.
+        """
+        with self.reporting():
+            self.client.set_tag(self.run_id, "mmray.comparison", label)
+            note = f"A comparison, not the method: {label}."
+            self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, note)
 
     def log_text(self, name: str, text: str) -> None:
         with self.reporting():
@@ -143,7 +158,7 @@ def default_uri(storage: Folder) -> str:
             f"--storage {storage.uri} is not a local folder, so MLflow's database cannot live "
             "there: name a server with --tracking-uri http://..."
         )
-    return f"sqlite:///{storage.local / 'mlflow.db'}"
+    return f"sqlite:///{storage.local / DATABASE}"
 
 
 def open_run(
@@ -161,7 +176,7 @@ def open_run(
     Parameters
     ----------
     name
-        What a new run is called, and after it the first digits of its identity.
+        What the run is called.
     identity
         Fingerprint of the settings that determine the results; `<storage>/runs/<identity>.json`
         remembers the run's id.
@@ -175,13 +190,13 @@ def open_run(
     InputError
         The server does not answer, or does not take the experiment.
     """
-    runs, file, title = storage / "runs", f"{identity}.json", f"{name}-{identity[:6]}"
+    runs, file = storage / "runs", f"{identity}.json"
     try:
         client = mlflow.MlflowClient(uri)
         known: dict[str, str] = read_json(runs, file) if runs.has(file) else {}
         if known.get("uri") == uri and _lives(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
-            return Run(uri, known["run_id"], title)
+            return Run(uri, known["run_id"], name)
         found = client.get_experiment_by_name(experiment)
         place = None if storage.local is None else (storage.local / "mlartifacts").as_uri()
         experiment_id = (
@@ -189,7 +204,7 @@ def open_run(
             if found
             else client.create_experiment(experiment, place if uri.startswith("sqlite:") else None)
         )
-        run = client.create_run(experiment_id, run_name=title)
+        run = client.create_run(experiment_id, run_name=name)
         client.log_batch(
             run.info.run_id,
             params=[Param(key, str(value)[:6000]) for key, value in settings.items()],
@@ -207,7 +222,7 @@ def open_run(
             "leave the flag out for a database under --storage"
         ) from error
     write_json(runs, file, {"uri": uri, "run_id": run.info.run_id})
-    return Run(uri, run.info.run_id, title)
+    return Run(uri, run.info.run_id, name)
 
 
 def _lives(client: mlflow.MlflowClient, run_id: str) -> bool:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -114,8 +113,6 @@ def train_stage(
     mined: Mined,
     checked: ManifoldNeighbors,
     labelled: LabelledSet | None,
-    *,
-    metrics: str = "",
 ) -> Tuned:
     """The network fine-tuned on the mined tuples, or on those of `tuples_stage`.
 
@@ -124,7 +121,6 @@ def train_stage(
     images : of the ids in the pools
     checked : manifold neighbours of some items, see `health`
     labelled : to measure on
-    metrics : what their names begin with in MLflow
     """
     config, seed = session.config.training, session.config.seed
     options = dataclasses.asdict(config)
@@ -148,7 +144,7 @@ def train_stage(
         workers = cluster.training_workers(
             config.workers, fewest=session.config.min_workers, capacity=session.pool.capacity
         )
-        log = partial(session.run.log_epochs, prefix=metrics)
+        log = session.run.log_epochs
         trained = fine_tune(job, folder=stage.folder, workers=workers, log=log)
         last = len(trained.history) - 1
         kept = healthiest(trained.history) if config.keep == "best" else last
@@ -157,11 +153,13 @@ def train_stage(
         return {"epochs": last, "kept_epoch": kept, "loss": trained.history[-1].get("loss", 0.0)}
 
     digest = (models.state_digest(network), [near.tolist() for near in checked.neighbors])
-    stage = session.stage("train", mined.stage.fingerprint, digest, options, seed, work=work)
+    stage = session.stage("train", mined.fingerprint, digest, options, seed, work=work)
     epoch, history = stage.counts["kept_epoch"], artifacts.read_json(stage.folder, "history.json")
-    session.run.log_epochs(history, prefix=metrics)  # where the server lost what it was told
-    verdict = _verdict(history, epoch)
-    known = "" if mined.label == TUNED else f"{mined.label}: "
+    session.run.log_epochs(history)  # where the server lost what it was told
+    verdict, known = _verdict(history, epoch), ""
+    if mined.label != TUNED:
+        session.run.log_labels(mined.label)
+        known = f"{mined.label}: "
     announce(f"train: {known}{verdict}")
     network = models.load(stage.folder / "model")
     return Tuned(network, epoch, mined.label, history)

@@ -82,7 +82,7 @@ def outcome(scores, purity=None):
         extracted=None,
         mined=SimpleNamespace(pools=pools),
         purity=purity,
-        tuned=Tuned(None, 3, "fine-tuned", [{}] * 6),
+        trained=[Tuned(None, 3, "fine-tuned", [{}] * 6)],
     )
     return Outcome(scores=scores, learned=learned)
 

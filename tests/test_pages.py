@@ -19,10 +19,10 @@ from mmray.pages.report import (
     Fact,
     GraphPicture,
     MinedAnchor,
-    QueryChange,
     QueryGroup,
     Ranked,
     Report,
+    Searched,
     StageTime,
     Unreadable,
     duration,
@@ -104,10 +104,16 @@ def report():
     chosen = Chosen(
         picture=picture("p.jpg", "same"), manifold_rank=3, euclidean_rank=1087, similarity=0.41234
     )
-    change = QueryChange(
+    searched = Searched(
         query=picture("q.jpg", "anchor"),
-        before=Ranked(pictures=(picture("b.jpg", "other"),), average_precision=0.4312),
-        after=Ranked(pictures=(picture("c.jpg", "same"),), average_precision=0.6101),
+        rankings=(
+            Ranked(
+                network="initial", pictures=(picture("b.jpg", "other"),), average_precision=0.4312
+            ),
+            Ranked(
+                network="fine-tuned", pictures=(picture("c.jpg", "same"),), average_precision=0.6101
+            ),
+        ),
     )
     return Report(
         title="Paris",
@@ -126,7 +132,7 @@ def report():
                 nearest=(replace(chosen, manifold_rank=None),),
             ),
         ),
-        retrieval=(QueryGroup(heading="Most improved", queries=(change,)),),
+        retrieval=(QueryGroup(heading="Most improved", queries=(searched,)),),
         quarantine=(Unreadable(name="bad.jpg", reason="truncated"),),
         stages=(StageTime(name="train", seconds=151), StageTime(name="mine", seconds=15.1)),
         settings=(("--mining.alpha", "0.99"),),
@@ -402,12 +408,14 @@ def test_both_ranks_and_the_similarity_of_what_was_mined_are_told(report):
     ],
 )
 def test_the_change_of_a_query_is_told_in_points(before, after, text, mood):
-    change = QueryChange(
+    searched = Searched(
         query=picture(),
-        before=Ranked(pictures=(), average_precision=before),
-        after=Ranked(pictures=(picture(),), average_precision=after),
+        rankings=(
+            Ranked(network="initial", pictures=(), average_precision=before),
+            Ranked(network="tuned", pictures=(picture(),), average_precision=after),
+        ),
     )
-    group = QueryGroup(heading="as many at random", queries=(change,))
+    group = QueryGroup(heading="as many at random", queries=(searched,))
     page = Page(report_page(Report(title="t", retrieval=(group,))))
     assert page.text("p", "change") == ([text] if text else [])
     assert page.text("h3", "group") == ["as many at random"]
@@ -419,7 +427,7 @@ def test_the_change_of_a_query_is_told_in_points(before, after, text, mood):
 
 def test_an_average_precision_in_percent_is_refused():
     with pytest.raises(ValueError, match=r"in \[0, 1\] or None, got 57"):
-        Ranked(pictures=(), average_precision=57)
+        Ranked(network="initial", pictures=(), average_precision=57)
 
 
 def test_the_first_hundred_of_the_quarantine_are_listed_and_the_others_counted():
@@ -521,13 +529,13 @@ def test_a_page_of_many_pictures_stays_small():
     small = Picture(name="photos/of/something_000123.jpg", uri=uri, kind="same")
     chosen = Chosen(picture=small, manifold_rank=1, euclidean_rank=2, similarity=0.5)
     mined = MinedAnchor(anchor=small, positives=(chosen,) * 5, negatives=(chosen,) * 5)
-    ranked = Ranked(pictures=(small,) * 10, average_precision=0.5)
-    change = QueryChange(query=small, before=ranked, after=ranked)
+    ranked = Ranked(network="initial", pictures=(small,) * 10, average_precision=0.5)
+    searched = Searched(query=small, rankings=(ranked, ranked))
     page = report_page(
         Report(
             title="t",
             anchors=(mined,) * 12,
-            retrieval=(QueryGroup(heading="all", queries=(change,) * 12),),
+            retrieval=(QueryGroup(heading="all", queries=(searched,) * 12),),
         )
     )
     pictures = 12 * 11 + 12 * 21

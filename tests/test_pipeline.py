@@ -1,6 +1,7 @@
 """The recipe's rounds: each mines anew with the network of the one before (Sec. 3.4)."""
 
 import dataclasses
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -37,10 +38,16 @@ def calls(monkeypatch):
     measured = SimpleNamespace(scores=["a score"], found=["before", "after"])
     monkeypatch.setattr(pipeline, "evaluate_stages", note("evaluate", lambda n: measured))
     epochs = iter([2, 3, 0, 1])
+    monkeypatch.setattr(learning, "nested", nested)
     monkeypatch.setattr(
         learning, "train_stage", note("train", lambda n: Tuned(f"tuned {n}", next(epochs), "label"))
     )
     return made
+
+
+@contextmanager
+def nested(outer, config, chosen, *, name):
+    yield SimpleNamespace(config=config, chosen=chosen, run=name, stages=[f"a stage of {name}"])
 
 
 def run(rounds, last="evaluate"):
@@ -48,8 +55,8 @@ def run(rounds, last="evaluate"):
     unlabelled = learning.Unlabelled(listed=PHOTOS)
     inputs = pipeline.Inputs(unlabelled=unlabelled, sets=["a set"], network="initial")
     told = SimpleNamespace(log_data=lambda *names, **values: None)
-    session = SimpleNamespace(config=config, chosen=("extract", last), run=told)
-    return pipeline.recipe(session, inputs)
+    session = SimpleNamespace(config=config, chosen=("extract", last), run=told, stages=[])
+    return pipeline.recipe(session, inputs), session
 
 
 def of(calls, name):
@@ -57,18 +64,30 @@ def of(calls, name):
 
 
 def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
-    outcome = run(2)
+    outcome, session = run(2)
     assert outcome.scores == ["a score"]
     assert outcome.learned.tuned.network == "tuned 2"
     assert {arguments[1] for _, arguments, _ in of(calls, "extract")} == {PHOTOS}
     assert [arguments[0] for _, arguments, _ in of(calls, "extract")] == ["initial", "tuned 1"]
     assert [arguments[0] for _, arguments, _ in of(calls, "train")] == ["initial", "tuned 1"]
-    assert [options["metrics"] for _, _, options in of(calls, "train")] == ["", "round-2/"]
+    assert session.stages == ["a stage of round 1", "a stage of round 2"]
+    assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1", "tuned 2"]
     ((_, arguments, _),) = of(calls, "whiten")
     assert arguments[-1] == {"initial": "initial", "fine-tuned": "tuned 2"}
     ((_, arguments, _),) = of(calls, "evaluate")
     assert [candidate.label for candidate in arguments[0]] == ["initial", "label"]
-    assert (outcome.model, outcome.found) == ("model", ("before", "after"))
+    assert (outcome.model, outcome.found) == ("model", ["before", "after"])
+
+
+def test_rounds_are_runs_within_the_run_and_a_single_one_is_not(calls, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        learning, "nested", lambda *given, name: opened.append(name) or nested(*given, name=name)
+    )
+    run(1)
+    assert opened == []
+    run(2)
+    assert opened == ["round 1", "round 2"]
 
 
 def test_a_round_that_keeps_its_network_is_the_last(calls):
@@ -77,6 +96,6 @@ def test_a_round_that_keeps_its_network_is_the_last(calls):
 
 
 def test_stages_end_where_they_were_asked_to(calls):
-    outcome = run(2, last="mine")
+    outcome, _ = run(2, last="mine")
     assert [name for name, _, _ in calls] == ["extract", "features", "graph", "mine", "gallery"]
     assert (outcome.scores, outcome.learned.mined, outcome.learned.tuned) == ([], "mine", None)

@@ -18,6 +18,7 @@ from mmray.errors import InputError
 from mmray.images import decode
 from mmray.serving import ImageModel, _load_pyfunc
 from mmray.storage import Folder
+from mmray.tracking import open_run
 from tests.exported import SIDE, model_folder, onnx_file, photos
 
 
@@ -161,3 +162,30 @@ def test_a_process_without_mmray_serves_what_torch_and_onnx_compute(
     ]
     np.testing.assert_allclose(np.load(rows), expected, atol=1e-4)
     np.testing.assert_allclose(np.load(rows), np.array(by_onnx), atol=1e-4)
+
+
+def test_a_registered_model_is_read_by_its_uri(folder, expected, tmp_path):
+    storage = Folder(str(tmp_path))
+    with (
+        pytest.raises(InputError, match="no run has been made under --storage"),
+        model_registry.model_folder("models:/birds@newest", storage=storage, uri=None),
+    ):
+        pass
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run = open_run(storage, uri=uri, experiment="e", name="n", identity="0", settings={})
+    given, dims = Folder(str(folder)), expected.shape[1]
+    options = {"dims": dims, "digest": "d"}
+    assert model_registry.log_model(run, given, registered="birds", **options)
+    for name in ("models:/birds@newest", "models:/birds/1", f"runs:/{run.run_id}/model"):
+        with model_registry.model_folder(name, storage=storage, uri=None) as found:
+            assert found.names() == given.names()
+            rows = Describer.load(found).describe(photos())
+        np.testing.assert_allclose(rows, expected, atol=2e-6)
+    for name in ("models:/birds@oldest", "models:/wolves/1", "models:/x", "runs:/0/model"):
+        with (
+            pytest.raises(InputError, match=f"^--model {name}: MLflow at sqlite:.*no such model"),
+            model_registry.model_folder(name, storage=storage, uri=None),
+        ):
+            pass
+    with model_registry.model_folder(str(folder), storage=storage, uri=None) as found:
+        assert found.uri == str(folder)

@@ -47,9 +47,9 @@ def logged(run):
     return Counter((entry.key, entry.step, entry.value) for entry in entries)
 
 
-def once(history, prefix=""):
+def once(history):
     return Counter(
-        (prefix + name, step, value)
+        (name, step, value)
         for step, metrics in enumerate(history)
         for name, value in metrics.items()
     )
@@ -74,13 +74,10 @@ def test_an_epoch_is_known_by_any_of_its_metrics(run):
     assert logged(run) == once(HISTORY)
 
 
-def test_the_epochs_of_another_prefix_are_others(run):
+def test_metrics_of_other_names_at_the_same_steps_are_no_epochs(run):
     run.log_metrics({"train/loss": 7.0}, step=1)
     run.log_epochs(HISTORY)
-    run.log_epochs(HISTORY[:2], prefix="round-2/")
-    run.log_epochs(HISTORY, prefix="round-2/")
-    both = once(HISTORY) + once(HISTORY, "round-2/")
-    assert logged(run) == both + Counter([("train/loss", 1, 7.0)])
+    assert logged(run) == once(HISTORY) + Counter([("train/loss", 1, 7.0)])
 
 
 def test_an_empty_history_logs_nothing(run):

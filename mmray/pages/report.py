@@ -16,7 +16,7 @@ SECTIONS = {
     "charts": "Training",
     "graph": "Graph",
     "anchors": "What was mined",
-    "retrieval": "Before and after",
+    "retrieval": "Searches",
     "quarantine": "Quarantine",
     "stages": "Time",
     "settings": "Settings",
@@ -88,9 +88,11 @@ class Ranked:
 
     Attributes
     ----------
+    network : what it is called
     average_precision : of the whole ranking, in [0, 1]; None where it has none
     """
 
+    network: str
     pictures: tuple[Picture, ...]
     average_precision: float | None = None
 
@@ -101,18 +103,19 @@ class Ranked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryChange:
-    """What the initial and the fine-tuned network find for a query."""
+class Searched:
+    """What networks find for a query, in the order in which they are compared."""
 
     query: Picture
-    before: Ranked
-    after: Ranked
+    rankings: tuple[Ranked, ...]
 
     @property
     def points(self) -> float | None:
-        """By how many percentage points average precision changed, to a tenth."""
-        before, after = self.before.average_precision, self.after.average_precision
-        return None if before is None or after is None else round(100 * (after - before), 1)
+        """Percentage points of average precision from the first to the last network, to a tenth."""
+        if len(self.rankings) < 2:
+            return None
+        first, last = (self.rankings[place].average_precision for place in (0, -1))
+        return None if first is None or last is None else round(100 * (last - first), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +123,7 @@ class QueryGroup:
     """Queries, and how they were chosen: most improved, say."""
 
     heading: str
-    queries: tuple[QueryChange, ...]
+    queries: tuple[Searched, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +136,11 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTime:
-    """The seconds that a stage took."""
+    """The seconds that a stage took, or several of its name together."""
 
     name: str
     seconds: float
+    times: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.seconds < math.inf:
@@ -189,6 +193,7 @@ def report_page(report: Report) -> str:
         plots=[plot(chart) for chart in shown.charts],
         contents={name: title for name, title in SECTIONS.items() if getattr(shown, name)},
         kinds={"anchors": _mined_kinds(shown), "retrieval": _found_kinds(shown)},
+        compared=_compared(shown),
         listed=LISTED_UNREADABLE,
         total=duration(sum(stage.seconds for stage in shown.stages)),
         longest=max((stage.seconds for stage in shown.stages), default=0) or 1,
@@ -220,6 +225,15 @@ def _without_empty(report: Report) -> Report:
     )
 
 
+def _compared(report: Report) -> tuple[str, str] | None:
+    """The first and the last network of the searches, where there are several."""
+    for group in report.retrieval:
+        for searched in group.queries:
+            if len(searched.rankings) > 1:
+                return searched.rankings[0].network, searched.rankings[-1].network
+    return None
+
+
 def _mined_kinds(report: Report) -> dict[Kind, str]:
     pictures = [mined.anchor for mined in report.anchors]
     for mined in report.anchors:
@@ -229,10 +243,11 @@ def _mined_kinds(report: Report) -> dict[Kind, str]:
 
 
 def _found_kinds(report: Report) -> dict[Kind, str]:
-    changes = [change for group in report.retrieval for change in group.queries]
-    pictures = [change.query for change in changes]
-    for change in changes:
-        pictures += change.before.pictures + change.after.pictures
+    searches = [searched for group in report.retrieval for searched in group.queries]
+    pictures = [searched.query for searched in searches]
+    for searched in searches:
+        for ranking in searched.rankings:
+            pictures += ranking.pictures
     return _occurring("retrieval", pictures)
 
 

@@ -138,6 +138,15 @@ def test_benchmarks_are_measured_by_their_rules_and_share_their_distractors(
     # Three times the images, once the distractors, three times the figures.
     assert again.stderr.count("done before") == 3 + 1 + 3
 
+    # A page shows both queries; with a single network there is no change to show.
+    (page,) = (tmp_path / "reports").glob("*.html")
+    text = page.read_text()
+    assert "On oxford5k, oxford105k and roxford5k." in text
+    assert all(f">{cell}<" in text for row in body for cell in row)
+    assert ">Hardest</h3>" in text
+    assert text.count("data:image/jpeg") == 2 * (1 + 10)
+    assert "Points are those" not in text
+
 
 def test_a_model_of_a_run_is_measured_with_its_whitenings_on_classes(data, on_cluster, tmp_path):
     network = build("efficientnet_lite0", pooling="mac")

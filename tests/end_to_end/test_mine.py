@@ -115,6 +115,16 @@ def test_the_job_mines_what_the_core_mines(whole, features):
     assert (folder / "graph.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_its_page_has_the_table_and_the_graph(whole):
+    storage, done = whole
+    (page,) = (storage / "reports").glob("mine-*.html")
+    text = page.read_text()
+    assert "Mined from features.npy" in text
+    for row in [line for line in done.stdout.splitlines() if line.startswith("|")][2:]:
+        assert all(f">{cell.strip()}</td>" in text for cell in row.strip("|").split("|")), row
+    assert text.count("data:image/png") == 1
+
+
 @pytest.mark.slow  # the stages have a test of their own for each number of actors
 def test_three_actors_give_the_same_bytes_as_one(whole, features, cluster, tmp_path):
     done = mine(features, tmp_path, cluster, "--max-workers", 3, "--min-workers", 3)

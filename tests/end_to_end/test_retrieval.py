@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 from PIL import Image
@@ -119,7 +120,7 @@ def test_the_report_shows_what_was_mined_and_what_changed(whole):
     storage, done = whole
     (file,) = (storage / "reports").glob("efficientnet_lite0-*.html")
     page = file.read_text()
-    for heading in ("Results", "Training", "What was mined", "Before and after", "Time"):
+    for heading in ("Results", "Training", "What was mined", "Searches", "Time"):
         assert f">{heading}</h2>" in page
     figures = {row.split("|")[-2].strip() for row in table(done.stdout)[2:]}
     assert all(f">{figure}<" in page for figure in figures)
@@ -127,6 +128,47 @@ def test_the_report_shows_what_was_mined_and_what_changed(whole):
     client, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")
     (artifact,) = client.list_artifacts(run.info.run_id, "report")
     assert artifact.path == f"report/{file.name}"
+
+
+def test_a_run_that_ends_sooner_keeps_the_page_of_the_whole(whole):
+    storage, _ = whole
+    (page,) = (storage / "reports").glob("*.html")
+    before = page.read_bytes()
+    stages = ("--stages", "extract,graph,mine")
+    done = subprocess.run(
+        command("--storage", storage, *SMALL, *stages), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert page.read_bytes() == before
+    shorter = page.with_name(f"{page.stem}-to-mine.html").read_text()
+    assert "It was to end with the stage mine." in shorter
+    assert ">What was mined</h2>" in shorter
+    assert ">Training</h2>" not in shorter
+
+
+@pytest.mark.slow
+def test_rounds_are_runs_within_the_run_and_each_has_its_curves(on_cluster, tmp_path):
+    done = subprocess.run(
+        command("--storage", tmp_path, *SMALL, "--rounds", 2),
+        capture_output=True,
+        text=True,
+        env=on_cluster,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("mmray").experiment_id])
+    (outer,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    rounds = {run.info.run_name: run for run in runs if run is not outer}
+    assert set(rounds) == {"round 1", "round 2"}, "round 1 is to improve the network"
+    for run in rounds.values():
+        assert run.data.tags["mlflow.parentRunId"] == outer.info.run_id
+        assert run.info.status == "FINISHED"
+        assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"galleries"}
+    assert "loss" not in outer.data.metrics
+    (page,) = (tmp_path / "reports").glob("*.html")
+    for number in (1, 2):
+        assert f"Loss: round {number}" in page.read_text()
 
 
 def test_the_same_command_again_runs_nothing_and_prints_the_same_table(whole):

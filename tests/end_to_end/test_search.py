@@ -68,6 +68,9 @@ def test_an_index_is_made_added_to_and_searched(photos, model, run, tmp_path):
     own = Describer.load(model).describe([str(photos / name) for name in names])
     np.testing.assert_allclose(vectors, own, atol=1e-4)
 
+    (page,) = (storage / "reports").glob("*.html")
+    assert str(photos / "broken.jpg") in page.read_text(), "what could not be read"
+
     # A query finds itself, then what brute force finds, and the page shows all.
     query = photos / "a b" / "Füße (1).png"
     status, rows, said = run("query", query, "--storage", storage, "--top", 5)
@@ -131,7 +134,8 @@ def _places(names, wanted):
         (("query", "x.jpg"), "--name images: no such index under --storage"),
         (("query",), "no image to search with"),
         (("query", "x.jpg", "--top", "0"), "--top 0: choose at least 1"),
-        (("index", "--images", "my photos"), "--model is missing"),
+        (("index", "--images", "my photos"), "newest: no run has been made under --storage"),
+        (("index", "--images", "my photos", "--model", ""), "--model is missing"),
         (("index", "--model", "none", "--images", "my photos"), "none: not a model's folder"),
         (("index", "--model", "m"), "--images is missing"),
         (("index", "--model", "m", "--images", "x", "--name", "a/b"), "--name 'a/b'"),

@@ -1,0 +1,78 @@
+"""What every page says of its run, and runs within runs."""
+
+import dataclasses
+
+import mlflow
+import pytest
+
+from mmray.artifacts import Stage
+from mmray.config import MineConfig
+from mmray.pages.report import Report
+from mmray.run_report import write_report
+from mmray.session import Session, identity_of, nested
+from mmray.storage import Folder
+from mmray.tracking import open_run
+
+
+@pytest.fixture
+def session(tmp_path):
+    config, storage = MineConfig(features="x.npy", storage=str(tmp_path)), Folder(str(tmp_path))
+    run = open_run(
+        storage,
+        uri=f"sqlite:///{tmp_path / 'mlflow.db'}",
+        experiment="pages",
+        name="mine-0",
+        identity="0",
+        settings=identity_of(config),
+    )
+    return Session(config, storage, run, ("graph", "mine"))
+
+
+def finished(session, name, mark):
+    stage = Stage.of(session.storage, name, mark)
+    stage.finish({})
+    return stage
+
+
+def test_a_page_has_the_times_and_settings_of_its_run(session, tmp_path):
+    first, second = finished(session, "extract", 1), finished(session, "extract", 2)
+    session.stages += [first, second, first, finished(session, "knn", 1)]
+    write_report(session, Report(title="Mined"))
+    page = (tmp_path / "reports" / "mine-0.html").read_text()
+    assert "extract \N{MULTIPLICATION SIGN} 2</td>" in page, "one that was read twice counts once"
+    assert "<td>knn</td>" in page
+    assert "--mining.graph-k" in page
+    assert "--storage" not in page
+    (artifact,) = session.run.client.list_artifacts(session.run.run_id, "report")
+    assert artifact.path == "report/mine-0.html"
+
+
+def test_a_run_that_was_to_end_sooner_has_a_page_of_its_own(session, tmp_path):
+    write_report(session, Report(title="whole"))
+    write_report(session, Report(title="part"), part="mine")
+    pages = {path.name: path.read_text() for path in (tmp_path / "reports").iterdir()}
+    assert set(pages) == {"mine-0.html", "mine-0-to-mine.html"}
+    assert "<h1>whole</h1>" in pages["mine-0.html"]
+
+
+def test_runs_within_runs_are_told_apart_by_their_names_and_go_on(session):
+    def opened(outer, name, config=session.config):
+        with nested(outer, config, outer.chosen, name=name) as inner:
+            assert inner.run in session.open_runs, "which a SIGTERM would end"
+            deepest = None
+            if outer is session:
+                deepest = opened(inner, "deeper")
+            return inner.run, deepest
+
+    first, deeper = opened(session, "round 1")
+    second, _ = opened(session, "round 2")
+    assert opened(session, "round 1")[0].run_id == first.run_id, "the same goes on"
+    other = dataclasses.replace(session.config, seed=1)
+    assert len({first.run_id, second.run_id, opened(session, "round 1", other)[0].run_id}) == 3
+    assert session.open_runs == []
+    client = mlflow.MlflowClient(session.run.uri)
+    known = client.get_run(first.run_id)
+    assert known.info.run_name == "round 1"
+    assert known.info.status == "FINISHED"
+    assert known.data.tags["mlflow.parentRunId"] == session.run.run_id
+    assert client.get_run(deeper[0].run_id).data.tags["mlflow.parentRunId"] == first.run_id
