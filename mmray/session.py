@@ -153,6 +153,8 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
 
     with on_termination(end_as_killed), _ending(session):
         cluster.connect(session.pool.capacity)
+        announce(f"ray: {cluster.summary(session.pool.capacity)}")
+        announce(f"mlflow: run {tracked.name} of the experiment {config.experiment}")
         yield session
 
 

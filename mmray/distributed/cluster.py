@@ -109,6 +109,13 @@ def running_cluster() -> str | None:
     return address
 
 
+def summary(capacity: Capacity) -> str:
+    """What a job has to work with, as in "2 machines, 32 CPUs, 2 GPUs"."""
+    machines = sum(node["Alive"] for node in ray.nodes())
+    counts = {"machine": machines, "CPU": capacity.cpus, "GPU": capacity.gpus}
+    return ", ".join(f"{n or 'no'} {what}{'s' * (n > 1)}" for what, n in counts.items())
+
+
 def in_uploaded_folder() -> bool:
     """Whether this job runs in a copy of the user's folder that vanishes with the job."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))

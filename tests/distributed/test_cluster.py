@@ -54,6 +54,20 @@ def test_a_job_knows_that_its_folder_will_vanish(monkeypatch, runtime_env, uploa
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"given_cpus": 32, "given_gpus": 2}, "1 machine, 32 CPUs, 2 GPUs"),
+        ({"given_cpus": 1, "given_gpus": 0}, "1 machine, 1 CPU, no GPU"),
+    ],
+)
+def test_a_job_says_what_it_counts_on(given, text):
+    assert cluster.summary(Capacity(**given)) == text
+    own = int(ray.cluster_resources()["CPU"])
+    assert cluster.summary(Capacity()).startswith(f"1 machine, {own} CPUs, ")
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_resources_are_shared_out_as_far_as_they_go():
     total = int(ray.cluster_resources()["CPU"])
     here = Capacity()
