@@ -30,9 +30,10 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The job-execution workers of MLflow are not needed to look at runs.
+# The job-execution workers of MLflow are not needed to look at runs, and nobody is to be told of it.
 ui: install
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 \
+	@echo "open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 \
 	  --backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db
 
 # A head, an autoscaler and two workers on this machine: see cluster/demo.py.

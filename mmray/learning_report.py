@@ -97,10 +97,10 @@ def _facts(learned: Learned) -> Iterable[Fact]:
 
 
 def _charts(trained: Sequence[Tuned]) -> tuple[Chart, ...]:
-    """Figures by epoch, those that were measured, of each round."""
+    """Figures by epoch, those that were measured: of each round, which stand side by side."""
     charts = []
-    for number, tuned in enumerate(trained, start=1):
-        for title, curves in CURVES.items():
+    for title, curves in CURVES.items():
+        for number, tuned in enumerate(trained, start=1):
             series = [
                 Series(
                     name=name,
