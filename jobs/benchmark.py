@@ -28,7 +28,7 @@ class Benchmark:
     """What is measured, and on how much."""
 
     what: tyro.conf.Positional[
-        Literal["extraction", "training", "knn", "diffusion", "ranking", "features"]
+        Literal["extraction", "training", "knn", "diffusion", "ranking", "search", "features"]
     ]
     items: int = 100_000
     dims: int = 64
@@ -36,7 +36,12 @@ class Benchmark:
     """Dimensions of the manifold that the features lie on."""
     k: int = 30
     queries: int = 8192
-    """Rows that neighbours are searched for (knn), or all rows ranked for (ranking)."""
+    """Rows that neighbours are searched for (knn), or all rows ranked for (ranking); of others
+    beside the items, which are searched for one after the other (search), 50 at most."""
+    top: int = 20
+    """Items to find (search)."""
+    probes: tuple[int, ...] = (1, 4, 16, 64, 256)
+    """Cells that an ivf-pq index looks into (search)."""
     anchors: int = 64
     """Anchors diffused from (diffusion)."""
     solved: int = 4
@@ -77,7 +82,12 @@ def main() -> int:
             size = (options.items, options.dims)
             np.save(options.output, manifold_features(*size, intrinsic=options.intrinsic))
             return
-        others = {"extraction": extraction, "training": training, "ranking": ranking}
+        others = {
+            "extraction": extraction,
+            "training": training,
+            "ranking": ranking,
+            "search": searching,
+        }
         print(table(*others.get(options.what, part)(options)))
 
     return exit_status(job)
@@ -113,6 +123,37 @@ def ranking(options: Benchmark) -> Table:
     timed = time_ranking(features, queries=options.queries, threads=threads)
     return ("search", "seconds", "most memory, MB"), [
         (each.search, f"{each.seconds:.1f}", f"{each.peak:,.0f}") for each in timed
+    ]
+
+
+def searching(options: Benchmark) -> Table:
+    """Searching an index of synthetic features, as `jobs/search.py query` does."""
+    import torch
+
+    from mmray.search_benchmark import compare_search, stored_features
+    from mmray.storage import Folder
+
+    with tempfile.TemporaryDirectory() as stored:
+        vectors, queries = stored_features(
+            Folder(stored),
+            *(options.items, options.dims),
+            queries=min(options.queries, 50),
+            intrinsic=options.intrinsic,
+        )
+        threads = options.threads or torch.get_num_threads()
+        ways = compare_search(vectors, queries, options.top, probes=options.probes, threads=threads)
+    head = ("way", "probes", "seconds to build", "MB", "ms a query", "in a batch")
+    return (*head, f"recall@{options.top}"), [
+        (
+            each.way,
+            "" if each.probes is None else str(each.probes),
+            f"{each.building:.1f}",
+            f"{each.size:,.1f}",
+            f"{each.alone:.2f}",
+            f"{each.together:.2f}",
+            f"{each.recall:.3f}",
+        )
+        for each in ways
     ]
 
 

@@ -155,7 +155,7 @@ def time_ranking(features: Features, *, queries: int, threads: int) -> list[Time
     return [
         Timed(
             search=search,
-            seconds=_seconds(partial(search_all, search)),
+            seconds=seconds(partial(search_all, search)),
             peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         )
         for search in searches
@@ -173,11 +173,12 @@ def _alternately(
     ours: Callable[[], object], theirs: Callable[[], object], repeats: int
 ) -> tuple[float, float]:
     """The best time of each, taken in turns: what disturbs the machine disturbs both."""
-    times = [(_seconds(ours), _seconds(theirs)) for _ in range(repeats)]
+    times = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
     return min(first for first, _ in times), min(second for _, second in times)
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def seconds(call: Callable[[], object]) -> float:
+    """How long a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

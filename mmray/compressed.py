@@ -59,6 +59,10 @@ class CompressedIndex:
         parts = max(part for part in range(1, min(_CODE, d) + 1) if d % part == 0)
         metric = faiss.METRIC_INNER_PRODUCT
         index = faiss.IndexIVFPQ(faiss.IndexFlatIP(d), d, cells, parts, 8, metric)
+        # Centroids are normalised: the difference from one is longer than the vector itself where
+        # their cosine is below 0.5, as of four in five whitened descriptors. Codes of the vectors
+        # themselves found more of photos with 64 probes, also where the cosine is 0.8.
+        index.by_residual = False
         with on_threads(threads):
             index.train(np.ascontiguousarray(database[np.sort(drawn)]))
             for start in range(0, n, _BLOCK_ROWS):

@@ -13,7 +13,9 @@ from mmray.benchmark import Comparison, manifold_features
 from mmray.config import TrainingConfig
 from mmray.errors import InputError
 from mmray.models import EmbeddingNet
+from mmray.search_benchmark import stored_features
 from mmray.sources import find
+from mmray.storage import Folder
 from mmray.training_benchmark import compare_training
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
@@ -69,6 +71,39 @@ def test_each_part_ends_with_a_table(monkeypatch, capsys, arguments, words):
     head, _, row = capsys.readouterr().out.strip().splitlines()
     assert "times faster" in head
     assert re.search(words.replace(" | ", r" +\| +"), row)
+
+
+def test_more_probes_find_more_and_all_cells_all(monkeypatch, capsys):
+    small = ("--items", "10000", "--dims", "4", "--intrinsic", "2", "--threads", "1")
+    flags = ("--queries", "20", "--top", "20", "--probes", "1", "2", "156")  # of 156 cells
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "search", *small, *flags])
+    assert job.main() == 0
+    head, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in capsys.readouterr().out.strip().splitlines()
+    )
+    assert head == [
+        *("way", "probes", "seconds to build", "MB", "ms a query", "in a batch", "recall@20"),
+    ]
+    ways, probes, building, size, alone, together, recall = zip(*rows, strict=True)
+    assert ways == ("flat", *["ivf-pq"] * 3)
+    assert probes == ("", "1", "2", "156")
+    assert building[0] == "0.0"
+    assert float(building[1]) > 0
+    assert size[0] == "0.2"  # 10,000 x 4 numbers of 4 bytes
+    assert all(float(time) > 0 for time in (*alone, *together))
+    assert recall[0] == "1.000"
+    assert 0.1 < float(recall[1]) < float(recall[2]) < 1
+    assert float(recall[3]) > 0.99
+
+
+def test_queries_are_of_the_manifold_but_not_in_the_index(tmp_path):
+    vectors, queries = stored_features(Folder(str(tmp_path)), 500, 8, queries=20, intrinsic=1)
+    assert isinstance(vectors, np.memmap)
+    assert (vectors.shape, queries.shape) == ((500, 8), (20, 8))
+    nearest = (queries @ vectors.T).max(axis=1)
+    assert (nearest > 0.99).all()  # 500 points of a curve: there is one beside each query
+    assert not (queries[:, None] == vectors).all(axis=2).any()
 
 
 def on_photos(what, folder, *flags, on_cluster):
