@@ -55,12 +55,17 @@ class Stage:
     def done(self) -> bool:
         return self.folder.has(SUCCESS)
 
-    def finish(self, counts: Mapping[str, Any]) -> None:
-        """Mark the stage as done; what it counted, how long this process took, and versions."""
+    def finish(self, counts: Mapping[str, Any], *, within: float = 0.0) -> None:
+        """Mark the stage as done; what it counted, how long this process took, and versions.
+
+        Parameters
+        ----------
+        within : seconds that stages within this one took, which are theirs
+        """
         record = {
             "stage": self.name,
             "fingerprint": self.fingerprint,
-            "seconds": round(time.monotonic() - self.started, 3),
+            "seconds": round(time.monotonic() - self.started - within, 3),
             "counts": dict(counts),
             "versions": {"mmray": __version__} | {name: version(name) for name in PACKAGES},
         }

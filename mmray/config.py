@@ -514,7 +514,7 @@ class QueryConfig:
     """Images to find."""
     box: tuple[float, float, float, float] | None = None
     """Search with a part of the image: left, top, right and bottom, pixels of the upright file."""
-    probes: int = 64
+    probes: int = 256
     """Cells that an ivf-pq index looks into: more find more, in more time."""
     page: str = "search.html"
     """File for the page."""

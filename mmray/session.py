@@ -53,6 +53,7 @@ class Session(Generic[Settings]):
         # That still have to be ended: its own, and those of sessions around it and within it.
         self.open_runs: list[Run] = []
         self.stages: list[Stage] = []  # that were done or read, in this order
+        self._within = 0.0  # seconds of stages that were done within the one that is being done
         self.pool = Pool(
             minimum=config.min_workers,
             maximum=config.max_workers,
@@ -110,7 +111,10 @@ class Session(Generic[Settings]):
             )
         else:
             announce(f"{name}: {stage.folder.uri}")
-            stage.finish(work(stage))
+            before, self._within = self._within, 0.0
+            counts = work(stage)
+            stage.finish(counts, within=self._within)
+            self._within = before + self._within + stage.seconds
         self.stages.append(stage)
         numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
         self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})

@@ -14,6 +14,8 @@ from typing import Any
 
 # MLflow counts its users by a call to its makers: without a network a run would wait for it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A model's files are many and small: a line each would be all there is to see.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from mlflow.entities import (

@@ -1,6 +1,7 @@
 """What every page says of its run, and runs within runs."""
 
 import dataclasses
+import time
 
 import mlflow
 import pytest
@@ -45,6 +46,25 @@ def test_a_page_has_the_times_and_settings_of_its_run(session, tmp_path):
     assert "--storage" not in page
     (artifact,) = session.run.client.list_artifacts(session.run.run_id, "report")
     assert artifact.path == "report/mine-0.html"
+
+
+def test_the_time_of_a_stage_is_not_that_of_stages_within_it(session):
+    def slow(stage):
+        time.sleep(0.5)
+        return {}
+
+    def outer(stage):
+        session.stage("first", work=slow, part_of="mine")
+        session.stage("second", work=slow, part_of="mine")
+        session.stage("first", work=slow, part_of="mine")  # is read
+        time.sleep(0.1)
+        return {}
+
+    whole = session.stage("outer", work=outer, part_of="mine")
+    assert [stage.name for stage in session.stages] == ["first", "second", "first", "outer"]
+    assert all(stage.seconds >= 0.5 for stage in session.stages[:2])
+    assert 0.1 <= whole.seconds < 0.9, "its own 0.1 s, and what files and MLflow take"
+    assert session.stage("next", work=slow, part_of="mine").seconds >= 0.5
 
 
 def test_a_run_that_was_to_end_sooner_has_a_page_of_its_own(session, tmp_path):
