@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from mmray.evaluation.scoring import DEVIATION
 from mmray.evaluation_stages import PLAIN
 from mmray.learning import INITIAL, Outcome
 from mmray.report import DESCRIPTORS, Cells, Score, table
@@ -95,7 +96,7 @@ def comparison(results: Sequence[RowResult]) -> Cells:
     columns are the figures that rows are compared by.
     """
     columns = sorted({name for result in results for name in result.tuned}, key=_place)
-    columns = [name for name in columns if not name.endswith("NMI sd")]
+    columns = [name for name in columns if not name.endswith(DEVIATION)]
     rows, names = list[tuple[str, ...]](), list(dict.fromkeys(result.name for result in results))
     if columns:
         of_seeds = {result.seed: result.initial for result in results}

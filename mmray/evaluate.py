@@ -21,10 +21,9 @@ from mmray.evaluation_stages import (
 )
 from mmray.model_registry import model_folder
 from mmray.pages.report import Report
-from mmray.pages.tables import Table
-from mmray.report import Score, results
+from mmray.report import Score
 from mmray.report_pictures import searches
-from mmray.run_report import write_report
+from mmray.run_report import scores_table, write_report
 from mmray.session import Session, running, usable_storage
 from mmray.storage import Folder
 from mmray.whitening import pca_whitening
@@ -63,13 +62,12 @@ def run(config: EvaluateConfig) -> list[Score]:
         if config.pca_images is not None:
             candidates = [_with_pca(session, each, measuring) for each in candidates]
         measured = evaluate_stages(session, candidates, sets, measuring)
-        head, rows, numbers = results(measured.scores)
         write_report(
             session,
             Report(
                 title=f"{_listed(each.label for each in candidates)}, measured",
                 summary=(f"On {_listed(each.name for each in sets)}.",),
-                results=Table(head=head, rows=tuple(rows), numbers=numbers),
+                results=scores_table(measured.scores),
                 retrieval=searches(measured.found, seed=config.seed, max_pixels=config.max_pixels),
             ),
         )

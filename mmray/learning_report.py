@@ -8,10 +8,8 @@ from mmray.learning import Learned, Outcome
 from mmray.mining_stages import TUNED
 from mmray.pages.charts import Chart, Series
 from mmray.pages.report import Fact, Report
-from mmray.pages.tables import Table
-from mmray.report import results
 from mmray.report_pictures import mined_anchors, searches
-from mmray.run_report import graph_picture, unreadable
+from mmray.run_report import graph_picture, scores_table, unreadable
 from mmray.training_stages import Tuned
 
 CURVES = {  # title of a chart -> metric -> its name in the legend
@@ -29,11 +27,10 @@ def learning_report(config: LearningConfig, outcome: Outcome, *, last: str) -> R
     last : the stage that it ended with
     """
     learned, most = outcome.learned, config.extraction.max_pixels
-    head, rows, numbers = results(outcome.scores)
     page = Report(
         title=_title(config, learned),
         summary=tuple(_summary(config, outcome, last)),
-        results=Table(head=head, rows=tuple(rows), numbers=numbers),
+        results=scores_table(outcome.scores),
         retrieval=searches(outcome.found, seed=config.seed, max_pixels=most),
     )
     if learned is None:

@@ -8,8 +8,11 @@ from importlib.metadata import version
 from mmray import __version__, artifacts
 from mmray.artifacts import Stage
 from mmray.config import RunConfig
+from mmray.evaluation.scoring import DEVIATION
 from mmray.pages.report import GraphPicture, Report, StageTime, Unreadable, report_page
+from mmray.pages.tables import Table
 from mmray.progress import announce
+from mmray.report import Score, results
 from mmray.session import Session, identity_of
 from mmray.storage import Folder
 
@@ -41,6 +44,13 @@ def write_report(session: Session[RunConfig], report: Report, *, part: str | Non
     folder.write(name, page.encode())
     session.run.log_file(folder, name, "report")
     announce(f"report: {folder.location(name)}")
+
+
+def scores_table(scores: Sequence[Score]) -> Table:
+    """The table of results; a standard deviation is nothing to be best in."""
+    head, rows, numbers = results(scores)
+    deviations = tuple(column for column in head if column.endswith(DEVIATION))
+    return Table(head=head, rows=tuple(rows), numbers=numbers, unranked=deviations)
 
 
 def graph_picture(mined: Stage) -> GraphPicture:

@@ -315,6 +315,8 @@ def test_the_best_number_of_every_column_is_emphasised():
         numbers=5,
     )
     assert table.best == {(1, 1), (0, 2), (1, 2), (0, 3)}
+    spread = replace(table, unranked=(table.head[2],))
+    assert spread.best == {(1, 1), (0, 3)}
     page = Page(report_page(Report(title="t", results=table)))
     assert page.text("strong") == ["70.0%", "1,250", "57.3 ± 0.2", "70.0%"]
     assert len(page.all("td", "number")) == 20

@@ -15,12 +15,19 @@ from mmray.storage import Folder
 from mmray.tracking import open_run
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A database for all, as making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
 @pytest.fixture
-def session(tmp_path):
-    config, storage = MineConfig(features="x.npy", storage=str(tmp_path)), Folder(str(tmp_path))
+def session(tmp_path, server):
+    config = MineConfig(features="x.npy", storage=str(tmp_path), tracking_uri=server)
+    storage = Folder(str(tmp_path))
     run = open_run(
         storage,
-        uri=f"sqlite:///{tmp_path / 'mlflow.db'}",
+        uri=server,
         experiment="pages",
         name="mine-0",
         identity="0",

@@ -16,6 +16,7 @@ from mmray.evaluation.ranking import (
 
 PRECISION_AT = 10
 RECALL_AT = (1, 2, 4, 8)
+DEVIATION = " sd"  # ends the name of a standard deviation
 
 
 def figures(labelled: LabelledSet, ranks: Ids) -> dict[str, float]:
@@ -49,7 +50,7 @@ def clustered(descriptors: Features, labels: Sequence[str], seeds: int) -> dict[
     seeds : runs of k-means, of different seeds
     """
     found = clustering_nmi(descriptors, np.array(labels), seeds=seeds)
-    return {"NMI": found.mean, "NMI sd": found.spread}
+    return {"NMI": found.mean, f"NMI{DEVIATION}": found.spread}
 
 
 def _under_protocols(protocols: Mapping[str, Sequence[Query]], ranks: Ids) -> dict[str, float]:

@@ -13,6 +13,7 @@ class Table:
     head : names of the columns
     rows : as many cells each; "" where something was not measured
     numbers : how many of the last columns are numbers
+    unranked : names of those that are better neither high nor low
     note : stands below
 
     Raises
@@ -24,6 +25,7 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: int = 1
+    unranked: tuple[str, ...] = ()
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -38,6 +40,8 @@ class Table:
         """(row, column) of the highest number of each column where numbers differ."""
         best: set[tuple[int, int]] = set()
         for column in range(len(self.head) - self.numbers, len(self.head)):
+            if self.head[column] in self.unranked:
+                continue
             read = [_number(row[column]) for row in self.rows]
             found = {value for value in read if value is not None}
             if len(found) > 1:

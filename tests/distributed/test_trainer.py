@@ -93,6 +93,7 @@ def test_more_workers_follow_the_trajectory_of_one(job, uninterrupted, alone, tm
     assert_same(uninterrupted[1], history, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_workers_follow_one_under_labels_too(job, tmp_path):
     labelled = synthetic.labelled_job(job, np.arange(12) // 2, [(0, 1), (2, 3), (4, 5), (4, 7)])
     changes = {"negatives": 2, "hard_negatives": 2, "negative_pool": 7, "epochs": 1}

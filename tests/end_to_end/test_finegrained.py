@@ -109,17 +109,20 @@ def test_the_same_command_reads_what_is_done(demo, on_cluster):
 
 
 def test_half_of_the_classes_train_and_the_others_test(birds, tmp_path, ray_cluster, capsys):
-    """In CUB's layout, or a folder per class: the same images, the same pools."""
+    """In CUB's layout, or a folder per class: the same images, the same pools, by an oracle."""
     said = []
     for images in (birds, birds / "images"):
         few = ("--mining.graph-k", "4", "--mining.positive-k", "4")
         stages = ("--stages", "extract,graph,mine", "--storage", str(tmp_path / images.name))
-        given = [*SMALL, "--images", str(images), *few, *stages]
+        given = [*SMALL, "--images", str(images), "--oracle", "positives", *few, *stages]
         assert not finegrained.run(parse(FINEGRAINED_PRESETS, given, ""))
         text = capsys.readouterr().err
         assert "classes: 2 train, without labels, on 16 images; 2 others test, on 16" in text
         said.append([line for line in text.splitlines() if line.startswith("pools: ")])
         assert "% of the positives show the anchor's label" in said[-1][0]
+        assert "100.0% of the positives show" in said[-1][-1], "without the false ones"
+        (page,) = (tmp_path / images.name / "reports").glob("*-to-mine.html")
+        assert page.read_text().count("data:image/png") == 1, "the graph that was mined from"
     assert said[0] == said[1]
 
 

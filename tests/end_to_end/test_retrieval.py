@@ -130,13 +130,16 @@ def test_the_report_shows_what_was_mined_and_what_changed(whole):
     assert artifact.path == f"report/{file.name}"
 
 
-def test_a_run_that_ends_sooner_keeps_the_page_of_the_whole(whole):
+def test_a_run_that_ends_sooner_keeps_the_page_of_the_whole(whole, on_cluster):
     storage, _ = whole
     (page,) = (storage / "reports").glob("*.html")
     before = page.read_bytes()
     stages = ("--stages", "extract,graph,mine")
     done = subprocess.run(
-        command("--storage", storage, *SMALL, *stages), capture_output=True, text=True
+        command("--storage", storage, *SMALL, *stages),
+        capture_output=True,
+        text=True,
+        env=on_cluster,
     )
     assert done.returncode == 0, done.stderr
     assert page.read_bytes() == before
