@@ -65,7 +65,7 @@ def test_it_trains_whitens_and_marks_what_used_labels(given, on_cluster):
     assert LABEL in logged.data.tags["mlflow.note.content"]
     (page,) = (given / "runs" / "reports").glob("*.html")
     assert f"This is a comparison, not the method: {LABEL}." in page.read_text("utf-8")
-    assert ">training</" in page.read_text("utf-8"), "the curve of its loss"
+    assert ">Training</h2>" in page.read_text("utf-8"), "the curve of its loss"
 
 
 def test_an_image_that_is_missing_ends_with_one_sentence(given, tmp_path):
