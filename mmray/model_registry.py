@@ -8,6 +8,7 @@ with it can load the model, without this package and without Ray.
 import base64
 import importlib
 import io
+import os
 import shutil
 import tempfile
 import warnings
@@ -174,6 +175,7 @@ def save(folder: Folder, target: Path, *, dims: int, model: Model | None = None)
     with warnings.catch_warnings():  # of MLflow about a type of its own
         warnings.filterwarnings("ignore", message=".*Any type hint is inferred")
         pyfunc = importlib.import_module("mlflow.pyfunc")
+    _enter_folder_again()
     with tempfile.TemporaryDirectory() as scratch:
         data, package = Path(scratch) / NAME, Path(scratch) / "mmray"
         data.mkdir()
@@ -191,6 +193,18 @@ def save(folder: Folder, target: Path, *, dims: int, model: Model | None = None)
             # Named, as MLflow would load the model in a process of its own to see what it imports.
             pip_requirements=[f"{n}=={version(n).partition('+')[0]}" for n in SERVED_WITH],
         )
+
+
+def _enter_folder_again() -> None:
+    """Where the current folder is gone, enter that of this package: MLflow asks where it is.
+
+    Ray may unpack the folder of a submitted job anew while the job runs, at the same place, when a
+    node starts that shares its disk.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir(Path(mmray.__file__).parents[1])
 
 
 def _copy_sources(target: Path) -> None:

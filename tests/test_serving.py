@@ -164,6 +164,16 @@ def test_a_process_without_mmray_serves_what_torch_and_onnx_compute(
     np.testing.assert_allclose(np.load(rows), np.array(by_onnx), atol=1e-4)
 
 
+def test_a_model_is_saved_though_the_current_folder_is_gone(folder, tmp_path, monkeypatch):
+    (tmp_path / "job").mkdir()
+    monkeypatch.chdir(tmp_path / "job")
+    (tmp_path / "job").rmdir()
+    model_registry.save(Folder(str(folder)), tmp_path / "pyfunc", dims=8)
+    assert (tmp_path / "pyfunc" / "MLmodel").exists()
+    assert (tmp_path / "pyfunc" / "code" / "mmray" / "serving.py").exists()
+    assert Path.cwd() == Path(model_registry.__file__).parents[1]
+
+
 def test_a_registered_model_is_read_by_its_uri(folder, expected, tmp_path):
     storage = Folder(str(tmp_path))
     with (

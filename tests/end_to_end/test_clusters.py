@@ -16,6 +16,9 @@ from tests.small_job import SMALL, table, the_run
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+sys.path.insert(0, str(ROOT / "cluster"))
+
+from demo import wait_for_agent  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +66,7 @@ def test_a_submitted_job_is_followed_stopped_and_goes_on(expected, tmp_path):
             job = ("--submission-id", log.name, "--", "python", "jobs/retrieval.py")
             return start(log, *ray, *job, "--storage", storage, *SMALL, *flags)
 
+        wait_for_agent(dashboard)
         first = tmp_path / "first"
         process = submit(first)
         wait_for(lambda: "epoch 1/2" in first.read_text(), process, seconds=300)
