@@ -50,8 +50,9 @@ Rival = Literal[
 ]
 
 STAGES = ("extract", "graph", "mine", "train", "whiten", "evaluate")
+ALIAS = "newest"  # in MLflow's registry, of the version that was registered last
 RETRIEVAL_MODEL, FINEGRAINED_MODEL = "mmray-retrieval", "mmray-finegrained"
-NEWEST = f"models:/{RETRIEVAL_MODEL}@newest"  # as MLflow calls what a retrieval run registered last
+NEWEST = f"models:/{RETRIEVAL_MODEL}@{ALIAS}"
 FINEGRAINED_STAGES = ("extract", "graph", "mine", "train", "evaluate")
 
 

@@ -178,6 +178,8 @@ def learn(
         if trained[-1].epoch == 0:
             break  # another round would be the same
     assert learned is not None, "there is a round at least"
+    if trained[-1].label != TUNED:
+        session.run.log_labels(trained[-1].label)
     return dataclasses.replace(learned, trained=trained)
 
 

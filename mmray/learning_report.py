@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from mmray.config import LearningConfig, all_stages
+from mmray.config import LearningConfig
 from mmray.learning import Learned, Outcome
 from mmray.mining_stages import TUNED
 from mmray.pages.charts import Chart, Series
@@ -19,17 +19,17 @@ CURVES = {  # title of a chart -> metric -> its name in the legend
 }
 
 
-def learning_report(config: LearningConfig, outcome: Outcome, *, last: str) -> Report:
+def learning_report(config: LearningConfig, outcome: Outcome, *, part: str | None) -> Report:
     """The page of a run, as far as its job knows what to show.
 
     Parameters
     ----------
-    last : the stage that it ended with
+    part : the last stage of a run that was to end sooner
     """
     learned, most = outcome.learned, config.extraction.max_pixels
     page = Report(
         title=_title(config, learned),
-        summary=tuple(_summary(config, outcome, last)),
+        summary=tuple(_summary(outcome, part)),
         results=scores_table(outcome.scores),
         retrieval=searches(outcome.found, seed=config.seed, max_pixels=most),
     )
@@ -51,14 +51,14 @@ def _title(config: LearningConfig, learned: Learned | None) -> str:
     return config.network + (", fine-tuned without labels" if unlabelled else "")
 
 
-def _summary(config: LearningConfig, outcome: Outcome, last: str) -> Iterable[str]:
+def _summary(outcome: Outcome, part: str | None) -> Iterable[str]:
     trained = [] if outcome.learned is None else outcome.learned.trained
-    if last != all_stages(config)[-1]:
-        yield f"It was to end with the stage {last}."
+    if part is not None:
+        yield f"It was to end with the stage {part}."
+    if trained and trained[-1].label != TUNED:
+        yield f"This is a comparison, not the method: {trained[-1].label}."
     for number, tuned in enumerate(trained, start=1):
         which = f"Round {number}: " if len(trained) > 1 else ""
-        if tuned.label != TUNED:
-            yield f"This is a comparison, not the method: {tuned.label}."
         if tuned.epoch == 0:
             yield (
                 f"{which}None of {tuned.epochs} epochs made the network healthier: it is the one "

@@ -27,13 +27,13 @@ from mlflow.types.schema import AnyType
 from PIL import Image
 
 import mmray
+from mmray.config import ALIAS
 from mmray.errors import InputError
 from mmray.locations import absolute
 from mmray.storage import Folder
 from mmray.tracking import DATABASE, Run, default_uri
 
 NAME = "model"  # of the model within its run: runs:/<id>/model
-ALIAS = "newest"  # of the version that was registered last
 LOADER = "mmray.serving"
 REGISTERED = ("models:/", "runs:/")  # what MLflow's URIs of models begin with
 SERVED_WITH = (  # what the loader imports, directly or not; MLflow adds itself

@@ -115,14 +115,13 @@ def _from_training(session: Session[Config], inputs: Inputs, learned: Learned) -
     if tuned is None or last == "train":
         return Outcome(learned=learned)
     networks = {INITIAL: inputs.network, TUNED: tuned.network}
-    model, candidates = whiten_stage(session, learned.images, learned.mined, networks)
+    model, (initial, trained) = whiten_stage(session, learned.images, learned.mined, networks)
     outcome = Outcome(learned=learned, model=model)
     if last == "whiten":
         return outcome
     if not inputs.sets:
         announce("evaluate: no labelled set was given, nothing is measured")
         return outcome
-    initial, trained = candidates
     candidates = [initial, dataclasses.replace(trained, label=tuned.label)]
     result = evaluate_stages(session, candidates, inputs.sets, _measuring(session.config))
     return dataclasses.replace(outcome, scores=result.scores, found=result.found)

@@ -16,8 +16,8 @@ def publish(session: Session[LearningConfig], outcome: Outcome) -> None:
     if outcome.model is not None:
         _log(session, outcome.model)
     config, last = session.config, session.chosen[-1]
-    page = learning_report(config, outcome, last=last)
-    write_report(session, page, part=None if last == all_stages(config)[-1] else last)
+    part = None if last == all_stages(config)[-1] else last
+    write_report(session, learning_report(config, outcome, part=part), part=part)
 
 
 def _log(session: Session[LearningConfig], folder: Folder) -> None:

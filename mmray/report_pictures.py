@@ -156,14 +156,14 @@ def _searched(found: Sequence[Found], query: int, max_pixels: int) -> Searched:
 
 
 def _ranked(found: Found, query: int, max_pixels: int) -> Ranked:
-    labelled, truth, precision = found.labelled, found.labelled.ground_truth[query], found.precision
+    labelled, truth = found.labelled, found.labelled.ground_truth[query]
     return Ranked(
         network=found.network,
         pictures=tuple(
             picture_of(_row(labelled, row), SIDE, _verdict(truth, row), max_pixels=max_pixels)
             for row in found.first[query].tolist()
         ),
-        average_precision=float(precision[query]),
+        average_precision=float(found.precision[query]),
     )
 
 

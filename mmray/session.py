@@ -1,5 +1,6 @@
 """What all stages of a run share: settings, storage, tracking, workers, and how a stage is run."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
@@ -114,7 +115,7 @@ class Session(Generic[Settings]):
             before, self._within = self._within, 0.0
             counts = work(stage)
             stage.finish(counts, within=self._within)
-            self._within = before + self._within + stage.seconds
+            self._within = before + time.monotonic() - stage.started
         self.stages.append(stage)
         numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
         self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})

@@ -144,8 +144,7 @@ def train_stage(
         workers = cluster.training_workers(
             config.workers, fewest=session.config.min_workers, capacity=session.pool.capacity
         )
-        log = session.run.log_epochs
-        trained = fine_tune(job, folder=stage.folder, workers=workers, log=log)
+        trained = fine_tune(job, folder=stage.folder, workers=workers, log=session.run.log_epochs)
         last = len(trained.history) - 1
         kept = healthiest(trained.history) if config.keep == "best" else last
         models.save(trained.best if config.keep == "best" else trained.last, stage.folder / "model")

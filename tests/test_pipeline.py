@@ -54,7 +54,8 @@ def run(rounds, last="evaluate"):
     config = dataclasses.replace(DEMO, rounds=rounds)
     unlabelled = learning.Unlabelled(listed=PHOTOS)
     inputs = pipeline.Inputs(unlabelled=unlabelled, sets=["a set"], network="initial")
-    told = SimpleNamespace(log_data=lambda *names, **values: None)
+    told = SimpleNamespace(log_data=lambda *names, **values: None, labels=[])
+    told.log_labels = told.labels.append
     session = SimpleNamespace(config=config, chosen=("extract", last), run=told, stages=[])
     return pipeline.recipe(session, inputs), session
 
@@ -66,6 +67,7 @@ def of(calls, name):
 def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
     outcome, session = run(2)
     assert outcome.scores == ["a score"]
+    assert session.run.labels == ["label"], "what learned from labels, as it is no TUNED"
     assert outcome.learned.tuned.network == "tuned 2"
     assert {arguments[1] for _, arguments, _ in of(calls, "extract")} == {PHOTOS}
     assert [arguments[0] for _, arguments, _ in of(calls, "extract")] == ["initial", "tuned 1"]
