@@ -131,7 +131,7 @@ def searching(options: Benchmark) -> Table:
     import torch
 
     from mmray.search_benchmark import compare_search, stored_features
-    from mmray.storage import Folder
+    from mmray.system.folder import Folder
 
     with tempfile.TemporaryDirectory() as stored:
         vectors, queries = stored_features(
@@ -213,7 +213,7 @@ def photos(options: Benchmark, rendered: str) -> "Collection":
     from mmray.collection import Collection, sample
     from mmray.rendering.photo_set import render_collection
     from mmray.sources import find
-    from mmray.storage import Folder
+    from mmray.system.folder import Folder
 
     if not options.images:
         size = {"objects": 12, "photos": 13, "distractors": 20, "longest_side": 512}

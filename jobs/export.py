@@ -20,10 +20,10 @@ def main() -> int:
     def job() -> None:
         # Imported only now: --help and a misspelt flag should not wait for torch.
         from mmray.describer import Describer
-        from mmray.locations import absolute
         from mmray.model_registry import model_folder
         from mmray.onnx_export import export_onnx
-        from mmray.storage import Folder
+        from mmray.system.folder import Folder
+        from mmray.system.locations import absolute
 
         storage = Folder(absolute(config.storage))
         with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:

@@ -25,15 +25,16 @@ from mmray.config import (
     changed,
     chosen_stages,
 )
-from mmray.errors import InputError
 from mmray.learning import Outcome
 from mmray.pages.report import Report
 from mmray.pages.tables import Table
-from mmray.progress import announce
 from mmray.report import DESCRIPTORS
 from mmray.run_report import write_report
 from mmray.session import Counts, Session, identity_of, nested, running, usable_storage
 from mmray.supervised import RIVAL_LABELS
+from mmray.system.errors import InputError
+from mmray.system.formats import read_json, write_json
+from mmray.system.progress import announce
 
 AblationConfig = FinegrainedAblationConfig | RetrievalAblationConfig
 RESULT = "result.json"
@@ -245,7 +246,7 @@ def _filled(
             )
             outcome: Outcome = recipe(inner, inputs)  # type: ignore[arg-type] # they belong together
             result = RowResult.of(row.name, row.label, config.seed, outcome)
-            artifacts.write_json(stage.folder, RESULT, dataclasses.asdict(result))
+            write_json(stage.folder, RESULT, dataclasses.asdict(result))
         return {"seed": config.seed, "anchors": result.anchors}
 
     stage = session.stage(
@@ -258,7 +259,7 @@ def _filled(
         work=work,
         part_of=session.chosen[-1],
     )
-    return RowResult.from_json(artifacts.read_json(stage.folder, RESULT))
+    return RowResult.from_json(read_json(stage.folder, RESULT))
 
 
 def _row_config(

@@ -5,9 +5,9 @@ n items, a anchors.
 
 import numpy as np
 
-from mmray.arrays import Floats, Graph, Ids
 from mmray.config import Selection
 from mmray.graph import component_labels, weighted_degrees
+from mmray.system.arrays import Floats, Graph, Ids
 
 
 def stationary_distribution(graph: Graph) -> Floats:

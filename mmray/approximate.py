@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Features, Floats, Ids
 from mmray.config import ApproximateSearch
 from mmray.neighbors import ExactIndex, Neighbors, checked_norms, finite_norms, settled
+from mmray.system.arrays import Features, Floats, Ids
 
 # faiss tells, in every process, which builds of it were not found before the one that was.
 logging.getLogger("faiss").setLevel(logging.WARNING)

@@ -5,25 +5,24 @@ n items, d dims, p poolings, a anchors. Only formats that execute nothing on loa
 """
 
 import hashlib
-import io
 import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from mmray import __version__
-from mmray.arrays import Floats, Graph, Ids
 from mmray.manifold import ManifoldNeighbors
 from mmray.neighbors import Neighbors
 from mmray.pools import Pools
-from mmray.storage import Folder
+from mmray.system.arrays import Floats, Graph, Ids
+from mmray.system.folder import Folder
+from mmray.system.formats import read_json, write_json
 from mmray.whitening import Whitening
 
 SUCCESS = "_SUCCESS.json"
@@ -80,33 +79,6 @@ class Stage:
     def seconds(self) -> float:
         """How long the process took that finished it."""
         return float(read_json(self.folder, SUCCESS)["seconds"])
-
-
-def write_json(folder: Folder, name: str, value: Any) -> None:
-    folder.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
-
-
-def read_json(folder: Folder, name: str) -> Any:
-    return json.loads(folder.read(name))
-
-
-def write_array(folder: Folder, name: str, array: NDArray[Any]) -> None:
-    with folder.writing(name) as sink:
-        np.lib.format.write_array(sink, np.ascontiguousarray(array), allow_pickle=False)
-
-
-def read_array(folder: Folder, name: str) -> NDArray[Any]:
-    """An .npy file: mapped without reading it where it is local, else read into memory."""
-    if folder.local is not None:
-        array: NDArray[Any] = np.load(folder.local / name, mmap_mode="r", allow_pickle=False)
-        return array
-    return np.asarray(np.load(io.BytesIO(folder.read(name)), allow_pickle=False))
-
-
-def write_header(sink: IO[bytes], shape: tuple[int, int]) -> None:
-    """Begin an .npy file of float32 whose rows are written after it."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(sink, header)
 
 
 # -- graph, anchors, pools ------------------------------------------------------------------------

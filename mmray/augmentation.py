@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mmray.arrays import Pixels
+from mmray.system.arrays import Pixels
 
 ATTEMPTS = 10  # draws of a crop that may not fit into the image, as in torchvision
 

@@ -15,7 +15,7 @@ constraints", ECCV 2016; where we say what they do, it is what their released co
 import numpy as np
 from scipy.sparse import csgraph, csr_array
 
-from mmray.arrays import Floats, Graph, Ids
+from mmray.system.arrays import Floats, Graph, Ids
 
 # Far below the lengths that float32 similarities can tell from 0 (2e-4), so it changes no order.
 _SHORTEST = 1e-6

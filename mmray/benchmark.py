@@ -15,7 +15,6 @@ import numpy as np
 from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import cg
 
-from mmray.arrays import Features, Graph
 from mmray.config import QuerySearch
 from mmray.diffusion import diffuse
 from mmray.evaluation.expansion import ranked
@@ -23,6 +22,7 @@ from mmray.evaluation.ranking import Query, mean_average_precision
 from mmray.graph import normalize_graph, reciprocal_knn_graph
 from mmray.neighbors import ExactIndex
 from mmray.reordering import reorder
+from mmray.system.arrays import Features, Graph
 
 _BLOCK = 65_536  # items made at a time
 _SMOOTHNESS = 2.0  # the larger, the more the manifold is folded

@@ -11,8 +11,8 @@ import subprocess
 import sys
 from typing import Any
 
-from mmray.arrays import Box
 from mmray.images import MAX_PIXELS, Decoded, decode
+from mmray.system.arrays import Box
 
 
 class CarefulDecoder:

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.arrays import Box, Ids
-from mmray.errors import InputError
-from mmray.locations import read_bytes
+from mmray.system.arrays import Box, Ids
+from mmray.system.errors import InputError
+from mmray.system.locations import read_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 

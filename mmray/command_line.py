@@ -15,7 +15,7 @@ from mmray.config import (
     RunConfig,
     with_defaults,
 )
-from mmray.errors import InputError
+from mmray.system.errors import InputError
 
 Settings = TypeVar("Settings", bound=RunConfig)
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from mmray.errors import InputError
+from mmray.system.errors import InputError
 
 Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_lite0"]
 Pooling = Literal["mac", "rmac", "gem", "avg"]

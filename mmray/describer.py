@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from mmray import models
-from mmray.arrays import Box, Features, Pixels
 from mmray.augmentation import center_crop
 from mmray.collection import ImageFile
 from mmray.embedding import CPU_PIXELS, as_batch
-from mmray.errors import InputError
 from mmray.images import decode, load_image, same_shape_batches
 from mmray.inference import fused
-from mmray.locations import absolute
 from mmray.models import EmbeddingNet
-from mmray.storage import Folder
+from mmray.system.arrays import Box, Features, Pixels
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.locations import absolute
 from mmray.whitening import Whitening
 
 WHITENING = "whitening.npz"  # as artifacts.whitening_name, which would bring all of mining along

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmray import feature_shards, models
-from mmray.arrays import Features
 from mmray.artifacts import Stage
 from mmray.collection import Collection
 from mmray.config import Descriptor, RunConfig
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, extract
 from mmray.models import EmbeddingNet
-from mmray.progress import announce
 from mmray.session import Counts, Session
+from mmray.system.arrays import Features
+from mmray.system.progress import announce
 
 
 @dataclass(frozen=True)

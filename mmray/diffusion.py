@@ -15,10 +15,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Device, Features, Floats, Graph, Ids
 from mmray.diffusion_cpu import CpuVectors
 from mmray.diffusion_torch import TorchVectors
 from mmray.reordering import ReorderedGraph, unordered
+from mmray.system.arrays import Device, Features, Floats, Graph, Ids
 
 
 @dataclass(frozen=True, eq=False)

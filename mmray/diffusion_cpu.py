@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Features, Floats, Ids, read_only
 from mmray.kernels import diffusion as kernels
 from mmray.kernels.diffusion import COLUMNS
 from mmray.reordering import ReorderedGraph
+from mmray.system.arrays import Features, Floats, Ids, read_only
 
 _BAND_ROWS = 512
 _MOST_BANDS = 2048  # of a larger graph the bands are wider: which touches which is a square table

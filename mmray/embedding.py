@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmray.arrays import Features, Pixels
 from mmray.config import Descriptor
 from mmray.images import same_shape_batches
 from mmray.models import EmbeddingNet
 from mmray.moments import Moments
 from mmray.pooling import Rmac, region_vectors
+from mmray.system.arrays import Features, Pixels
 
 # On a CPU the maps of larger batches leave its caches: for 362 x 272 pixels, batches of eight take
 # VGG16 8% more time than single images, in bfloat16 30%. While maps are small, they spare overhead.

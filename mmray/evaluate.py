@@ -8,7 +8,6 @@ from typing import get_args
 from mmray import models
 from mmray.artifacts import read_whitening, whitening_name
 from mmray.config import Descriptor, EvaluateConfig, Network, Pooling
-from mmray.errors import InputError
 from mmray.evaluation_stages import (
     LDA,
     PART,
@@ -25,7 +24,8 @@ from mmray.report import Score
 from mmray.report_pictures import searches
 from mmray.run_report import scores_table, write_report
 from mmray.session import Session, running, usable_storage
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 from mmray.whitening import pca_whitening
 
 NETWORKS = get_args(Network)

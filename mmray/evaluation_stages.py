@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from mmray import artifacts
-from mmray.arrays import Features, Floats, Ids
 from mmray.artifacts import Stage
 from mmray.collection import Collection, sample
 from mmray.config import Descriptor, MeasuringConfig, RunConfig
@@ -25,10 +23,12 @@ from mmray.evaluation.ranking import mean_average_precision
 from mmray.evaluation.scoring import clustered, figures
 from mmray.models import EmbeddingNet
 from mmray.paper import paper_scores
-from mmray.progress import announce
 from mmray.report import Score, results_table
 from mmray.session import Counts, Session
 from mmray.sources import list_images
+from mmray.system.arrays import Features, Floats, Ids
+from mmray.system.formats import read_json, write_json
+from mmray.system.progress import announce
 from mmray.whitening import Whitening
 
 PART = "evaluate"
@@ -196,7 +196,7 @@ def _evaluate_set(
             for candidate, features in zip(candidates, described, strict=True)
             for score in _scores(candidate, features, labelled, config)
         ]
-        artifacts.write_json(stage.folder, "metrics.json", [dataclasses.asdict(s) for s in scores])
+        write_json(stage.folder, "metrics.json", [dataclasses.asdict(s) for s in scores])
         return {_metric(score): score.value for score in scores}
 
     stage = session.stage(
@@ -208,7 +208,7 @@ def _evaluate_set(
         (config.dims, config.search, config.clusterings),
         work=work,
     )
-    return [Score(**row) for row in artifacts.read_json(stage.folder, "metrics.json")]
+    return [Score(**row) for row in read_json(stage.folder, "metrics.json")]
 
 
 def _found(

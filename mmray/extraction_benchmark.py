@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmray import feature_shards
-from mmray.arrays import Features, Pixels
 from mmray.artifacts import Stage
 from mmray.collection import Collection
 from mmray.distributed import cluster
@@ -22,7 +21,8 @@ from mmray.distributed.stage import Pool
 from mmray.embedding import as_batch
 from mmray.images import load_image, same_shape_batches
 from mmray.models import EmbeddingNet
-from mmray.storage import Folder
+from mmray.system.arrays import Features, Pixels
+from mmray.system.folder import Folder
 
 POOLING = "mac"
 

@@ -17,11 +17,11 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Features, Floats
-from mmray.errors import InputError
 from mmray.feature_tables import NOT_FINITE, WHOLE, listed, read_embeddings, refuse, reported
 from mmray.matlab import opened_matrix
-from mmray.storage import Folder
+from mmray.system.arrays import Features, Floats
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 
 ACCEPTED = (
     "an .npy file, a .parquet file or a folder of them, a .mat file with the variable V, "

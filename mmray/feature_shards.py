@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.arrays import Features, Ids
-from mmray.artifacts import Stage, read_array, write_header
-from mmray.errors import InputError
-from mmray.locations import ahead
+from mmray.artifacts import Stage
 from mmray.moments import Moments
-from mmray.storage import Folder
+from mmray.system.arrays import Features, Ids
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.formats import read_array, write_header
+from mmray.system.locations import ahead
 
 
 def column_of(poolings: Sequence[str], pooling: str) -> str:

@@ -12,12 +12,13 @@ from mmray.config import LearningConfig
 from mmray.describing import Described, describe
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, sum_up_regions
-from mmray.errors import InputError
 from mmray.mining_stages import Source, need_items
 from mmray.models import EmbeddingNet, state_digest
 from mmray.moments import blocks
 from mmray.pooling import RegionWhitening, Rmac
 from mmray.session import Counts, Session
+from mmray.system.errors import InputError
+from mmray.system.formats import read_array, write_header
 from mmray.whitening import pca_from, pca_whitening
 
 REGION_IMAGES = 5000  # of which the PCA of regions is learned
@@ -111,7 +112,7 @@ def features_stage(session: Session[LearningConfig], described: Described) -> So
         whitening = pca_whitening(features)
         artifacts.write_whitening(stage.folder, "pca.npz", whitening)
         with stage.folder.writing("features.npy") as sink:
-            artifacts.write_header(sink, (len(features), dims))
+            write_header(sink, (len(features), dims))
             for block in blocks(len(features)):
                 sink.write(whitening.apply(features[block], dims).tobytes())
         return {"images": len(features), "dims": dims}
@@ -120,5 +121,5 @@ def features_stage(session: Session[LearningConfig], described: Described) -> So
     return dataclasses.replace(
         source,
         fingerprint=stage.fingerprint,
-        load=lambda: artifacts.read_array(stage.folder, "features.npy"),
+        load=lambda: read_array(stage.folder, "features.npy"),
     )

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mmray.arrays import Features, Ids
-from mmray.errors import InputError
-from mmray.storage import Folder
+from mmray.system.arrays import Features, Ids
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 
 NOT_FINITE = "holds an entry that is NaN, infinite or too large for float32"
 WHOLE = "check that it is a whole {}, and that you may read it"

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from mmray import models, tuples
-from mmray.arrays import Features, Ids
 from mmray.augmentation import RandomCrop, center_crop
 from mmray.collection import Collection, ImageFile
 from mmray.config import TrainingConfig
@@ -28,9 +27,10 @@ from mmray.manifold import ManifoldNeighbors
 from mmray.models import EmbeddingNet
 from mmray.optimization import learning_rate, make_optimizer
 from mmray.pools import Pools
-from mmray.progress import Progress
-from mmray.storage import Folder
 from mmray.supervised import LabelledImages
+from mmray.system.arrays import Features, Ids
+from mmray.system.folder import Folder
+from mmray.system.progress import Progress
 from mmray.training import (
     ClassSteps,
     ImageSource,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmray import artifacts, models
-from mmray.arrays import Features
 from mmray.artifacts import Stage
 from mmray.collection import Collection, sample, without
 from mmray.config import (
@@ -21,7 +20,6 @@ from mmray.config import (
     chosen_stages,
 )
 from mmray.describing import describe
-from mmray.errors import InputError
 from mmray.evaluation.classes import ClassSet, class_set
 from mmray.evaluation.labelled import LabelledSet, as_labelled
 from mmray.evaluation.purity import labels_of, read_named_labels
@@ -39,12 +37,14 @@ from mmray.learning import (
 from mmray.listing import given_exclusions
 from mmray.manifold import ManifoldNeighbors
 from mmray.models import EmbeddingNet
-from mmray.progress import announce
 from mmray.publishing import publish
 from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sources import list_images
-from mmray.storage import Folder
+from mmray.system.arrays import Features
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.progress import announce
 from mmray.training_stages import classes_stage, train_stage
 from mmray.whitening import pca_whitening
 

@@ -10,9 +10,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from mmray import locations
 from mmray.collection import SUFFIXES, ImageFile
-from mmray.locations import as_text, is_text, local_path, reason, uri_of
+from mmray.system import locations
+from mmray.system.locations import as_text, is_text, local_path, reason, uri_of
 
 TAR, PARQUET = ".tar", ".parquet"
 WANTED = (*SUFFIXES, TAR, PARQUET)

@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mmray.arrays import Ids, Pixels
+from mmray.system.arrays import Ids, Pixels
 
 Load = Callable[[int], Pixels | None]
 Color = tuple[int, int, int]

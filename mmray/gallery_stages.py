@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Floats, Ids, Pixels
 from mmray.artifacts import Stage
 from mmray.baselines import euclidean_positives, random_negatives
 from mmray.collection import Collection
@@ -17,6 +16,7 @@ from mmray.mining_stages import Mined, Source
 from mmray.neighbors import ExactIndex
 from mmray.pools import Pools
 from mmray.session import Counts, Session
+from mmray.system.arrays import Floats, Ids, Pixels
 
 STRIPS, ANCHORS = 12, 48  # anchors with their pools, and anchors alone
 COLUMNS, SIDE = 5, 96

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csgraph, csr_array, get_index_dtype
 
-from mmray.arrays import Features, Floats, Graph, Ids
+from mmray.system.arrays import Features, Floats, Graph, Ids
 
 
 def reciprocal_knn_graph(neighbors: Ids, similarities: Features, *, power: float = 3.0) -> Graph:

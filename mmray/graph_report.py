@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Features, Graph, Ids
 from mmray.graph import component_labels
+from mmray.system.arrays import Features, Graph, Ids
 
 _LISTED_COMPONENTS = 5
 _BLOCK_BYTES = 1 << 20  # of features looked at together: few enough to stay in a cache

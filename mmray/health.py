@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mmray.arrays import Features, Floats, Ids
 from mmray.config import Loss
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
 from mmray.losses import tuple_loss
 from mmray.manifold import ManifoldNeighbors
 from mmray.pools import Pools
+from mmray.system.arrays import Features, Floats, Ids
 
 HEALTH = "health"  # the metric by which a network is kept
 SPREAD = "spread"

@@ -10,11 +10,11 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmray import locations
 from mmray.collection import ImageFile
-from mmray.errors import InputError
-from mmray.locations import beside, is_uri, reason
 from mmray.parquet_files import is_text
+from mmray.system import locations
+from mmray.system.errors import InputError
+from mmray.system.locations import beside, is_uri, reason
 
 Answer = TypeVar("Answer")
 

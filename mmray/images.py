@@ -22,10 +22,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from mmray.arrays import Box, Pixels
 from mmray.collection import ImageFile
 from mmray.containers import read_image
-from mmray.locations import reason
+from mmray.system.arrays import Box, Pixels
+from mmray.system.locations import reason
 
 MAX_PIXELS = 178_956_970  # more are refused by PIL too
 

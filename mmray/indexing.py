@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from mmray import artifacts
-from mmray.arrays import Features, Ids
 from mmray.artifacts import Stage
 from mmray.collection import Collection
 from mmray.compressed import FEWEST, CompressedIndex
@@ -15,13 +13,10 @@ from mmray.config import IndexConfig
 from mmray.describer import TrainedModel
 from mmray.describing import describe
 from mmray.distributed.extraction import Description
-from mmray.errors import InputError
 from mmray.listing import given_exclusions, list_stage
-from mmray.locations import absolute
 from mmray.model_registry import model_folder
 from mmray.pages.report import Report, Unreadable
 from mmray.pages.tables import Table
-from mmray.progress import announce
 from mmray.report import Cells, table
 from mmray.run_report import write_report
 from mmray.search_index import (
@@ -38,7 +33,12 @@ from mmray.search_index import (
 )
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sources import probe
-from mmray.storage import Folder
+from mmray.system.arrays import Features, Ids
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.formats import read_array, read_json, write_json
+from mmray.system.locations import absolute
+from mmray.system.progress import announce
 
 STAGES = ("extract", "index")
 LARGE = 1_000_000  # images from which an index is compressed by itself
@@ -108,13 +108,13 @@ def _index_stage(
                 f"read, the first of them {fresh[0].location}: {why[0]}"
             )
         nothing = np.empty((0, model.network.dim), np.float32)
-        old = nothing if before is None else artifacts.read_array(before.folder, VECTORS)
+        old = nothing if before is None else read_array(before.folder, VECTORS)
         write_vectors(stage.folder, origins, old=old, new=new, whiten=model.whiten)
         stage.folder.write_table(IMAGES, catalog.table)
         kind = _compress(config, stage)
         for name in folder.names():
             (stage.folder / MODEL).write(name, folder.read(name))
-        artifacts.write_json(stage.folder, ABOUT, about)
+        write_json(stage.folder, ABOUT, about)
         return {
             "images": len(origins),
             "new": len(read),
@@ -133,7 +133,7 @@ def _known(config: IndexConfig, before: Stage | None, about: dict[str, Any]) -> 
     """What the index holds so far; InputError where that was described otherwise."""
     if before is None:
         return Catalog.empty()
-    there = artifacts.read_json(before.folder, ABOUT)
+    there = read_json(before.folder, ABOUT)
     for key in about:
         if there[key] != about[key]:
             raise InputError(
@@ -177,7 +177,7 @@ def _described(
 
 def _compress(config: IndexConfig, stage: Stage) -> str:
     """Which kind of index it becomes; what faiss keeps is written beside the vectors."""
-    vectors = artifacts.read_array(stage.folder, VECTORS)
+    vectors = read_array(stage.folder, VECTORS)
     kind = config.kind
     if kind == "auto":
         kind = "ivf-pq" if len(vectors) >= LARGE else "flat"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray.arrays import Features, Floats, Ids
-from mmray.errors import InputError
 from mmray.pools import Pools
+from mmray.system.arrays import Features, Floats, Ids
+from mmray.system.errors import InputError
 from mmray.tuples import Pairs, Tuples, check_embeddings
 
 _BLOCK = 256  # queries that are compared with the pool at a time

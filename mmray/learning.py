@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from mmray.artifacts import Stage
 from mmray.collection import Collection
 from mmray.config import LearningConfig
-from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.purity import (
     Purity,
@@ -34,12 +33,13 @@ from mmray.mining_stages import (
 )
 from mmray.models import EmbeddingNet
 from mmray.pools import summary
-from mmray.progress import Progress, announce
 from mmray.rendering.photo_set import render_collection
 from mmray.report import Score
 from mmray.session import Counts, Session, nested
 from mmray.sources import probe
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.progress import Progress, announce
 from mmray.training_stages import Tuned, train_stage
 
 INITIAL = "initial"  # what the network is called that training starts from

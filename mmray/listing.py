@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from mmray import artifacts
 from mmray.artifacts import Stage, fingerprint
 from mmray.collection import Collection, read_exclusions, sample, without
 from mmray.config import ListingConfig
 from mmray.distributed.listing import index_containers
-from mmray.errors import InputError
-from mmray.locations import absolute
-from mmray.progress import announce
 from mmray.session import Counts, Session
 from mmray.sources import Found, Stamp, find, unchanged
+from mmray.system.errors import InputError
+from mmray.system.formats import read_json, write_json
+from mmray.system.locations import absolute
+from mmray.system.progress import announce
 
 IMAGES, SOURCES = "list.parquet", "sources.json"
 
@@ -54,14 +54,14 @@ def list_stage(
             raise InputError(
                 f"--images {' '.join(sources)}: none of the images is left; look at --exclude"
             )
-        artifacts.write_json(stage.folder, SOURCES, stamps)
+        write_json(stage.folder, SOURCES, stamps)
         stage.folder.write_table(IMAGES, images.table)
         return {"images": len(images), "listed": len(listed)}
 
     def stale(stage: Stage) -> bool:
         if "extract" not in session.chosen:
             return False  # the stages that are done have their images
-        stamps = [Stamp(**stamp) for stamp in artifacts.read_json(stage.folder, SOURCES)]
+        stamps = [Stamp(**stamp) for stamp in read_json(stage.folder, SOURCES)]
         if config.relist or not unchanged(stamps):
             announce("list: made again, as --relist asks or what was listed has changed")
             return True

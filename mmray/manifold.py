@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray.arrays import Features, Ids
 from mmray.diffusion import diffuse_blocks
 from mmray.pools import Ranking
 from mmray.reordering import ReorderedGraph
+from mmray.system.arrays import Features, Ids
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,8 +17,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.errors import InputError
 from mmray.feature_tables import listed
+from mmray.system.errors import InputError
 
 Element: TypeAlias = tuple[int, memoryview]  # its type and bytes
 MATRIX, _COMPRESSED = 14, 15  # types of elements

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from mmray.errors import InputError
 from mmray.feature_tables import WHOLE, listed, reported
 from mmray.matlab import (
     MATRIX,
@@ -25,6 +24,7 @@ from mmray.matlab import (
     numbers_of,
     variables,
 )
+from mmray.system.errors import InputError
 
 _LARGEST = 1 << 26  # bytes of a variable, once it is decompressed
 _DEEPEST = 16  # cells and structs within one another

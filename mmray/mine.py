@@ -9,9 +9,9 @@ from mmray.feature_files import read_feature_set
 from mmray.mining_stages import Mined, Source, graph_stage, measure_purity, mine_stage
 from mmray.pages.report import Report
 from mmray.pages.tables import Table
-from mmray.progress import announce
 from mmray.run_report import graph_picture, write_report
 from mmray.session import running, usable_storage
+from mmray.system.progress import announce
 
 HEAD = ("", "mined")  # of the results table
 

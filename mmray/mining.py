@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmray.arrays import Device, Features, Floats, Graph, Ids
 from mmray.baselines import (
     cyclic_positives,
     euclidean_lengths,
@@ -19,6 +18,7 @@ from mmray.config import Negatives, Positives
 from mmray.neighbors import ExactIndex
 from mmray.pools import Pools, pools_of
 from mmray.reordering import ReorderedGraph, reorder
+from mmray.system.arrays import Device, Features, Floats, Graph, Ids
 
 EUCLIDEAN_K = 5  # of Table 1: NN^e_5, the anchor counted
 CYCLE_NEIGHBORS = 4  # Li et al.; the item itself not counted

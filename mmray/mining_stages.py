@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from mmray import artifacts
 from mmray.anchors import select_anchors, stationary_distribution
 from mmray.approximate import ApproximateIndex, measured_recall
-from mmray.arrays import Device, Features
 from mmray.artifacts import Stage
 from mmray.config import ApproximateSearch, MiningConfig, MiningRunConfig
 from mmray.distributed import cluster
 from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
 from mmray.distributed.stage import Pool
-from mmray.errors import InputError
 from mmray.evaluation.purity import Purity, pool_purity
 from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.graph_report import GraphReport, describe, graph_report
@@ -31,11 +29,14 @@ from mmray.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining import MiningInput, MiningMethod
 from mmray.neighbors import ExactIndex
 from mmray.pools import Pools, summary
-from mmray.progress import announce
 from mmray.reordering import reorder
 from mmray.report import graph_figure
 from mmray.session import Counts, Session
 from mmray.supervised import LabelledImages
+from mmray.system.arrays import Device, Features
+from mmray.system.errors import InputError
+from mmray.system.formats import read_array, read_json, write_array, write_json
+from mmray.system.progress import announce
 
 TUNED = "fine-tuned"
 
@@ -104,7 +105,7 @@ def _approximate(
 ) -> ApproximateIndex:
     """An index that is built once: a run that goes on searches the same one."""
     if stage.folder.has("index.npy"):
-        trained = np.asarray(artifacts.read_array(stage.folder, "index.npy"))
+        trained = np.asarray(read_array(stage.folder, "index.npy"))
         return ApproximateIndex(
             database=exact.database, norm=exact.norm, trained=trained, method=method
         )
@@ -112,7 +113,7 @@ def _approximate(
     # Several threads would build another graph each time.
     threads = 1 if method == "hnsw" else os.cpu_count() or 1
     index = ApproximateIndex.of(exact.database, method, seed=seed, threads=threads)
-    artifacts.write_array(stage.folder, "index.npy", index.trained)
+    write_array(stage.folder, "index.npy", index.trained)
     return index
 
 
@@ -126,7 +127,7 @@ def graph_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
         whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
         report = graph_report(whole, features)
         counts = dataclasses.asdict(report)
-        artifacts.write_json(stage.folder, "report.json", counts)
+        write_json(stage.folder, "report.json", counts)
         announce(f"graph: {describe(report)}")
         every = np.arange(len(features))
         items = largest_component(whole) if config.component == "largest" else every
@@ -155,7 +156,7 @@ def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) 
         anchors = select_anchors(stored.raw, count, selection=config.selection, seed=seed)
         importance = stationary_distribution(stored.raw)[anchors]
         artifacts.write_anchors(stage.folder, stored.items[anchors], importance)
-        report = GraphReport(**artifacts.read_json(graph.folder, "report.json"))
+        report = GraphReport(**read_json(graph.folder, "report.json"))
         stage.folder.write("graph.png", graph_figure(report, importance))
         given = MiningInput.of(
             source.load()[stored.items],

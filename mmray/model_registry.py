@@ -28,9 +28,9 @@ from PIL import Image
 
 import mmray
 from mmray.config import ALIAS
-from mmray.errors import InputError
-from mmray.locations import absolute
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.locations import absolute
 from mmray.tracking import DATABASE, Run, default_uri
 
 NAME = "model"  # of the model within its run: runs:/<id>/model

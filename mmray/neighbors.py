@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmray.arrays import Device, Features, Floats, Ids, read_only
 from mmray.kernels import neighbors as kernels
 from mmray.neighbors_torch import most_similar
+from mmray.system.arrays import Device, Features, Floats, Ids, read_only
 
 _TILE_QUERIES, _TILE_ITEMS = 1024, 4096  # multiplied at once: what is fastest on CPUs
 _ROOM_ENTRIES = 2**22  # candidates held at a time, by a thread

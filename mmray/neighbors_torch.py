@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmray.arrays import Features, Ids
+from mmray.system.arrays import Features, Ids
 
 _TILE_ITEMS = 65_536
 

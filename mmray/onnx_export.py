@@ -21,8 +21,8 @@ from mmray import __version__
 from mmray.backbones import SameConv2d
 from mmray.config import Pooling
 from mmray.describer import Framing, WhitenedNet
-from mmray.errors import InputError
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 
 TOLERANCE = 1e-4  # between torch's and ONNX Runtime's values of a descriptor
 EXPORTED: tuple[Pooling, ...] = ("mac", "gem", "avg")

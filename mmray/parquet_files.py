@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmray.collection import ImageFile
-from mmray.errors import InputError
-from mmray.locations import as_text, too_long
-from mmray.patient_file import UNREADABLE, PatientFile, os_error
+from mmray.system.errors import InputError
+from mmray.system.locations import as_text, too_long
+from mmray.system.retrying_file import UNREADABLE, PatientFile, os_error
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "data", "content")
 NAME_COLUMNS = (

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmray import artifacts, models
-from mmray.arrays import Ids
 from mmray.artifacts import Stage
 from mmray.collection import Collection
 from mmray.config import Config, Descriptor, chosen_stages
@@ -41,12 +40,13 @@ from mmray.manifold import ManifoldNeighbors
 from mmray.mining_stages import TUNED, Mined
 from mmray.models import EmbeddingNet
 from mmray.pools import matching_pairs
-from mmray.progress import announce
 from mmray.publishing import publish
 from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sfm_tuples import SfmTuples, read_sfm_tuples
-from mmray.storage import Folder
+from mmray.system.arrays import Ids
+from mmray.system.folder import Folder
+from mmray.system.progress import announce
 from mmray.training_stages import train_stage, tuples_stage
 from mmray.whitening import Whitening, lda_whitening, pca_whitening
 

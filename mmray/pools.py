@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmray.arrays import Device, Features, Floats, Graph, Ids
 from mmray.diffusion import diffuse_blocks
 from mmray.graph import normalize_graph
 from mmray.neighbors import ExactIndex
 from mmray.reordering import ReorderedGraph, reorder
+from mmray.system.arrays import Device, Features, Floats, Graph, Ids
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

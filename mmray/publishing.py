@@ -5,10 +5,10 @@ from mmray.describer import TrainedModel
 from mmray.learning import Outcome
 from mmray.learning_report import learning_report
 from mmray.model_registry import log_model
-from mmray.progress import announce
 from mmray.run_report import write_report
 from mmray.session import Session
-from mmray.storage import Folder
+from mmray.system.folder import Folder
+from mmray.system.progress import announce
 
 
 def publish(session: Session[LearningConfig], outcome: Outcome) -> None:

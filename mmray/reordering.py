@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csgraph, csr_array
 
-from mmray.arrays import Graph, Ids
+from mmray.system.arrays import Graph, Ids
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmray.arrays import Floats
 from mmray.config import Descriptor, QuerySearch
 from mmray.graph_report import GraphReport, counted, percent
+from mmray.system.arrays import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Features, Ids
 from mmray.collection import ImageFile
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
@@ -21,6 +20,7 @@ from mmray.mining import EUCLIDEAN_K
 from mmray.neighbors import ExactIndex
 from mmray.pages.report import Chosen, MinedAnchor, QueryGroup, Ranked, Searched
 from mmray.pages.thumbnails import FRAMES, Kind, picture_of
+from mmray.system.arrays import Features, Ids
 
 ANCHORS, CHOSEN = 12, 5  # anchors that are shown, and images of each of their pools
 IMPROVED, WORSENED, ANY = 4, 2, 4  # queries that are shown, by how they changed, or at random

@@ -11,10 +11,10 @@ from mmray.config import RunConfig
 from mmray.evaluation.scoring import DEVIATION
 from mmray.pages.report import GraphPicture, Report, StageTime, Unreadable, report_page
 from mmray.pages.tables import Table
-from mmray.progress import announce
 from mmray.report import Score, results
 from mmray.session import Session, identity_of
-from mmray.storage import Folder
+from mmray.system.folder import Folder
+from mmray.system.progress import announce
 
 REPORTS = "reports"  # below the storage folder
 

@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmray.arrays import Box
 from mmray.artifacts import Stage
 from mmray.collection import ImageFile
 from mmray.config import QueryConfig
 from mmray.describer import Describer
-from mmray.errors import InputError
 from mmray.images import load_image
-from mmray.locations import local_path
 from mmray.neighbors import Neighbors
 from mmray.pages.search import Result, Search, search_page
 from mmray.pages.thumbnails import picture_of
-from mmray.progress import announce
 from mmray.report import table
 from mmray.search_index import INDEXES, SearchIndex, current_index
-from mmray.storage import Folder, open_storage
+from mmray.system.arrays import Box
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder, open_storage
+from mmray.system.locations import local_path
+from mmray.system.progress import announce
 
 SIDE = 240  # pixels of a thumbnail
 

@@ -11,14 +11,14 @@ from typing import Protocol
 
 import numpy as np
 
-from mmray import artifacts
 from mmray.approximate import recall
-from mmray.arrays import Features
 from mmray.benchmark import manifold_features, seconds
 from mmray.compressed import FEWEST, CompressedIndex
 from mmray.neighbors import Neighbors, search
 from mmray.search_index import VECTORS
-from mmray.storage import Folder
+from mmray.system.arrays import Features
+from mmray.system.folder import Folder
+from mmray.system.formats import read_array, write_array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ def stored_features(
     (n, d) float32, memory-mapped, and (queries, d) float32, none of which is in the file.
     """
     features = manifold_features(n + queries, d, intrinsic=intrinsic)
-    artifacts.write_array(folder, VECTORS, features[:n])
-    return artifacts.read_array(folder, VECTORS), features[n:].copy()
+    write_array(folder, VECTORS, features[:n])
+    return read_array(folder, VECTORS), features[n:].copy()
 
 
 def compare_search(

@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray import artifacts
-from mmray.arrays import Features, Ids
 from mmray.artifacts import Stage
 from mmray.collection import SCHEMA, Collection
 from mmray.compressed import CompressedIndex
 from mmray.neighbors import Neighbors, search
-from mmray.storage import Folder
+from mmray.system.arrays import Features, Ids
+from mmray.system.folder import Folder
+from mmray.system.formats import read_array, read_json, write_header, write_json
 
 IMAGES, VECTORS, COMPRESSED, ABOUT, MODEL = (
     *("images.parquet", "vectors.npy", "ivf-pq.faiss", "index.json", "model"),
@@ -144,13 +144,13 @@ def current_index(storage: Folder, name: str) -> Stage | None:
     """The stage that left what the index of this name is now."""
     if not (storage / INDEXES).has(f"{name}.json"):
         return None
-    mark = artifacts.read_json(storage / INDEXES, f"{name}.json")["index"]
+    mark = read_json(storage / INDEXES, f"{name}.json")["index"]
     return Stage("index", mark, storage / f"index-{mark}")
 
 
 def point_to(storage: Folder, name: str, stage: Stage) -> None:
     """From now on the index of this name is what this stage left."""
-    artifacts.write_json(storage / INDEXES, f"{name}.json", {"index": stage.fingerprint})
+    write_json(storage / INDEXES, f"{name}.json", {"index": stage.fingerprint})
 
 
 def write_vectors(
@@ -171,7 +171,7 @@ def write_vectors(
     whiten : (b, c) to (b, d)
     """
     with folder.writing(VECTORS) as sink:
-        artifacts.write_header(sink, (len(origins), old.shape[1]))
+        write_header(sink, (len(origins), old.shape[1]))
         for start in range(0, len(origins), _BLOCK_ROWS):
             part = origins[start : start + _BLOCK_ROWS]
             block = np.empty((len(part), old.shape[1]), np.float32)
@@ -203,14 +203,14 @@ class SearchIndex:
 
     @classmethod
     def read(cls, folder: Folder) -> "SearchIndex":
-        vectors, compressed = artifacts.read_array(folder, VECTORS), None
+        vectors, compressed = read_array(folder, VECTORS), None
         if folder.has(COMPRESSED):
             compressed = CompressedIndex.from_bytes(folder.read(COMPRESSED), vectors)
         return cls(
             images=Catalog(folder.read_table(IMAGES).cast(COLUMNS)).readable(),
             vectors=vectors,
             compressed=compressed,
-            about=artifacts.read_json(folder, ABOUT),
+            about=read_json(folder, ABOUT),
             model=folder / MODEL,
         )
 

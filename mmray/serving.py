@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mmray.arrays import Features
 from mmray.describer import Describer, ImageSource
-from mmray.errors import InputError
+from mmray.system.arrays import Features
+from mmray.system.errors import InputError
 
 _DATA = "data:"  # how RFC 2397 begins a URI that is the content itself
 _BASE64 = ";base64"

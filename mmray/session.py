@@ -11,10 +11,10 @@ from mmray.config import RunConfig, settings
 from mmray.distributed import cluster
 from mmray.distributed.capacity import Capacity
 from mmray.distributed.stage import Pool
-from mmray.errors import InputError
-from mmray.progress import announce
-from mmray.storage import Folder, is_absolute, open_storage
-from mmray.termination import on_termination
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder, is_absolute, open_storage
+from mmray.system.progress import announce
+from mmray.system.termination import on_termination
 from mmray.tracking import Run, default_uri, open_run
 from mmray.validation import validate
 

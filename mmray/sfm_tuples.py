@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmray.arrays import Ids
 from mmray.collection import Collection
-from mmray.errors import InputError
 from mmray.evaluation.plain_pickle import load_plain
 from mmray.labelled_tuples import LabelledPairs
-from mmray.locations import read_bytes, reason
 from mmray.sources import list_files
+from mmray.system.arrays import Ids
+from mmray.system.errors import InputError
+from mmray.system.locations import read_bytes, reason
 
 _CID = re.compile(r"[0-9A-Za-z]{6,255}")  # becomes a path: nothing that leaves the folder
 _LARGEST = 2**62  # number of a cluster

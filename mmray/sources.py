@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
-from mmray import containers, folders, image_lists, locations
+from mmray import containers, folders, image_lists
 from mmray.collection import SUFFIXES, Collection, ImageFile
-from mmray.errors import InputError
 from mmray.folders import PARQUET, TAR, Stamp, unchanged
 from mmray.image_lists import NOT_THE_WEB, bare, of_the_web
-from mmray.locations import as_text, local_path, reason, uri_of
+from mmray.system import locations
+from mmray.system.errors import InputError
+from mmray.system.locations import as_text, local_path, reason, uri_of
 
 __all__ = ["Found", "Stamp", "find", "list_images", "probe", "unchanged"]
 

@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmray.arrays import Ids
 from mmray.config import Rival
-from mmray.errors import InputError
 from mmray.losses import MARGINS
+from mmray.system.arrays import Ids
+from mmray.system.errors import InputError
 
 RIVAL_LABELS: dict[Rival, str] = {
     "triplet-semihard": "triplet, semi-hard negatives (uses labels)",

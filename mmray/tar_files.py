@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from mmray.collection import SUFFIXES, ImageFile
-from mmray.errors import InputError
-from mmray.locations import as_text, local_path, too_long
-from mmray.patient_file import UNREADABLE, PatientFile, os_error
+from mmray.system.errors import InputError
+from mmray.system.locations import as_text, local_path, too_long
+from mmray.system.retrying_file import UNREADABLE, PatientFile, os_error
 
 # Bytes fetched per header. From afar a request costs more than a MiB, and small images come with
 # the headers between them: 1 MiB a request, not 512 bytes. On a disk what is skipped is gained.

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmray.anchors import select_anchors
-from mmray.arrays import Features, Floats, Graph, Ids
 from mmray.diffusion import diffuse
-from mmray.errors import InputError
 from mmray.graph import normalize_graph, reciprocal_knn_graph
 from mmray.neighbors import search
 from mmray.pools import mine_pools
 from mmray.reordering import reorder
+from mmray.system.arrays import Features, Floats, Graph, Ids
+from mmray.system.errors import InputError
 
 WIDTH = 0.4  # of the Gaussian that similarity is: the points lie in a disc of radius 1
 _INNER = 0.2  # radius at which the spirals start; they end at 1

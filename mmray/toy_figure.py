@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
-from mmray.arrays import Ids
-from mmray.errors import InputError
-from mmray.locations import reason
-from mmray.storage import Folder
+from mmray.system.arrays import Ids
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.locations import reason
 from mmray.toy import Toy
 
 # What tells the time or draws identifiers at random would make each file another.

@@ -37,9 +37,9 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from mmray import __version__
-from mmray.artifacts import read_json, write_json
-from mmray.errors import InputError
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.formats import read_json, write_json
 
 # "Context impl SQLiteImpl" and the forty migrations of a new database say nothing to a user.
 logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -16,17 +16,17 @@ import torch.distributed
 import torch.distributed.nn
 from torch import Tensor, nn
 
-from mmray.arrays import Features, Ids, Pixels
 from mmray.collection import ImageFile
 from mmray.config import Loss, Precision
 from mmray.embedding import as_batch, embed
-from mmray.errors import InputError
 from mmray.images import MAX_PIXELS, load_image, same_shape_batches
 from mmray.inference import fused
-from mmray.locations import ahead
 from mmray.losses import tuple_loss
 from mmray.models import EmbeddingNet
 from mmray.optimization import set_learning_rate
+from mmray.system.arrays import Features, Ids, Pixels
+from mmray.system.errors import InputError
+from mmray.system.locations import ahead
 from mmray.tuples import Tuples
 
 CHUNK = 256  # images decoded together when a set is embedded

@@ -24,7 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from mmray import tuples
-from mmray.arrays import Ids, Pixels
 from mmray.collection import Collection
 from mmray.config import TrainingConfig
 from mmray.distributed import cluster
@@ -33,7 +32,6 @@ from mmray.distributed.cluster import TrainingWorkers
 from mmray.distributed.stage import Pool
 from mmray.distributed.trainer import fine_tune
 from mmray.embedding import as_batch, tune_torch
-from mmray.errors import InputError
 from mmray.extraction_benchmark import Photos, Rate
 from mmray.fine_tuning import History, TrainingJob, optimizer_of, step_rule
 from mmray.images import MAX_PIXELS, same_shape_batches
@@ -41,7 +39,9 @@ from mmray.losses import MARGINS, contrastive_loss, triplet_loss
 from mmray.manifold import ManifoldNeighbors
 from mmray.models import EmbeddingNet
 from mmray.pools import Pools
-from mmray.storage import Folder
+from mmray.system.arrays import Ids, Pixels
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 from mmray.training import ImageSource, TupleSteps, rank_and_size, train_epoch
 from mmray.tuples import Tuples
 

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray import artifacts, models
-from mmray.arrays import Ids
+from mmray import models
 from mmray.artifacts import Stage
 from mmray.collection import Collection
 from mmray.config import Config, LearningConfig, Rival
 from mmray.distributed import cluster
 from mmray.distributed.caching import cache_images, cached
 from mmray.distributed.trainer import fine_tune
-from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.purity import labels_of
 from mmray.fine_tuning import History, TrainingJob
@@ -23,10 +21,13 @@ from mmray.labelled_tuples import NO_POOLS
 from mmray.manifold import ManifoldNeighbors
 from mmray.mining_stages import TUNED, Mined
 from mmray.models import EmbeddingNet
-from mmray.progress import announce
 from mmray.session import Counts, Session
 from mmray.sfm_tuples import SfmTuples
 from mmray.supervised import RIVAL_LABELS, LabelledImages
+from mmray.system.arrays import Ids
+from mmray.system.errors import InputError
+from mmray.system.formats import read_json, write_json
+from mmray.system.progress import announce
 
 SUPERVISED = "supervised (uses labels)"
 
@@ -148,12 +149,12 @@ def train_stage(
         last = len(trained.history) - 1
         kept = healthiest(trained.history) if config.keep == "best" else last
         models.save(trained.best if config.keep == "best" else trained.last, stage.folder / "model")
-        artifacts.write_json(stage.folder, "history.json", trained.history)
+        write_json(stage.folder, "history.json", trained.history)
         return {"epochs": last, "kept_epoch": kept, "loss": trained.history[-1].get("loss", 0.0)}
 
     digest = (models.state_digest(network), [near.tolist() for near in checked.neighbors])
     stage = session.stage("train", mined.fingerprint, digest, options, seed, work=work)
-    epoch, history = stage.counts["kept_epoch"], artifacts.read_json(stage.folder, "history.json")
+    epoch, history = stage.counts["kept_epoch"], read_json(stage.folder, "history.json")
     session.run.log_epochs(history)  # where the server lost what it was told
     verdict, known = _verdict(history, epoch), ""
     if mined.label != TUNED:

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mmray.arrays import Features, Ids
-from mmray.errors import InputError
 from mmray.pools import Pools
+from mmray.system.arrays import Features, Ids
+from mmray.system.errors import InputError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,7 +17,7 @@ from mmray.config import (
     chosen_stages,
     settings,
 )
-from mmray.errors import InputError
+from mmray.system.errors import InputError
 
 _INDEX_NAME = re.compile(r"[\w-]{1,100}")
 

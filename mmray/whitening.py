@@ -16,9 +16,9 @@ from typing import IO
 
 import numpy as np
 
-from mmray.arrays import Features, Floats, Ids
-from mmray.errors import InputError
 from mmray.moments import Moments, blocks, check_finite
+from mmray.system.arrays import Features, Floats, Ids
+from mmray.system.errors import InputError
 
 # With fewer samples than this for each direction, the small variances of a sample are much smaller
 # than the true ones, and dividing by them drowns the signal: full PCA whitening of n <= d items

@@ -15,8 +15,8 @@ import ray
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from mmray import locations
 from mmray.distributed import cluster
+from mmray.system import locations
 
 
 @pytest.fixture(scope="session")

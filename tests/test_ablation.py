@@ -15,8 +15,8 @@ from mmray.config import (
     FinegrainedConfig,
     settings,
 )
-from mmray.errors import InputError
 from mmray.session import identity_of
+from mmray.system.errors import InputError
 from mmray.validation import validate
 
 BIRDS, PHOTOS = FINEGRAINED_ABLATIONS["demo"], RETRIEVAL_ABLATIONS["demo"]

@@ -9,7 +9,7 @@ from mmray.anchors import select_anchors, stationary_distribution
 from mmray.graph import reciprocal_knn_graph
 from mmray.neighbors import search
 from tests import oracles
-from tests.synthetic import curves, graph_of, permuted, random_graph
+from tests.made.synthetic import curves, graph_of, permuted, random_graph
 
 
 @settings(deadline=None, max_examples=25)

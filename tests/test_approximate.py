@@ -14,7 +14,7 @@ from mmray import approximate
 from mmray.approximate import ApproximateIndex, faiss, measured_recall, recall
 from mmray.neighbors import ExactIndex, Neighbors, search
 from tests import oracles
-from tests.synthetic import clouds, curves, unit_rows
+from tests.made.synthetic import clouds, curves, unit_rows
 
 METHODS = ["ivf", "hnsw"]
 

@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from mmray import artifacts, locations
+from mmray import artifacts
 from mmray.artifacts import Stage, fingerprint
 from mmray.graph import normalize_graph
 from mmray.pools import Pools
-from mmray.storage import Folder
-from tests import synthetic
+from mmray.system import locations
+from mmray.system.folder import Folder
+from mmray.system.formats import read_array
+from tests.made import synthetic
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_a_stage_is_done_when_it_says_so_and_keeps_its_counts(stage):
 def test_an_array_file_holding_objects_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{}], object))
     with pytest.raises(ValueError, match="Python objects"):
-        artifacts.read_array(Folder(str(tmp_path)), "x.npy")
+        read_array(Folder(str(tmp_path)), "x.npy")
 
 
 def test_reading_ahead_keeps_the_order_and_does_not_run_far_ahead():

@@ -20,7 +20,7 @@ from mmray.baselines import (
 )
 from mmray.graph import reciprocal_knn_graph
 from mmray.neighbors import search
-from tests.synthetic import clouds, curves, graph_of
+from tests.made.synthetic import clouds, curves, graph_of
 
 
 def cyclic_oracle(lists, anchor, length):

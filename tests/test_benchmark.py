@@ -11,18 +11,18 @@ import pytest
 
 from mmray.benchmark import Comparison, manifold_features
 from mmray.config import TrainingConfig
-from mmray.errors import InputError
 from mmray.models import EmbeddingNet
 from mmray.search_benchmark import stored_features
 from mmray.sources import find
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 from mmray.training_benchmark import compare_training
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 
 import benchmark as job
 
-from tests import synthetic
+from tests.made import synthetic
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmray.errors import InputError
 from mmray.evaluation.benchmarks import (
     load_benchmark,
     read_oxford_ground_truth,
@@ -19,6 +18,7 @@ from mmray.evaluation.benchmarks import (
 from mmray.evaluation.ground_truth import title
 from mmray.evaluation.plain_pickle import load_plain
 from mmray.evaluation.ranking import mean_average_precision
+from mmray.system.errors import InputError
 
 PARIS = Path(__file__).resolve().parents[2] / "shared" / "data" / "paris250"
 

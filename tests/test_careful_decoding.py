@@ -11,7 +11,7 @@ import pytest
 
 from mmray.careful_decoding import CarefulDecoder
 from mmray.images import decode
-from tests.bad_images import bad_files, encoded, scene
+from tests.made.bad_images import bad_files, encoded, scene
 
 PNG = encoded(scene(60, 40), "PNG")
 

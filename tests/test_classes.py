@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mmray.errors import InputError
 from mmray.evaluation.classes import class_set
+from mmray.system.errors import InputError
 
 IMAGES = """\
 3 002.Laysan/c.jpg

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmray.collection import SCHEMA, Collection, ImageFile, read_exclusions, sample, without
-from mmray.errors import InputError
+from mmray.system.errors import InputError
 
 ROWS = [
     ImageFile(uri="/photos/a.jpg", name="a.jpg", size=7),

@@ -25,7 +25,7 @@ from mmray.config import (
     preset,
     with_defaults,
 )
-from mmray.errors import InputError
+from mmray.system.errors import InputError
 
 
 def parse(arguments):

@@ -21,8 +21,8 @@ from mmray.config import (
     settings,
     with_defaults,
 )
-from mmray.errors import InputError
 from mmray.optimization import learning_rate
+from mmray.system.errors import InputError
 from mmray.validation import validate
 
 

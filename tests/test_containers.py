@@ -18,9 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmray import containers, locations, parquet_files, patient_file, tar_files
+from mmray import containers, parquet_files, tar_files
 from mmray.collection import ImageFile
 from mmray.containers import holds_images, index, read_image, read_images
+from mmray.system import locations, retrying_file
 
 LIMIT = 1 << 20
 HTML = b"<!DOCTYPE html><html>" * 99
@@ -78,7 +79,7 @@ class Remote:
 
     def __init__(self, monkeypatch, files: dict[str, bytes]) -> None:
         self.files, self.requests, self.opened, self.failures = files, [], 0, 0
-        for module in (patient_file, locations):
+        for module in (retrying_file, locations):
             monkeypatch.setattr(module, "open_file", self.open)
         monkeypatch.setattr(locations, "PAUSES", (0, 0))
 
@@ -507,7 +508,7 @@ def test_a_row_group_is_read_in_one_pass_by_ascending_rows(monkeypatch, tmp_path
 def test_batches_are_small_where_images_are_large(monkeypatch, tmp_path):
     monkeypatch.setattr(parquet_files, "_BATCH", 10_000)
     path = parquet(tmp_path / "x.parquet", {"image": [content(n, 3000) for n in range(40)]})
-    reader = parquet_files._Reader(patient_file.PatientFile(path))
+    reader = parquet_files._Reader(retrying_file.PatientFile(path))
     assert [len(cells) for cells in reader._read_group(0)] == [3] * 13 + [1]
 
 

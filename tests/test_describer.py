@@ -13,13 +13,13 @@ from mmray import models
 from mmray.artifacts import whitening_name
 from mmray.augmentation import center_crop
 from mmray.describer import WHITENING, Describer, Framing, WhitenedNet
-from mmray.errors import InputError
 from mmray.images import decode
 from mmray.models import EmbeddingNet
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 from mmray.whitening import Whitening
-from tests.bad_images import encoded, scene
-from tests.exported import SHAPES, SIDE, model_folder, photos
+from tests.made.bad_images import encoded, scene
+from tests.made.exported import SHAPES, SIDE, model_folder, photos
 from tests.test_models import random_images
 
 

@@ -12,7 +12,7 @@ from mmray.graph import normalize_graph, reciprocal_knn_graph
 from mmray.neighbors import search
 from mmray.reordering import reorder, unordered
 from tests import oracles
-from tests.synthetic import curves, graph_of, permuted, random_graph
+from tests.made.synthetic import curves, graph_of, permuted, random_graph
 
 
 def curve_graph(seed=0, dtype=np.float32, **shape):

@@ -7,7 +7,7 @@ from mmray.evaluation import expansion
 from mmray.evaluation.expansion import expand, rank_by_diffusion, ranked
 from mmray.evaluation.ranking import rank
 from tests import oracles
-from tests.synthetic import clouds
+from tests.made.synthetic import clouds
 
 NONE = -1
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mmray import feature_files
 from mmray.feature_files import read_feature_set
-from mmray.storage import Folder
-from tests.feature_samples import (
+from mmray.system.folder import Folder
+from tests.made.feature_samples import (
     SIGNALLING,
     WRITERS,
     column,
@@ -28,7 +28,7 @@ from tests.feature_samples import (
     with_entries,
     with_wrong_bytes,
 )
-from tests.synthetic import clouds
+from tests.made.synthetic import clouds
 
 
 @pytest.fixture

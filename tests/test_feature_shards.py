@@ -5,11 +5,11 @@ import pytest
 
 from mmray import feature_shards
 from mmray.artifacts import Stage
-from mmray.errors import InputError
 from mmray.feature_shards import finish_features, moments_table, read_moments
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 from mmray.whitening import Moments
-from tests import synthetic
+from tests.made import synthetic
 
 POOLINGS = ("rmac", "mac")
 

@@ -9,15 +9,15 @@ from mmray import feature_stages, moments
 from mmray.artifacts import Stage
 from mmray.collection import Collection, ImageFile
 from mmray.config import DEMO
-from mmray.errors import InputError
 from mmray.feature_stages import extract_stage, features_stage
 from mmray.models import build
 from mmray.moments import Moments
 from mmray.session import Session
 from mmray.sources import list_images
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 from mmray.whitening import pca_whitening
-from tests import synthetic
+from tests.made import synthetic
 
 
 class Descriptors:

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmray.feature_files import read_feature_set
-from mmray.storage import Folder
-from tests.feature_samples import (
+from mmray.system.folder import Folder
+from tests.made.feature_samples import (
     SIGNALLING,
     column,
     lists,
@@ -19,7 +19,7 @@ from tests.feature_samples import (
     small_batches,
     with_wrong_bytes,
 )
-from tests.synthetic import clouds, feature_shard
+from tests.made.synthetic import clouds, feature_shard
 
 
 @pytest.mark.parametrize("seed", range(3))

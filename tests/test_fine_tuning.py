@@ -16,8 +16,9 @@ from mmray.fine_tuning import FineTuning, last_measured, saved_history
 from mmray.health import HealthCheck
 from mmray.images import load_image
 from mmray.models import build, load
-from mmray.storage import Folder
-from tests import oracles, synthetic
+from mmray.system.folder import Folder
+from tests import oracles
+from tests.made import synthetic
 
 CPU = torch.device("cpu")
 TIMES = {"embed_seconds", "train_seconds"}

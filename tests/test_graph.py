@@ -14,7 +14,7 @@ from mmray.graph import (
 )
 from mmray.neighbors import search
 from tests import oracles
-from tests.synthetic import clouds, curves, graph_of, permuted, random_graph
+from tests.made.synthetic import clouds, curves, graph_of, permuted, random_graph
 
 
 def lists_of(seed, n, k):

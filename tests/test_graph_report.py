@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from mmray import graph_report as module
 from mmray.graph_report import describe, graph_report, percent
 from tests import oracles
-from tests.synthetic import clouds, graph_of, permuted, random_graph
+from tests.made.synthetic import clouds, graph_of, permuted, random_graph
 
 VALUES = np.array([0.0, -0.0, 1.0, -1.0, np.nan], np.float32)
 

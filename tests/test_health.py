@@ -9,7 +9,7 @@ from mmray.health import HealthCheck, collapsed, healthiest
 from mmray.manifold import ManifoldNeighbors
 from mmray.pools import Pools
 from tests import oracles
-from tests.synthetic import clouds
+from tests.made.synthetic import clouds
 
 IMAGES = 60
 NONE = np.empty(0, np.int64)

@@ -18,7 +18,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from mmray.collection import SUFFIXES, ImageFile
 from mmray.images import MAX_PIXELS, byte_limit, decode, load_image, same_shape_batches
 from tests import oracles
-from tests.bad_images import BMP, JPEG, PICTURE, PNG, bad_files, encoded, odd_files, scene
+from tests.made.bad_images import BMP, JPEG, PICTURE, PNG, bad_files, encoded, odd_files, scene
 
 ODD = odd_files()
 BAD = bad_files()

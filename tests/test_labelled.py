@@ -7,7 +7,6 @@ import pytest
 
 from mmray.collection import ImageFile
 from mmray.config import EVALUATE
-from mmray.errors import InputError
 from mmray.evaluation.classes import ClassSet
 from mmray.evaluation.labelled import LabelledSet, as_labelled, labelled_set
 from mmray.evaluation.ranking import (
@@ -20,7 +19,8 @@ from mmray.evaluation.ranking import (
 from mmray.evaluation.scoring import figures
 from mmray.paper import paper_scores
 from mmray.report import Score
-from tests.synthetic import clouds
+from mmray.system.errors import InputError
+from tests.made.synthetic import clouds
 
 LABELS = np.array(["a", "b", "a", "b", "b", "c"])
 

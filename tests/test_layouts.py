@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from mmray.errors import InputError
 from mmray.evaluation.layouts import class_benchmark, read_holidays, read_instre
-from tests.benchmark_samples import cells, structs
+from mmray.system.errors import InputError
+from tests.made.benchmark_samples import cells, structs
 
 
 def truths(queries):

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from mmray.config import DEMO, Config
-from mmray.errors import InputError
 from mmray.listing import list_stage
 from mmray.mining_stages import need_items
 from mmray.session import Session
-from mmray.storage import Folder
-from tests import synthetic
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from tests.made import synthetic
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from mmray.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.pools import mine_pools
 from mmray.reordering import reorder
 from tests import oracles
-from tests.synthetic import clouds, graph_of, random_graph
+from tests.made.synthetic import clouds, graph_of, random_graph
 
 ALPHA = 0.9
 

@@ -10,11 +10,11 @@ from scipy.io import loadmat, savemat
 from scipy.sparse import csc_array
 
 from mmray import matlab_plain
-from mmray.errors import InputError
 from mmray.feature_files import read_feature_set
 from mmray.matlab_plain import read_plain
-from tests.benchmark_samples import cells, structs
-from tests.feature_samples import (
+from mmray.system.errors import InputError
+from tests.made.benchmark_samples import cells, structs
+from tests.made.feature_samples import (
     MAT73,
     mat5,
     mat5_element,
@@ -24,7 +24,7 @@ from tests.feature_samples import (
     with_entries,
     with_wrong_bytes,
 )
-from tests.synthetic import clouds
+from tests.made.synthetic import clouds
 
 REAL = r", not a full matrix of real floating-point numbers; save single\(full\(V\)\)"
 

@@ -19,7 +19,7 @@ from mmray.mining import MiningInput, MiningMethod, mine_batch
 from mmray.neighbors import search
 from mmray.pools import mine_pools, summary
 from tests import oracles
-from tests.synthetic import curves
+from tests.made.synthetic import curves
 
 SIZES = {"positive_k": 12, "negative_k": 40, "max_negatives": 8, "geodesic_far": 0.1}
 POSITIVES, NEGATIVES = ("manifold", "euclidean", "cyclic"), ("manifold", "random", "geodesic")

@@ -18,11 +18,11 @@ from PIL import Image
 from torch import nn
 
 from mmray.backbones import BACKBONES, SameConv2d
-from mmray.errors import InputError
 from mmray.inference import fused
 from mmray.models import EmbeddingNet, build, load, save, state_digest, with_head
 from mmray.pooling import EPS, POOLINGS, RegionWhitening, Rmac, mac, rmac
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 from tests import oracles
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clutter1000"

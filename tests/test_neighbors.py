@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmray import neighbors, neighbors_torch
 from mmray.neighbors import ExactIndex, search
 from tests import oracles
-from tests.synthetic import clouds, curves, unit_rows
+from tests.made.synthetic import clouds, curves, unit_rows
 
 
 @pytest.mark.parametrize(("n", "d", "k"), [(1, 3, 1), (120, 16, 30), (700, 96, 50), (90, 8, 90)])

@@ -15,10 +15,10 @@ import export
 
 from mmray import __version__, onnx_export
 from mmray.describer import Describer, Framing, WhitenedNet
-from mmray.errors import InputError
 from mmray.models import EmbeddingNet, with_head
 from mmray.onnx_export import TOLERANCE, export_onnx
-from tests.exported import SIDE, model_folder, onnx_file
+from mmray.system.errors import InputError
+from tests.made.exported import SIDE, model_folder, onnx_file
 from tests.test_models import random_images, random_net
 
 SIZES = [(1, 32, 32), (2, 64, 96), (1, 97, 64), (3, 113, 75), (1, 33, 160), (1, 224, 224)]

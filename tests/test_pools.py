@@ -15,7 +15,7 @@ from mmray.neighbors import ExactIndex, search
 from mmray.pools import mine_pools, pools_of
 from mmray.reordering import reorder
 from tests import oracles
-from tests.synthetic import clouds, curves, graph_of, permuted, unit_rows
+from tests.made.synthetic import clouds, curves, graph_of, permuted, unit_rows
 
 SIZES = {"positive_k": 12, "negative_k": 30, "max_negatives": 8}
 MANY = SIZES | {"positive_k": 30}

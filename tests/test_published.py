@@ -13,12 +13,12 @@ from PIL import Image
 from scipy.io import savemat
 
 from mmray.config import BenchmarkName
-from mmray.errors import InputError
 from mmray.evaluation import published
 from mmray.evaluation.labelled import labelled_set
 from mmray.evaluation.published import find_benchmark
-from mmray.locations import read_bytes
-from tests.benchmark_samples import cells, structs
+from mmray.system.errors import InputError
+from mmray.system.locations import read_bytes
+from tests.made.benchmark_samples import cells, structs
 
 OXFORD = ["all_souls_000001", "all_souls_000002", "ashmolean_000007", "oxford_000003"]
 PARIS = ["paris_defense_000001", "paris_defense_000002", "paris_eiffel_000005"]

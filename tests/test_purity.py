@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.errors import InputError
 from mmray.evaluation import purity as module
 from mmray.evaluation.purity import (
     Purity,
@@ -22,7 +21,8 @@ from mmray.evaluation.purity import (
 from mmray.graph import reciprocal_knn_graph
 from mmray.neighbors import search
 from mmray.pools import Pools, mine_pools
-from tests.synthetic import curves, ragged
+from mmray.system.errors import InputError
+from tests.made.synthetic import curves, ragged
 
 WITHOUT_LABEL = (-1, "", "-1", b"", None)
 

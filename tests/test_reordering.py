@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmray.reordering import inverse, reorder, unordered
-from tests.synthetic import graph_of, permuted, random_graph
+from tests.made.synthetic import graph_of, permuted, random_graph
 
 
 @settings(deadline=None, max_examples=30)

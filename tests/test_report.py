@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from mmray import report as module
 from mmray.graph_report import graph_report
 from mmray.report import Score, graph_figure, results_table
-from tests.synthetic import clouds, graph_of, random_graph
+from tests.made.synthetic import clouds, graph_of, random_graph
 
 
 def test_the_table_lists_mac_before_rmac_and_rounds_to_a_tenth_of_a_percent():

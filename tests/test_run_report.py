@@ -11,7 +11,7 @@ from mmray.config import MineConfig
 from mmray.pages.report import Report
 from mmray.run_report import write_report
 from mmray.session import Session, identity_of, nested
-from mmray.storage import Folder
+from mmray.system.folder import Folder
 from mmray.tracking import open_run
 
 

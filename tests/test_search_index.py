@@ -14,7 +14,7 @@ from mmray.search_index import (
     current_index,
     write_vectors,
 )
-from mmray.storage import Folder
+from mmray.system.folder import Folder
 
 
 def images(*names, folder="a", size=10):

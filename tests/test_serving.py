@@ -14,12 +14,12 @@ import pytest
 
 from mmray import model_registry
 from mmray.describer import Describer
-from mmray.errors import InputError
 from mmray.images import decode
 from mmray.serving import ImageModel, _load_pyfunc
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 from mmray.tracking import open_run
-from tests.exported import SIDE, model_folder, onnx_file, photos
+from tests.made.exported import SIDE, model_folder, onnx_file, photos
 
 
 def data_uri(content: bytes) -> str:

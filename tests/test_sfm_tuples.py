@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmray.errors import InputError
 from mmray.images import load_image
 from mmray.sfm_tuples import read_sfm_tuples
-from tests import sfm
+from mmray.system.errors import InputError
+from tests.made import sfm
 
 CLUSTERS = [5, 5, 9, 9, 9, -1]
 PAIRS = [(0, 1), (2, 3), (2, 4)]

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from mmray import folders, locations, sources
+from mmray import folders, sources
 from mmray.collection import ImageFile
-from mmray.errors import InputError
-from mmray.locations import read_bytes
 from mmray.sources import Found, Stamp, find, list_images, probe, unchanged
+from mmray.system import locations
+from mmray.system.errors import InputError
+from mmray.system.locations import read_bytes
 
 ODD_NAMES = [
     *("with space.jpg", "50%25.png", "a#b.JPG", "ü/é日本.webp", "q?x=1&y.tif", "plus+[0].gif"),

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.errors import InputError
 from mmray.supervised import RIVAL_LABELS, LabelledImages, class_batches, rival_loss
+from mmray.system.errors import InputError
 
 RIVALS = list(RIVAL_LABELS)
 WITH_CENTRES = ["proxy-nca", "soft-triple"]

@@ -15,8 +15,8 @@ import figure1 as job
 
 from mmray.anchors import select_anchors
 from mmray.config import FigureConfig
-from mmray.errors import InputError
 from mmray.neighbors import search
+from mmray.system.errors import InputError
 from mmray.toy import gaussian_features, mine_toy, spirals
 from mmray.toy_figure import counts, draw, image_format
 

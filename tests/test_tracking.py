@@ -5,9 +5,9 @@ from collections import Counter
 import mlflow
 import pytest
 
-from mmray.artifacts import write_json
-from mmray.errors import InputError
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.formats import write_json
 from mmray.tracking import Run, default_uri, open_run
 
 HISTORY = [

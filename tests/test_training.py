@@ -9,9 +9,9 @@ from PIL import Image
 
 from mmray.augmentation import RandomCrop
 from mmray.collection import ImageFile
-from mmray.errors import InputError
 from mmray.losses import contrastive_loss, triplet_loss
 from mmray.models import build
+from mmray.system.errors import InputError
 from mmray.training import ImageSource, StepRule, TupleSteps, embed, embed_ids, train_epoch
 from mmray.tuples import Tuples
 

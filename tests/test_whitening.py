@@ -5,8 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mmray.errors import InputError
 from mmray.moments import Moments
+from mmray.system.errors import InputError
 from mmray.whitening import Whitening, lda_whitening, pca_from, pca_whitening
 from tests import oracles
 

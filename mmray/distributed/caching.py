@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from mmray.arrays import Pixels
 from mmray.collection import SCHEMA, Collection
 from mmray.distributed.extraction import Decoder, units_of, unpacked
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units, shard_name
-from mmray.errors import InputError
-from mmray.locations import uri_of
-from mmray.storage import Folder
+from mmray.system.arrays import Pixels
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.locations import uri_of
 
 _COLUMN = "image"
 # Statistics of pixels serve nobody and a dictionary of them would be a second copy; both, and every

@@ -11,8 +11,8 @@ import ray
 from ray._private import state
 
 from mmray.config import RunConfig
-from mmray.errors import InputError
-from mmray.progress import announce
+from mmray.system.errors import InputError
+from mmray.system.progress import announce
 
 T = TypeVar("T")
 

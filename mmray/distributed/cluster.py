@@ -12,11 +12,11 @@ import ray
 import ray.data
 from ray._private.utils import read_ray_address
 
-from mmray.arrays import Device
 from mmray.config import RunConfig
 from mmray.distributed.capacity import Attendance, Capacity, attended
 from mmray.distributed.stage import Pool
-from mmray.errors import InputError
+from mmray.system.arrays import Device
+from mmray.system.errors import InputError
 
 
 def connect(capacity: Capacity | None = None) -> None:

@@ -11,7 +11,6 @@ import pyarrow as pa
 import ray
 import torch
 
-from mmray.arrays import Features, Ids, Pixels
 from mmray.augmentation import center_crop
 from mmray.careful_decoding import CarefulDecoder
 from mmray.collection import Collection, ImageFile, image_of
@@ -22,11 +21,12 @@ from mmray.embedding import embed, region_moments
 from mmray.feature_shards import features_table, moments_table, read_moments
 from mmray.images import MAX_PIXELS, Decoded, byte_limit, decode
 from mmray.inference import fused
-from mmray.locations import ahead, reason
 from mmray.models import EmbeddingNet
 from mmray.moments import Moments
 from mmray.pooling import Rmac
-from mmray.storage import Folder
+from mmray.system.arrays import Features, Ids, Pixels
+from mmray.system.folder import Folder
+from mmray.system.locations import ahead, reason
 
 PIXEL_BUDGET = 256 << 20  # bytes of decoded images in a unit, about
 UNKNOWN_PHOTO = 36 << 20  # bytes of a decoded photo of 12 megapixels

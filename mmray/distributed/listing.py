@@ -8,8 +8,8 @@ import pyarrow as pa
 from mmray.collection import Collection
 from mmray.containers import index
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units, shard_name
-from mmray.locations import ahead
-from mmray.storage import Folder
+from mmray.system.folder import Folder
+from mmray.system.locations import ahead
 
 
 class Indexer:

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from mmray.arrays import Device, Ids
 from mmray.artifacts import pools_table
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units
 from mmray.mining import MiningInput, MiningMethod, mine_batch
-from mmray.storage import Folder
+from mmray.system.arrays import Device, Ids
+from mmray.system.folder import Folder
 
 
 class MiningWorker:

@@ -10,7 +10,7 @@ from mmray.approximate import ApproximateIndex
 from mmray.artifacts import neighbors_table
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units
 from mmray.neighbors import ExactIndex
-from mmray.storage import Folder
+from mmray.system.folder import Folder
 
 
 class NeighborWorker:

@@ -18,9 +18,9 @@ from ray.data import ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from mmray.distributed.capacity import Attendance, Capacity
-from mmray.errors import InputError
-from mmray.progress import Progress
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.progress import Progress
 
 UNIT = "unit"  # the column that numbers the units of a table of work
 ITEMS = "items"  # the column that says how many items a unit has, for the progress display

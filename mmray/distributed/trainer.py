@@ -15,7 +15,6 @@ from mmray import models
 from mmray.distributed.capacity import Attendance, attended
 from mmray.distributed.cluster import TrainingWorkers
 from mmray.embedding import tune_torch
-from mmray.errors import InputError
 from mmray.fine_tuning import (
     BEST,
     FineTuning,
@@ -26,8 +25,9 @@ from mmray.fine_tuning import (
 )
 from mmray.health import SPREAD, collapsed
 from mmray.models import EmbeddingNet
-from mmray.progress import announce
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.progress import announce
 from mmray.training import rank_and_size
 
 CHECKPOINTS = "checkpoints"

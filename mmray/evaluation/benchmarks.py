@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmray.arrays import Box, Ids
-from mmray.errors import InputError
 from mmray.evaluation.ground_truth import (
     Keys,
     Named,
@@ -30,7 +28,9 @@ from mmray.evaluation.ground_truth import (
 )
 from mmray.evaluation.plain_pickle import load_plain
 from mmray.evaluation.ranking import Query
-from mmray.storage import Folder
+from mmray.system.arrays import Box, Ids
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 
 # What is to be found, and what is taken out of the ranking, by each rule.
 _ONE_RULE: dict[str, tuple[Keys, Keys]] = {"": (("ok",), ("junk",))}

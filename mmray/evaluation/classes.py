@@ -11,11 +11,11 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from mmray.collection import ImageFile
-from mmray.errors import InputError
 from mmray.evaluation.ground_truth import shown
-from mmray.locations import read_bytes, reason
 from mmray.sources import list_images
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.locations import read_bytes, reason
 
 # The files of CUB-200-2011: its images, the class of each, and the names of the classes.
 _IMAGES, _LABELS, _NAMES = "images.txt", "image_class_labels.txt", "classes.txt"

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmray.approximate import faiss, on_threads
-from mmray.arrays import Features, Ids
 from mmray.neighbors import finite_norms
+from mmray.system.arrays import Features, Ids
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,13 @@ from typing import get_args
 import numpy as np
 from scipy.sparse import csr_array
 
-from mmray.arrays import Features, Floats, Ids
 from mmray.config import QuerySearch
 from mmray.diffusion import diffuse_blocks
 from mmray.evaluation.ranking import rank, similarity_blocks
 from mmray.graph import normalize_graph, reciprocal_knn_graph
 from mmray.neighbors import ExactIndex
 from mmray.reordering import reorder
+from mmray.system.arrays import Features, Floats, Ids
 
 AQE_ITEMS = 10
 ALPHA_QE_ITEMS, ALPHA_QE_POWER = 50, 3.0

@@ -8,12 +8,12 @@ from functools import cached_property
 import pyarrow as pa
 from pyarrow import fs
 
-from mmray import locations
 from mmray.collection import SUFFIXES, ImageFile
-from mmray.errors import InputError
-from mmray.locations import ahead, local_path, read_bytes, reason
 from mmray.sources import list_files
-from mmray.storage import Folder
+from mmray.system import locations
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.locations import ahead, local_path, read_bytes, reason
 
 DISTRACTORS = ("oxc1_100k", "flickr100k", "oxford100k", "distractors")  # usual folders of them
 _TEXTS = ("_query.txt", "_good.txt", "_ok.txt", "_junk.txt")

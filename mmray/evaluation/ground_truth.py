@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmray.arrays import Box, Ids
-from mmray.errors import InputError
-from mmray.locations import absolute
+from mmray.system.arrays import Box, Ids
+from mmray.system.errors import InputError
+from mmray.system.locations import absolute
 
 _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$", re.IGNORECASE)
 _SHOWN = 20  # items that a message lists, before it counts the others

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from mmray.errors import InputError
+from mmray.system.errors import InputError
 
 # What a damaged pickle makes the unpickler raise; SystemError is numpy's for text beyond Unicode.
 _STUMBLES = (

@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 from mmray.collection import ImageFile
 from mmray.config import BenchmarkName
-from mmray.errors import InputError
 from mmray.evaluation.benchmarks import (
     Benchmark,
     read_oxford_ground_truth,
@@ -20,6 +19,7 @@ from mmray.evaluation.ground_truth import MissingImageError, stem
 from mmray.evaluation.labelled import LabelledSet, paired
 from mmray.evaluation.layouts import read_holidays, read_instre
 from mmray.sources import list_images
+from mmray.system.errors import InputError
 
 _Files: TypeAlias = dict[str, ImageFile]  # by name
 _Reader: TypeAlias = Callable[[Sequence[str]], Benchmark]  # of the names of the images there are

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mmray.arrays import Ids
 from mmray.config import Oracle
-from mmray.errors import InputError
-from mmray.locations import read_bytes
 from mmray.pools import Pools
+from mmray.system.arrays import Ids
+from mmray.system.errors import InputError
+from mmray.system.locations import read_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

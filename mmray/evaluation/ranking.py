@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.arrays import Box, Features, Floats, Ids
+from mmray.system.arrays import Box, Features, Floats, Ids
 
 _BLOCK = 1024  # rows of a similarity matrix held at a time
 _PART = 65_536  # rows of the database held in double precision at a time

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmray.arrays import Features, Ids
 from mmray.evaluation.clustering import clustering_nmi
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import (
@@ -13,6 +12,7 @@ from mmray.evaluation.ranking import (
     mean_precision_at_k,
     mean_recall_at_k,
 )
+from mmray.system.arrays import Features, Ids
 
 PRECISION_AT = 10
 RECALL_AT = (1, 2, 4, 8)

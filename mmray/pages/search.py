@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmray.arrays import Box
 from mmray.pages.templating import render
 from mmray.pages.thumbnails import Picture
+from mmray.system.arrays import Box
 
 LINKED = ("file", "http", "https")  # schemes: a link of another could run a script
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from mmray.arrays import Floats
 from mmray.rendering.artworks import ARTISTS
 from mmray.rendering.drawing import Colour, draw_shape, hsv, make_palette, make_pattern
+from mmray.system.arrays import Floats
 
 SHAPES = ((4, 3), (4, 3), (3, 4), (3, 2), (2, 3), (1, 1))  # width : height of photos
 CAMERA = 3.2  # distance of the camera from the centre of a model, whose longest side is 2

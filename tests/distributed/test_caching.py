@@ -13,12 +13,12 @@ from mmray.containers import index
 from mmray.distributed.caching import CachingWorker, cache_images, cached
 from mmray.distributed.extraction import Decoder
 from mmray.distributed.stage import Pool
-from mmray.errors import InputError
 from mmray.images import load_image
 from mmray.sources import find
-from mmray.storage import Folder
-from tests import synthetic
-from tests.bad_images import scene
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from tests.made import synthetic
+from tests.made.bad_images import scene
 
 SIDE = 64
 SIZES = {"longest_side": SIDE, "shard_size": 5}

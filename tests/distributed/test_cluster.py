@@ -11,8 +11,8 @@ from ray.util.state import get_actor
 from mmray.distributed import cluster
 from mmray.distributed.capacity import Capacity
 from mmray.distributed.stage import Pool
-from mmray.errors import InputError
-from tests import clusters
+from mmray.system.errors import InputError
+from tests.end_to_end import clusters
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from mmray.images import load_image
 from mmray.models import build
 from mmray.pooling import Rmac
 from mmray.sources import find
-from mmray.storage import Folder
-from tests import synthetic
-from tests.bad_images import bad_files, odd_files
+from mmray.system.folder import Folder
+from tests.made import synthetic
+from tests.made.bad_images import bad_files, odd_files
 
 POOLINGS = ("rmac", "mac")
 HOW = Description(longest_side=64, poolings=POOLINGS, batch_size=2)

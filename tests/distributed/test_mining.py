@@ -14,8 +14,8 @@ from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining import MiningInput, MiningMethod
 from mmray.neighbors import ExactIndex, search
 from mmray.pools import Pools, mine_pools
-from mmray.storage import Folder
-from tests import synthetic
+from mmray.system.folder import Folder
+from tests.made import synthetic
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SETTINGS = {"positive_k": 12, "negative_k": 60, "max_negatives": 9}

@@ -15,8 +15,8 @@ import ray
 from mmray.distributed import capacity
 from mmray.distributed.capacity import Capacity, attended
 from mmray.distributed.stage import Pool, run_units
-from mmray.errors import InputError
-from mmray.storage import Folder
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -11,11 +11,11 @@ from mmray.collection import Collection
 from mmray.config import TrainingConfig
 from mmray.distributed.cluster import TrainingWorkers
 from mmray.distributed.trainer import fine_tune
-from mmray.errors import InputError
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
-from mmray.storage import Folder
-from tests import synthetic
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from tests.made import synthetic
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

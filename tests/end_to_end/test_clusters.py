@@ -11,8 +11,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from tests.clusters import free_port, running_head, wait_for
-from tests.small_job import SMALL, table, the_run
+from tests.end_to_end.clusters import free_port, running_head, wait_for
+from tests.end_to_end.small_job import SMALL, table, the_run
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

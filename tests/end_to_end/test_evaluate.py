@@ -21,9 +21,9 @@ from mmray.evaluation.expansion import expand
 from mmray.evaluation.ranking import Query, mean_average_precision, rank, recall_at_k
 from mmray.images import decode
 from mmray.models import build
-from mmray.storage import Folder
+from mmray.system.folder import Folder
 from mmray.whitening import lda_whitening, pca_whitening
-from tests import synthetic
+from tests.made import synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
 BOX = (4, 8, 40, 44)

@@ -15,10 +15,10 @@ import torch
 from mmray.embedding import embed
 from mmray.images import decode
 from mmray.models import build
-from mmray.storage import Folder
+from mmray.system.folder import Folder
 from mmray.whitening import Whitening
-from tests import synthetic
-from tests.small_job import the_run
+from tests.end_to_end.small_job import the_run
+from tests.made import synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (

@@ -16,9 +16,9 @@ from mmray import finegrained
 from mmray.command_line import parse
 from mmray.config import FINEGRAINED_PRESETS
 from mmray.describer import Describer, Framing
-from mmray.errors import InputError
 from mmray.rendering.photo_set import render_collection
-from tests.small_job import table, the_run
+from mmray.system.errors import InputError
+from tests.end_to_end.small_job import table, the_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = shlex.split(

@@ -17,7 +17,7 @@ from mmray.benchmark import manifold_features
 from mmray.graph import largest_component, reciprocal_knn_graph
 from mmray.neighbors import search
 from mmray.pools import mine_pools
-from tests.clusters import processes, running_head, start_node, stop, vanish, wait_for
+from tests.end_to_end.clusters import processes, running_head, start_node, stop, vanish, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "jobs"))

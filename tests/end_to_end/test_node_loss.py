@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.clusters import running_head, start_node, stop, vanish, wait_for
+from tests.end_to_end.clusters import running_head, start_node, stop, vanish, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRACT = shlex.split(

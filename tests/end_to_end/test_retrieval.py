@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmray.storage import Folder
+from mmray.system.folder import Folder
 from mmray.whitening import Whitening
-from tests.small_job import SMALL, table, the_run
+from tests.end_to_end.small_job import SMALL, table, the_run
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "jobs"))

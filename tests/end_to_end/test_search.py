@@ -12,8 +12,8 @@ from jobs import search as job
 from mmray import models
 from mmray.describer import Describer
 from mmray.models import build
-from mmray.storage import Folder
-from tests.exported import model_folder
+from mmray.system.folder import Folder
+from tests.made.exported import model_folder
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import sfm
-from tests.small_job import the_run
+from tests.end_to_end.small_job import the_run
+from tests.made import sfm
 
 ROOT = Path(__file__).resolve().parents[2]
 LABEL = "supervised (uses labels)"

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from mmray import models
-from mmray.storage import Folder
-from tests.clusters import processes, running_head, start_node, stop, vanish, wait_for
-from tests.small_job import the_run
+from mmray.system.folder import Folder
+from tests.end_to_end.clusters import processes, running_head, start_node, stop, vanish, wait_for
+from tests.end_to_end.small_job import the_run
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = shlex.split(

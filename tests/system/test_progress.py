@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmray import progress
-from mmray.progress import Progress
+from mmray.system import progress
+from mmray.system.progress import Progress
 
 
 @pytest.fixture

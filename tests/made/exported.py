@@ -7,9 +7,9 @@ import numpy as np
 from mmray.describer import WHITENING, Describer
 from mmray.models import build, save
 from mmray.onnx_export import export_onnx
-from mmray.storage import Folder
+from mmray.system.folder import Folder
 from mmray.whitening import Whitening
-from tests.bad_images import encoded, scene
+from tests.made.bad_images import encoded, scene
 
 SIDE = 96  # longest side of the images that the model sees
 SHAPES = ((120, 90), (90, 120), (97, 97), (64, 150), (33, 45))  # width and height

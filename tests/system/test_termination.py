@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from mmray.termination import on_termination
+from mmray.system.termination import on_termination
 
 # One call into C that lasts longer than anybody waits, and heeds no signal until it returns.
 STUCK = """

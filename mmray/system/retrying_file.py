@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmray.errors import InputError
-from mmray.locations import open_file, patiently, reason
+from mmray.system.errors import InputError
+from mmray.system.locations import open_file, patiently, reason
 
 # What open_file, tarfile and pyarrow raise on a file that is gone, damaged or misnamed.
 UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, OverflowError)

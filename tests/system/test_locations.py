@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mmray import locations
-from mmray.locations import (
+from mmray.system import locations
+from mmray.system.locations import (
     beside,
     is_uri,
     local_path,

@@ -15,10 +15,10 @@ import pytest
 from scipy.io import savemat
 
 from mmray import feature_tables
-from mmray.errors import InputError
 from mmray.feature_files import read_feature_set
-from mmray.storage import Folder
-from tests.synthetic import clouds, feature_shard
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from tests.made.synthetic import clouds, feature_shard
 
 small_batches = mock.patch.object(feature_tables, "_BATCH_ROWS", 4)  # a decorator of tests
 

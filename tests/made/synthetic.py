@@ -11,7 +11,6 @@ import pyarrow as pa
 from PIL import Image
 from scipy.sparse import csr_array
 
-from mmray.arrays import Features, Graph, Ids
 from mmray.config import Rival, TrainingConfig
 from mmray.feature_shards import features_table
 from mmray.fine_tuning import TrainingJob
@@ -21,6 +20,7 @@ from mmray.models import build, with_head
 from mmray.pools import Pools
 from mmray.sources import find
 from mmray.supervised import LabelledImages
+from mmray.system.arrays import Features, Graph, Ids
 
 
 def unit_rows(rows: np.ndarray) -> Features:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmray.errors import InputError
-from mmray.storage import Folder, open_storage
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder, open_storage
 
 
 @pytest.fixture

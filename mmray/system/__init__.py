@@ -1,0 +1,1 @@
+"""Files, folders and processes: what has nothing to do with images."""
