@@ -8,8 +8,8 @@ anything else, 130 interrupted (and resumable).
 
 import sys
 
-from mmray.command_line import exit_status, given, parse
-from mmray.config import FINEGRAINED_ABLATIONS, RETRIEVAL_ABLATIONS
+from mmray.config.command_line import exit_status, given, parse
+from mmray.config.presets import FINEGRAINED_ABLATIONS, RETRIEVAL_ABLATIONS
 
 
 def main() -> int:

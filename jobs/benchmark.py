@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import tyro
 
-from mmray.command_line import exit_status
-from mmray.config import Loss, Network, Precision
+from mmray.config.choices import Loss, Network, Precision
+from mmray.config.command_line import exit_status
 
 if TYPE_CHECKING:
     from mmray.collection import Collection
@@ -187,7 +187,7 @@ def training(options: Benchmark) -> Table:
     import torch
 
     from mmray import models
-    from mmray.config import TrainingConfig
+    from mmray.config.sections import TrainingConfig
     from mmray.training_benchmark import compare_training
 
     with tempfile.TemporaryDirectory() as rendered:

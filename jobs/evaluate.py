@@ -7,8 +7,8 @@ status: 0 done, 2 unusable arguments or input, 1 anything else, 130 interrupted 
 
 import sys
 
-from mmray.command_line import exit_status, parse
-from mmray.config import EVALUATE
+from mmray.config.command_line import exit_status, parse
+from mmray.config.presets import EVALUATE
 
 
 def main() -> int:

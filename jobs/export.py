@@ -10,8 +10,8 @@ from pathlib import Path
 
 import tyro
 
-from mmray.command_line import exit_status
-from mmray.config import ExportConfig
+from mmray.config.command_line import exit_status
+from mmray.config.tools import ExportConfig
 
 
 def main() -> int:

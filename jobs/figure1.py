@@ -9,8 +9,8 @@ import sys
 
 import tyro
 
-from mmray.command_line import exit_status
-from mmray.config import FigureConfig
+from mmray.config.command_line import exit_status
+from mmray.config.tools import FigureConfig
 
 
 def main() -> int:

@@ -8,8 +8,8 @@ input, 1 anything else, 130 interrupted (and resumable).
 
 import sys
 
-from mmray.command_line import exit_status, parse
-from mmray.config import FINEGRAINED_PRESETS
+from mmray.config.command_line import exit_status, parse
+from mmray.config.presets import FINEGRAINED_PRESETS
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ arguments or input, 1 anything else, 130 interrupted (and resumable).
 
 import sys
 
-from mmray.command_line import exit_status, parse
-from mmray.config import MINE_PRESETS
+from mmray.config.command_line import exit_status, parse
+from mmray.config.presets import MINE_PRESETS
 
 
 def main() -> int:

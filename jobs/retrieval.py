@@ -7,8 +7,8 @@ interrupted (and resumable).
 
 import sys
 
-from mmray.command_line import exit_status, parse
-from mmray.config import PRESETS
+from mmray.config.command_line import exit_status, parse
+from mmray.config.presets import PRESETS
 
 
 def main() -> int:

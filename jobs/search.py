@@ -12,8 +12,8 @@ import sys
 
 import tyro
 
-from mmray.command_line import exit_status
-from mmray.config import IndexConfig, QueryConfig
+from mmray.config.command_line import exit_status
+from mmray.config.tools import IndexConfig, QueryConfig
 
 
 def main() -> int:

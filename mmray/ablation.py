@@ -13,18 +13,15 @@ from mmray import artifacts, finegrained, models, pipeline
 from mmray.artifacts import Stage
 from mmray.collection import Collection
 from mmray.comparison import RowResult, comparison, comparison_table
-from mmray.config import (
-    RIVAL,
-    Changes,
+from mmray.config.choices import Pooling, Rival
+from mmray.config.learning import (
     Config,
     FinegrainedAblationConfig,
     FinegrainedConfig,
-    Pooling,
     RetrievalAblationConfig,
-    Rival,
-    changed,
     chosen_stages,
 )
+from mmray.config.presets import RIVAL, Changes, changed
 from mmray.learning import Outcome
 from mmray.pages.report import Report
 from mmray.pages.tables import Table

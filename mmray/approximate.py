@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.config import ApproximateSearch
+from mmray.config.choices import ApproximateSearch
 from mmray.neighbors import ExactIndex, Neighbors, checked_norms, finite_norms, settled
 from mmray.system.arrays import Features, Floats, Ids
 

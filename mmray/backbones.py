@@ -11,7 +11,7 @@ import torchvision
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from mmray.config import Network
+from mmray.config.choices import Network
 
 
 @dataclass(frozen=True)

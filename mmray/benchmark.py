@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import cg
 
-from mmray.config import QuerySearch
+from mmray.config.choices import QuerySearch
 from mmray.diffusion import diffuse
 from mmray.evaluation.expansion import ranked
 from mmray.evaluation.ranking import Query, mean_average_precision

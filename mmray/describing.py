@@ -11,7 +11,8 @@ from typing import Any
 from mmray import feature_shards, models
 from mmray.artifacts import Stage
 from mmray.collection import Collection
-from mmray.config import Descriptor, RunConfig
+from mmray.config.choices import Descriptor
+from mmray.config.run import RunConfig
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, extract
 from mmray.models import EmbeddingNet

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmray.config import Descriptor
+from mmray.config.choices import Descriptor
 from mmray.images import same_shape_batches
 from mmray.models import EmbeddingNet
 from mmray.moments import Moments

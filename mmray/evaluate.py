@@ -7,7 +7,8 @@ from typing import get_args
 
 from mmray import models
 from mmray.artifacts import read_whitening, whitening_name
-from mmray.config import Descriptor, EvaluateConfig, Network, Pooling
+from mmray.config.choices import Descriptor, Network, Pooling
+from mmray.config.tools import EvaluateConfig
 from mmray.evaluation_stages import (
     LDA,
     PART,

@@ -13,7 +13,9 @@ import numpy as np
 
 from mmray.artifacts import Stage
 from mmray.collection import Collection, sample
-from mmray.config import Descriptor, MeasuringConfig, RunConfig
+from mmray.config.choices import Descriptor
+from mmray.config.run import RunConfig
+from mmray.config.sections import MeasuringConfig
 from mmray.describing import Described, describe
 from mmray.distributed.extraction import Description
 from mmray.evaluation.expansion import ranked

@@ -8,7 +8,7 @@ import dataclasses
 from mmray import artifacts
 from mmray.artifacts import Stage
 from mmray.collection import Collection, sample
-from mmray.config import LearningConfig
+from mmray.config.learning import LearningConfig
 from mmray.describing import Described, describe
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, sum_up_regions

@@ -19,7 +19,7 @@ from torch import nn
 from mmray import models, tuples
 from mmray.augmentation import RandomCrop, center_crop
 from mmray.collection import Collection, ImageFile
-from mmray.config import TrainingConfig
+from mmray.config.sections import TrainingConfig
 from mmray.evaluation.labelled import LabelledSet
 from mmray.health import HealthCheck, healthiest
 from mmray.labelled_tuples import LabelledPairs, add_labelled_negatives, sample_labelled_pairs

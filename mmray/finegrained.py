@@ -11,14 +11,9 @@ import numpy as np
 from mmray import artifacts, models
 from mmray.artifacts import Stage
 from mmray.collection import Collection, sample, without
-from mmray.config import (
-    RIVAL,
-    FinegrainedConfig,
-    MeasuringConfig,
-    TrainingConfig,
-    changed,
-    chosen_stages,
-)
+from mmray.config.learning import FinegrainedConfig, chosen_stages
+from mmray.config.presets import RIVAL, changed
+from mmray.config.sections import MeasuringConfig, TrainingConfig
 from mmray.describing import describe
 from mmray.evaluation.classes import ClassSet, class_set
 from mmray.evaluation.labelled import LabelledSet, as_labelled

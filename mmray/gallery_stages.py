@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mmray.artifacts import Stage
 from mmray.baselines import euclidean_positives, random_negatives
 from mmray.collection import Collection
-from mmray.config import MiningRunConfig
+from mmray.config.run import MiningRunConfig
 from mmray.galleries import Group, Strip, anchor_gallery, pool_gallery
 from mmray.images import load_image
 from mmray.mining import EUCLIDEAN_K

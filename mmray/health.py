@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mmray.config import Loss
+from mmray.config.choices import Loss
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
 from mmray.losses import tuple_loss
 from mmray.manifold import ManifoldNeighbors

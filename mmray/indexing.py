@@ -9,7 +9,7 @@ import numpy as np
 from mmray.artifacts import Stage
 from mmray.collection import Collection
 from mmray.compressed import FEWEST, CompressedIndex
-from mmray.config import IndexConfig
+from mmray.config.tools import IndexConfig
 from mmray.describer import TrainedModel
 from mmray.describing import describe
 from mmray.distributed.extraction import Description

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mmray.artifacts import Stage
 from mmray.collection import Collection
-from mmray.config import LearningConfig
+from mmray.config.learning import LearningConfig
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.purity import (
     Purity,

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from mmray.config import LearningConfig
+from mmray.config.learning import LearningConfig
 from mmray.learning import Learned, Outcome
 from mmray.mining_stages import TUNED
 from mmray.pages.charts import Chart, Series

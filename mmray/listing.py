@@ -7,7 +7,7 @@ from typing import Any
 
 from mmray.artifacts import Stage, fingerprint
 from mmray.collection import Collection, read_exclusions, sample, without
-from mmray.config import ListingConfig
+from mmray.config.run import ListingConfig
 from mmray.distributed.listing import index_containers
 from mmray.session import Counts, Session
 from mmray.sources import Found, Stamp, find, unchanged

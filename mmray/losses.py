@@ -7,7 +7,7 @@ l2-normalised rows, though nothing here depends on it.
 import torch
 from torch import Tensor
 
-from mmray.config import Loss
+from mmray.config.choices import Loss
 
 MARGINS: dict[Loss, float] = {"contrastive": 0.7, "triplet": 0.5}  # m of eqs. (7) and (8)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmray.artifacts import Stage
-from mmray.config import MineConfig
+from mmray.config.tools import MineConfig
 from mmray.evaluation.purity import Purity, read_labels
 from mmray.feature_files import read_feature_set
 from mmray.mining_stages import Mined, Source, graph_stage, measure_purity, mine_stage

@@ -14,7 +14,7 @@ from mmray.baselines import (
     geodesic_negatives,
     random_negatives,
 )
-from mmray.config import Negatives, Positives
+from mmray.config.choices import Negatives, Positives
 from mmray.neighbors import ExactIndex
 from mmray.pools import Pools, pools_of
 from mmray.reordering import ReorderedGraph, reorder

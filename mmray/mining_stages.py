@@ -16,7 +16,9 @@ from mmray import artifacts
 from mmray.anchors import select_anchors, stationary_distribution
 from mmray.approximate import ApproximateIndex, measured_recall
 from mmray.artifacts import Stage
-from mmray.config import ApproximateSearch, MiningConfig, MiningRunConfig
+from mmray.config.choices import ApproximateSearch
+from mmray.config.run import MiningRunConfig
+from mmray.config.sections import MiningConfig
 from mmray.distributed import cluster
 from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors

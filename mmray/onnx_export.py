@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmray import __version__
 from mmray.backbones import SameConv2d
-from mmray.config import Pooling
+from mmray.config.choices import Pooling
 from mmray.describer import Framing, WhitenedNet
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from mmray.config import Optimizer, Schedule
+from mmray.config.choices import Optimizer, Schedule
 
 
 def make_optimizer(

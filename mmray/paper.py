@@ -6,7 +6,8 @@ whitened (PCA for the pre-trained network, Lw for the others), images of 1024 pi
 
 from collections.abc import Sequence
 
-from mmray.config import BenchmarkName, MeasuringConfig, Network, Pooling
+from mmray.config.choices import BenchmarkName, Network, Pooling
+from mmray.config.sections import MeasuringConfig
 from mmray.report import Score
 
 _COLUMNS: tuple[BenchmarkName, ...] = (

@@ -14,7 +14,8 @@ import numpy as np
 from mmray import artifacts, models
 from mmray.artifacts import Stage
 from mmray.collection import Collection
-from mmray.config import Config, Descriptor, chosen_stages
+from mmray.config.choices import Descriptor
+from mmray.config.learning import Config, chosen_stages
 from mmray.describing import Described
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation_stages import (

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
 from torch import Tensor
 
-from mmray.config import Pooling
+from mmray.config.choices import Pooling
 from mmray.whitening import Whitening
 
 EPS = 1e-6

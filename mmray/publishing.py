@@ -1,6 +1,6 @@
 """What a user takes away from a run: the model, ready to be loaded, and the page to look at."""
 
-from mmray.config import LearningConfig, all_stages
+from mmray.config.learning import LearningConfig, all_stages
 from mmray.describer import TrainedModel
 from mmray.learning import Outcome
 from mmray.learning_report import learning_report

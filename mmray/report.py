@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmray.config import Descriptor, QuerySearch
+from mmray.config.choices import Descriptor, QuerySearch
 from mmray.graph_report import GraphReport, counted, percent
 from mmray.system.arrays import Floats
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from mmray import __version__, artifacts
 from mmray.artifacts import Stage
-from mmray.config import RunConfig
+from mmray.config.run import RunConfig
 from mmray.evaluation.scoring import DEVIATION
 from mmray.pages.report import GraphPicture, Report, StageTime, Unreadable, report_page
 from mmray.pages.tables import Table

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmray.artifacts import Stage
 from mmray.collection import ImageFile
-from mmray.config import QueryConfig
+from mmray.config.tools import QueryConfig
 from mmray.describer import Describer
 from mmray.images import load_image
 from mmray.neighbors import Neighbors

@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from mmray import artifacts
 from mmray.artifacts import Stage
-from mmray.config import RunConfig, settings
+from mmray.config.run import RunConfig, settings
+from mmray.config.validation import validate
 from mmray.distributed import cluster
 from mmray.distributed.capacity import Capacity
 from mmray.distributed.stage import Pool
@@ -16,7 +17,6 @@ from mmray.system.folder import Folder, is_absolute, open_storage
 from mmray.system.progress import announce
 from mmray.system.termination import on_termination
 from mmray.tracking import Run, default_uri, open_run
-from mmray.validation import validate
 
 KILLED = "KILLED"  # what MLflow calls the run of a job that was stopped
 

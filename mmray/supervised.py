@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmray.config import Rival
+from mmray.config.choices import Rival
 from mmray.losses import MARGINS
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError

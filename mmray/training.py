@@ -17,7 +17,7 @@ import torch.distributed.nn
 from torch import Tensor, nn
 
 from mmray.collection import ImageFile
-from mmray.config import Loss, Precision
+from mmray.config.choices import Loss, Precision
 from mmray.embedding import as_batch, embed
 from mmray.images import MAX_PIXELS, load_image, same_shape_batches
 from mmray.inference import fused

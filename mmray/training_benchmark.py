@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from mmray import tuples
 from mmray.collection import Collection
-from mmray.config import TrainingConfig
+from mmray.config.sections import TrainingConfig
 from mmray.distributed import cluster
 from mmray.distributed.caching import cache_images, cached
 from mmray.distributed.cluster import TrainingWorkers

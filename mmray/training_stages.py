@@ -9,7 +9,8 @@ import numpy as np
 from mmray import models
 from mmray.artifacts import Stage
 from mmray.collection import Collection
-from mmray.config import Config, LearningConfig, Rival
+from mmray.config.choices import Rival
+from mmray.config.learning import Config, LearningConfig
 from mmray.distributed import cluster
 from mmray.distributed.caching import cache_images, cached
 from mmray.distributed.trainer import fine_tune

@@ -6,18 +6,17 @@ import pytest
 
 from mmray import ablation
 from mmray.ablation import FEATURES, METHOD, RIVALS, rows_of
-from mmray.config import (
+from mmray.config.learning import Config, FinegrainedConfig
+from mmray.config.presets import (
     FINEGRAINED_ABLATIONS,
     FINEGRAINED_PRESETS,
     PRESETS,
     RETRIEVAL_ABLATIONS,
-    Config,
-    FinegrainedConfig,
-    settings,
 )
+from mmray.config.run import settings
+from mmray.config.validation import validate
 from mmray.session import identity_of
 from mmray.system.errors import InputError
-from mmray.validation import validate
 
 BIRDS, PHOTOS = FINEGRAINED_ABLATIONS["demo"], RETRIEVAL_ABLATIONS["demo"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmray.benchmark import Comparison, manifold_features
-from mmray.config import TrainingConfig
+from mmray.config.sections import TrainingConfig
 from mmray.models import EmbeddingNet
 from mmray.search_benchmark import stored_features
 from mmray.sources import find

@@ -32,9 +32,9 @@ from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEven
 from ray.runtime_env.runtime_env import RuntimeEnv, RuntimeEnvConfig
 from ray.scripts.scripts import start
 
-from mmray.command_line import parse
-from mmray.config import PRESETS
-from mmray.validation import validate
+from mmray.config.command_line import parse
+from mmray.config.presets import PRESETS
+from mmray.config.validation import validate
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHER, KUBERAY = ("aws.yaml", "gcp.yaml", "local.yaml"), "kuberay-rayjob.yaml"

@@ -8,7 +8,7 @@ import pytest
 from mmray import feature_stages, moments
 from mmray.artifacts import Stage
 from mmray.collection import Collection, ImageFile
-from mmray.config import DEMO
+from mmray.config.presets import DEMO
 from mmray.feature_stages import extract_stage, features_stage
 from mmray.models import build
 from mmray.moments import Moments

@@ -8,7 +8,7 @@ import torch
 
 from mmray import fine_tuning, tuples
 from mmray.augmentation import center_crop
-from mmray.config import TrainingConfig
+from mmray.config.sections import TrainingConfig
 from mmray.embedding import embed
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query

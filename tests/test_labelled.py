@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmray.collection import ImageFile
-from mmray.config import EVALUATE
+from mmray.config.presets import EVALUATE
 from mmray.evaluation.classes import ClassSet
 from mmray.evaluation.labelled import LabelledSet, as_labelled, labelled_set
 from mmray.evaluation.ranking import (

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmray.config import DEMO, Config
+from mmray.config.learning import Config
+from mmray.config.presets import DEMO
 from mmray.listing import list_stage
 from mmray.mining_stages import need_items
 from mmray.session import Session

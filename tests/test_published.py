@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from mmray.config import BenchmarkName
+from mmray.config.choices import BenchmarkName
 from mmray.evaluation import published
 from mmray.evaluation.labelled import labelled_set
 from mmray.evaluation.published import find_benchmark

@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 from mmray.artifacts import Stage
-from mmray.config import MineConfig
+from mmray.config.tools import MineConfig
 from mmray.pages.report import Report
 from mmray.run_report import write_report
 from mmray.session import Session, identity_of, nested

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 import figure1 as job
 
 from mmray.anchors import select_anchors
-from mmray.config import FigureConfig
+from mmray.config.tools import FigureConfig
 from mmray.neighbors import search
 from mmray.system.errors import InputError
 from mmray.toy import gaussian_features, mine_toy, spirals

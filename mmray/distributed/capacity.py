@@ -10,7 +10,7 @@ from typing import TypeVar
 import ray
 from ray._private import state
 
-from mmray.config import RunConfig
+from mmray.config.run import RunConfig
 from mmray.system.errors import InputError
 from mmray.system.progress import announce
 

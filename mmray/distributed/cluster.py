@@ -12,7 +12,7 @@ import ray
 import ray.data
 from ray._private.utils import read_ray_address
 
-from mmray.config import RunConfig
+from mmray.config.run import RunConfig
 from mmray.distributed.capacity import Attendance, Capacity, attended
 from mmray.distributed.stage import Pool
 from mmray.system.arrays import Device

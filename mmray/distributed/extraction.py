@@ -14,7 +14,7 @@ import torch
 from mmray.augmentation import center_crop
 from mmray.careful_decoding import CarefulDecoder
 from mmray.collection import Collection, ImageFile, image_of
-from mmray.config import Descriptor, Precision
+from mmray.config.choices import Descriptor, Precision
 from mmray.containers import read_images
 from mmray.distributed.stage import ITEMS, RESTARTED, UNIT, Pool, run_units
 from mmray.embedding import embed, region_moments

@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 from scipy.sparse import csr_array
 
-from mmray.config import QuerySearch
+from mmray.config.choices import QuerySearch
 from mmray.diffusion import diffuse_blocks
 from mmray.evaluation.ranking import rank, similarity_blocks
 from mmray.graph import normalize_graph, reciprocal_knn_graph

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from mmray.collection import ImageFile
-from mmray.config import BenchmarkName
+from mmray.config.choices import BenchmarkName
 from mmray.evaluation.benchmarks import (
     Benchmark,
     read_oxford_ground_truth,

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mmray.config import Oracle
+from mmray.config.choices import Oracle
 from mmray.pools import Pools
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError

@@ -8,7 +8,7 @@ import torch
 
 from mmray import models
 from mmray.collection import Collection
-from mmray.config import TrainingConfig
+from mmray.config.sections import TrainingConfig
 from mmray.distributed.cluster import TrainingWorkers
 from mmray.distributed.trainer import fine_tune
 from mmray.evaluation.labelled import LabelledSet

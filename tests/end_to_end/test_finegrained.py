@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from mmray import finegrained
-from mmray.command_line import parse
-from mmray.config import FINEGRAINED_PRESETS
+from mmray.config.command_line import parse
+from mmray.config.presets import FINEGRAINED_PRESETS
 from mmray.describer import Describer, Framing
 from mmray.rendering.photo_set import render_collection
 from mmray.system.errors import InputError

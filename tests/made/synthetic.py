@@ -11,7 +11,8 @@ import pyarrow as pa
 from PIL import Image
 from scipy.sparse import csr_array
 
-from mmray.config import Rival, TrainingConfig
+from mmray.config.choices import Rival
+from mmray.config.sections import TrainingConfig
 from mmray.feature_shards import features_table
 from mmray.fine_tuning import TrainingJob
 from mmray.labelled_tuples import NO_POOLS, LabelledPairs

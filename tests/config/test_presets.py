@@ -5,25 +5,23 @@ from dataclasses import replace
 
 import pytest
 
-from mmray.config import (
+from mmray.config.learning import FINEGRAINED_STAGES, FinegrainedConfig, chosen_stages
+from mmray.config.presets import (
     DEMO,
     EVALUATE,
     FINEGRAINED_PRESETS,
-    FINEGRAINED_STAGES,
     MINE_PRESETS,
     PRESETS,
     RECIPES,
     RETRIEVAL,
     STEADY,
-    FinegrainedConfig,
-    chosen_stages,
     preset,
-    settings,
     with_defaults,
 )
+from mmray.config.run import settings
+from mmray.config.validation import validate
 from mmray.optimization import learning_rate
 from mmray.system.errors import InputError
-from mmray.validation import validate
 
 
 def test_the_paper_s_recipe_has_the_paper_s_values():

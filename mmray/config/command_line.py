@@ -7,14 +7,9 @@ from typing import Any, TypeVar
 
 import tyro
 
-from mmray.config import (
-    FINEGRAINED_RECIPES,
-    RECIPES,
-    Config,
-    FinegrainedConfig,
-    RunConfig,
-    with_defaults,
-)
+from mmray.config.learning import Config, FinegrainedConfig
+from mmray.config.presets import FINEGRAINED_RECIPES, RECIPES, with_defaults
+from mmray.config.run import RunConfig
 from mmray.system.errors import InputError
 
 Settings = TypeVar("Settings", bound=RunConfig)

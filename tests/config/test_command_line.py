@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 
 import retrieval
 
-from mmray.command_line import exit_status
-from mmray.command_line import parse as parse_for
-from mmray.config import (
+from mmray.config.command_line import exit_status
+from mmray.config.command_line import parse as parse_for
+from mmray.config.learning import FinegrainedConfig
+from mmray.config.presets import (
     DEMO,
     FINEGRAINED_ABLATIONS,
     FINEGRAINED_PRESETS,
@@ -20,11 +21,10 @@ from mmray.config import (
     PRESETS,
     RETRIEVAL,
     RETRIEVAL_ABLATIONS,
-    FinegrainedConfig,
-    MiningConfig,
     preset,
     with_defaults,
 )
+from mmray.config.sections import MiningConfig
 from mmray.system.errors import InputError
 
 

@@ -4,19 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mmray.config import (
-    Config,
-    EvaluateConfig,
-    ExtractionConfig,
-    FinegrainedConfig,
-    IndexConfig,
-    LearningConfig,
-    MeasuringConfig,
-    MineConfig,
-    RunConfig,
-    chosen_stages,
-    settings,
-)
+from mmray.config.learning import Config, FinegrainedConfig, LearningConfig, chosen_stages
+from mmray.config.run import RunConfig, settings
+from mmray.config.sections import ExtractionConfig, MeasuringConfig
+from mmray.config.tools import EvaluateConfig, IndexConfig, MineConfig
 from mmray.system.errors import InputError
 
 _INDEX_NAME = re.compile(r"[\w-]{1,100}")

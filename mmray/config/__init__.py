@@ -1,0 +1,1 @@
+"""Every setting of every job: its default, its bound and its flag."""

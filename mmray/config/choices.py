@@ -1,0 +1,42 @@
+"""The values that settings choose among."""
+
+from typing import Literal
+
+Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_lite0"]
+Pooling = Literal["mac", "rmac", "gem", "avg"]
+Descriptor = Literal["mac", "rmac", "gem", "avg", "embedding"]
+Selection = Literal["walk", "filled", "all", "random"]
+Loss = Literal["contrastive", "triplet"]
+Precision = Literal["float32", "bfloat16"]
+ApproximateSearch = Literal["ivf", "hnsw"]
+Search = Literal["exact", "ivf", "hnsw"]
+Positives = Literal["manifold", "euclidean", "cyclic"]
+Negatives = Literal["manifold", "random", "geodesic"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["step", "cosine", "constant"]
+Augmentation = Literal["none", "crop"]
+QuerySearch = Literal["plain", "aqe", "alpha-qe", "diffusion"]
+BenchmarkName = Literal[
+    "oxford5k",
+    "paris6k",
+    "oxford105k",
+    "paris106k",
+    "holidays",
+    "holidays_upright",
+    "instre",
+    "roxford5k",
+    "rparis6k",
+]
+Preset = Literal["demo", "retrieval"]
+FinegrainedPreset = Literal["demo", "finegrained"]
+Recipe = Literal["steady", "paper", "supervised"]
+FinegrainedRecipe = Literal["steady", "paper"]
+MinePreset = Literal["retrieval", "finegrained"]
+HeadStart = Literal["pca", "random"]
+Application = Literal["finegrained", "retrieval"]
+Study = Literal["method", "features"]
+IndexKind = Literal["auto", "flat", "ivf-pq"]
+Oracle = Literal["positives", "negatives", "both"]
+Rival = Literal[
+    "triplet-semihard", "lifted-structure", "proxy-nca", "soft-triple", "distance-weighted"
+]

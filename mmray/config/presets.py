@@ -1,0 +1,184 @@
+"""Recipes and sizes: the sets of values that defaults come from."""
+
+import math
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from mmray.config.choices import FinegrainedPreset, FinegrainedRecipe, MinePreset, Preset, Recipe
+from mmray.config.learning import (
+    Config,
+    FinegrainedAblationConfig,
+    FinegrainedConfig,
+    LearningConfig,
+    RetrievalAblationConfig,
+)
+from mmray.config.sections import MiningConfig
+from mmray.config.tools import EvaluateConfig, MineConfig
+
+Changed = TypeVar("Changed", bound=LearningConfig)
+Changes = dict[str, Any]  # of fields; those of a section in a dict of their own
+
+# The paper's values suit a million photos of landmarks. With these, smaller and less pure
+# collections gain too, and none loses: RESULTS.md, "Steady training".
+STEADY: Changes = {
+    "mining": {"graph_k": 10, "positive_k": 20, "selection": "filled"},
+    "training": {
+        # The contrastive loss attracts until all distances are below its margin: it contracts.
+        "loss": "triplet",
+        "normalized_weights": True,
+        "learning_rate": 3e-4,
+        "anchors_per_epoch": 200,
+        "held_out": 0.1,
+        "average": True,
+        "keep": "best",
+        "patience": 5,
+    },
+}
+# The peer of Table 3 that learns from labels: Radenović, Tolias, Chum, "CNN image retrieval learns
+# from BoW", ECCV 2016, with VGG16. Its loss has a factor of 1/2 that ours has not.
+SUPERVISED: Changes = {
+    "training": {
+        "loss": "contrastive",
+        "margin": 0.7,
+        "weighted": False,
+        "anchors_per_epoch": 2000,
+        "negatives": 5,
+        "hard_negatives": 5,
+        "sum_negatives": True,
+        "learning_rate": 1e-3,
+        "decay": math.exp(-0.1),
+        "decay_epochs": 1,
+        "check_items": 0,
+    },
+}
+# A rival of Table 2 learns from labels: there is no graph to check a network by.
+RIVAL: Changes = {
+    "training": {"held_out": 0.0, "check_items": 0, "keep": "last", "patience": None},
+}
+RECIPES: dict[Recipe, Changes] = {"steady": STEADY, "paper": {}, "supervised": SUPERVISED}
+FINEGRAINED_MINING: Changes = {
+    "component": "all",
+    "selection": "all",
+    "anchors": None,
+    "negative_k": 100,
+}
+SIZES: dict[Preset, Changes] = {
+    "demo": {
+        "network": "efficientnet_lite0",
+        "extraction": {"longest_side": 192, "shard_size": 64},
+        # Some 13 photos of an object: fewer neighbours than the paper's.
+        "mining": {
+            "component": "all",
+            "graph_k": 5,
+            "positive_k": 8,
+            "negative_k": 100,
+            "anchor_block": 64,
+        },
+        "training": {"longest_side": 192, "epochs": 4, "anchors_per_epoch": 60},
+        "evaluation": {"longest_side": 192},
+    },
+    "retrieval": {},
+}
+
+
+# The paper's second application, where it differs from the first (Sec. 4.2 and 4.3).
+FINEGRAINED: Changes = {
+    "network": "googlenet",
+    "extraction": {
+        "longest_side": 512,
+        "scales": (1.0, 2**-0.5, 0.5),
+        "poolings": ("rmac",),
+        "pca": 512,
+    },
+    "mining": FINEGRAINED_MINING,
+    "training": {
+        "pooling": "avg",
+        "loss": "triplet",
+        "epochs": 100,
+        "anchors_per_epoch": 10**6,  # all of them
+        "batch_size": 42,
+        "augmentation": "crop",
+        "longest_side": 256,
+    },
+}
+FINEGRAINED_RECIPES: dict[FinegrainedRecipe, Changes] = {
+    "steady": {
+        "mining": {"graph_k": 10, "positive_k": 20},
+        "training": {
+            "normalized_weights": True,
+            "learning_rate": 3e-4,
+            "held_out": 0.1,
+            "average": True,
+            "keep": "best",
+            "patience": 5,
+        },
+    },
+    "paper": {},
+}
+FINEGRAINED_SIZES: dict[FinegrainedPreset, Changes] = {
+    "demo": {
+        "network": "efficientnet_lite0",
+        "demo": {"distractors": 0},
+        "extraction": {"longest_side": 224, "scales": (1.0,), "shard_size": 64, "pca": 128},
+        # Some 13 photos of an object.
+        "mining": {"positive_k": 10, "anchor_block": 64},
+        "training": {
+            "longest_side": 160,
+            "crop_size": 128,
+            "epochs": 4,
+            "anchors_per_epoch": 300,
+            "batch_size": 15,
+        },
+    },
+    "finegrained": {},
+}
+
+
+def preset(name: Preset, recipe: Recipe = "steady") -> Config:
+    """The paper's values, as changed by a recipe, then by the sizes of a preset."""
+    return with_defaults(Config(preset=name, recipe=recipe))
+
+
+def with_defaults(config: Changed) -> Changed:
+    """The settings of the preset and the recipe that a config names."""
+    if isinstance(config, FinegrainedConfig):
+        recipe, sizes = FINEGRAINED_RECIPES[config.recipe], FINEGRAINED_SIZES[config.preset]
+        return changed(config, FINEGRAINED, recipe, sizes)
+    assert isinstance(config, Config), "there are two applications"
+    return changed(config, RECIPES[config.recipe], SIZES[config.preset])
+
+
+def changed(config: Changed, *changes: Changes) -> Changed:
+    """A config with some fields changed, one set of changes after the other."""
+    for each in changes:
+        new = {
+            field: replace(getattr(config, field), **value) if isinstance(value, dict) else value
+            for field, value in each.items()
+        }
+        config = replace(config, **new)
+    return config
+
+
+DEMO, RETRIEVAL = preset("demo"), preset("retrieval")
+PRESETS: dict[Preset, Config] = {"demo": DEMO, "retrieval": RETRIEVAL}
+FINEGRAINED_PRESETS: dict[FinegrainedPreset, FinegrainedConfig] = {
+    "demo": with_defaults(FinegrainedConfig(preset="demo")),
+    "finegrained": with_defaults(FinegrainedConfig(preset="finegrained")),
+}
+FINEGRAINED_ABLATIONS: dict[FinegrainedPreset, FinegrainedAblationConfig] = {
+    "demo": with_defaults(FinegrainedAblationConfig(preset="demo")),
+    "finegrained": with_defaults(FinegrainedAblationConfig(preset="finegrained")),
+}
+RETRIEVAL_ABLATIONS: dict[Preset, RetrievalAblationConfig] = {
+    "demo": with_defaults(RetrievalAblationConfig(preset="demo")),
+    "retrieval": with_defaults(RetrievalAblationConfig(preset="retrieval")),
+}
+MINE_PRESETS: dict[MinePreset, MineConfig] = {
+    "retrieval": MineConfig(),
+    "finegrained": MineConfig(
+        preset="finegrained",
+        mining=MiningConfig(**FINEGRAINED_MINING),
+    ),
+}
+
+EVALUATE = EvaluateConfig()

@@ -1,0 +1,74 @@
+"""Settings that every job has."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmray.config.sections import MiningConfig
+
+ALIAS = "newest"  # in MLflow's registry, of the version that was registered last
+RETRIEVAL_MODEL, FINEGRAINED_MODEL = "mmray-retrieval", "mmray-finegrained"
+NEWEST = f"models:/{RETRIEVAL_MODEL}@{ALIAS}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every job that leaves artifacts has."""
+
+    storage: str = "mmray-runs"
+    """Folder or URI where everything a run makes is kept."""
+    seed: int = 0
+    """Seed of every random choice."""
+    tracking_uri: str | None = None
+    """MLflow server; by default a database under the storage folder."""
+    experiment: str = "mmray"
+    """MLflow experiment."""
+    min_workers: int = 1
+    """Actors of a stage at least, where they must share GPUs; training goes on with as few."""
+    max_workers: int | None = None
+    """Actors of a stage at most; by default as many as the cluster has CPUs or GPUs for."""
+    num_cpus: int | None = None
+    """CPUs to count on, where an autoscaler adds machines; by default those that are there."""
+    num_gpus: int | None = None
+    """GPUs to count on, where an autoscaler adds machines; by default those that are there."""
+    resource_timeout: float = 1800.0
+    """Seconds that a stage waits for machines, while it has no worker, until it gives up."""
+
+    @property
+    def title(self) -> str:
+        """What its MLflow run is called."""
+        return type(self).__name__.removesuffix("Config").lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningRunConfig(RunConfig):
+    """What every job that mines has."""
+
+    mining: MiningConfig = field(default_factory=MiningConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListingConfig(RunConfig):
+    """What every job that lists images has."""
+
+    images: tuple[str, ...] = ()
+    """Folders, tar shards, Parquet files or lists of images."""
+    image_column: str | None = None
+    """Column of Parquet files that holds the images; by default found."""
+    exclude: str | None = None
+    """Text file of names of images to leave out, one a line (the paper removes test landmarks)."""
+    sample: int | None = None
+    """So many images, drawn at random by --seed; None: all."""
+    relist: bool = False
+    """Look for images again, where a rerun would go by the list that it kept."""
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A config as plain values by flag name ("mining.alpha"), as MLflow lists them."""
+    flat: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,127 @@
+"""Settings of the jobs beside learning: mine, evaluate, search, export, figure."""
+
+from dataclasses import dataclass
+
+from mmray.config.choices import IndexKind, MinePreset, Precision
+from mmray.config.run import NEWEST, ListingConfig, MiningRunConfig, RunConfig
+from mmray.config.sections import MeasuringConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineConfig(MiningRunConfig):
+    """Mine anchors and pools on features that were computed elsewhere."""
+
+    preset: MinePreset = "retrieval"
+    """Where the defaults come from: the paper's retrieval, or its fine-grained setting."""
+    features: str = ""
+    """File .npy (n x d), folder of Parquet (column embedding), or MATLAB .mat (V, d x n)."""
+    labels: str | None = None
+    """A label for each item (.npy, or text with one a line), to measure the purity of the pools."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(MeasuringConfig, RunConfig):
+    """Measure networks on labelled sets: mAP, and what else a set's own rules ask for."""
+
+    model: tuple[str, ...] = ()
+    """Networks, a row of the table each: folders `model` that a run left, MLflow's URIs of models,
+    or names such as vgg16 for the published weights, or vgg16:FILE for weights from a file."""
+    shard_size: int = 256
+    """Images in a shard, the unit of work that is computed again after a kill."""
+    batch_size: int = 32
+    """Images of one shape in a forward pass, at most."""
+    max_pixels: int = 178_956_970
+    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
+    pca_sample: int = 5000
+    """Of the images for PCA whitening so many are drawn at random, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig(ListingConfig):
+    """Describe images by a model, so that they can be searched.
+
+    The same command again, or with other --images, brings the index up to date: what is known
+    already is not described again, and what is gone from a folder that is named goes.
+    """
+
+    model: str = NEWEST
+    """Folder `model` that a run left, or MLflow's URI of a model; by default the last one that a
+    run registered."""
+    name: str = "images"
+    """What the index is called below --storage."""
+    kind: IndexKind = "auto"
+    """flat: every image is compared; ivf-pq: those of near cells, by 64 bytes each, and the best
+    exactly, for sets too large for memory; auto: flat up to a million images."""
+    longest_side: int | None = None
+    """Longest side that images are reduced to, pixels; by default that of the model."""
+    precision: Precision = "float32"
+    """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
+    shard_size: int = 256
+    """Images in a shard, the unit of work that is computed again after a kill."""
+    batch_size: int = 32
+    """Images of one shape in a forward pass, at most."""
+    max_pixels: int = 178_956_970
+    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryConfig:
+    """Search an index with images: a table, and a page of what was found."""
+
+    query: tuple[str, ...]
+    """Image files to search with."""
+    storage: str = "mmray-runs"
+    """Folder or URI where the index was made."""
+    name: str = "images"
+    """What the index is called."""
+    top: int = 20
+    """Images to find."""
+    box: tuple[float, float, float, float] | None = None
+    """Search with a part of the image: left, top, right and bottom, pixels of the upright file."""
+    probes: int = 256
+    """Cells that an ivf-pq index looks into: more find more, in more time."""
+    page: str = "search.html"
+    """File for the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureConfig:
+    """Draw what the method does on points of the plane (Figure 1); the values are for that."""
+
+    output: str = "figure1.png"
+    """File or URI of the picture; the ending says whether PNG, SVG or PDF."""
+    points: int = 600
+    """Points, on all curves together."""
+    curves: int = 3
+    """Interleaved spirals that the points lie on."""
+    noise: float = 0.03
+    """Standard deviation of a point about its curve; the spirals end at radius 1."""
+    seed: int = 0
+    """Another seed draws other points."""
+    anchor: int | None = None
+    """Point to mine for, from 0; by default the most important in the random walk."""
+    graph_k: int = 12
+    """Neighbours of a point in the graph, itself among them, eq. (1)."""
+    alpha: float = 0.99
+    """Teleport parameter of the diffusion, eq. (2), in [0, 1)."""
+    positive_k: int = 80
+    """Neighbours compared for the positives, eq. (5)."""
+    negative_k: int = 80
+    """Neighbours compared for the negatives, eq. (6): at most half of the points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a model as an ONNX file, which runs without PyTorch."""
+
+    model: str = NEWEST
+    """Folder `model` that a run left, or MLflow's URI of a model; by default the last one that a
+    run registered."""
+    storage: str = "mmray-runs"
+    """Folder or URI where the run was made."""
+    tracking_uri: str | None = None
+    """MLflow server; by default the database under the storage folder."""
+    output: str = "model.onnx"
+    """The file."""
+    dims: int | None = None
+    """Only the first so many dimensions of a descriptor; by default all."""
