@@ -17,8 +17,8 @@ from mmray.config.choices import Loss, Network, Precision
 from mmray.config.command_line import exit_status
 
 if TYPE_CHECKING:
-    from mmray.collection import Collection
     from mmray.extraction_benchmark import Rate
+    from mmray.images.collection import Collection
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
@@ -210,9 +210,9 @@ def training(options: Benchmark) -> Table:
 
 def photos(options: Benchmark, rendered: str) -> "Collection":
     """The photos named, or some that are rendered into a folder."""
-    from mmray.collection import Collection, sample
-    from mmray.rendering.photo_set import render_collection
-    from mmray.sources import find
+    from mmray.images.collection import Collection, sample
+    from mmray.images.demo.demo_set import render_collection
+    from mmray.images.sources import find
     from mmray.system.folder import Folder
 
     if not options.images:

@@ -11,7 +11,6 @@ from typing import Any
 
 from mmray import artifacts, finegrained, models, pipeline
 from mmray.artifacts import Stage
-from mmray.collection import Collection
 from mmray.comparison import RowResult, comparison, comparison_table
 from mmray.config.choices import Pooling, Rival
 from mmray.config.learning import (
@@ -22,6 +21,7 @@ from mmray.config.learning import (
     chosen_stages,
 )
 from mmray.config.presets import RIVAL, Changes, changed
+from mmray.images.collection import Collection
 from mmray.learning import Outcome
 from mmray.pages.report import Report
 from mmray.pages.tables import Table

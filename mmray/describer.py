@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from mmray import models
-from mmray.augmentation import center_crop
-from mmray.collection import ImageFile
 from mmray.embedding import CPU_PIXELS, as_batch
-from mmray.images import decode, load_image, same_shape_batches
+from mmray.images.collection import ImageFile
+from mmray.images.cropping import center_crop
+from mmray.images.decoding import decode, load_image, same_shape_batches
 from mmray.inference import fused
 from mmray.models import EmbeddingNet
 from mmray.system.arrays import Box, Features, Pixels

@@ -10,11 +10,11 @@ from typing import Any
 
 from mmray import feature_shards, models
 from mmray.artifacts import Stage
-from mmray.collection import Collection
 from mmray.config.choices import Descriptor
 from mmray.config.run import RunConfig
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, extract
+from mmray.images.collection import Collection
 from mmray.models import EmbeddingNet
 from mmray.session import Counts, Session
 from mmray.system.arrays import Features

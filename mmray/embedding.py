@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmray.config.choices import Descriptor
-from mmray.images import same_shape_batches
+from mmray.images.decoding import same_shape_batches
 from mmray.models import EmbeddingNet
 from mmray.moments import Moments
 from mmray.pooling import Rmac, region_vectors

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from mmray.artifacts import Stage
-from mmray.collection import Collection, sample
 from mmray.config.choices import Descriptor
 from mmray.config.run import RunConfig
 from mmray.config.sections import MeasuringConfig
@@ -23,11 +22,12 @@ from mmray.evaluation.labelled import LabelledSet, labelled_set
 from mmray.evaluation.published import find_benchmark
 from mmray.evaluation.ranking import mean_average_precision
 from mmray.evaluation.scoring import clustered, figures
+from mmray.images.collection import Collection, sample
+from mmray.images.sources import list_images
 from mmray.models import EmbeddingNet
 from mmray.paper import paper_scores
 from mmray.report import Score, results_table
 from mmray.session import Counts, Session
-from mmray.sources import list_images
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmray import feature_shards
 from mmray.artifacts import Stage
-from mmray.collection import Collection
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, extract
 from mmray.distributed.stage import Pool
 from mmray.embedding import as_batch
-from mmray.images import load_image, same_shape_batches
+from mmray.images.collection import Collection
+from mmray.images.decoding import load_image, same_shape_batches
 from mmray.models import EmbeddingNet
 from mmray.system.arrays import Features, Pixels
 from mmray.system.folder import Folder

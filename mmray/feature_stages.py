@@ -7,11 +7,11 @@ import dataclasses
 
 from mmray import artifacts
 from mmray.artifacts import Stage
-from mmray.collection import Collection, sample
 from mmray.config.learning import LearningConfig
 from mmray.describing import Described, describe
 from mmray.distributed import cluster
 from mmray.distributed.extraction import Description, sum_up_regions
+from mmray.images.collection import Collection, sample
 from mmray.mining_stages import Source, need_items
 from mmray.models import EmbeddingNet, state_digest
 from mmray.moments import blocks

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from mmray import models, tuples
-from mmray.augmentation import RandomCrop, center_crop
-from mmray.collection import Collection, ImageFile
 from mmray.config.sections import TrainingConfig
 from mmray.evaluation.labelled import LabelledSet
 from mmray.health import HealthCheck, healthiest
+from mmray.images.collection import Collection, ImageFile
+from mmray.images.cropping import RandomCrop, center_crop
 from mmray.labelled_tuples import LabelledPairs, add_labelled_negatives, sample_labelled_pairs
 from mmray.manifold import ManifoldNeighbors
 from mmray.models import EmbeddingNet

@@ -10,7 +10,6 @@ import numpy as np
 
 from mmray import artifacts, models
 from mmray.artifacts import Stage
-from mmray.collection import Collection, sample, without
 from mmray.config.learning import FinegrainedConfig, chosen_stages
 from mmray.config.presets import RIVAL, changed
 from mmray.config.sections import MeasuringConfig, TrainingConfig
@@ -20,6 +19,8 @@ from mmray.evaluation.labelled import LabelledSet, as_labelled
 from mmray.evaluation.purity import labels_of, read_named_labels
 from mmray.evaluation_stages import Candidate, Measuring, evaluate_stages
 from mmray.feature_stages import extract_stage
+from mmray.images.collection import Collection, sample, without
+from mmray.images.sources import list_images
 from mmray.learning import (
     INITIAL,
     Learned,
@@ -35,7 +36,6 @@ from mmray.models import EmbeddingNet
 from mmray.publishing import publish
 from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
-from mmray.sources import list_images
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

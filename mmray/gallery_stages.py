@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from mmray.artifacts import Stage
 from mmray.baselines import euclidean_positives, random_negatives
-from mmray.collection import Collection
 from mmray.config.run import MiningRunConfig
 from mmray.galleries import Group, Strip, anchor_gallery, pool_gallery
-from mmray.images import load_image
+from mmray.images.collection import Collection
+from mmray.images.decoding import load_image
 from mmray.mining import EUCLIDEAN_K
 from mmray.mining_stages import Mined, Source
 from mmray.neighbors import ExactIndex

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from mmray.artifacts import Stage
-from mmray.collection import Collection
 from mmray.compressed import FEWEST, CompressedIndex
 from mmray.config.tools import IndexConfig
 from mmray.describer import TrainedModel
 from mmray.describing import describe
 from mmray.distributed.extraction import Description
+from mmray.images.collection import Collection
+from mmray.images.sources import probe
 from mmray.listing import given_exclusions, list_stage
 from mmray.model_registry import model_folder
 from mmray.pages.report import Report, Unreadable
@@ -32,7 +33,6 @@ from mmray.search_index import (
     write_vectors,
 )
 from mmray.session import Counts, Session, running, usable_storage
-from mmray.sources import probe
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

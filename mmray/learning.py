@@ -8,7 +8,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mmray.artifacts import Stage
-from mmray.collection import Collection
 from mmray.config.learning import LearningConfig
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.purity import (
@@ -21,6 +20,9 @@ from mmray.evaluation_stages import Found
 from mmray.feature_stages import extract_stage, features_stage
 from mmray.gallery_stages import gallery_stage
 from mmray.health import NEIGHBORS
+from mmray.images.collection import Collection
+from mmray.images.demo.demo_set import render_collection
+from mmray.images.sources import probe
 from mmray.listing import given_exclusions, list_stage
 from mmray.mining_stages import (
     TUNED,
@@ -33,10 +35,8 @@ from mmray.mining_stages import (
 )
 from mmray.models import EmbeddingNet
 from mmray.pools import summary
-from mmray.rendering.photo_set import render_collection
 from mmray.report import Score
 from mmray.session import Counts, Session, nested
-from mmray.sources import probe
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress, announce

@@ -6,11 +6,11 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from mmray.artifacts import Stage, fingerprint
-from mmray.collection import Collection, read_exclusions, sample, without
 from mmray.config.run import ListingConfig
 from mmray.distributed.listing import index_containers
+from mmray.images.collection import Collection, read_exclusions, sample, without
+from mmray.images.sources import Found, Stamp, find, unchanged
 from mmray.session import Counts, Session
-from mmray.sources import Found, Stamp, find, unchanged
 from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json
 from mmray.system.locations import absolute

@@ -13,7 +13,6 @@ import numpy as np
 
 from mmray import artifacts, models
 from mmray.artifacts import Stage
-from mmray.collection import Collection
 from mmray.config.choices import Descriptor
 from mmray.config.learning import Config, chosen_stages
 from mmray.describing import Described
@@ -28,6 +27,7 @@ from mmray.evaluation_stages import (
     evaluate_stages,
     given_sets,
 )
+from mmray.images.collection import Collection
 from mmray.learning import (
     INITIAL,
     Learned,

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.collection import ImageFile
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.evaluation_stages import Found
 from mmray.galleries import frame_color
 from mmray.gallery_stages import importance, shown_anchors
+from mmray.images.collection import ImageFile
 from mmray.learning import Learned
 from mmray.mining import EUCLIDEAN_K
 from mmray.neighbors import ExactIndex

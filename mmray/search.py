@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmray.artifacts import Stage
-from mmray.collection import ImageFile
 from mmray.config.tools import QueryConfig
 from mmray.describer import Describer
-from mmray.images import load_image
+from mmray.images.collection import ImageFile
+from mmray.images.decoding import load_image
 from mmray.neighbors import Neighbors
 from mmray.pages.search import Result, Search, search_page
 from mmray.pages.thumbnails import picture_of

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.artifacts import Stage
-from mmray.collection import SCHEMA, Collection
 from mmray.compressed import CompressedIndex
+from mmray.images.collection import SCHEMA, Collection
 from mmray.neighbors import Neighbors, search
 from mmray.system.arrays import Features, Ids
 from mmray.system.folder import Folder

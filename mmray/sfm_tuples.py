@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmray.collection import Collection
 from mmray.evaluation.plain_pickle import load_plain
+from mmray.images.collection import Collection
+from mmray.images.sources import list_files
 from mmray.labelled_tuples import LabelledPairs
-from mmray.sources import list_files
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.locations import read_bytes, reason

@@ -16,10 +16,10 @@ import torch.distributed
 import torch.distributed.nn
 from torch import Tensor, nn
 
-from mmray.collection import ImageFile
 from mmray.config.choices import Loss, Precision
 from mmray.embedding import as_batch, embed
-from mmray.images import MAX_PIXELS, load_image, same_shape_batches
+from mmray.images.collection import ImageFile
+from mmray.images.decoding import MAX_PIXELS, load_image, same_shape_batches
 from mmray.inference import fused
 from mmray.losses import tuple_loss
 from mmray.models import EmbeddingNet

@@ -24,7 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from mmray import tuples
-from mmray.collection import Collection
 from mmray.config.sections import TrainingConfig
 from mmray.distributed import cluster
 from mmray.distributed.caching import cache_images, cached
@@ -34,7 +33,8 @@ from mmray.distributed.trainer import fine_tune
 from mmray.embedding import as_batch, tune_torch
 from mmray.extraction_benchmark import Photos, Rate
 from mmray.fine_tuning import History, TrainingJob, optimizer_of, step_rule
-from mmray.images import MAX_PIXELS, same_shape_batches
+from mmray.images.collection import Collection
+from mmray.images.decoding import MAX_PIXELS, same_shape_batches
 from mmray.losses import MARGINS, contrastive_loss, triplet_loss
 from mmray.manifold import ManifoldNeighbors
 from mmray.models import EmbeddingNet

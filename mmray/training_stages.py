@@ -8,7 +8,6 @@ import numpy as np
 
 from mmray import models
 from mmray.artifacts import Stage
-from mmray.collection import Collection
 from mmray.config.choices import Rival
 from mmray.config.learning import Config, LearningConfig
 from mmray.distributed import cluster
@@ -18,6 +17,7 @@ from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.purity import labels_of
 from mmray.fine_tuning import History, TrainingJob
 from mmray.health import DATABASE, HEALTH, healthiest
+from mmray.images.collection import Collection
 from mmray.labelled_tuples import NO_POOLS
 from mmray.manifold import ManifoldNeighbors
 from mmray.mining_stages import TUNED, Mined

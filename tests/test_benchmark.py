@@ -11,9 +11,9 @@ import pytest
 
 from mmray.benchmark import Comparison, manifold_features
 from mmray.config.sections import TrainingConfig
+from mmray.images.sources import find
 from mmray.models import EmbeddingNet
 from mmray.search_benchmark import stored_features
-from mmray.sources import find
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.training_benchmark import compare_training

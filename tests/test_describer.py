@@ -11,9 +11,9 @@ from torch import nn
 
 from mmray import models
 from mmray.artifacts import whitening_name
-from mmray.augmentation import center_crop
 from mmray.describer import WHITENING, Describer, Framing, WhitenedNet
-from mmray.images import decode
+from mmray.images.cropping import center_crop
+from mmray.images.decoding import decode
 from mmray.models import EmbeddingNet
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

@@ -7,13 +7,13 @@ import pytest
 
 from mmray import feature_stages, moments
 from mmray.artifacts import Stage
-from mmray.collection import Collection, ImageFile
 from mmray.config.presets import DEMO
 from mmray.feature_stages import extract_stage, features_stage
+from mmray.images.collection import Collection, ImageFile
+from mmray.images.sources import list_images
 from mmray.models import build
 from mmray.moments import Moments
 from mmray.session import Session
-from mmray.sources import list_images
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.whitening import pca_whitening

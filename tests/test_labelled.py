@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mmray.collection import ImageFile
 from mmray.config.presets import EVALUATE
 from mmray.evaluation.classes import ClassSet
 from mmray.evaluation.labelled import LabelledSet, as_labelled, labelled_set
@@ -17,6 +16,7 @@ from mmray.evaluation.ranking import (
     recall_at_k,
 )
 from mmray.evaluation.scoring import figures
+from mmray.images.collection import ImageFile
 from mmray.paper import paper_scores
 from mmray.report import Score
 from mmray.system.errors import InputError

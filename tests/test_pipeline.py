@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from mmray import learning, pipeline
-from mmray.collection import Collection, ImageFile
 from mmray.config.presets import DEMO
 from mmray.evaluation_stages import Candidate
+from mmray.images.collection import Collection, ImageFile
 from mmray.training_stages import Tuned
 
 PHOTOS = Collection.of([ImageFile(uri="/photo.jpg", name="photo.jpg")])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmray.collection import ImageFile
 from mmray.evaluation.ranking import Query
 from mmray.evaluation_stages import Found
+from mmray.images.collection import ImageFile
 from mmray.report_pictures import searches
 
 QUERIES, SHOWN = 12, 3

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmray.collection import Collection, ImageFile
 from mmray.compressed import CompressedIndex
+from mmray.images.collection import Collection, ImageFile
 from mmray.neighbors import search
 from mmray.search_index import (
     FRESH,

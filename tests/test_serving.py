@@ -14,7 +14,7 @@ import pytest
 
 from mmray import model_registry
 from mmray.describer import Describer
-from mmray.images import decode
+from mmray.images.decoding import decode
 from mmray.serving import ImageModel, _load_pyfunc
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmray.images import load_image
+from mmray.images.decoding import load_image
 from mmray.sfm_tuples import read_sfm_tuples
 from mmray.system.errors import InputError
 from tests.made import sfm

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmray.augmentation import RandomCrop
-from mmray.collection import ImageFile
+from mmray.images.collection import ImageFile
+from mmray.images.cropping import RandomCrop
 from mmray.losses import contrastive_loss, triplet_loss
 from mmray.models import build
 from mmray.system.errors import InputError

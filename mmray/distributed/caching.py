@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from mmray.collection import SCHEMA, Collection
 from mmray.distributed.extraction import Decoder, units_of, unpacked
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units, shard_name
+from mmray.images.collection import SCHEMA, Collection
 from mmray.system.arrays import Pixels
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

@@ -11,15 +11,15 @@ import pyarrow as pa
 import ray
 import torch
 
-from mmray.augmentation import center_crop
-from mmray.careful_decoding import CarefulDecoder
-from mmray.collection import Collection, ImageFile, image_of
 from mmray.config.choices import Descriptor, Precision
-from mmray.containers import read_images
 from mmray.distributed.stage import ITEMS, RESTARTED, UNIT, Pool, run_units
 from mmray.embedding import embed, region_moments
 from mmray.feature_shards import features_table, moments_table, read_moments
-from mmray.images import MAX_PIXELS, Decoded, byte_limit, decode
+from mmray.images.collection import Collection, ImageFile, image_of
+from mmray.images.containers import read_images
+from mmray.images.cropping import center_crop
+from mmray.images.decoding import MAX_PIXELS, Decoded, byte_limit, decode
+from mmray.images.isolated_decoding import CarefulDecoder
 from mmray.inference import fused
 from mmray.models import EmbeddingNet
 from mmray.moments import Moments

@@ -5,9 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmray.collection import Collection
-from mmray.containers import index
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units, shard_name
+from mmray.images.collection import Collection
+from mmray.images.containers import index
 from mmray.system.folder import Folder
 from mmray.system.locations import ahead
 

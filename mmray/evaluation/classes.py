@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from mmray.collection import ImageFile
 from mmray.evaluation.ground_truth import shown
-from mmray.sources import list_images
+from mmray.images.collection import ImageFile
+from mmray.images.sources import list_images
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import read_bytes, reason

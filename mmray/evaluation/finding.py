@@ -8,8 +8,8 @@ from functools import cached_property
 import pyarrow as pa
 from pyarrow import fs
 
-from mmray.collection import SUFFIXES, ImageFile
-from mmray.sources import list_files
+from mmray.images.collection import SUFFIXES, ImageFile
+from mmray.images.sources import list_files
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

@@ -8,13 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
-from mmray.collection import ImageFile
 from mmray.evaluation.benchmarks import Benchmark, load_benchmark
 from mmray.evaluation.classes import ClassSet, class_set
 from mmray.evaluation.ground_truth import title
 from mmray.evaluation.layouts import class_benchmark
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
-from mmray.sources import list_images
+from mmray.images.collection import ImageFile
+from mmray.images.sources import list_images
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from mmray.collection import ImageFile
 from mmray.config.choices import BenchmarkName
 from mmray.evaluation.benchmarks import (
     Benchmark,
@@ -18,7 +17,8 @@ from mmray.evaluation.finding import DISTRACTORS, Place, contents, find_ground_t
 from mmray.evaluation.ground_truth import MissingImageError, stem
 from mmray.evaluation.labelled import LabelledSet, paired
 from mmray.evaluation.layouts import read_holidays, read_instre
-from mmray.sources import list_images
+from mmray.images.collection import ImageFile
+from mmray.images.sources import list_images
 from mmray.system.errors import InputError
 
 _Files: TypeAlias = dict[str, ImageFile]  # by name

@@ -8,9 +8,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from mmray.collection import ImageFile
 from mmray.galleries import ANCHOR, OTHER, PLAIN, SAME, UNLABELLED, Color
-from mmray.images import MAX_PIXELS, load_image
+from mmray.images.collection import ImageFile
+from mmray.images.decoding import MAX_PIXELS, load_image
 from mmray.system.arrays import Pixels
 
 Kind: TypeAlias = Literal["anchor", "same", "other", "unlabelled", "plain"]

@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
-from mmray.collection import Collection
-from mmray.containers import index
 from mmray.distributed.caching import CachingWorker, cache_images, cached
 from mmray.distributed.extraction import Decoder
 from mmray.distributed.stage import Pool
-from mmray.images import load_image
-from mmray.sources import find
+from mmray.images.collection import Collection
+from mmray.images.containers import index
+from mmray.images.decoding import load_image
+from mmray.images.sources import find
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from tests.made import synthetic

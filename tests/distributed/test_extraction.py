@@ -12,18 +12,18 @@ from pyarrow import fs
 
 from mmray import feature_shards
 from mmray.artifacts import Stage
-from mmray.augmentation import center_crop
-from mmray.collection import Collection, ImageFile
-from mmray.containers import index
 from mmray.distributed import extraction
 from mmray.distributed.extraction import Decoder, Description, extract, sum_up_regions, units_of
 from mmray.distributed.listing import index_containers
 from mmray.distributed.stage import Pool
 from mmray.embedding import embed, region_moments
-from mmray.images import load_image
+from mmray.images.collection import Collection, ImageFile
+from mmray.images.containers import index
+from mmray.images.cropping import center_crop
+from mmray.images.decoding import load_image
+from mmray.images.sources import find
 from mmray.models import build
 from mmray.pooling import Rmac
-from mmray.sources import find
 from mmray.system.folder import Folder
 from tests.made import synthetic
 from tests.made.bad_images import bad_files, odd_files

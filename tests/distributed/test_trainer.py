@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from mmray import models
-from mmray.collection import Collection
 from mmray.config.sections import TrainingConfig
 from mmray.distributed.cluster import TrainingWorkers
 from mmray.distributed.trainer import fine_tune
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
+from mmray.images.collection import Collection
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from tests.made import synthetic

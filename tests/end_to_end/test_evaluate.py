@@ -19,7 +19,7 @@ from mmray.embedding import embed
 from mmray.evaluation.clustering import clustering_nmi
 from mmray.evaluation.expansion import expand
 from mmray.evaluation.ranking import Query, mean_average_precision, rank, recall_at_k
-from mmray.images import decode
+from mmray.images.decoding import decode
 from mmray.models import build
 from mmray.system.folder import Folder
 from mmray.whitening import lda_whitening, pca_whitening

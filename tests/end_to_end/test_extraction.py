@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmray.embedding import embed
-from mmray.images import decode
+from mmray.images.decoding import decode
 from mmray.models import build
 from mmray.system.folder import Folder
 from mmray.whitening import Whitening

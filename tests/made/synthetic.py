@@ -15,11 +15,11 @@ from mmray.config.choices import Rival
 from mmray.config.sections import TrainingConfig
 from mmray.feature_shards import features_table
 from mmray.fine_tuning import TrainingJob
+from mmray.images.sources import find
 from mmray.labelled_tuples import NO_POOLS, LabelledPairs
 from mmray.manifold import ManifoldNeighbors
 from mmray.models import build, with_head
 from mmray.pools import Pools
-from mmray.sources import find
 from mmray.supervised import LabelledImages
 from mmray.system.arrays import Features, Graph, Ids
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
-from mmray import containers, folders, image_lists
-from mmray.collection import SUFFIXES, Collection, ImageFile
-from mmray.folders import PARQUET, TAR, Stamp, unchanged
-from mmray.image_lists import NOT_THE_WEB, bare, of_the_web
+from mmray.images import containers, folders, lists
+from mmray.images.collection import SUFFIXES, Collection, ImageFile
+from mmray.images.folders import PARQUET, TAR, Stamp, unchanged
+from mmray.images.lists import NOT_THE_WEB, bare, of_the_web
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.locations import as_text, local_path, reason, uri_of
@@ -74,9 +74,9 @@ def find(source: str, *, column: str | None = None) -> Found:
     uri = _uri(source)
     watched = folders.stamps([uri])
     if kind == "list":
-        return _found(source, image_lists.listed(uri, image_lists.lines(uri)), watched)
+        return _found(source, lists.listed(uri, lists.lines(uri)), watched)
     if kind == "parquet" and not containers.holds_images(uri, column):
-        return _found(source, image_lists.listed(uri, image_lists.cells(uri, column)), watched)
+        return _found(source, lists.listed(uri, lists.cells(uri, column)), watched)
     return _found(source, [ImageFile(uri=uri, name=_name(uri), size=watched[0].size)], watched)
 
 
@@ -87,9 +87,9 @@ def probe(source: str, *, column: str | None = None) -> None:
     """
     kind = _kind(source)
     if kind == "list":
-        image_lists.lines(_uri(source))
+        lists.lines(_uri(source))
     elif kind == "parquet" and not containers.holds_images(_uri(source), column):
-        image_lists.column_of(_uri(source), column)
+        lists.column_of(_uri(source), column)
     elif kind == "folder" and local_path(source) is not None:
         failed = []
         for file in _files(source):

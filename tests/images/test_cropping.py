@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import CenterCrop, RandomResizedCrop, Resize
 
-from mmray.augmentation import RandomCrop, center_crop
+from mmray.images.cropping import RandomCrop, center_crop
 
 SHAPES = [(1, 1), (1, 500), (500, 1), (2, 3), (7, 3000), (3000, 7), (40, 60), (300, 200)]
 

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from mmray.collection import SUFFIXES, ImageFile
+from mmray.images.collection import SUFFIXES, ImageFile
 from mmray.system.errors import InputError
 from mmray.system.locations import as_text, local_path, too_long
 from mmray.system.retrying_file import UNREADABLE, PatientFile, os_error

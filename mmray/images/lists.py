@@ -10,8 +10,8 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmray.collection import ImageFile
-from mmray.parquet_files import is_text
+from mmray.images.collection import ImageFile
+from mmray.images.parquet_files import is_text
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.locations import beside, is_uri, reason

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
 
-from mmray.collection import SUFFIXES, ImageFile
-from mmray.images import MAX_PIXELS, byte_limit, decode, load_image, same_shape_batches
+from mmray.images.collection import SUFFIXES, ImageFile
+from mmray.images.decoding import MAX_PIXELS, byte_limit, decode, load_image, same_shape_batches
 from tests import oracles
 from tests.made.bad_images import BMP, JPEG, PICTURE, PNG, bad_files, encoded, odd_files, scene
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
-from mmray.images import MAX_PIXELS, Decoded, decode
+from mmray.images.decoding import MAX_PIXELS, Decoded, decode
 from mmray.system.arrays import Box
 
 

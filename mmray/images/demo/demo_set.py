@@ -18,8 +18,8 @@ from typing import TypeAlias
 
 from numpy.random import default_rng
 
-from mmray.rendering.artworks import ARTISTS
-from mmray.rendering.photos import Model, make_model, path_view, take_photo
+from mmray.images.demo.artworks import ARTISTS
+from mmray.images.demo.photos import Model, make_model, path_view, take_photo
 
 FAMILY = 2  # objects that share palette and layout
 QUERIES = 3  # of each test object

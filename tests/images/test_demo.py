@@ -8,9 +8,9 @@ import pytest
 from numpy.random import default_rng
 from PIL import Image
 
-from mmray.rendering import photo_set, photos
-from mmray.rendering.photo_set import render_collection
-from mmray.rendering.photos import Model, View, path_view, take_photo
+from mmray.images.demo import demo_set, photos
+from mmray.images.demo.demo_set import render_collection
+from mmray.images.demo.photos import Model, View, path_view, take_photo
 
 SIZE = {"objects": 4, "photos": 8, "distractors": 3, "longest_side": 96}
 
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_bytes(files):
 
 
 def test_the_number_of_threads_changes_nothing(files, monkeypatch):
-    monkeypatch.setattr(photo_set, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    monkeypatch.setattr(demo_set, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
     assert render()[0] == files
 
 
@@ -120,11 +120,11 @@ def test_no_object_is_in_both_parts(files):
 
 
 def test_objects_of_a_family_share_the_palette_and_differ_in_detail():
-    subjects = photo_set._subjects(seed=0, part=0, count=2 * photo_set.FAMILY)
+    subjects = demo_set._subjects(seed=0, part=0, count=2 * demo_set.FAMILY)
     pictures = [s.model.faces[0][0] for s in subjects]
-    family, other = pictures[: photo_set.FAMILY], pictures[photo_set.FAMILY]
+    family, other = pictures[: demo_set.FAMILY], pictures[demo_set.FAMILY]
     assert len({p.size for p in family}) == 1
-    assert len({p.tobytes() for p in family}) == photo_set.FAMILY
+    assert len({p.tobytes() for p in family}) == demo_set.FAMILY
 
     def colours(picture: Image.Image) -> set[tuple[int, ...]]:
         found = picture.convert("RGB").getcolors(100_000)
@@ -149,7 +149,7 @@ def test_ground_truth_names_photos_of_the_test_part_and_its_lists_are_disjoint(f
 def test_every_query_is_a_positive_of_itself_and_has_others(files):
     good, ok = ground_truth(files, "good"), ground_truth(files, "ok")
     queries = ground_truth(files, "query")
-    assert len(queries) == photo_set.QUERIES * SIZE["objects"]
+    assert len(queries) == demo_set.QUERIES * SIZE["objects"]
     for query, (line,) in queries.items():
         positives = good[query] + ok[query]
         assert line.split()[0] in positives
@@ -226,8 +226,8 @@ def test_the_photos_of_an_object_follow_one_path(monkeypatch):
         views.append(path_view(path, jitter, t))
         return views[-1]
 
-    monkeypatch.setattr(photo_set, "path_view", recorded)
-    monkeypatch.setattr(photo_set, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    monkeypatch.setattr(demo_set, "path_view", recorded)
+    monkeypatch.setattr(demo_set, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
     render(distractors=0)
     yaws = np.array([view.yaw for view in views]).reshape(2 * SIZE["objects"], SIZE["photos"])
     for yaw in yaws:

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmray import containers, parquet_files, tar_files
-from mmray.collection import ImageFile
-from mmray.containers import holds_images, index, read_image, read_images
+from mmray.images import containers, parquet_files, tar_files
+from mmray.images.collection import ImageFile
+from mmray.images.containers import holds_images, index, read_image, read_images
 from mmray.system import locations, retrying_file
 
 LIMIT = 1 << 20

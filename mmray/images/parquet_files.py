@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmray.collection import ImageFile
+from mmray.images.collection import ImageFile
 from mmray.system.errors import InputError
 from mmray.system.locations import as_text, too_long
 from mmray.system.retrying_file import UNREADABLE, PatientFile, os_error

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from mmray.rendering.drawing import (
+from mmray.images.demo.drawing import (
     blend,
     draw_opening,
     draw_roof,

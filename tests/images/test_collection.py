@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmray.collection import SCHEMA, Collection, ImageFile, read_exclusions, sample, without
+from mmray.images.collection import SCHEMA, Collection, ImageFile, read_exclusions, sample, without
 from mmray.system.errors import InputError
 
 ROWS = [

@@ -6,12 +6,12 @@ from itertools import groupby, islice
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from mmray.collection import Collection, ImageFile
-from mmray.parquet_files import has_images, list_parquet, read_parquet
+from mmray.images.collection import Collection, ImageFile
+from mmray.images.parquet_files import has_images, list_parquet, read_parquet
+from mmray.images.tar_files import list_tar, read_tar
 from mmray.system.errors import InputError
 from mmray.system.locations import ahead, is_uri, read_bytes, reason
 from mmray.system.retrying_file import UNREADABLE, os_error
-from mmray.tar_files import list_tar, read_tar
 
 CONTAINERS = (".tar", ".parquet")  # suffixes, in any case
 

@@ -22,8 +22,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from mmray.collection import ImageFile
-from mmray.containers import read_image
+from mmray.images.collection import ImageFile
+from mmray.images.containers import read_image
 from mmray.system.arrays import Box, Pixels
 from mmray.system.locations import reason
 

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from mmray.collection import SUFFIXES, ImageFile
+from mmray.images.collection import SUFFIXES, ImageFile
 from mmray.system import locations
 from mmray.system.locations import as_text, is_text, local_path, reason, uri_of
 

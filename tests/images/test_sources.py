@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from mmray import folders, sources
-from mmray.collection import ImageFile
-from mmray.sources import Found, Stamp, find, list_images, probe, unchanged
+from mmray.images import folders, sources
+from mmray.images.collection import ImageFile
+from mmray.images.sources import Found, Stamp, find, list_images, probe, unchanged
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.locations import read_bytes

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from mmray.careful_decoding import CarefulDecoder
-from mmray.images import decode
+from mmray.images.decoding import decode
+from mmray.images.isolated_decoding import CarefulDecoder
 from tests.made.bad_images import bad_files, encoded, scene
 
 PNG = encoded(scene(60, 40), "PNG")

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from mmray.rendering.artworks import ARTISTS
-from mmray.rendering.drawing import Colour, draw_shape, hsv, make_palette, make_pattern
+from mmray.images.demo.artworks import ARTISTS
+from mmray.images.demo.drawing import Colour, draw_shape, hsv, make_palette, make_pattern
 from mmray.system.arrays import Floats
 
 SHAPES = ((4, 3), (4, 3), (3, 4), (3, 2), (2, 3), (1, 1))  # width : height of photos

@@ -1,0 +1,1 @@
+"""Sources of images, a collection of them, and their pixels."""

@@ -1,0 +1,1 @@
+"""The rendered demonstration set."""
