@@ -16,12 +16,12 @@ from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import cg
 
 from mmray.config.choices import QuerySearch
-from mmray.diffusion import diffuse
 from mmray.evaluation.expansion import ranked
 from mmray.evaluation.ranking import Query, mean_average_precision
-from mmray.graph import normalize_graph, reciprocal_knn_graph
-from mmray.neighbors import ExactIndex
-from mmray.reordering import reorder
+from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.diffusion.solver import diffuse
+from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
+from mmray.mining.knn.exact import ExactIndex
 from mmray.system.arrays import Features, Graph
 
 _BLOCK = 65_536  # items made at a time

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mmray.approximate import faiss, on_threads
-from mmray.neighbors import Neighbors, checked_norms, settled
+from mmray.mining.knn.approximate import faiss, on_threads
+from mmray.mining.knn.results import Neighbors, checked_norms, settled
 from mmray.system.arrays import Features
 
 FEWEST = 10_000  # items that 256 centroids of every part of a vector can be learned from

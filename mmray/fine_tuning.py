@@ -23,10 +23,10 @@ from mmray.health import HealthCheck, healthiest
 from mmray.images.collection import Collection, ImageFile
 from mmray.images.cropping import RandomCrop, center_crop
 from mmray.labelled_tuples import LabelledPairs, add_labelled_negatives, sample_labelled_pairs
-from mmray.manifold import ManifoldNeighbors
+from mmray.mining.manifold import ManifoldNeighbors
+from mmray.mining.pool_lists import Pools
 from mmray.models import EmbeddingNet
 from mmray.optimization import learning_rate, make_optimizer
-from mmray.pools import Pools
 from mmray.supervised import LabelledImages
 from mmray.system.arrays import Features, Ids
 from mmray.system.folder import Folder

@@ -31,7 +31,7 @@ from mmray.learning import (
     with_demo_images,
 )
 from mmray.listing import given_exclusions
-from mmray.manifold import ManifoldNeighbors
+from mmray.mining.manifold import ManifoldNeighbors
 from mmray.models import EmbeddingNet
 from mmray.publishing import publish
 from mmray.report import Score

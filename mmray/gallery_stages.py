@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmray.artifacts import Stage
-from mmray.baselines import euclidean_positives, random_negatives
 from mmray.config.run import MiningRunConfig
 from mmray.galleries import Group, Strip, anchor_gallery, pool_gallery
 from mmray.images.collection import Collection
 from mmray.images.decoding import load_image
-from mmray.mining import EUCLIDEAN_K
+from mmray.mining.baselines import euclidean_positives, random_negatives
+from mmray.mining.batches import EUCLIDEAN_K
+from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.pool_lists import Pools
 from mmray.mining_stages import Mined, Source
-from mmray.neighbors import ExactIndex
-from mmray.pools import Pools
 from mmray.session import Counts, Session
 from mmray.system.arrays import Floats, Ids, Pixels
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray.pools import Pools
+from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.system.errors import InputError
 from mmray.tuples import Pairs, Tuples, check_embeddings

@@ -24,6 +24,7 @@ from mmray.images.collection import Collection
 from mmray.images.demo.demo_set import render_collection
 from mmray.images.sources import probe
 from mmray.listing import given_exclusions, list_stage
+from mmray.mining.pool_lists import summary
 from mmray.mining_stages import (
     TUNED,
     Mined,
@@ -34,7 +35,6 @@ from mmray.mining_stages import (
     mine_stage,
 )
 from mmray.models import EmbeddingNet
-from mmray.pools import summary
 from mmray.report import Score
 from mmray.session import Counts, Session, nested
 from mmray.system.errors import InputError

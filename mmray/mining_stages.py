@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray import artifacts
-from mmray.anchors import select_anchors, stationary_distribution
-from mmray.approximate import ApproximateIndex, measured_recall
 from mmray.artifacts import Stage
 from mmray.config.choices import ApproximateSearch
 from mmray.config.run import MiningRunConfig
@@ -24,14 +21,26 @@ from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
 from mmray.distributed.stage import Pool
 from mmray.evaluation.purity import Purity, pool_purity
-from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
-from mmray.graph_report import GraphReport, describe, graph_report
 from mmray.labelled_tuples import LabelledPairs
-from mmray.manifold import ManifoldNeighbors, manifold_neighbors
-from mmray.mining import MiningInput, MiningMethod
-from mmray.neighbors import ExactIndex
-from mmray.pools import Pools, summary
-from mmray.reordering import reorder
+from mmray.mining.anchors import select_anchors, stationary_distribution
+from mmray.mining.batches import MiningInput, MiningMethod
+from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.files import (
+    read_graph,
+    read_manifold,
+    read_neighbors,
+    read_pools,
+    write_anchors,
+    write_graph,
+    write_manifold,
+)
+from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.mining.graph_statistics import GraphReport, describe, graph_report
+from mmray.mining.knn.approximate import ApproximateIndex
+from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.knn.recall import measured_recall
+from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
+from mmray.mining.pool_lists import Pools, summary
 from mmray.report import graph_figure
 from mmray.session import Counts, Session
 from mmray.supervised import LabelledImages
@@ -125,7 +134,7 @@ def graph_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
     neighbors = neighbors_stage(session, source)
 
     def work(stage: Stage) -> Counts:
-        features, found = source.load(), artifacts.read_neighbors(neighbors.folder)
+        features, found = source.load(), read_neighbors(neighbors.folder)
         whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
         report = graph_report(whole, features)
         counts = dataclasses.asdict(report)
@@ -135,7 +144,7 @@ def graph_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
         items = largest_component(whole) if config.component == "largest" else every
         need_items(config, len(items), f"{source.what} in the graph's largest component")
         raw = whole[items][:, items]
-        artifacts.write_graph(stage.folder, raw=raw, normalized=normalize_graph(raw), items=items)
+        write_graph(stage.folder, raw=raw, normalized=normalize_graph(raw), items=items)
         numbers = {name: value for name, value in counts.items() if not isinstance(value, tuple)}
         return {"kept": len(items), "recall": neighbors.counts.get("recall", 1.0), **numbers}
 
@@ -153,11 +162,11 @@ def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) 
     pool, device = _workers(session)
 
     def work(stage: Stage) -> Counts:
-        stored = artifacts.read_graph(graph.folder)
+        stored = read_graph(graph.folder)
         count = len(stored.items) if config.anchors is None else config.anchors
         anchors = select_anchors(stored.raw, count, selection=config.selection, seed=seed)
         importance = stationary_distribution(stored.raw)[anchors]
-        artifacts.write_anchors(stage.folder, stored.items[anchors], importance)
+        write_anchors(stage.folder, stored.items[anchors], importance)
         report = GraphReport(**read_json(graph.folder, "report.json"))
         stage.folder.write("graph.png", graph_figure(report, importance))
         given = MiningInput.of(
@@ -179,7 +188,7 @@ def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) 
             pool=pool,
             device=device,
         )
-        return summary(artifacts.read_pools(stage.folder))
+        return summary(read_pools(stage.folder))
 
     random = config.selection in ("random", "filled") or config.negatives == "random"
     drawn = seed if random else None
@@ -187,7 +196,7 @@ def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) 
     anchors = (config.anchors, config.selection, config.anchor_block, drawn)
     stage = session.stage("mine", graph.fingerprint, anchors, options, device, work=work)
     session.run.log_file(stage.folder, "graph.png", "graph")
-    return Mined(stage, artifacts.read_pools(stage.folder))
+    return Mined(stage, read_pools(stage.folder))
 
 
 def check_stage(
@@ -205,7 +214,7 @@ def check_stage(
     config, seed = session.config.mining, session.config.seed
 
     def work(stage: Stage) -> Counts:
-        stored = artifacts.read_graph(graph.folder)
+        stored = read_graph(graph.folder)
         drawn = select_anchors(stored.raw, max(items, 1), selection="random", seed=seed)[:items]
         near = manifold_neighbors(
             reorder(stored.normalized),
@@ -216,13 +225,13 @@ def check_stage(
             max_iter=config.max_iter,
             threads=os.cpu_count() or 1,
         )
-        artifacts.write_manifold(stage.folder, near.renamed(stored.items))
+        write_manifold(stage.folder, near.renamed(stored.items))
         return {"items": len(drawn)}
 
     solver = (config.alpha, config.rtol, config.max_iter)
     inputs = (graph.fingerprint, items, neighbors, solver, seed)
     stage = session.stage("check", *inputs, work=work, part_of="train")
-    return artifacts.read_manifold(stage.folder)
+    return read_manifold(stage.folder)
 
 
 def measure_purity(session: Session[MiningRunConfig], mined: Mined, labels: NDArray[Any]) -> Purity:

@@ -37,10 +37,10 @@ from mmray.learning import (
     learn,
     with_demo_images,
 )
-from mmray.manifold import ManifoldNeighbors
+from mmray.mining.manifold import ManifoldNeighbors
+from mmray.mining.pool_lists import matching_pairs
 from mmray.mining_stages import TUNED, Mined
 from mmray.models import EmbeddingNet
-from mmray.pools import matching_pairs
 from mmray.publishing import publish
 from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage

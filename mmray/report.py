@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmray.config.choices import Descriptor, QuerySearch
-from mmray.graph_report import GraphReport, counted, percent
+from mmray.mining.graph_statistics import GraphReport, counted, percent
 from mmray.system.arrays import Floats
 
 if TYPE_CHECKING:

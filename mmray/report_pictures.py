@@ -16,8 +16,8 @@ from mmray.galleries import frame_color
 from mmray.gallery_stages import importance, shown_anchors
 from mmray.images.collection import ImageFile
 from mmray.learning import Learned
-from mmray.mining import EUCLIDEAN_K
-from mmray.neighbors import ExactIndex
+from mmray.mining.batches import EUCLIDEAN_K
+from mmray.mining.knn.exact import ExactIndex
 from mmray.pages.report import Chosen, MinedAnchor, QueryGroup, Ranked, Searched
 from mmray.pages.thumbnails import FRAMES, Kind, picture_of
 from mmray.system.arrays import Features, Ids

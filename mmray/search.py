@@ -8,7 +8,7 @@ from mmray.config.tools import QueryConfig
 from mmray.describer import Describer
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import load_image
-from mmray.neighbors import Neighbors
+from mmray.mining.knn.results import Neighbors
 from mmray.pages.search import Result, Search, search_page
 from mmray.pages.thumbnails import picture_of
 from mmray.report import table

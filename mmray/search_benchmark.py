@@ -11,10 +11,11 @@ from typing import Protocol
 
 import numpy as np
 
-from mmray.approximate import recall
 from mmray.benchmark import manifold_features, seconds
 from mmray.compressed import FEWEST, CompressedIndex
-from mmray.neighbors import Neighbors, search
+from mmray.mining.knn.exact import search
+from mmray.mining.knn.recall import recall
+from mmray.mining.knn.results import Neighbors
 from mmray.search_index import VECTORS
 from mmray.system.arrays import Features
 from mmray.system.folder import Folder

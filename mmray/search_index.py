@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from mmray.artifacts import Stage
 from mmray.compressed import CompressedIndex
 from mmray.images.collection import SCHEMA, Collection
-from mmray.neighbors import Neighbors, search
+from mmray.mining.knn.exact import search
+from mmray.mining.knn.results import Neighbors
 from mmray.system.arrays import Features, Ids
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array, read_json, write_header, write_json

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray.anchors import select_anchors
-from mmray.diffusion import diffuse
-from mmray.graph import normalize_graph, reciprocal_knn_graph
-from mmray.neighbors import search
-from mmray.pools import mine_pools
-from mmray.reordering import reorder
+from mmray.mining.anchors import select_anchors
+from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.diffusion.solver import diffuse
+from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
+from mmray.mining.knn.exact import search
+from mmray.mining.pools import mine_pools
 from mmray.system.arrays import Features, Floats, Graph, Ids
 from mmray.system.errors import InputError
 

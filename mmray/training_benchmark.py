@@ -36,9 +36,9 @@ from mmray.fine_tuning import History, TrainingJob, optimizer_of, step_rule
 from mmray.images.collection import Collection
 from mmray.images.decoding import MAX_PIXELS, same_shape_batches
 from mmray.losses import MARGINS, contrastive_loss, triplet_loss
-from mmray.manifold import ManifoldNeighbors
+from mmray.mining.manifold import ManifoldNeighbors
+from mmray.mining.pool_lists import Pools
 from mmray.models import EmbeddingNet
-from mmray.pools import Pools
 from mmray.system.arrays import Ids, Pixels
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

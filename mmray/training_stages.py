@@ -19,7 +19,7 @@ from mmray.fine_tuning import History, TrainingJob
 from mmray.health import DATABASE, HEALTH, healthiest
 from mmray.images.collection import Collection
 from mmray.labelled_tuples import NO_POOLS
-from mmray.manifold import ManifoldNeighbors
+from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining_stages import TUNED, Mined
 from mmray.models import EmbeddingNet
 from mmray.session import Counts, Session

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mmray.pools import Pools
+from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from mmray import artifacts
 from mmray.artifacts import Stage, fingerprint
-from mmray.graph import normalize_graph
-from mmray.pools import Pools
+from mmray.mining.files import pools_table, read_graph, read_pools, write_graph
+from mmray.mining.graph import normalize_graph
+from mmray.mining.pool_lists import Pools
 from mmray.system import locations
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array
@@ -25,8 +25,8 @@ def test_a_graph_comes_back_equal(tmp_path):
     graph = synthetic.random_graph(1, 40)
     folder, items = Folder(str(tmp_path)), np.arange(40) * 3
     normalized = normalize_graph(graph)
-    artifacts.write_graph(folder, raw=graph, normalized=normalized, items=items)
-    stored = artifacts.read_graph(folder)
+    write_graph(folder, raw=graph, normalized=normalized, items=items)
+    stored = read_graph(folder)
     assert (stored.raw != graph).nnz == 0
     assert (stored.normalized != normalized).nnz == 0
     np.testing.assert_array_equal(stored.items, items)
@@ -53,8 +53,8 @@ def test_pools_come_back_equal_empty_lists_and_all(tmp_path):
         iterations=np.array([20, 3]),
     )
     folder = Folder(str(tmp_path))
-    (folder / "pools").write_table("part-000000.parquet", artifacts.pools_table(pools))
-    read = artifacts.read_pools(folder)
+    (folder / "pools").write_table("part-000000.parquet", pools_table(pools))
+    read = read_pools(folder)
     for field in dataclasses.fields(Pools):
         wrote, found = getattr(pools, field.name), getattr(read, field.name)
         for left, right in zip(wrote, found, strict=True):

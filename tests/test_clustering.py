@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 
-from mmray.approximate import faiss
 from mmray.evaluation.clustering import (
     clustering_nmi,
     kmeans_clusters,
     normalized_mutual_information,
 )
+from mmray.mining.knn.approximate import faiss
 
 FEW = 2  # groups at most, so that one group and equal groups are met often
 KINDS = {

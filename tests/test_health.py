@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mmray.health import HealthCheck, collapsed, healthiest
-from mmray.manifold import ManifoldNeighbors
-from mmray.pools import Pools
+from mmray.mining.manifold import ManifoldNeighbors
+from mmray.mining.pool_lists import Pools
 from tests import oracles
 from tests.made.synthetic import clouds
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmray import labelled_tuples
 from mmray.labelled_tuples import LabelledPairs, add_labelled_negatives, sample_labelled_pairs
-from mmray.pools import matching_pairs
+from mmray.mining.pool_lists import matching_pairs
 from mmray.system.errors import InputError
 from mmray.tuples import Pairs, Tuples
 from tests import oracles

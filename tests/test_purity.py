@@ -18,9 +18,10 @@ from mmray.evaluation.purity import (
     read_named_labels,
     without_false_pairs,
 )
-from mmray.graph import reciprocal_knn_graph
-from mmray.neighbors import search
-from mmray.pools import Pools, mine_pools
+from mmray.mining.graph import reciprocal_knn_graph
+from mmray.mining.knn.exact import search
+from mmray.mining.pool_lists import Pools
+from mmray.mining.pools import mine_pools
 from mmray.system.errors import InputError
 from tests.made.synthetic import curves, ragged
 

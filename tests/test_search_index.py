@@ -5,7 +5,7 @@ import pytest
 
 from mmray.compressed import CompressedIndex
 from mmray.images.collection import Collection, ImageFile
-from mmray.neighbors import search
+from mmray.mining.knn.exact import search
 from mmray.search_index import (
     FRESH,
     UNREADABLE,

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 
 import figure1 as job
 
-from mmray.anchors import select_anchors
 from mmray.config.tools import FigureConfig
-from mmray.neighbors import search
+from mmray.mining.anchors import select_anchors
+from mmray.mining.knn.exact import search
 from mmray.system.errors import InputError
 from mmray.toy import gaussian_features, mine_toy, spirals
 from mmray.toy_figure import counts, draw, image_format

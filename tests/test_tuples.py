@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmray.pools import Pools
+from mmray.mining.pool_lists import Pools
 from mmray.system.errors import InputError
 from mmray.tuples import Tuples, add_negatives, hold_out, sample_pairs, with_mean_weight_one
 from tests import oracles

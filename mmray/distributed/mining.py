@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from mmray.artifacts import pools_table
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units
-from mmray.mining import MiningInput, MiningMethod, mine_batch
+from mmray.mining.batches import MiningInput, MiningMethod, mine_batch
+from mmray.mining.files import pools_table
 from mmray.system.arrays import Device, Ids
 from mmray.system.folder import Folder
 

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from mmray.approximate import ApproximateIndex
-from mmray.artifacts import neighbors_table
 from mmray.distributed.stage import ITEMS, UNIT, Pool, run_units
-from mmray.neighbors import ExactIndex
+from mmray.mining.files import neighbors_table
+from mmray.mining.knn.approximate import ApproximateIndex
+from mmray.mining.knn.exact import ExactIndex
 from mmray.system.folder import Folder
 
 

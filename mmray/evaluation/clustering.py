@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.approximate import faiss, on_threads
-from mmray.neighbors import finite_norms
+from mmray.mining.knn.approximate import faiss, on_threads
+from mmray.mining.knn.results import finite_norms
 from mmray.system.arrays import Features, Ids
 
 

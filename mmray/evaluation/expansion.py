@@ -14,11 +14,11 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from mmray.config.choices import QuerySearch
-from mmray.diffusion import diffuse_blocks
 from mmray.evaluation.ranking import rank, similarity_blocks
-from mmray.graph import normalize_graph, reciprocal_knn_graph
-from mmray.neighbors import ExactIndex
-from mmray.reordering import reorder
+from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.diffusion.solver import diffuse_blocks
+from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
+from mmray.mining.knn.exact import ExactIndex
 from mmray.system.arrays import Features, Floats, Ids
 
 AQE_ITEMS = 10

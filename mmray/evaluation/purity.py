@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmray.config.choices import Oracle
-from mmray.pools import Pools
+from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.locations import read_bytes

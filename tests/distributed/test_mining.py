@@ -5,15 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mmray import artifacts
-from mmray.approximate import ApproximateIndex
 from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
 from mmray.distributed.stage import Pool
-from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
-from mmray.mining import MiningInput, MiningMethod
-from mmray.neighbors import ExactIndex, search
-from mmray.pools import Pools, mine_pools
+from mmray.mining.batches import MiningInput, MiningMethod
+from mmray.mining.files import read_neighbors, read_pools
+from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.mining.knn.approximate import ApproximateIndex
+from mmray.mining.knn.exact import ExactIndex, search
+from mmray.mining.pool_lists import Pools
+from mmray.mining.pools import mine_pools
 from mmray.system.folder import Folder
 from tests.made import synthetic
 
@@ -34,7 +35,7 @@ def test_neighbors_equal_the_core_whatever_the_blocks(tmp_path, maximum):
     pool = Pool(maximum=maximum)
     index = ExactIndex.of(features)
     nearest_neighbors(index, 11, block=50, output=folder / "neighbors", pool=pool)
-    found = artifacts.read_neighbors(folder)
+    found = read_neighbors(folder)
     wanted = search(features, features, 11)
     np.testing.assert_array_equal(found.ids, wanted.ids)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
@@ -47,7 +48,7 @@ def test_approximate_neighbors_equal_the_core_whatever_the_blocks(tmp_path, meth
     nearest_neighbors(
         index, 11, block=300, output=folder / "neighbors", pool=Pool(maximum=2), effort=4
     )
-    found, wanted = artifacts.read_neighbors(folder), index.search(features, 11, effort=4)
+    found, wanted = read_neighbors(folder), index.search(features, 11, effort=4)
     np.testing.assert_array_equal(found.ids, wanted.ids)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
 
@@ -69,6 +70,6 @@ def test_pools_equal_the_core_and_go_by_image_id(tmp_path, maximum):
         output=Folder(str(tmp_path)) / "pools",
         pool=Pool(maximum=maximum),
     )
-    pools = artifacts.read_pools(Folder(str(tmp_path)))
+    pools = read_pools(Folder(str(tmp_path)))
     assert_equal(pools, mine_pools(features, graph, items[anchors], items=items, **SETTINGS))
     assert len((Folder(str(tmp_path)) / "pools").names()) == -(-len(anchors) // 3)

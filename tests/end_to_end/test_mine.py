@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mmray.anchors import select_anchors
 from mmray.benchmark import manifold_features
-from mmray.graph import largest_component, reciprocal_knn_graph
-from mmray.neighbors import search
-from mmray.pools import mine_pools
+from mmray.mining.anchors import select_anchors
+from mmray.mining.graph import largest_component, reciprocal_knn_graph
+from mmray.mining.knn.exact import search
+from mmray.mining.pools import mine_pools
 from tests.end_to_end.clusters import processes, running_head, start_node, stop, vanish, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,9 +17,9 @@ from mmray.feature_shards import features_table
 from mmray.fine_tuning import TrainingJob
 from mmray.images.sources import find
 from mmray.labelled_tuples import NO_POOLS, LabelledPairs
-from mmray.manifold import ManifoldNeighbors
+from mmray.mining.manifold import ManifoldNeighbors
+from mmray.mining.pool_lists import Pools
 from mmray.models import build, with_head
-from mmray.pools import Pools
 from mmray.supervised import LabelledImages
 from mmray.system.arrays import Features, Graph, Ids
 

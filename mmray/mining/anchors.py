@@ -6,7 +6,7 @@ n items, a anchors.
 import numpy as np
 
 from mmray.config.choices import Selection
-from mmray.graph import component_labels, weighted_degrees
+from mmray.mining.graph import component_labels, weighted_degrees
 from mmray.system.arrays import Floats, Graph, Ids
 
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.anchors import select_anchors, stationary_distribution
-from mmray.graph import reciprocal_knn_graph
-from mmray.neighbors import search
+from mmray.mining.anchors import select_anchors, stationary_distribution
+from mmray.mining.graph import reciprocal_knn_graph
+from mmray.mining.knn.exact import search
 from tests import oracles
 from tests.made.synthetic import curves, graph_of, permuted, random_graph
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.kernels import diffusion as kernels
-from mmray.kernels.diffusion import COLUMNS
-from mmray.reordering import ReorderedGraph
+from mmray.mining.diffusion import kernels
+from mmray.mining.diffusion.kernels import COLUMNS
+from mmray.mining.diffusion.reordering import ReorderedGraph
 from mmray.system.arrays import Features, Floats, Ids, read_only
 
 _BAND_ROWS = 512

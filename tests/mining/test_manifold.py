@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.diffusion import diffuse
-from mmray.graph import normalize_graph
-from mmray.manifold import ManifoldNeighbors, manifold_neighbors
-from mmray.pools import mine_pools
-from mmray.reordering import reorder
+from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.diffusion.solver import diffuse
+from mmray.mining.graph import normalize_graph
+from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
+from mmray.mining.pools import mine_pools
 from tests import oracles
 from tests.made.synthetic import clouds, graph_of, random_graph
 

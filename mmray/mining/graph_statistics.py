@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.graph import component_labels
+from mmray.mining.graph import component_labels
 from mmray.system.arrays import Features, Graph, Ids
 
 _LISTED_COMPONENTS = 5

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from mmray.baselines import (
+from mmray.mining.baselines import (
     cyclic_positives,
     euclidean_lengths,
     euclidean_positives,
     geodesic_negatives,
     random_negatives,
 )
-from mmray.graph import reciprocal_knn_graph
-from mmray.neighbors import search
+from mmray.mining.graph import reciprocal_knn_graph
+from mmray.mining.knn.exact import search
 from tests.made.synthetic import clouds, curves, graph_of
 
 

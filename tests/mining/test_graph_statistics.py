@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from mmray import graph_report as module
-from mmray.graph_report import describe, graph_report, percent
+from mmray.mining import graph_statistics
+from mmray.mining.graph_statistics import describe, graph_report, percent
 from tests import oracles
 from tests.made.synthetic import clouds, graph_of, permuted, random_graph
 
@@ -94,19 +94,19 @@ def test_features_of_any_layout_are_compared(layout):
 @pytest.mark.parametrize("rows", [1, 3, 7, 200])
 def test_the_size_of_a_block_changes_nothing(monkeypatch, rows):
     graph, features = random_graph(2, 90, 0.02), rows_of_few_values(2, 90, 3)
-    monkeypatch.setattr(module, "_BLOCK_BYTES", rows * features[0].nbytes)
+    monkeypatch.setattr(graph_statistics, "_BLOCK_BYTES", rows * features[0].nbytes)
     assert dataclasses.asdict(graph_report(graph, features)) == counted(graph, features)
 
 
 @pytest.mark.parametrize("distinct", [1, 2, 5])
 def test_rows_of_equal_hashes_are_told_apart_by_their_bits(monkeypatch, distinct):
-    scan = module._scan
+    scan = graph_statistics._scan
 
     def weak(features):
         hashes, zero_vectors = scan(features)
         return hashes % np.uint64(distinct), zero_vectors
 
-    monkeypatch.setattr(module, "_scan", weak)
+    monkeypatch.setattr(graph_statistics, "_scan", weak)
     graph, features = random_graph(3, 80, 0.02), rows_of_few_values(3, 80, 3)
     expected = counted(graph, features)
     assert expected["duplicate_groups"] > 5
@@ -118,7 +118,7 @@ def test_hashes_of_rows_that_differ_do_not_collide():
     bits = np.zeros((1 + 2 * 64, 64), np.uint32)
     bits[1:65] += np.diag(np.full(64, 1 << 31, np.uint32))
     bits[65:] += np.diag(np.full(64, 1, np.uint32))
-    hashes, _ = module._scan(bits.view(np.float32))
+    hashes, _ = graph_statistics._scan(bits.view(np.float32))
     assert np.all(hashes[65:] % 2 == 1)  # these are the multipliers
     assert len(set(hashes.tolist())) == len(bits)
 

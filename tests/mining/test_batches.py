@@ -5,19 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mmray.anchors import select_anchors
-from mmray.artifacts import pools_table
-from mmray.baselines import (
+from mmray.mining.anchors import select_anchors
+from mmray.mining.baselines import (
     cyclic_positives,
     euclidean_lengths,
     euclidean_positives,
     geodesic_negatives,
     random_negatives,
 )
-from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
-from mmray.mining import MiningInput, MiningMethod, mine_batch
-from mmray.neighbors import search
-from mmray.pools import mine_pools, summary
+from mmray.mining.batches import MiningInput, MiningMethod, mine_batch
+from mmray.mining.files import pools_table
+from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.mining.knn.exact import search
+from mmray.mining.pool_lists import summary
+from mmray.mining.pools import mine_pools
 from tests import oracles
 from tests.made.synthetic import curves
 
@@ -115,7 +116,7 @@ def test_a_batch_changes_nothing(mined_on, positives):
 
 
 def test_nothing_is_diffused_for_rivals_alone(mined_on, monkeypatch):
-    monkeypatch.setattr("mmray.mining.pools_of", lambda *_, **__: pytest.fail("diffused"))
+    monkeypatch.setattr("mmray.mining.batches.pools_of", lambda *_, **__: pytest.fail("diffused"))
     method = MiningMethod(positives="cyclic", negatives="geodesic", **SIZES)
     given = given_for(mined_on, positives="cyclic", negatives="geodesic")
     mine_batch(given, np.array([1]), method)

@@ -7,10 +7,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray.diffusion import diffuse_blocks
-from mmray.pools import Ranking
-from mmray.reordering import ReorderedGraph
+from mmray.mining.diffusion.reordering import ReorderedGraph
+from mmray.mining.diffusion.solver import diffuse_blocks
 from mmray.system.arrays import Features, Ids
+
+
+class Ranking:
+    """All items by one similarity (n,), descending, ties by id ascending."""
+
+    def __init__(self, similarity: Features) -> None:
+        self.similarity = similarity
+        self._ascending = np.sort(similarity)
+
+    def first(self, k: int) -> Ids:
+        """The first k items (k,) int64, in order; k in 1..n."""
+        threshold = self._ascending[-k]
+        above = np.flatnonzero(self.similarity > threshold)
+        tied = np.flatnonzero(self.similarity == threshold)[: k - len(above)]
+        ids = np.concatenate([above, tied])
+        return ids[np.lexsort((ids, -self.similarity[ids]))]
+
+    def places(self, ids: Ids) -> Ids:
+        """Places (m,) int64 of given items (m,), from 1."""
+        values = self.similarity[ids]
+        above = len(self._ascending) - np.searchsorted(self._ascending, values, side="right")
+        tied_before = [
+            np.count_nonzero(self.similarity[:i] == value)
+            for i, value in zip(ids, values, strict=True)
+        ]
+        return above + np.array(tied_before, np.int64) + 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

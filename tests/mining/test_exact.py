@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray import neighbors, neighbors_torch
-from mmray.neighbors import ExactIndex, search
+from mmray.mining.knn import exact as neighbors
+from mmray.mining.knn import exact_cuda
+from mmray.mining.knn.exact import ExactIndex, search
 from tests import oracles
 from tests.made.synthetic import clouds, curves, unit_rows
 
@@ -154,7 +155,7 @@ def test_products_err_by_no_more_than_is_allowed_for(half, d):
 @pytest.mark.parametrize("k", [1, 30, 700])
 def test_candidates_by_sorting_as_on_a_gpu_give_the_same(monkeypatch, features, k):
     plain = search(features, features[::7], k)
-    monkeypatch.setattr(neighbors_torch, "_TILE_ITEMS", 100)
+    monkeypatch.setattr(exact_cuda, "_TILE_ITEMS", 100)
     monkeypatch.setattr(neighbors._Attempt, "_scan", neighbors._Attempt._sort)
     other = ExactIndex.of(features, half=False).search(features[::7], k)
     np.testing.assert_array_equal(other.ids, plain.ids)

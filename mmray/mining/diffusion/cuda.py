@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmray.reordering import ReorderedGraph
+from mmray.mining.diffusion.reordering import ReorderedGraph
 from mmray.system.arrays import Features, Floats, Ids
 
 COLUMNS = 64  # a GPU wants more in flight than a CPU; five arrays of n x b still fit

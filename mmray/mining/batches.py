@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmray.baselines import (
+from mmray.config.choices import Negatives, Positives
+from mmray.mining.baselines import (
     cyclic_positives,
     euclidean_lengths,
     euclidean_positives,
     geodesic_negatives,
     random_negatives,
 )
-from mmray.config.choices import Negatives, Positives
-from mmray.neighbors import ExactIndex
-from mmray.pools import Pools, pools_of
-from mmray.reordering import ReorderedGraph, reorder
-from mmray.system.arrays import Device, Features, Floats, Graph, Ids
+from mmray.mining.diffusion.reordering import ReorderedGraph, reorder
+from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.pool_lists import Pools, _empty
+from mmray.mining.pools import pools_of
+from mmray.system.arrays import Device, Features, Graph, Ids
 
 EUCLIDEAN_K = 5  # of Table 1: NN^e_5, the anchor counted
 CYCLE_NEIGHBORS = 4  # Li et al.; the item itself not counted
@@ -181,24 +182,4 @@ def _with_negatives(pools: Pools, index: ExactIndex, negatives: tuple[Ids, ...])
         negatives=negatives,
         negative_similarity=tuple(index.similarities(queries, negatives)),
         negative_rank_m=tuple(np.zeros(len(ids), np.int64) for ids in negatives),
-    )
-
-
-def _empty(anchors: Ids) -> Pools:
-    ids: tuple[Ids, ...] = tuple(np.empty(0, np.int64) for _ in anchors)
-    values: tuple[Features, ...] = tuple(np.empty(0, np.float32) for _ in anchors)
-    zeros = np.zeros(len(anchors), np.int64)
-    residual: Floats = np.zeros(len(anchors))
-    return Pools(
-        anchors=anchors.astype(np.int64),
-        positives=ids,
-        positive_similarity=values,
-        positive_rank_e=ids,
-        negatives=ids,
-        negative_similarity=values,
-        negative_rank_m=ids,
-        manifold_neighbors=ids,
-        zero_positives=zeros,
-        residual=residual,
-        iterations=zeros,
     )

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmray.kernels import neighbors as kernels
-from mmray.neighbors_torch import most_similar
+from mmray.mining.knn import kernels
+from mmray.mining.knn.exact_cuda import most_similar
+from mmray.mining.knn.results import Neighbors, checked_norms, finite_norms, settled
 from mmray.system.arrays import Device, Features, Floats, Ids, read_only
 
 _TILE_QUERIES, _TILE_ITEMS = 1024, 4096  # multiplied at once: what is fastest on CPUs
@@ -31,21 +32,6 @@ _ROUNDED = 2.0**-9  # by which bfloat16 rounds a number of at most 1
 
 _Candidates = tuple[Ids, Ids, NDArray[np.bool_]]
 _Found = tuple[NDArray[np.bool_], Ids, Features]
-
-
-@dataclass(frozen=True, eq=False)
-class Neighbors:
-    """The k items most similar to each query: similarity descending, then id ascending.
-
-    Attributes
-    ----------
-    ids : (q, k) int64
-    similarities : (q, k) float32
-        Inner products, summed in float64 and rounded to float32.
-    """
-
-    ids: Ids
-    similarities: Features
 
 
 def search(database: Features, queries: Features, k: int, *, threads: int = 1) -> Neighbors:
@@ -273,49 +259,3 @@ def _tensor(array: NDArray[np.generic]) -> torch.Tensor:
         # What is in shared memory cannot be written; PyTorch warns of what nobody does.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
-
-
-def settled(
-    database: Features, queries: Features, candidates: Ids, counts: Ids, k: int
-) -> Neighbors:
-    """The k most similar of each query's candidates, by their exact similarities.
-
-    Parameters
-    ----------
-    candidates : (q, c) int64
-        Ascending ids; the first counts (q,) of each row, at least k.
-    """
-    ids, similarities = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), "f4")
-    kernels.settle(read_only(database), read_only(queries), candidates, counts, ids, similarities)
-    return Neighbors(ids, similarities)
-
-
-def checked_norms(database: Features, queries: Features, k: int) -> Floats:
-    """Norms (q,) of queries whose k nearest can be found; ValueError says why they cannot."""
-    norms, (n, d) = finite_norms(queries, "queries"), database.shape
-    if queries.shape[1] != d:
-        raise ValueError(
-            "database and queries must have equal second dimensions, "
-            f"got shapes {database.shape} and {queries.shape}"
-        )
-    if not 1 <= k <= n:
-        raise ValueError(f"k must be between 1 and the {n} items of the database, got {k}")
-    return norms
-
-
-def finite_norms(rows: Features, name: str) -> Floats:
-    """Euclidean norms (m,) of rows (m, d) float32; ValueError where they have none."""
-    if rows.ndim != 2:
-        raise ValueError(f"{name} must be two-dimensional, got shape {rows.shape}")
-    if rows.dtype != np.float32:
-        raise ValueError(f"{name} must be float32, got {rows.dtype}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares: Features = np.einsum("md,md->m", rows, rows)
-    bad = np.flatnonzero(~np.isfinite(squares))
-    if len(bad):
-        raise ValueError(
-            f"{name}: row {bad[0]} holds NaN, infinity or a number too large to square "
-            f"({len(bad)} of {len(rows)} rows do); leave such rows out"
-        )
-    norms: Floats = np.sqrt(squares.astype(np.float64))
-    return norms

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.anchors import select_anchors
-from mmray.diffusion import diffuse
-from mmray.graph import largest_component, normalize_graph, reciprocal_knn_graph
-from mmray.neighbors import ExactIndex, search
-from mmray.pools import mine_pools, pools_of
-from mmray.reordering import reorder
+from mmray.mining.anchors import select_anchors
+from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.diffusion.solver import diffuse
+from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.mining.knn.exact import ExactIndex, search
+from mmray.mining.pools import mine_pools, pools_of
 from tests import oracles
 from tests.made.synthetic import clouds, curves, graph_of, permuted, unit_rows
 
 SIZES = {"positive_k": 12, "negative_k": 30, "max_negatives": 8}
 MANY = SIZES | {"positive_k": 30}
-AUTHORS = Path(__file__).resolve().parents[2] / "shared" / "data" / "authors_cub50.npz"
+AUTHORS = Path(__file__).resolve().parents[3] / "shared" / "data" / "authors_cub50.npz"
 
 
 def graph_of_features(features, k=8):

@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.diffusion_cpu import CpuVectors
-from mmray.diffusion_torch import TorchVectors
-from mmray.reordering import ReorderedGraph, unordered
+from mmray.mining.diffusion.cpu import CpuVectors
+from mmray.mining.diffusion.cuda import TorchVectors
+from mmray.mining.diffusion.reordering import ReorderedGraph, unordered
 from mmray.system.arrays import Device, Features, Floats, Graph, Ids
 
 

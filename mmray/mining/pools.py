@@ -4,70 +4,17 @@ n items, d dimensions, a anchors. NN^m are the items by manifold similarity s_m 
 those by Euclidean similarity s_e (inner product); both break ties by id and count the anchor too.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from mmray.diffusion import diffuse_blocks
-from mmray.graph import normalize_graph
-from mmray.neighbors import ExactIndex
-from mmray.reordering import ReorderedGraph, reorder
-from mmray.system.arrays import Device, Features, Floats, Graph, Ids
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Pools:
-    """What is mined for a anchors; each tuple holds one array for each anchor.
-
-    Ranks start at 1, which is the anchor's own place, and are places among all n items.
-
-    Attributes
-    ----------
-    anchors : (a,) int64
-    positives : int64
-        P⁺ of eq. (5), by descending s_m; similar on the manifold, far in feature space.
-    positive_similarity : float32
-        s_m of each positive, the weight of a tuple.
-    positive_rank_e : int64
-        Its place in NN^e.
-    negatives : int64
-        P⁻ of eq. (6), by descending s_e.
-    negative_similarity : float32
-        s_e of each negative.
-    negative_rank_m : int64
-        Its place in NN^m.
-    manifold_neighbors : int64
-        NN^m of positive_k places, by descending s_m, without the anchor and without items of
-        s_m <= 0: the matching pairs of the whitening.
-    zero_positives : (a,) int64
-        How many items eq. (5) names whose s_m is not positive. They are dropped: nothing on the
-        manifold leads there, and only their ids rank them (the released code keeps them).
-    residual : (a,) float64
-    iterations : (a,) int64
-        Of the diffusion.
-    """
-
-    anchors: Ids
-    positives: tuple[Ids, ...]
-    positive_similarity: tuple[Features, ...]
-    positive_rank_e: tuple[Ids, ...]
-    negatives: tuple[Ids, ...]
-    negative_similarity: tuple[Features, ...]
-    negative_rank_m: tuple[Ids, ...]
-    manifold_neighbors: tuple[Ids, ...]
-    zero_positives: Ids
-    residual: Floats
-    iterations: Ids
-
-    def renamed(self, items: Ids) -> "Pools":
-        """The same pools with items[i] (n,) int64 written for every item i."""
-        return replace(
-            self,
-            anchors=items[self.anchors],
-            positives=tuple(items[ids] for ids in self.positives),
-            negatives=tuple(items[ids] for ids in self.negatives),
-            manifold_neighbors=tuple(items[ids] for ids in self.manifold_neighbors),
-        )
+from mmray.mining.diffusion.reordering import ReorderedGraph, reorder
+from mmray.mining.diffusion.solver import diffuse_blocks
+from mmray.mining.graph import normalize_graph
+from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.manifold import Ranking
+from mmray.mining.pool_lists import Pools
+from mmray.system.arrays import Device, Features, Graph, Ids
 
 
 def mine_pools(
@@ -219,63 +166,6 @@ def pools_of(
         residual=residual,
         iterations=iterations,
     )
-
-
-def matching_pairs(pools: Pools, count: int, rng: np.random.Generator) -> Ids:
-    """Pairs (anchor, manifold neighbour) that show the same object, as far as mining knows.
-
-    Returns
-    -------
-    (2, m) int64 : m <= count pairs drawn without replacement, in the order of the pools.
-    """
-    sizes = [len(ids) for ids in pools.manifold_neighbors]
-    pairs = np.stack(
-        [
-            np.repeat(pools.anchors, sizes),
-            np.concatenate([np.empty(0, np.int64), *pools.manifold_neighbors]),
-        ]
-    )
-    total = pairs.shape[1]
-    return pairs[:, np.sort(rng.choice(total, min(count, total), replace=False))]
-
-
-def summary(pools: Pools) -> dict[str, float]:
-    """Counts of anchors, positives and negatives, and how well the diffusion was solved."""
-    return {
-        "anchors": len(pools.anchors),
-        "positives": sum(map(len, pools.positives)),
-        "negatives": sum(map(len, pools.negatives)),
-        "without_positives": sum(not len(ids) for ids in pools.positives),
-        "zero_positives": int(pools.zero_positives.sum()),
-        "largest_residual": float(pools.residual.max(initial=0)),
-        "iterations": int(pools.iterations.max(initial=0)),
-    }
-
-
-class Ranking:
-    """All items by one similarity (n,), descending, ties by id ascending."""
-
-    def __init__(self, similarity: Features) -> None:
-        self.similarity = similarity
-        self._ascending = np.sort(similarity)
-
-    def first(self, k: int) -> Ids:
-        """The first k items (k,) int64, in order; k in 1..n."""
-        threshold = self._ascending[-k]
-        above = np.flatnonzero(self.similarity > threshold)
-        tied = np.flatnonzero(self.similarity == threshold)[: k - len(above)]
-        ids = np.concatenate([above, tied])
-        return ids[np.lexsort((ids, -self.similarity[ids]))]
-
-    def places(self, ids: Ids) -> Ids:
-        """Places (m,) int64 of given items (m,), from 1."""
-        values = self.similarity[ids]
-        above = len(self._ascending) - np.searchsorted(self._ascending, values, side="right")
-        tied_before = [
-            np.count_nonzero(self.similarity[:i] == value)
-            for i, value in zip(ids, values, strict=True)
-        ]
-        return above + np.array(tied_before, np.int64) + 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.graph import (
+from mmray.mining.graph import (
     component_labels,
     largest_component,
     normalize_graph,
     reciprocal_knn_graph,
     weighted_degrees,
 )
-from mmray.neighbors import search
+from mmray.mining.knn.exact import search
 from tests import oracles
 from tests.made.synthetic import clouds, curves, graph_of, permuted, random_graph
 

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray import approximate
-from mmray.approximate import ApproximateIndex, faiss, measured_recall, recall
-from mmray.neighbors import ExactIndex, Neighbors, search
+from mmray.mining.knn import approximate
+from mmray.mining.knn.approximate import ApproximateIndex, faiss
+from mmray.mining.knn.exact import ExactIndex, search
+from mmray.mining.knn.recall import measured_recall, recall
+from mmray.mining.knn.results import Neighbors
 from tests import oracles
 from tests.made.synthetic import clouds, curves, unit_rows
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray import diffusion, diffusion_cpu
-from mmray.diffusion import diffuse
-from mmray.diffusion_torch import TorchVectors
-from mmray.graph import normalize_graph, reciprocal_knn_graph
-from mmray.neighbors import search
-from mmray.reordering import reorder, unordered
+from mmray.mining.diffusion import cpu, solver
+from mmray.mining.diffusion.cuda import TorchVectors
+from mmray.mining.diffusion.reordering import reorder, unordered
+from mmray.mining.diffusion.solver import diffuse
+from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
+from mmray.mining.knn.exact import search
 from tests import oracles
 from tests.made.synthetic import curves, graph_of, permuted, random_graph
 
@@ -111,7 +111,7 @@ def test_a_column_does_not_depend_on_the_others(dtype):
 def test_bands_of_rows_change_nothing_but_rounding(monkeypatch, dtype):
     graph = curve_graph(dtype=dtype)
     whole = diffuse(graph, np.arange(20))
-    monkeypatch.setattr(diffusion_cpu, "_BAND_ROWS", 17)
+    monkeypatch.setattr(cpu, "_BAND_ROWS", 17)
     banded = diffuse(graph, np.arange(20))
     tolerance = 1e-5 if dtype is np.float32 else 1e-7
     np.testing.assert_allclose(banded.similarity, whole.similarity, rtol=1e-4, atol=tolerance)
@@ -127,7 +127,7 @@ def long_path(dtype):
 def test_parts_that_are_not_reached_are_passed_over_exactly(monkeypatch, dtype):
     graph, anchors = long_path(dtype), np.array([0, 511, 512, 1500, 2990, 5, 512])
     banded = diffuse(graph, anchors)
-    monkeypatch.setattr(diffusion_cpu, "_BAND_ROWS", 3000)
+    monkeypatch.setattr(cpu, "_BAND_ROWS", 3000)
     whole = diffuse(graph, anchors)
     np.testing.assert_allclose(banded.similarity, whole.similarity, rtol=1e-5, atol=1e-12)
     for row, anchor in enumerate(anchors):
@@ -137,7 +137,7 @@ def test_parts_that_are_not_reached_are_passed_over_exactly(monkeypatch, dtype):
 
 def test_a_block_begins_with_the_bands_of_its_own_anchors():
     """Else every block after the first would pay for all that was reached before."""
-    vectors = diffusion_cpu.CpuVectors(unordered(long_path(np.float32)), 0.99, 1)
+    vectors = cpu.CpuVectors(unordered(long_path(np.float32)), 0.99, 1)
     for anchor, first in ((0, 0), (2999, 5)):
         vectors.start(np.array([anchor]))
         assert np.flatnonzero(vectors.reached).tolist() == [first]
@@ -148,7 +148,7 @@ def test_a_block_begins_with_the_bands_of_its_own_anchors():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_threads_change_no_bit(monkeypatch, dtype):
-    monkeypatch.setattr(diffusion_cpu, "_BAND_ROWS", 7)
+    monkeypatch.setattr(cpu, "_BAND_ROWS", 7)
     graph, anchors = reorder(curve_graph(dtype=dtype)), np.arange(40)
     alone = diffuse(graph, anchors)
     for threads in (2, 3, 50):
@@ -174,7 +174,7 @@ def test_the_vectors_of_pytorch_give_the_same(monkeypatch, dtype, max_iter):
     graph = reorder(normalize_graph(random_graph(11, 200, 0.012, dtype)))
     anchors = np.random.default_rng(0).permutation(200)[:90]
     compiled = diffuse(graph, anchors, max_iter=max_iter)
-    monkeypatch.setattr(diffusion, "CpuVectors", on_torch)
+    monkeypatch.setattr(solver, "CpuVectors", on_torch)
     other = diffuse(graph, anchors, max_iter=max_iter)
     np.testing.assert_allclose(other.similarity, compiled.similarity, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(other.residual, compiled.residual, rtol=1e-2, atol=1e-5)

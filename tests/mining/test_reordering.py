@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.reordering import inverse, reorder, unordered
+from mmray.mining.diffusion.reordering import inverse, reorder, unordered
 from tests.made.synthetic import graph_of, permuted, random_graph
 
 

@@ -1,0 +1,1 @@
+"""Graph, anchors, manifold similarity and pools: eqs. (1) to (6)."""

@@ -1,0 +1,1 @@
+"""Diffusion on the graph: eqs. (2) to (4)."""

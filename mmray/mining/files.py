@@ -1,0 +1,136 @@
+"""Files of the mined data: neighbours, graph, anchors, pools, manifold neighbours.
+
+n items, a anchors, k neighbours. Parquet and .npz without pickles: nothing executes on load.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_array
+
+from mmray.mining.knn.results import Neighbors
+from mmray.mining.manifold import ManifoldNeighbors
+from mmray.mining.pool_lists import Pools
+from mmray.system.arrays import Floats, Graph, Ids
+from mmray.system.folder import Folder
+
+# -- graph, anchors, pools ------------------------------------------------------------------------
+
+
+def neighbors_table(found: Neighbors) -> pa.Table:
+    """A shard of k-NN: rows of (q, k) ids and similarities."""
+    k = found.ids.shape[1]
+    return pa.table(
+        {
+            "neighbors": pa.FixedSizeListArray.from_arrays(found.ids.ravel(), k),
+            "similarities": pa.FixedSizeListArray.from_arrays(found.similarities.ravel(), k),
+        }
+    )
+
+
+def read_neighbors(folder: Folder) -> Neighbors:
+    """All shards of neighbors/, in order."""
+    shards = folder / "neighbors"
+    tables = [shards.read_table(name) for name in shards.names()]
+    k = tables[0]["neighbors"].type.list_size
+    ids, similarities = (
+        np.concatenate(
+            [chunk.values.to_numpy() for table in tables for chunk in table[name].chunks]
+        ).reshape(-1, k)
+        for name in ("neighbors", "similarities")
+    )
+    return Neighbors(ids, similarities)
+
+
+def write_graph(folder: Folder, *, raw: Graph, normalized: Graph, items: Ids) -> None:
+    """graph.npz: both matrices over the kept items as CSR parts, and the items' image ids."""
+    with folder.writing("graph.npz") as sink:
+        np.savez(
+            sink,
+            raw=raw.data,
+            normalized=normalized.data,
+            indices=raw.indices,
+            indptr=raw.indptr,
+            items=items,
+        )
+
+
+@dataclass(frozen=True)
+class StoredGraph:
+    """Content of graph.npz: raw and normalised adjacency of the kept items, and their image ids."""
+
+    raw: Graph
+    normalized: Graph
+    items: Ids
+
+
+def read_graph(folder: Folder) -> StoredGraph:
+    with folder.reading("graph.npz") as source, np.load(source, allow_pickle=False) as stored:
+        parts = (stored["indices"], stored["indptr"])
+        n = len(stored["items"])
+        raw = csr_array((stored["raw"], *parts), shape=(n, n))
+        normalized = csr_array((stored["normalized"], *parts), shape=(n, n))
+        return StoredGraph(raw, normalized, stored["items"])
+
+
+def write_anchors(folder: Folder, anchors: Ids, importance: Floats) -> None:
+    """anchors.parquet: image ids, most important first, with the stationary distribution."""
+    folder.write_table("anchors.parquet", pa.table({"image_id": anchors, "importance": importance}))
+
+
+_LISTS = {
+    "positives": pa.int64(),
+    "positive_similarity": pa.float32(),
+    "positive_rank_e": pa.int64(),
+    "negatives": pa.int64(),
+    "negative_similarity": pa.float32(),
+    "negative_rank_m": pa.int64(),
+    "manifold_neighbors": pa.int64(),
+}
+_SCALARS = {
+    "zero_positives": pa.int64(),
+    "residual": pa.float64(),
+    "iterations": pa.int64(),
+}
+
+
+def pools_table(pools: Pools) -> pa.Table:
+    """One row an anchor: lists of the pools, residual and iterations of its diffusion."""
+    columns = {"anchor": pa.array(pools.anchors, pa.int64())}
+    for name, kind in _LISTS.items():
+        columns[name] = pa.array(list(getattr(pools, name)), pa.list_(kind))
+    for name, kind in _SCALARS.items():
+        columns[name] = pa.array(getattr(pools, name), kind)
+    return pa.table(columns)
+
+
+def read_pools(folder: Folder) -> Pools:
+    """All shards of pools/, in order: anchors from the most important on."""
+    shards = folder / "pools"
+    table = pa.concat_tables(shards.read_table(name) for name in shards.names())
+    lists: dict[str, Any] = {
+        name: tuple(row.values.to_numpy() for row in table[name]) for name in _LISTS
+    }
+    scalars: dict[str, Any] = {name: table[name].to_numpy() for name in _SCALARS}
+    return Pools(anchors=table["anchor"].to_numpy(), **lists, **scalars)
+
+
+def write_manifold(folder: Folder, near: ManifoldNeighbors) -> None:
+    """manifold.parquet: a row an item, its neighbours and their s_m."""
+    columns = {
+        "image_id": pa.array(near.items, pa.int64()),
+        "neighbors": pa.array(list(near.neighbors), pa.list_(pa.int64())),
+        "similarity": pa.array(list(near.similarity), pa.list_(pa.float32())),
+    }
+    folder.write_table("manifold.parquet", pa.table(columns))
+
+
+def read_manifold(folder: Folder) -> ManifoldNeighbors:
+    table = folder.read_table("manifold.parquet")
+    return ManifoldNeighbors(
+        items=table["image_id"].to_numpy(),
+        neighbors=tuple(row.values.to_numpy() for row in table["neighbors"]),
+        similarity=tuple(row.values.to_numpy() for row in table["similarity"]),
+    )

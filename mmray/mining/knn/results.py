@@ -1,0 +1,72 @@
+"""The result of a k-NN search, and the checks and the exact ranking that all searches share.
+
+n items in the database, q queries, d dimensions, k neighbours.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmray.mining.knn import kernels
+from mmray.system.arrays import Features, Floats, Ids, read_only
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The k items most similar to each query: similarity descending, then id ascending.
+
+    Attributes
+    ----------
+    ids : (q, k) int64
+    similarities : (q, k) float32
+        Inner products, summed in float64 and rounded to float32.
+    """
+
+    ids: Ids
+    similarities: Features
+
+
+def settled(
+    database: Features, queries: Features, candidates: Ids, counts: Ids, k: int
+) -> Neighbors:
+    """The k most similar of each query's candidates, by their exact similarities.
+
+    Parameters
+    ----------
+    candidates : (q, c) int64
+        Ascending ids; the first counts (q,) of each row, at least k.
+    """
+    ids, similarities = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), "f4")
+    kernels.settle(read_only(database), read_only(queries), candidates, counts, ids, similarities)
+    return Neighbors(ids, similarities)
+
+
+def checked_norms(database: Features, queries: Features, k: int) -> Floats:
+    """Norms (q,) of queries whose k nearest can be found; ValueError says why they cannot."""
+    norms, (n, d) = finite_norms(queries, "queries"), database.shape
+    if queries.shape[1] != d:
+        raise ValueError(
+            "database and queries must have equal second dimensions, "
+            f"got shapes {database.shape} and {queries.shape}"
+        )
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be between 1 and the {n} items of the database, got {k}")
+    return norms
+
+
+def finite_norms(rows: Features, name: str) -> Floats:
+    """Euclidean norms (m,) of rows (m, d) float32; ValueError where they have none."""
+    if rows.ndim != 2:
+        raise ValueError(f"{name} must be two-dimensional, got shape {rows.shape}")
+    if rows.dtype != np.float32:
+        raise ValueError(f"{name} must be float32, got {rows.dtype}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares: Features = np.einsum("md,md->m", rows, rows)
+    bad = np.flatnonzero(~np.isfinite(squares))
+    if len(bad):
+        raise ValueError(
+            f"{name}: row {bad[0]} holds NaN, infinity or a number too large to square "
+            f"({len(bad)} of {len(rows)} rows do); leave such rows out"
+        )
+    norms: Floats = np.sqrt(squares.astype(np.float64))
+    return norms
