@@ -161,8 +161,8 @@ def extraction(options: Benchmark) -> Table:
     """Describing photos of mixed shapes."""
     import torch
 
-    from mmray import models
-    from mmray.distributed.extraction import Description
+    from mmray.descriptors.settings import Description
+    from mmray.descriptors.weights import build
     from mmray.extraction_benchmark import compare_extraction
 
     with tempfile.TemporaryDirectory() as rendered:
@@ -174,7 +174,7 @@ def extraction(options: Benchmark) -> Table:
         )
         rates = compare_extraction(
             photos(options, rendered),
-            models.build(options.network, pooling="mac", weights=options.weights),
+            build(options.network, pooling="mac", weights=options.weights),
             how,
             shard_size=options.shard_size,
             threads=options.threads or torch.get_num_threads(),
@@ -186,8 +186,8 @@ def training(options: Benchmark) -> Table:
     """Steps of fine-tuning on photos of mixed shapes."""
     import torch
 
-    from mmray import models
     from mmray.config.sections import TrainingConfig
+    from mmray.descriptors.weights import build
     from mmray.training_benchmark import compare_training
 
     with tempfile.TemporaryDirectory() as rendered:
@@ -199,7 +199,7 @@ def training(options: Benchmark) -> Table:
         )
         rates = compare_training(
             photos(options, rendered),
-            models.build(options.network, pooling="mac", weights=options.weights),
+            build(options.network, pooling="mac", weights=options.weights),
             config,
             steps=options.steps,
             workers=options.workers,

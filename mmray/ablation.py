@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmray import artifacts, finegrained, models, pipeline
+from mmray import artifacts, finegrained, pipeline
 from mmray.artifacts import Stage
 from mmray.comparison import RowResult, comparison, comparison_table
 from mmray.config.choices import Pooling, Rival
@@ -21,6 +21,7 @@ from mmray.config.learning import (
     chosen_stages,
 )
 from mmray.config.presets import RIVAL, Changes, changed
+from mmray.descriptors.weights import state_digest
 from mmray.images.collection import Collection
 from mmray.learning import Outcome
 from mmray.pages.report import Report
@@ -213,7 +214,7 @@ def _results(session: Session[Any], rows: Sequence[Row], inputs: Any) -> list[Ro
     sets = inputs.sets if isinstance(inputs, pipeline.Inputs) else [inputs.test]
     marks = (
         images.digest(),
-        models.state_digest(inputs.network),
+        state_digest(inputs.network),
         sorted((inputs.unlabelled.labels or {}).items()),
         [None if each is None else each.digest() for each in sets],
         [None if each is None else Collection.of(each.items).digest() for each in sets],

@@ -15,7 +15,6 @@ from typing import Any
 from mmray import __version__
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
-from mmray.whitening import Whitening
 
 SUCCESS = "_SUCCESS.json"
 PACKAGES = ("ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
@@ -71,21 +70,3 @@ class Stage:
     def seconds(self) -> float:
         """How long the process took that finished it."""
         return float(read_json(self.folder, SUCCESS)["seconds"])
-
-
-# -- whitening ------------------------------------------------------------------------------------
-
-
-def whitening_name(pooling: str, trained: str) -> str:
-    """File in a model's folder with the whitening of a descriptor; the network trained with one."""
-    return "whitening.npz" if pooling == trained else f"whitening-{pooling}.npz"
-
-
-def write_whitening(folder: Folder, name: str, whitening: Whitening) -> None:
-    with folder.writing(name) as sink:
-        whitening.save(sink)
-
-
-def read_whitening(folder: Folder, name: str) -> Whitening:
-    with folder.reading(name) as source:
-        return Whitening.load(source)

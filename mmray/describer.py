@@ -6,7 +6,6 @@ All it needs is a model's folder: `models.save` wrote it, and a run leaves one a
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmray import models
-from mmray.embedding import CPU_PIXELS, as_batch
+from mmray.descriptors import weights
+from mmray.descriptors.embedding import CPU_PIXELS, as_batch
+from mmray.descriptors.inference import fused
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.settings import Framing, _is_size
+from mmray.descriptors.whitening import Whitening
 from mmray.images.collection import ImageFile
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import decode, load_image, same_shape_batches
-from mmray.inference import fused
-from mmray.models import EmbeddingNet
 from mmray.system.arrays import Box, Features, Pixels
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
-from mmray.whitening import Whitening
 
 WHITENING = "whitening.npz"  # as artifacts.whitening_name, which would bring all of mining along
 
@@ -37,51 +37,6 @@ _CHUNK = 64
 _BATCH_SIZE = 32
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes  # a path or URI; or a file's content
-
-
-@dataclass(frozen=True)
-class Framing:
-    """How images are made ready for a network.
-
-    Attributes
-    ----------
-    longest_side : pixels to which the longest side is reduced; None: the original size
-    crop : pixels of a side of the centre that the network sees after that, where it was trained on
-        crops; None: it sees all of an image
-    scales : at which each image is described, see `EmbeddingNet.descriptors`
-    """
-
-    longest_side: int | None = 1024
-    crop: int | None = None
-    scales: tuple[float, ...] = (1.0,)
-
-    @classmethod
-    def read(cls, folder: Folder) -> "Framing":
-        """What config.json of a model's folder says; the defaults where it says nothing.
-
-        Raises
-        ------
-        InputError
-            The file is missing or unreadable, a size is neither null nor a whole number from 1, or
-            the scales are no list of numbers from 0.05 to 4.
-        """
-        path = folder.location(models.CONFIG)
-        try:
-            config = json.loads(folder.read(models.CONFIG))
-            sizes = {k: config[k] for k in ("longest_side", "crop") if k in config}
-            scales = config.get("scales", [1.0])
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: not the description of a saved model ({error!r})") from error
-        for name, size in sizes.items():
-            if size is not None and not _is_size(size):
-                raise InputError(
-                    f"{path}: {name} is {size!r}: write a whole number of pixels from 1, or null"
-                )
-        if not (isinstance(scales, list) and scales and all(map(_is_scale, scales))):
-            raise InputError(
-                f"{path}: scales is {scales!r}: write a list of numbers from 0.05 to 4"
-            )
-        return cls(**sizes, scales=tuple(map(float, scales)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +61,12 @@ class TrainedModel:
         InputError
             It is no model's folder, or a file in it is unreadable.
         """
-        if not folder.has(models.CONFIG):
+        if not folder.has(weights.CONFIG):
             raise InputError(
-                f"{folder.uri}: not a model's folder (there is no {models.CONFIG}); name one that "
+                f"{folder.uri}: not a model's folder (there is no {weights.CONFIG}); name one that "
                 "a run left as model/"
             )
-        network, whitening = models.load(folder), None
+        network, whitening = weights.load(folder), None
         if folder.has(WHITENING):
             with folder.reading(WHITENING) as source:
                 whitening = Whitening.load(source)
@@ -124,7 +79,7 @@ class TrainedModel:
     def digest(self) -> str:
         """Fingerprint of all numbers."""
         whitening = "" if self.whitening is None else self.whitening.digest()
-        text = models.state_digest(self.network) + whitening
+        text = weights.state_digest(self.network) + whitening
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -318,12 +273,3 @@ def _decoded(image: Any, place: str, longest_side: int | None, box: Box | None) 
             f"{name}: cannot be read as an image ({decoded.error}); replace it or leave it out"
         )
     return decoded.pixels
-
-
-def _is_scale(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0.05 <= value <= 4
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmray import feature_shards, models
 from mmray.artifacts import Stage
 from mmray.config.choices import Descriptor
 from mmray.config.run import RunConfig
+from mmray.descriptors import shards
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.settings import Description
+from mmray.descriptors.weights import state_digest
 from mmray.distributed import cluster
-from mmray.distributed.extraction import Description, extract
+from mmray.distributed.extraction import extract
 from mmray.images.collection import Collection
-from mmray.models import EmbeddingNet
 from mmray.session import Counts, Session
 from mmray.system.arrays import Features
 from mmray.system.progress import announce
@@ -31,7 +33,7 @@ class Described:
 
     def features(self, pooling: Descriptor) -> Features:
         """(n, d) float32, a row an item."""
-        return feature_shards.read_features(self.stage, self.poolings, pooling)
+        return shards.read_features(self.stage, self.poolings, pooling)
 
 
 def describe(
@@ -76,7 +78,7 @@ def describe(
             report=session.reporting(part_of),
             most_bad=int((1 if max_bad_fraction is None else max_bad_fraction) * len(images)),
         )
-        return feature_shards.finish_features(
+        return shards.finish_features(
             stage,
             how.poolings,
             total=len(images),
@@ -87,7 +89,7 @@ def describe(
 
     plain = dataclasses.replace(how.regions, whitening=None)
     options = dataclasses.asdict(dataclasses.replace(how, regions=plain))
-    inputs = (images.digest(), models.state_digest(model), options, how_mark)
+    inputs = (images.digest(), state_digest(model), options, how_mark)
     stage = session.stage("extract", *inputs, shard_size, deduplicate, work=work, part_of=part_of)
     if "deviation" in stage.counts:
         announce(

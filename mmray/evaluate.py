@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
-from mmray import models
-from mmray.artifacts import read_whitening, whitening_name
 from mmray.config.choices import Descriptor, Network, Pooling
 from mmray.config.tools import EvaluateConfig
+from mmray.descriptors.weights import CONFIG, build, load
+from mmray.descriptors.whitening import pca_whitening, read_whitening, whitening_name
 from mmray.evaluation_stages import (
     LDA,
     PART,
@@ -27,7 +27,6 @@ from mmray.run_report import scores_table, write_report
 from mmray.session import Session, running, usable_storage
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.whitening import pca_whitening
 
 NETWORKS = get_args(Network)
 
@@ -103,15 +102,15 @@ def read_candidate(
     if known in NETWORKS:
         name: Network = known  # type: ignore[assignment] # it is one of them
         pooling: Pooling = "mac" if poolings[0] == "embedding" else poolings[0]
-        built = models.build(name, pooling=pooling, weights=weights or None)
+        built = build(name, pooling=pooling, weights=weights or None)
         return Candidate(label=label, network=built)
     with model_folder(named, storage=storage, uri=uri) as folder:
-        if not folder.has(models.CONFIG):
+        if not folder.has(CONFIG):
             raise InputError(
                 f"--model {model}: no folder that a run left as model/ (there is no "
-                f"{models.CONFIG}), nor a network; choose from {', '.join(NETWORKS)}"
+                f"{CONFIG}), nor a network; choose from {', '.join(NETWORKS)}"
             )
-        network = models.load(folder)
+        network = load(folder)
         files = {pooling: whitening_name(pooling, network.pooling) for pooling in poolings}
         whitenings = {
             (LDA, pooling): read_whitening(folder, file)

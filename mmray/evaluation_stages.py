@@ -16,7 +16,9 @@ from mmray.config.choices import Descriptor
 from mmray.config.run import RunConfig
 from mmray.config.sections import MeasuringConfig
 from mmray.describing import Described, describe
-from mmray.distributed.extraction import Description
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.settings import Description
+from mmray.descriptors.whitening import Whitening
 from mmray.evaluation.expansion import ranked
 from mmray.evaluation.labelled import LabelledSet, labelled_set
 from mmray.evaluation.published import find_benchmark
@@ -24,14 +26,12 @@ from mmray.evaluation.ranking import mean_average_precision
 from mmray.evaluation.scoring import clustered, figures
 from mmray.images.collection import Collection, sample
 from mmray.images.sources import list_images
-from mmray.models import EmbeddingNet
 from mmray.paper import paper_scores
 from mmray.report import Score, results_table
 from mmray.session import Counts, Session
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
-from mmray.whitening import Whitening
 
 PART = "evaluate"
 MOST_BAD = 0.05  # of the distractors and of the images for whitening may be unreadable

@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmray import feature_shards
 from mmray.artifacts import Stage
+from mmray.descriptors.embedding import as_batch
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.settings import Description
+from mmray.descriptors.shards import finish_features, read_features
 from mmray.distributed import cluster
-from mmray.distributed.extraction import Description, extract
+from mmray.distributed.extraction import extract
 from mmray.distributed.stage import Pool
-from mmray.embedding import as_batch
 from mmray.images.collection import Collection
 from mmray.images.decoding import load_image, same_shape_batches
-from mmray.models import EmbeddingNet
 from mmray.system.arrays import Features, Pixels
 from mmray.system.folder import Folder
 
@@ -140,8 +141,8 @@ def _extracted(
         ended = sorted((shards.local / name).stat().st_mtime for name in shards.names())
         first = min(2 * pool.size(), len(ended) - 2)
         rate = (len(ended) - 1 - first) * len(images) / len(ended) / (ended[-1] - ended[first])
-        feature_shards.finish_features(stage, how.poolings, total=len(images), max_bad_fraction=0)
-        rows = np.array(feature_shards.read_features(stage, how.poolings, POOLING))
+        finish_features(stage, how.poolings, total=len(images), max_bad_fraction=0)
+        rows = np.array(read_features(stage, how.poolings, POOLING))
     startup = ended[-1] - start - len(images) / rate
     return Rate(
         way=f"mmray, {how.precision}", images_per_second=rate, startup=startup, deviation=0

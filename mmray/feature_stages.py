@@ -5,21 +5,22 @@ n items, d dims.
 
 import dataclasses
 
-from mmray import artifacts
 from mmray.artifacts import Stage
 from mmray.config.learning import LearningConfig
 from mmray.describing import Described, describe
+from mmray.descriptors.moments import blocks
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.pooling import RegionWhitening, Rmac
+from mmray.descriptors.settings import Description
+from mmray.descriptors.weights import state_digest
+from mmray.descriptors.whitening import pca_from, pca_whitening, read_whitening, write_whitening
 from mmray.distributed import cluster
-from mmray.distributed.extraction import Description, sum_up_regions
+from mmray.distributed.extraction import sum_up_regions
 from mmray.images.collection import Collection, sample
 from mmray.mining_stages import Source, need_items
-from mmray.models import EmbeddingNet, state_digest
-from mmray.moments import blocks
-from mmray.pooling import RegionWhitening, Rmac
 from mmray.session import Counts, Session
 from mmray.system.errors import InputError
 from mmray.system.formats import read_array, write_header
-from mmray.whitening import pca_from, pca_whitening
 
 REGION_IMAGES = 5000  # of which the PCA of regions is learned
 
@@ -47,7 +48,7 @@ def extract_stage(
     )
     regions = _region_stage(session, images, model, how) if config.region_whitening else None
     if regions is not None:
-        whitening = RegionWhitening.of(artifacts.read_whitening(regions.folder, "regions.npz"))
+        whitening = RegionWhitening.of(read_whitening(regions.folder, "regions.npz"))
         how = dataclasses.replace(how, regions=Rmac(whole=config.rmac_whole, whitening=whitening))
     described = describe(
         session,
@@ -87,7 +88,7 @@ def _region_stage(
                 f"--extraction.region-whitening: none of the {len(learned_from)} images for it "
                 f"could be read, the first of them {learned_from[0].location}; mend that"
             )
-        artifacts.write_whitening(stage.folder, "regions.npz", pca_from(moments))
+        write_whitening(stage.folder, "regions.npz", pca_from(moments))
         return {"images": len(learned_from), "regions": moments.count}
 
     settings = (how.longest_side, how.scales, how.regions.whole, how.max_pixels)
@@ -110,7 +111,7 @@ def features_stage(session: Session[LearningConfig], described: Described) -> So
     def work(stage: Stage) -> Counts:
         features = source.load()
         whitening = pca_whitening(features)
-        artifacts.write_whitening(stage.folder, "pca.npz", whitening)
+        write_whitening(stage.folder, "pca.npz", whitening)
         with stage.folder.writing("features.npy") as sink:
             write_header(sink, (len(features), dims))
             for block in blocks(len(features)):

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmray import models, tuples
+from mmray import tuples
 from mmray.config.sections import TrainingConfig
+from mmray.descriptors import weights
+from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.labelled import LabelledSet
 from mmray.health import HealthCheck, healthiest
 from mmray.images.collection import Collection, ImageFile
@@ -25,7 +27,6 @@ from mmray.images.cropping import RandomCrop, center_crop
 from mmray.labelled_tuples import LabelledPairs, add_labelled_negatives, sample_labelled_pairs
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
-from mmray.models import EmbeddingNet
 from mmray.optimization import learning_rate, make_optimizer
 from mmray.supervised import LabelledImages
 from mmray.system.arrays import Features, Ids
@@ -299,10 +300,10 @@ class FineTuning:
 
     def save(self, folder: Path) -> None:
         """The last network, its optimiser, the mean if any, the best network, and the history."""
-        models.save(self.network, Folder(str(folder)))
+        weights.save(self.network, Folder(str(folder)))
         if self.measured is not self.network:
-            models.save(self.measured, Folder(str(folder / MEASURED)))
-        models.save(self.best, Folder(str(folder / BEST)))
+            weights.save(self.measured, Folder(str(folder / MEASURED)))
+        weights.save(self.best, Folder(str(folder / BEST)))
         torch.save([each.state_dict() for each in self.optimizers], folder / OPTIMIZER)
         if self.rival is not None:
             torch.save(self.rival.state_dict(), folder / RIVAL)
@@ -310,10 +311,10 @@ class FineTuning:
         (folder / STATE).write_text(json.dumps(state, indent=1))
 
     def restore(self, folder: Path) -> None:
-        self.network.load_state_dict(models.load(Folder(str(folder))).state_dict())
+        self.network.load_state_dict(weights.load(Folder(str(folder))).state_dict())
         if self.measured is not self.network:
             self.measured.load_state_dict(last_measured(folder).state_dict())
-        self.best = models.load(Folder(str(folder / BEST)))
+        self.best = weights.load(Folder(str(folder / BEST)))
         states = torch.load(folder / OPTIMIZER, weights_only=True, map_location=self.device)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
@@ -349,7 +350,7 @@ def step_rule(config: TrainingConfig) -> StepRule:
 def last_measured(folder: Path) -> EmbeddingNet:
     """The network of a checkpoint, or the mean of those so far where that is measured."""
     mean = folder / MEASURED
-    return models.load(Folder(str(mean if mean.exists() else folder)))
+    return weights.load(Folder(str(mean if mean.exists() else folder)))
 
 
 def saved_history(folder: Path) -> History:

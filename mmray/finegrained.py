@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray import artifacts, models
 from mmray.artifacts import Stage
 from mmray.config.learning import FinegrainedConfig, chosen_stages
 from mmray.config.presets import RIVAL, changed
 from mmray.config.sections import MeasuringConfig, TrainingConfig
 from mmray.describing import describe
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.weights import build, save, state_digest, with_head
+from mmray.descriptors.whitening import pca_whitening, read_whitening, write_whitening
 from mmray.evaluation.classes import ClassSet, class_set
 from mmray.evaluation.labelled import LabelledSet, as_labelled
 from mmray.evaluation.purity import labels_of, read_named_labels
@@ -32,7 +34,6 @@ from mmray.learning import (
 )
 from mmray.listing import given_exclusions
 from mmray.mining.manifold import ManifoldNeighbors
-from mmray.models import EmbeddingNet
 from mmray.publishing import publish
 from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
@@ -41,7 +42,6 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
 from mmray.training_stages import classes_stage, train_stage
-from mmray.whitening import pca_whitening
 
 HEAD_IMAGES = 10_000  # of which the principal components are learned
 
@@ -116,10 +116,10 @@ def model_stage(session: Session[FinegrainedConfig], network: EmbeddingNet) -> F
     framing = measuring(session.config).framing
 
     def work(stage: Stage) -> Counts:
-        models.save(network, stage.folder / "model", framing=framing)
+        save(network, stage.folder / "model", framing=framing)
         return {"dims": network.dim}
 
-    marks = (models.state_digest(network), framing)
+    marks = (state_digest(network), framing)
     stage = session.stage("model", *marks, work=work, part_of="train")
     announce(f"model: {stage.folder.location('model')}")
     return stage.folder / "model"
@@ -158,7 +158,7 @@ def head_stage(
     if config.head == "random":
         rng = np.random.default_rng(config.seed)
         weight = rng.standard_normal((config.dim, network.channels)) / np.sqrt(network.channels)
-        return models.with_head(network, weight.astype(np.float32), np.zeros(config.dim, "f4"))
+        return with_head(network, weight.astype(np.float32), np.zeros(config.dim, "f4"))
     described = describe(
         session,
         sample(images, HEAD_IMAGES, config.seed),
@@ -178,13 +178,13 @@ def head_stage(
 
     def work(stage: Stage) -> Counts:
         learned = pca_whitening(described.features(config.training.pooling))
-        artifacts.write_whitening(stage.folder, "pca.npz", learned)
+        write_whitening(stage.folder, "pca.npz", learned)
         return {"images": len(described.items), "dims": config.dim}
 
     stage = session.stage("head", described.stage.fingerprint, work=work, part_of="extract")
-    learned = artifacts.read_whitening(stage.folder, "pca.npz")
+    learned = read_whitening(stage.folder, "pca.npz")
     weight = unit_rows(learned.projection[: config.dim])
-    return models.with_head(network, weight, -weight @ learned.mean)
+    return with_head(network, weight, -weight @ learned.mean)
 
 
 def unit_rows(rows: Features) -> Features:
@@ -242,7 +242,7 @@ def given_inputs(config: FinegrainedConfig) -> Inputs:
     InputError
         One of them cannot be read, or there are no images, or no classes where some are needed.
     """
-    network = models.build(config.network, pooling=config.training.pooling, weights=config.weights)
+    network = build(config.network, pooling=config.training.pooling, weights=config.weights)
     check_dimensions(config, network)
     if config.dim > network.channels:
         raise InputError(

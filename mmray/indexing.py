@@ -11,7 +11,7 @@ from mmray.compressed import FEWEST, CompressedIndex
 from mmray.config.tools import IndexConfig
 from mmray.describer import TrainedModel
 from mmray.describing import describe
-from mmray.distributed.extraction import Description
+from mmray.descriptors.settings import Description
 from mmray.images.collection import Collection
 from mmray.images.sources import probe
 from mmray.listing import given_exclusions, list_stage

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mmray.artifacts import Stage
 from mmray.config.learning import LearningConfig
+from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.purity import (
     Purity,
@@ -34,7 +35,6 @@ from mmray.mining_stages import (
     measure_purity,
     mine_stage,
 )
-from mmray.models import EmbeddingNet
 from mmray.report import Score
 from mmray.session import Counts, Session, nested
 from mmray.system.errors import InputError

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from mmray.artifacts import Stage
 from mmray.config.tools import MineConfig
+from mmray.descriptors.files.reading import read_feature_set
 from mmray.evaluation.purity import Purity, read_labels
-from mmray.feature_files import read_feature_set
 from mmray.mining_stages import Mined, Source, graph_stage, measure_purity, mine_stage
 from mmray.pages.report import Report
 from mmray.pages.tables import Table

@@ -18,9 +18,10 @@ import torch.nn.functional as F  # noqa: N812 (the name that every torch program
 from torch import Tensor, nn
 
 from mmray import __version__
-from mmray.backbones import SameConv2d
 from mmray.config.choices import Pooling
-from mmray.describer import Framing, WhitenedNet
+from mmray.describer import WhitenedNet
+from mmray.descriptors.backbones import SameConv2d
+from mmray.descriptors.settings import Framing
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 

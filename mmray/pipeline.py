@@ -11,11 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray import artifacts, models
 from mmray.artifacts import Stage
 from mmray.config.choices import Descriptor
 from mmray.config.learning import Config, chosen_stages
 from mmray.describing import Described
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.weights import build, save
+from mmray.descriptors.whitening import (
+    Whitening,
+    lda_whitening,
+    pca_whitening,
+    read_whitening,
+    whitening_name,
+    write_whitening,
+)
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation_stages import (
     LDA,
@@ -40,7 +49,6 @@ from mmray.learning import (
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import matching_pairs
 from mmray.mining_stages import TUNED, Mined
-from mmray.models import EmbeddingNet
 from mmray.publishing import publish
 from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
@@ -49,7 +57,6 @@ from mmray.system.arrays import Ids
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
 from mmray.training_stages import train_stage, tuples_stage
-from mmray.whitening import Whitening, lda_whitening, pca_whitening
 
 WHITENING_NAMES = {INITIAL: PCA, TUNED: LDA}
 
@@ -149,7 +156,7 @@ def given_inputs(config: Config) -> Inputs:
         One of them cannot be read, or there are no images.
     """
     test = config.evaluation
-    network = models.build(config.network, pooling=config.training.pooling, weights=config.weights)
+    network = build(config.network, pooling=config.training.pooling, weights=config.weights)
     check_dimensions(config, network)
     tuples = None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0])
     return Inputs(
@@ -202,11 +209,11 @@ def whiten_stage(
     def work(stage: Stage) -> Counts:
         for name, pooling in itertools.product(networks, test.poolings):
             whitening = learned(name, pooling)
-            artifacts.write_whitening(stage.folder, f"{name}-{pooling}.npz", whitening)
+            write_whitening(stage.folder, f"{name}-{pooling}.npz", whitening)
             if name == TUNED:
-                file = artifacts.whitening_name(pooling, session.config.training.pooling)
-                artifacts.write_whitening(stage.folder / "model", file, whitening)
-        models.save(networks[TUNED], stage.folder / "model", framing=measuring.framing)
+                file = whitening_name(pooling, session.config.training.pooling)
+                write_whitening(stage.folder / "model", file, whitening)
+        save(networks[TUNED], stage.folder / "model", framing=measuring.framing)
         return {"images": len(learned_from[INITIAL].items), "pairs": pairs.shape[1]}
 
     marks = [each.stage.fingerprint for each in learned_from.values()]
@@ -217,7 +224,7 @@ def whiten_stage(
             label=name,
             network=network,
             whitenings={
-                (WHITENING_NAMES[name], pooling): artifacts.read_whitening(
+                (WHITENING_NAMES[name], pooling): read_whitening(
                     stage.folder, f"{name}-{pooling}.npz"
                 )
                 for pooling in test.poolings

@@ -17,12 +17,12 @@ import torch.distributed.nn
 from torch import Tensor, nn
 
 from mmray.config.choices import Loss, Precision
-from mmray.embedding import as_batch, embed
+from mmray.descriptors.embedding import as_batch, embed
+from mmray.descriptors.inference import fused
+from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import MAX_PIXELS, load_image, same_shape_batches
-from mmray.inference import fused
 from mmray.losses import tuple_loss
-from mmray.models import EmbeddingNet
 from mmray.optimization import set_learning_rate
 from mmray.system.arrays import Features, Ids, Pixels
 from mmray.system.errors import InputError

@@ -25,12 +25,13 @@ from torch.utils.data import DataLoader
 
 from mmray import tuples
 from mmray.config.sections import TrainingConfig
+from mmray.descriptors.embedding import as_batch, tune_torch
+from mmray.descriptors.network import EmbeddingNet
 from mmray.distributed import cluster
 from mmray.distributed.caching import cache_images, cached
 from mmray.distributed.cluster import TrainingWorkers
 from mmray.distributed.stage import Pool
 from mmray.distributed.trainer import fine_tune
-from mmray.embedding import as_batch, tune_torch
 from mmray.extraction_benchmark import Photos, Rate
 from mmray.fine_tuning import History, TrainingJob, optimizer_of, step_rule
 from mmray.images.collection import Collection
@@ -38,7 +39,6 @@ from mmray.images.decoding import MAX_PIXELS, same_shape_batches
 from mmray.losses import MARGINS, contrastive_loss, triplet_loss
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
-from mmray.models import EmbeddingNet
 from mmray.system.arrays import Ids, Pixels
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

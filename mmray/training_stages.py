@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray import models
 from mmray.artifacts import Stage
 from mmray.config.choices import Rival
 from mmray.config.learning import Config, LearningConfig
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.weights import load, save, state_digest
 from mmray.distributed import cluster
 from mmray.distributed.caching import cache_images, cached
 from mmray.distributed.trainer import fine_tune
@@ -21,7 +22,6 @@ from mmray.images.collection import Collection
 from mmray.labelled_tuples import NO_POOLS
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining_stages import TUNED, Mined
-from mmray.models import EmbeddingNet
 from mmray.session import Counts, Session
 from mmray.sfm_tuples import SfmTuples
 from mmray.supervised import RIVAL_LABELS, LabelledImages
@@ -149,11 +149,11 @@ def train_stage(
         trained = fine_tune(job, folder=stage.folder, workers=workers, log=session.run.log_epochs)
         last = len(trained.history) - 1
         kept = healthiest(trained.history) if config.keep == "best" else last
-        models.save(trained.best if config.keep == "best" else trained.last, stage.folder / "model")
+        save(trained.best if config.keep == "best" else trained.last, stage.folder / "model")
         write_json(stage.folder, "history.json", trained.history)
         return {"epochs": last, "kept_epoch": kept, "loss": trained.history[-1].get("loss", 0.0)}
 
-    digest = (models.state_digest(network), [near.tolist() for near in checked.neighbors])
+    digest = (state_digest(network), [near.tolist() for near in checked.neighbors])
     stage = session.stage("train", mined.fingerprint, digest, options, seed, work=work)
     epoch, history = stage.counts["kept_epoch"], read_json(stage.folder, "history.json")
     session.run.log_epochs(history)  # where the server lost what it was told
@@ -162,7 +162,7 @@ def train_stage(
         session.run.log_labels(mined.label)
         known = f"{mined.label}: "
     announce(f"train: {known}{verdict}")
-    network = models.load(stage.folder / "model")
+    network = load(stage.folder / "model")
     return Tuned(network, epoch, mined.label, history)
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from mmray.benchmark import Comparison, manifold_features
 from mmray.config.sections import TrainingConfig
+from mmray.descriptors.network import EmbeddingNet
 from mmray.images.sources import find
-from mmray.models import EmbeddingNet
 from mmray.search_benchmark import stored_features
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

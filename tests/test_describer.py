@@ -9,18 +9,18 @@ import torch
 from PIL import ExifTags, Image
 from torch import nn
 
-from mmray import models
-from mmray.artifacts import whitening_name
-from mmray.describer import WHITENING, Describer, Framing, WhitenedNet
+from mmray.describer import WHITENING, Describer, WhitenedNet
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.settings import Framing
+from mmray.descriptors.weights import CONFIG, load, save, state_digest
+from mmray.descriptors.whitening import Whitening, whitening_name
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import decode
-from mmray.models import EmbeddingNet
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.whitening import Whitening
+from tests.descriptors.test_network import random_images
 from tests.made.bad_images import encoded, scene
 from tests.made.exported import SHAPES, SIDE, model_folder, photos
-from tests.test_models import random_images
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def describer(folder) -> Describer:
 
 @pytest.fixture(scope="module")
 def network(folder) -> EmbeddingNet:
-    return models.load(Folder(str(folder))).eval()
+    return load(Folder(str(folder))).eval()
 
 
 def whitening_of(dims: int) -> Whitening:
@@ -84,9 +84,9 @@ def test_rows_of_zeros_stay_zero(whitened):
 
 
 def test_the_network_given_is_left_as_it_was(network):
-    before = models.state_digest(network)
+    before = state_digest(network)
     net = WhitenedNet(network, dims=3)
-    assert models.state_digest(network) == before
+    assert state_digest(network) == before
     assert not net.training
     assert not any(weight.requires_grad for weight in net.parameters())
 
@@ -200,7 +200,7 @@ def test_the_whitening_is_found_under_the_name_that_runs_give_it():
 
 
 def test_a_folder_without_a_whitening_gives_embeddings(network, tmp_path):
-    models.save(network, Folder(str(tmp_path)))
+    save(network, Folder(str(tmp_path)))
     describer = Describer.load(Folder(str(tmp_path)), dims=9)
     assert describer.framing == Framing(longest_side=1024, crop=None)
     assert describer.net.projection is None
@@ -212,14 +212,14 @@ def test_the_folder_says_how_images_are_framed(tmp_path):
         ({"longest_side": None, "crop": 224}, Framing(None, 224)),
         ({"crop": None}, Framing(1024, None)),
     ):
-        (tmp_path / models.CONFIG).write_text(json.dumps(config))
+        (tmp_path / CONFIG).write_text(json.dumps(config))
         assert Framing.read(Folder(str(tmp_path))) == framing
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, "362", [362]])
 @pytest.mark.parametrize("name", ["longest_side", "crop"])
 def test_a_frame_that_is_no_number_is_refused(tmp_path, name, size):
-    (tmp_path / models.CONFIG).write_text(json.dumps({name: size}))
+    (tmp_path / CONFIG).write_text(json.dumps({name: size}))
     with pytest.raises(InputError, match=rf"config\.json: {name} is .*: write a whole number"):
         Framing.read(Folder(str(tmp_path)))
 
@@ -227,7 +227,7 @@ def test_a_frame_that_is_no_number_is_refused(tmp_path, name, size):
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"absent: not a model's folder .*no config\.json"):
         Describer.load(tmp_path / "absent")
-    (tmp_path / models.CONFIG).write_text("[]")
+    (tmp_path / CONFIG).write_text("[]")
     with pytest.raises(InputError, match=r"config\.json: not the description of a saved model"):
         Describer.load(str(tmp_path))
     with pytest.raises(InputError, match=r"config\.json: not the description of a saved model"):
@@ -235,7 +235,7 @@ def test_other_folders_are_refused(tmp_path):
 
 
 def test_a_damaged_whitening_is_refused(network, tmp_path):
-    models.save(network, Folder(str(tmp_path)))
+    save(network, Folder(str(tmp_path)))
     (tmp_path / WHITENING).write_bytes(b"no arrays")
     with pytest.raises(InputError, match="not a whitening"):
         Describer.load(tmp_path)

@@ -5,18 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mmray import feature_stages, moments
+from mmray import feature_stages
 from mmray.artifacts import Stage
 from mmray.config.presets import DEMO
+from mmray.descriptors import moments
+from mmray.descriptors.moments import Moments
+from mmray.descriptors.weights import build
+from mmray.descriptors.whitening import pca_whitening
 from mmray.feature_stages import extract_stage, features_stage
 from mmray.images.collection import Collection, ImageFile
 from mmray.images.sources import list_images
-from mmray.models import build
-from mmray.moments import Moments
 from mmray.session import Session
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.whitening import pca_whitening
 from tests.made import synthetic
 
 

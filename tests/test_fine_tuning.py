@@ -8,14 +8,14 @@ import torch
 
 from mmray import fine_tuning, tuples
 from mmray.config.sections import TrainingConfig
-from mmray.embedding import embed
+from mmray.descriptors.embedding import embed
+from mmray.descriptors.weights import build, load
 from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.fine_tuning import FineTuning, last_measured, saved_history
 from mmray.health import HealthCheck
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import load_image
-from mmray.models import build, load
 from mmray.system.folder import Folder
 from tests import oracles
 from tests.made import synthetic

@@ -14,12 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 import export
 
 from mmray import __version__, onnx_export
-from mmray.describer import Describer, Framing, WhitenedNet
-from mmray.models import EmbeddingNet, with_head
+from mmray.describer import Describer, WhitenedNet
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.settings import Framing
+from mmray.descriptors.weights import with_head
 from mmray.onnx_export import TOLERANCE, export_onnx
 from mmray.system.errors import InputError
+from tests.descriptors.test_network import random_images, random_net
 from tests.made.exported import SIDE, model_folder, onnx_file
-from tests.test_models import random_images, random_net
 
 SIZES = [(1, 32, 32), (2, 64, 96), (1, 97, 64), (3, 113, 75), (1, 33, 160), (1, 224, 224)]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mmray.descriptors.weights import build
 from mmray.images.collection import ImageFile
 from mmray.images.cropping import RandomCrop
 from mmray.losses import contrastive_loss, triplet_loss
-from mmray.models import build
 from mmray.system.errors import InputError
 from mmray.training import ImageSource, StepRule, TupleSteps, embed, embed_ids, train_epoch
 from mmray.tuples import Tuples

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,18 @@ import pyarrow as pa
 import ray
 import torch
 
-from mmray.config.choices import Descriptor, Precision
+from mmray.descriptors.embedding import embed, region_moments
+from mmray.descriptors.inference import fused
+from mmray.descriptors.moments import Moments
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.settings import Description
+from mmray.descriptors.shards import features_table, moments_table, read_moments
 from mmray.distributed.stage import ITEMS, RESTARTED, UNIT, Pool, run_units
-from mmray.embedding import embed, region_moments
-from mmray.feature_shards import features_table, moments_table, read_moments
 from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import read_images
 from mmray.images.cropping import center_crop
-from mmray.images.decoding import MAX_PIXELS, Decoded, byte_limit, decode
+from mmray.images.decoding import Decoded, byte_limit, decode
 from mmray.images.isolated_decoding import CarefulDecoder
-from mmray.inference import fused
-from mmray.models import EmbeddingNet
-from mmray.moments import Moments
-from mmray.pooling import Rmac
 from mmray.system.arrays import Features, Ids, Pixels
 from mmray.system.folder import Folder
 from mmray.system.locations import ahead, reason
@@ -31,32 +29,6 @@ from mmray.system.locations import ahead, reason
 PIXEL_BUDGET = 256 << 20  # bytes of decoded images in a unit, about
 UNKNOWN_PHOTO = 36 << 20  # bytes of a decoded photo of 12 megapixels
 _EXPANSION = 12  # bytes of pixels for a byte of JPEG, about
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """How images are described.
-
-    Attributes
-    ----------
-    longest_side : pixels that images are reduced to; None: as they are
-    crop : their centre is described, of so many pixels a side; None: all of them
-    scales : at which each is described
-    poolings : p descriptors of one pass
-    regions : those of "rmac"
-    precision : of the network
-    batch_size : images of one shape in a pass, at most
-    max_pixels : images with more are refused
-    """
-
-    longest_side: int | None
-    crop: int | None = None
-    poolings: Sequence[Descriptor]
-    scales: Sequence[float] = (1.0,)
-    regions: Rmac = field(default_factory=Rmac)
-    precision: Precision = "float32"
-    batch_size: int = 32
-    max_pixels: int = MAX_PIXELS
 
 
 def units_of(images: Collection, *, shard_size: int, longest_side: int | None) -> pa.Table:

@@ -11,10 +11,11 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
-from mmray import models
+from mmray.descriptors.embedding import tune_torch
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.weights import load
 from mmray.distributed.capacity import Attendance, attended
 from mmray.distributed.cluster import TrainingWorkers
-from mmray.embedding import tune_torch
 from mmray.fine_tuning import (
     BEST,
     FineTuning,
@@ -24,7 +25,6 @@ from mmray.fine_tuning import (
     saved_history,
 )
 from mmray.health import SPREAD, collapsed
-from mmray.models import EmbeddingNet
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
@@ -104,7 +104,7 @@ def fine_tune(
     with result.checkpoint.as_directory() as path:
         return Trained(
             last=last_measured(Path(path)),
-            best=models.load(Folder(path) / BEST),
+            best=load(Folder(path) / BEST),
             history=saved_history(Path(path)),
         )
 

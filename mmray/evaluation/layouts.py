@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from mmray.descriptors.files.matlab_plain import read_plain
 from mmray.evaluation.benchmarks import Benchmark
 from mmray.evaluation.ground_truth import box, listed, rows, shown, stem, title
 from mmray.evaluation.ranking import Query
-from mmray.matlab_plain import read_plain
 from mmray.system.errors import InputError
 
 _GROUP = 100  # numbers of a group of Holidays, the first of which is that of its query

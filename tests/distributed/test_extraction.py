@@ -10,20 +10,21 @@ import pytest
 import torch
 from pyarrow import fs
 
-from mmray import feature_shards
 from mmray.artifacts import Stage
+from mmray.descriptors import shards
+from mmray.descriptors.embedding import embed, region_moments
+from mmray.descriptors.pooling import Rmac
+from mmray.descriptors.settings import Description
+from mmray.descriptors.weights import build
 from mmray.distributed import extraction
-from mmray.distributed.extraction import Decoder, Description, extract, sum_up_regions, units_of
+from mmray.distributed.extraction import Decoder, extract, sum_up_regions, units_of
 from mmray.distributed.listing import index_containers
 from mmray.distributed.stage import Pool
-from mmray.embedding import embed, region_moments
 from mmray.images.collection import Collection, ImageFile
 from mmray.images.containers import index
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import load_image
 from mmray.images.sources import find
-from mmray.models import build
-from mmray.pooling import Rmac
 from mmray.system.folder import Folder
 from tests.made import synthetic
 from tests.made.bad_images import bad_files, odd_files
@@ -60,9 +61,7 @@ def described(images, model, folder, *, how=HOW, bad=2, **options):
         label="extract",
         **options,
     )
-    counts = feature_shards.finish_features(
-        stage, how.poolings, total=len(images), max_bad_fraction=0.8
-    )
+    counts = shards.finish_features(stage, how.poolings, total=len(images), max_bad_fraction=0.8)
     assert (counts["images"], counts["quarantined"]) == (len(images) - bad, bad)
     return stage
 
@@ -74,7 +73,7 @@ def whole(photos, model, tmp_path_factory, ray_cluster):
 
 
 def rows(stage, pooling="rmac"):
-    return feature_shards.read_features(stage, POOLINGS, pooling)
+    return shards.read_features(stage, POOLINGS, pooling)
 
 
 def test_extraction_equals_the_core_for_any_number_of_actors(whole, photos, model, tmp_path):
@@ -181,7 +180,7 @@ def test_bfloat16_stays_near_and_says_how_near(whole, photos, model, tmp_path):
     stage = described(photos, model, tmp_path, how=how)
     cosines = (rows(whole) * rows(stage)).sum(axis=1)
     assert 0.98 < cosines.min() < 0.99999
-    counts = feature_shards.finish_features(stage, POOLINGS, total=14, max_bad_fraction=0.8)
+    counts = shards.finish_features(stage, POOLINGS, total=14, max_bad_fraction=0.8)
     # Measured on the first image of both units, by the worse of its descriptors.
     assert counts["deviation_max"] >= 1 - cosines[[0, 6]].min() - 1e-6
     assert 0 < counts["deviation"] <= counts["deviation_max"] < 0.02

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmray import models
 from mmray.config.sections import TrainingConfig
+from mmray.descriptors.weights import load
 from mmray.distributed.cluster import TrainingWorkers
 from mmray.distributed.trainer import fine_tune
 from mmray.evaluation.labelled import LabelledSet
@@ -54,7 +54,7 @@ def assert_same(left, right, *, rel):
 
 
 def weights(path, epoch):
-    return models.load(Folder(str(path / "checkpoints" / f"epoch-{epoch:03d}"))).state_dict()
+    return load(Folder(str(path / "checkpoints" / f"epoch-{epoch:03d}"))).state_dict()
 
 
 def assert_near(left, right, atol):

@@ -13,16 +13,14 @@ import pytest
 import torch
 
 from jobs import evaluate
-from mmray import models
-from mmray.artifacts import write_whitening
-from mmray.embedding import embed
+from mmray.descriptors.embedding import embed
+from mmray.descriptors.weights import build, save
+from mmray.descriptors.whitening import lda_whitening, pca_whitening, write_whitening
 from mmray.evaluation.clustering import clustering_nmi
 from mmray.evaluation.expansion import expand
 from mmray.evaluation.ranking import Query, mean_average_precision, rank, recall_at_k
 from mmray.images.decoding import decode
-from mmray.models import build
 from mmray.system.folder import Folder
-from mmray.whitening import lda_whitening, pca_whitening
 from tests.made import synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,7 +152,7 @@ def test_a_model_of_a_run_is_measured_with_its_whitenings_on_classes(data, on_cl
     features = described(network, files)
     lda = lda_whitening(features, np.array([0, 1, 4]), np.array([2, 3, 5]))
     folder = Folder(str(tmp_path / "model"))
-    models.save(network, folder)
+    save(network, folder)
     write_whitening(folder, "whitening.npz", lda)
     done = evaluated(
         on_cluster,

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmray.embedding import embed
+from mmray.descriptors.embedding import embed
+from mmray.descriptors.weights import build
+from mmray.descriptors.whitening import Whitening
 from mmray.images.decoding import decode
-from mmray.models import build
 from mmray.system.folder import Folder
-from mmray.whitening import Whitening
 from tests.end_to_end.small_job import the_run
 from tests.made import synthetic
 

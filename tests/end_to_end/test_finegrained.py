@@ -15,7 +15,8 @@ import pytest
 from mmray import finegrained
 from mmray.config.command_line import parse
 from mmray.config.presets import FINEGRAINED_PRESETS
-from mmray.describer import Describer, Framing
+from mmray.describer import Describer
+from mmray.descriptors.settings import Framing
 from mmray.images.demo.demo_set import render_collection
 from mmray.system.errors import InputError
 from tests.end_to_end.small_job import table, the_run

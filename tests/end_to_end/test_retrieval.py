@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmray.descriptors.whitening import Whitening
 from mmray.system.folder import Folder
-from mmray.whitening import Whitening
 from tests.end_to_end.small_job import SMALL, table, the_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,10 +241,10 @@ def test_ctrl_c_ends_with_130_and_the_run_as_killed(tmp_path):
 
 
 def test_the_model_folder_gives_whitened_descriptors(whole):
-    from mmray import models
+    from mmray.descriptors.weights import load
 
     (folder,) = whole[0].glob("whiten-*/model")
-    model = models.load(Folder(str(folder)))
+    model = load(Folder(str(folder)))
     whitening = Whitening.load(folder / "whitening.npz")
     assert model.network == "efficientnet_lite0"
     rows = whitening.apply(np.eye(3, model.dim, dtype=np.float32))

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from jobs import search as job
-from mmray import models
 from mmray.describer import Describer
-from mmray.models import build
+from mmray.descriptors.weights import build, save
 from mmray.system.folder import Folder
 from tests.made.exported import model_folder
 
@@ -115,7 +114,7 @@ def test_an_index_is_made_added_to_and_searched(photos, model, run, tmp_path):
     assert (status, "holds no pixel" in said) == (2, True)
 
     # Another model does not belong in this index.
-    models.save(
+    save(
         build("efficientnet_lite0", pooling="gem"),
         Folder(str(tmp_path / "gem")),
         framing={"longest_side": 96},

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmray import models
+from mmray.descriptors.weights import build, load
 from mmray.system.folder import Folder
 from tests.end_to_end.clusters import processes, running_head, start_node, stop, vanish, wait_for
 from tests.end_to_end.small_job import the_run
@@ -51,7 +51,7 @@ def finish(process, log):
 
 def weights(storage):
     (folder,) = storage.glob("train-*/model")
-    return models.load(Folder(str(folder))).state_dict()
+    return load(Folder(str(folder))).state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes
 
     # Other numbers of workers round otherwise, and steps make more of it: at a rate of 3e-4 the
     # weights were 1e-4 apart after these 28 steps.
-    state, initial = weights(storage), models.build("efficientnet_lite0", pooling="mac")
+    state, initial = weights(storage), build("efficientnet_lite0", pooling="mac")
     for name, tensor in undisturbed.items():
         torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=0)
     before = initial.state_dict()

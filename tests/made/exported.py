@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from mmray.describer import WHITENING, Describer
-from mmray.models import build, save
+from mmray.descriptors.weights import build, save
+from mmray.descriptors.whitening import Whitening
 from mmray.onnx_export import export_onnx
 from mmray.system.folder import Folder
-from mmray.whitening import Whitening
 from tests.made.bad_images import encoded, scene
 
 SIDE = 96  # longest side of the images that the model sees

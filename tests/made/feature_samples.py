@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.io import savemat
 
-from mmray import feature_tables
-from mmray.feature_files import read_feature_set
+from mmray.descriptors.files import parquet
+from mmray.descriptors.files.reading import read_feature_set
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from tests.made.synthetic import clouds, feature_shard
 
-small_batches = mock.patch.object(feature_tables, "_BATCH_ROWS", 4)  # a decorator of tests
+small_batches = mock.patch.object(parquet, "_BATCH_ROWS", 4)  # a decorator of tests
 
 MAT73 = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, HDF5 schema 1.00 .".ljust(124) + b"\x00\x02IM"
 

@@ -13,13 +13,13 @@ from scipy.sparse import csr_array
 
 from mmray.config.choices import Rival
 from mmray.config.sections import TrainingConfig
-from mmray.feature_shards import features_table
+from mmray.descriptors.shards import features_table
+from mmray.descriptors.weights import build, with_head
 from mmray.fine_tuning import TrainingJob
 from mmray.images.sources import find
 from mmray.labelled_tuples import NO_POOLS, LabelledPairs
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
-from mmray.models import build, with_head
 from mmray.supervised import LabelledImages
 from mmray.system.arrays import Features, Graph, Ids
 

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from mmray import feature_shards
 from mmray.artifacts import Stage
-from mmray.feature_shards import finish_features, moments_table, read_moments
+from mmray.descriptors.shards import finish_features, moments_table, read_features, read_moments
+from mmray.descriptors.whitening import Moments
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.whitening import Moments
 from tests.made import synthetic
 
 POOLINGS = ("rmac", "mac")
@@ -42,14 +41,14 @@ def finished(stage):
     table = stage.folder.read_table("images.parquet")
     shards = stage.folder / "features"
     ids = [i for name in shards.names() for i in shards.read_table(name)["image_id"].to_pylist()]
-    return table.to_pydict(), ids, feature_shards.read_features(stage, POOLINGS, "rmac").tolist()
+    return table.to_pydict(), ids, read_features(stage, POOLINGS, "rmac").tolist()
 
 
 def test_features_come_back_in_the_order_of_the_images(stage):
     write_shards(stage)
     assert finish(stage, 0) == {"images": 10, "quarantined": 0, "duplicates": 0}
-    rmac = feature_shards.read_features(stage, POOLINGS, "rmac")
-    mac = feature_shards.read_features(stage, POOLINGS, "mac")
+    rmac = read_features(stage, POOLINGS, "rmac")
+    mac = read_features(stage, POOLINGS, "mac")
     assert rmac.dtype == np.float32
     np.testing.assert_array_equal(rmac[:, 0], np.arange(10) + 0.5)
     np.testing.assert_array_equal(mac[:, 2], -np.arange(10))

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmray.feature_files import read_feature_set
+from mmray.descriptors.files.reading import read_feature_set
 from mmray.system.folder import Folder
 from tests.made.feature_samples import (
     SIGNALLING,

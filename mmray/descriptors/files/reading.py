@@ -17,8 +17,15 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.feature_tables import NOT_FINITE, WHOLE, listed, read_embeddings, refuse, reported
-from mmray.matlab import opened_matrix
+from mmray.descriptors.files.matlab import opened_matrix
+from mmray.descriptors.files.parquet import (
+    NOT_FINITE,
+    WHOLE,
+    listed,
+    read_embeddings,
+    refuse,
+    reported,
+)
 from mmray.system.arrays import Features, Floats
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

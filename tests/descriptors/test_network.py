@@ -17,15 +17,16 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 from torch import nn
 
-from mmray.backbones import BACKBONES, SameConv2d
-from mmray.inference import fused
-from mmray.models import EmbeddingNet, build, load, save, state_digest, with_head
-from mmray.pooling import EPS, POOLINGS, RegionWhitening, Rmac, mac, rmac
+from mmray.descriptors.backbones import BACKBONES, SameConv2d
+from mmray.descriptors.inference import fused
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.pooling import EPS, POOLINGS, RegionWhitening, Rmac, mac, rmac
+from mmray.descriptors.weights import build, load, save, state_digest, with_head
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from tests import oracles
 
-PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clutter1000"
+PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "clutter1000"
 
 
 def random_images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.feature_tables import listed
+from mmray.descriptors.files.parquet import listed
 from mmray.system.errors import InputError
 
 Element: TypeAlias = tuple[int, memoryview]  # its type and bytes

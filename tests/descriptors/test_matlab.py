@@ -9,9 +9,9 @@ import pytest
 from scipy.io import loadmat, savemat
 from scipy.sparse import csc_array
 
-from mmray import matlab_plain
-from mmray.feature_files import read_feature_set
-from mmray.matlab_plain import read_plain
+from mmray.descriptors.files import matlab_plain
+from mmray.descriptors.files.matlab_plain import read_plain
+from mmray.descriptors.files.reading import read_feature_set
 from mmray.system.errors import InputError
 from tests.made.benchmark_samples import cells, structs
 from tests.made.feature_samples import (

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray import feature_files
-from mmray.feature_files import read_feature_set
+from mmray.descriptors.files import reading
+from mmray.descriptors.files.reading import read_feature_set
 from mmray.system.folder import Folder
 from tests.made.feature_samples import (
     SIGNALLING,
@@ -139,9 +139,9 @@ def test_paths_and_uris_of_all_kinds_are_read(tmp_path, monkeypatch):
 
 def test_a_bucket_is_a_folder_without_a_parent():
     for uri in ("s3://bucket", "s3://bucket/"):
-        whole, _, name = feature_files._located(uri)
+        whole, _, name = reading._located(uri)
         assert (whole.uri, name) == ("s3://bucket", "")
-    whole, parent, name = feature_files._located("s3://bucket/a%20b.npy")
+    whole, parent, name = reading._located("s3://bucket/a%20b.npy")
     assert (parent.uri, name) == ("s3://bucket", "a b.npy")
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmray.backbones import BACKBONES, SameConv2d
-from mmray.inference import fused
-from mmray.models import EmbeddingNet, build, state_digest
-from mmray.pooling import POOLINGS, Rmac
-from tests.test_models import random_images
+from mmray.descriptors.backbones import BACKBONES, SameConv2d
+from mmray.descriptors.inference import fused
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.pooling import POOLINGS, Rmac
+from mmray.descriptors.weights import build, state_digest
+from tests.descriptors.test_network import random_images
 
 BATCHES = [random_images(2, 64, 97), random_images(1, 70, 64), random_images(1, 9, 33)]
 

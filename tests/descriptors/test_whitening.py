@@ -5,9 +5,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mmray.moments import Moments
+from mmray.descriptors.moments import Moments
+from mmray.descriptors.whitening import Whitening, lda_whitening, pca_from, pca_whitening
 from mmray.system.errors import InputError
-from mmray.whitening import Whitening, lda_whitening, pca_from, pca_whitening
 from tests import oracles
 
 

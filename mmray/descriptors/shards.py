@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.artifacts import Stage
-from mmray.moments import Moments
+from mmray.descriptors.moments import Moments
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

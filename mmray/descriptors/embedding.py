@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mmray.config.choices import Descriptor
+from mmray.descriptors.moments import Moments
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.pooling import Rmac, region_vectors
 from mmray.images.decoding import same_shape_batches
-from mmray.models import EmbeddingNet
-from mmray.moments import Moments
-from mmray.pooling import Rmac, region_vectors
 from mmray.system.arrays import Features, Pixels
 
 # On a CPU the maps of larger batches leave its caches: for 362 x 272 pixels, batches of eight take

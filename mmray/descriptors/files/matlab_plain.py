@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmray.feature_tables import WHOLE, listed, reported
-from mmray.matlab import (
+from mmray.descriptors.files.matlab import (
     MATRIX,
     Element,
     byte_order,
@@ -24,6 +23,7 @@ from mmray.matlab import (
     numbers_of,
     variables,
 )
+from mmray.descriptors.files.parquet import WHOLE, listed, reported
 from mmray.system.errors import InputError
 
 _LARGEST = 1 << 26  # bytes of a variable, once it is decompressed

@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that every torch program
 from torch import Tensor
 
 from mmray.config.choices import Pooling
-from mmray.whitening import Whitening
+from mmray.descriptors.whitening import Whitening
 
 EPS = 1e-6
 

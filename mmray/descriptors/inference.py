@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mmray.models import EmbeddingNet
+from mmray.descriptors.network import EmbeddingNet
 
 
 class InPrecision(nn.Module):

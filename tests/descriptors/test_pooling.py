@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.pooling import (
+from mmray.descriptors.pooling import (
     EPS,
     POOLINGS,
     RegionWhitening,
@@ -19,7 +19,7 @@ from mmray.pooling import (
     rmac,
     rmac_regions,
 )
-from mmray.whitening import Whitening, pca_whitening
+from mmray.descriptors.whitening import Whitening, pca_whitening
 from tests import oracles
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (2, 2), (5, 5), (6, 8), (8, 6), (4, 17), (23, 16)]

@@ -16,9 +16,10 @@ from typing import IO
 
 import numpy as np
 
-from mmray.moments import Moments, blocks, check_finite
+from mmray.descriptors.moments import Moments, blocks, check_finite
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.system.errors import InputError
+from mmray.system.folder import Folder
 
 # With fewer samples than this for each direction, the small variances of a sample are much smaller
 # than the true ones, and dividing by them drowns the signal: full PCA whitening of n <= d items
@@ -236,3 +237,21 @@ def _check_pairs(queries: Ids, positives: Ids, n: int) -> None:
     for name, ids in (("queries", queries), ("positives", positives)):
         if not 0 <= ids.min() <= ids.max() < n:
             raise ValueError(f"{name} holds ids outside 0..{n - 1}: {ids.min()}..{ids.max()}")
+
+
+# -- whitening ------------------------------------------------------------------------------------
+
+
+def whitening_name(pooling: str, trained: str) -> str:
+    """File in a model's folder with the whitening of a descriptor; the network trained with one."""
+    return "whitening.npz" if pooling == trained else f"whitening-{pooling}.npz"
+
+
+def write_whitening(folder: Folder, name: str, whitening: Whitening) -> None:
+    with folder.writing(name) as sink:
+        whitening.save(sink)
+
+
+def read_whitening(folder: Folder, name: str) -> Whitening:
+    with folder.reading(name) as source:
+        return Whitening.load(source)

@@ -1,0 +1,1 @@
+"""Pixels to descriptors: backbones, pooling, whitening."""

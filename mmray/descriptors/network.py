@@ -1,0 +1,182 @@
+"""The embedding network: a backbone, a global pooling, perhaps a linear head.
+
+b images, h x w pixels, c channels of the last map, d dimensions of an embedding (c without a head),
+p descriptors.
+
+Pixels go in as uint8 RGB: each network carries its own preprocessing. Everything runs in the
+channels-last memory layout, on CPUs 1.2 to 1.3 times as fast as the default one.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Self, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
+from torch import Tensor, nn
+
+from mmray.config.choices import Descriptor, Network, Pooling
+from mmray.descriptors.backbones import BACKBONES, convolutional_layers
+from mmray.descriptors.pooling import EPS, POOLINGS, Rmac, rmac
+
+
+class EmbeddingNet(nn.Module):
+    """A backbone, a global pooling, perhaps a fully connected layer: images to l2-normalised rows.
+
+    The weights of a new one are random: see `build` and `load`.
+
+    Attributes
+    ----------
+    network, pooling : what it was built from
+    head : the fully connected layer (c -> d) after the l2-normalised pooling, or None
+    channels : c
+    stride : pixels per cell of the last map
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Network, pooling: Pooling, dim: int | None = None) -> None:
+        super().__init__()
+        self.network: Network = network
+        self.pooling: Pooling = pooling
+        facts = BACKBONES[network]
+        self.channels, self.stride = facts.dim, facts.stride
+        self.register_buffer("mean", torch.tensor(facts.mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(facts.std).reshape(1, 3, 1, 1), persistent=False)
+        self.backbone: nn.Module = convolutional_layers(network)
+        # The weights too, not the input alone: DDP wants gradients laid out as their parameters.
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head = None if dim is None else nn.Linear(self.channels, dim)
+        self.train()
+
+    @property
+    def dim(self) -> int:
+        """The d of an embedding."""
+        return self.channels if self.head is None else self.head.out_features
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but BatchNorm keeps its statistics (its weights learn) and dropout is off.
+
+        A batch has a few images of one shape: far too few to estimate statistics from.
+        """
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Embeddings: `self.pooling`, then the head where there is one.
+
+        Parameters
+        ----------
+        images : (b, 3, h, w) uint8 RGB, or a sequence of such batches of different shapes
+
+        Returns
+        -------
+        (b, d) float32, rows in order; the batches of a sequence one after the other.
+
+        Raises
+        ------
+        ValueError
+            A batch is not (b, 3, h, w) uint8, or the sequence is empty.
+        """
+        return self.descriptors(images, ("embedding",))[:, 0]
+
+    def descriptors(
+        self,
+        images: Tensor | Sequence[Tensor],
+        poolings: Sequence[Descriptor],
+        *,
+        scales: Sequence[float] = (1.0,),
+        regions: Rmac | None = None,
+    ) -> Tensor:
+        """As `forward`, with several descriptors of one pass through the backbone: (b, p, d).
+
+        Parameters
+        ----------
+        images : as for `forward`
+        poolings : p names; "embedding" is what `forward` gives, the others are without the head
+        scales : of the images; the descriptors of several are summed and l2-normalised
+        regions : which R-MAC "rmac" means; None: that of `rmac`
+
+        Raises
+        ------
+        ValueError
+            As `forward`, `rmac` and `width`, or a scale is not above 0, or there is none.
+        """
+        self.width(poolings)
+        batches = [images] if isinstance(images, Tensor) else images
+        if not batches:
+            raise ValueError("images: an empty sequence of batches")
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise ValueError(f"scales {tuple(scales)}: name at least one, each of them above 0")
+
+        def pool(name: Descriptor, maps: Tensor) -> Tensor:
+            if name == "embedding":
+                return self._embedding(maps)
+            return (regions or rmac)(maps) if name == "rmac" else POOLINGS[name](maps)
+
+        rows = []
+        for batch in batches:
+            of_scales = []
+            for scale in scales:
+                maps = self.maps(batch, scale)
+                of_scales.append(torch.stack([pool(name, maps) for name in poolings], dim=1))
+            # One scale keeps its bits: to normalise again would change the last ones.
+            if len(of_scales) > 1:
+                of_scales = [F.normalize(torch.stack(of_scales).sum(0), dim=2, eps=EPS)]
+            rows += of_scales
+        return torch.cat(rows)
+
+    def _embedding(self, maps: Tensor) -> Tensor:
+        """(b, c, h', w') -> (b, d)."""
+        pooled = POOLINGS[self.pooling](maps)
+        return pooled if self.head is None else F.normalize(self.head(pooled), eps=EPS)
+
+    def width(self, poolings: Sequence[Descriptor]) -> int:
+        """The dimensions that these descriptors share.
+
+        Raises
+        ------
+        ValueError
+            An embedding has fewer than the descriptors beside it: describe with it alone.
+        """
+        if "embedding" not in poolings:
+            return self.channels
+        if self.head is not None and set(poolings) != {"embedding"}:
+            raise ValueError(
+                f"descriptors {tuple(poolings)}: the embedding has {self.dim} dimensions, the "
+                f"others {self.channels}; take it alone"
+            )
+        return self.dim
+
+    def maps(self, images: Tensor, scale: float = 1.0) -> Tensor:
+        """The last convolutional map of each image: (b, 3, h, w) uint8 -> (b, c, h', w') float32.
+
+        A side shorter than the stride is padded to it on the right or below, with the colour that
+        preprocessing makes 0.
+
+        Parameters
+        ----------
+        scale : to which the preprocessed image is resized before
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                "images must be (b, 3, h, w) uint8 RGB pixels, "
+                f"not {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
+            )
+        pixels = images.to(torch.float32, memory_format=torch.channels_last)
+        inputs = _resized((pixels - self.mean) / self.std, scale)
+        below, right = (max(0, self.stride - side) for side in inputs.shape[2:])
+        if below or right:
+            inputs = F.pad(inputs, (0, right, 0, below))
+        # Under autocast the maps may be half as precise; what follows is not.
+        return cast(Tensor, self.backbone(inputs)).float()
+
+
+def _resized(inputs: Tensor, scale: float) -> Tensor:
+    """(b, 3, h, w) at another scale; a side keeps at least one pixel."""
+    if scale == 1:
+        return inputs
+    size = [max(1, round(side * scale)) for side in inputs.shape[2:]]
+    return F.interpolate(inputs, size, mode="bilinear", align_corners=False, antialias=True)
