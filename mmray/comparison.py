@@ -6,10 +6,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from mmray.evaluation.candidates import INITIAL, PLAIN
+from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
-from mmray.evaluation_stages import PLAIN
-from mmray.learning import INITIAL, Outcome
-from mmray.report import DESCRIPTORS, Cells, Score, table
+from mmray.learning import Outcome
+from mmray.report import DESCRIPTORS, Cells, table
 
 MEASURES = ("mAP", "R@1", "R@2", "R@4", "R@8", "NMI")
 

@@ -9,19 +9,11 @@ from mmray.config.choices import Descriptor, Network, Pooling
 from mmray.config.tools import EvaluateConfig
 from mmray.descriptors.weights import CONFIG, build, load
 from mmray.descriptors.whitening import pca_whitening, read_whitening, whitening_name
-from mmray.evaluation_stages import (
-    LDA,
-    PART,
-    PCA,
-    Candidate,
-    Measuring,
-    describe_sample,
-    evaluate_stages,
-    given_sets,
-)
+from mmray.evaluation.candidates import LDA, PCA, Candidate
+from mmray.evaluation.scores import Score
+from mmray.evaluation_stages import PART, Measuring, describe_sample, evaluate_stages, given_sets
 from mmray.model_registry import model_folder
 from mmray.pages.report import Report
-from mmray.report import Score
 from mmray.report_pictures import searches
 from mmray.run_report import scores_table, write_report
 from mmray.session import Session, running, usable_storage

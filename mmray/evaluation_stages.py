@@ -5,8 +5,8 @@ n database images, q queries, d dims.
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,17 @@ from mmray.config.sections import MeasuringConfig
 from mmray.describing import Described, describe
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import Description
-from mmray.descriptors.whitening import Whitening
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet, labelled_set
+from mmray.evaluation.benchmarks.published import find_benchmark
+from mmray.evaluation.candidates import Candidate
 from mmray.evaluation.expansion import ranked
-from mmray.evaluation.labelled import LabelledSet, labelled_set
-from mmray.evaluation.published import find_benchmark
+from mmray.evaluation.paper_table import paper_scores
 from mmray.evaluation.ranking import mean_average_precision
+from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import clustered, figures
 from mmray.images.collection import Collection, sample
 from mmray.images.sources import list_images
-from mmray.paper import paper_scores
-from mmray.report import Score, results_table
+from mmray.report import results_table
 from mmray.session import Counts, Session
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.system.formats import read_json, write_json
@@ -36,27 +37,6 @@ from mmray.system.progress import announce
 PART = "evaluate"
 MOST_BAD = 0.05  # of the distractors and of the images for whitening may be unreadable
 SHOWN = 10  # images that a search finds, in pictures
-PLAIN, PCA, LDA = "none", "PCA", "LDA"  # whitenings, as the table calls them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A network to measure.
-
-    Attributes
-    ----------
-    label : in the table of results
-    whitenings : those of a descriptor by name (PCA, LDA), measured beside none
-    """
-
-    label: str
-    network: EmbeddingNet
-    whitenings: Mapping[tuple[str, Descriptor], Whitening] = field(default_factory=dict)
-
-    def variants(self, pooling: Descriptor) -> list[tuple[str, Whitening | None]]:
-        """Whitenings to measure a descriptor with, none first."""
-        learned = [(name, w) for (name, of), w in self.whitenings.items() if of == pooling]
-        return [(PLAIN, None), *learned]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

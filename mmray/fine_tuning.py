@@ -20,7 +20,7 @@ from mmray import tuples
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors import weights
 from mmray.descriptors.network import EmbeddingNet
-from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.health import HealthCheck, healthiest
 from mmray.images.collection import Collection, ImageFile
 from mmray.images.cropping import RandomCrop, center_crop

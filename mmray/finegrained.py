@@ -16,26 +16,19 @@ from mmray.describing import describe
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import build, save, state_digest, with_head
 from mmray.descriptors.whitening import pca_whitening, read_whitening, write_whitening
-from mmray.evaluation.classes import ClassSet, class_set
-from mmray.evaluation.labelled import LabelledSet, as_labelled
+from mmray.evaluation.benchmarks.classes import ClassSet, class_set
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet, as_labelled
+from mmray.evaluation.candidates import INITIAL, Candidate
 from mmray.evaluation.purity import labels_of, read_named_labels
-from mmray.evaluation_stages import Candidate, Measuring, evaluate_stages
+from mmray.evaluation.scores import Score
+from mmray.evaluation_stages import Measuring, evaluate_stages
 from mmray.feature_stages import extract_stage
 from mmray.images.collection import Collection, sample, without
 from mmray.images.sources import list_images
-from mmray.learning import (
-    INITIAL,
-    Learned,
-    Outcome,
-    Unlabelled,
-    check_dimensions,
-    learn,
-    with_demo_images,
-)
+from mmray.learning import Learned, Outcome, Unlabelled, check_dimensions, learn, with_demo_images
 from mmray.listing import given_exclusions
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.publishing import publish
-from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError

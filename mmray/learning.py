@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from mmray.artifacts import Stage
 from mmray.config.learning import LearningConfig
 from mmray.descriptors.network import EmbeddingNet
-from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
+from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import (
     Purity,
     labels_of,
     read_named_labels,
     without_false_pairs,
 )
+from mmray.evaluation.scores import Score
 from mmray.evaluation_stages import Found
 from mmray.feature_stages import extract_stage, features_stage
 from mmray.gallery_stages import gallery_stage
@@ -26,23 +28,12 @@ from mmray.images.demo.demo_set import render_collection
 from mmray.images.sources import probe
 from mmray.listing import given_exclusions, list_stage
 from mmray.mining.pool_lists import summary
-from mmray.mining_stages import (
-    TUNED,
-    Mined,
-    Source,
-    check_stage,
-    graph_stage,
-    measure_purity,
-    mine_stage,
-)
-from mmray.report import Score
+from mmray.mining_stages import Mined, Source, check_stage, graph_stage, measure_purity, mine_stage
 from mmray.session import Counts, Session, nested
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress, announce
 from mmray.training_stages import Tuned, train_stage
-
-INITIAL = "initial"  # what the network is called that training starts from
 
 
 @dataclass(frozen=True, kw_only=True)

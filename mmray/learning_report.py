@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from mmray.config.learning import LearningConfig
+from mmray.evaluation.candidates import TUNED
 from mmray.learning import Learned, Outcome
-from mmray.mining_stages import TUNED
 from mmray.pages.charts import Chart, Series
 from mmray.pages.report import Fact, Report
 from mmray.report_pictures import mined_anchors, searches

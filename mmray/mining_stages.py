@@ -20,6 +20,7 @@ from mmray.distributed import cluster
 from mmray.distributed.mining import mine
 from mmray.distributed.neighbors import nearest_neighbors
 from mmray.distributed.stage import Pool
+from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import Purity, pool_purity
 from mmray.labelled_tuples import LabelledPairs
 from mmray.mining.anchors import select_anchors, stationary_distribution
@@ -48,8 +49,6 @@ from mmray.system.arrays import Device, Features
 from mmray.system.errors import InputError
 from mmray.system.formats import read_array, read_json, write_array, write_json
 from mmray.system.progress import announce
-
-TUNED = "fine-tuned"
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,10 @@ from mmray.descriptors.whitening import (
     whitening_name,
     write_whitening,
 )
-from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
+from mmray.evaluation.candidates import INITIAL, LDA, PCA, TUNED, Candidate
+from mmray.evaluation.scores import Score
 from mmray.evaluation_stages import (
-    LDA,
-    PCA,
-    Candidate,
     Measuring,
     describe_images,
     describe_sample,
@@ -37,20 +36,11 @@ from mmray.evaluation_stages import (
     given_sets,
 )
 from mmray.images.collection import Collection
-from mmray.learning import (
-    INITIAL,
-    Learned,
-    Outcome,
-    Unlabelled,
-    check_dimensions,
-    learn,
-    with_demo_images,
-)
+from mmray.learning import Learned, Outcome, Unlabelled, check_dimensions, learn, with_demo_images
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import matching_pairs
-from mmray.mining_stages import TUNED, Mined
+from mmray.mining_stages import Mined
 from mmray.publishing import publish
-from mmray.report import Score
 from mmray.session import Counts, Session, running, usable_storage
 from mmray.sfm_tuples import SfmTuples, read_sfm_tuples
 from mmray.system.arrays import Ids

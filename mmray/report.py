@@ -5,7 +5,6 @@ a anchors.
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from mmray.system.arrays import Floats
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+from mmray.evaluation.scores import Score
 
 DESCRIPTORS: dict[Descriptor, str] = {
     "mac": "MAC",
@@ -35,28 +35,6 @@ SEARCHES: dict[QuerySearch, str] = {
 _PANEL = (4.6, 3.6)  # inches, wide and high
 _DPI = 120
 _COLOR, _ALERT = "#4477aa", "#cc3311"
-
-
-@dataclass(frozen=True)
-class Score:
-    """A figure, in [0, 1], of a network's descriptor on a labelled set.
-
-    Attributes
-    ----------
-    network : its label in the table
-    whitening : "none", "PCA" or "LDA"
-    benchmark : the labelled set
-    measure : mAP, mP@10 or R@1, perhaps of one of the set's protocols
-    search : how the descriptors were searched with
-    """
-
-    network: str
-    descriptor: Descriptor
-    whitening: str
-    value: float
-    benchmark: str = ""
-    measure: str = "mAP"
-    search: QuerySearch = "plain"
 
 
 Cells = tuple[tuple[str, ...], list[tuple[str, ...]], int]  # head, rows, how many are numbers

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.evaluation_stages import Found
 from mmray.galleries import frame_color

@@ -8,10 +8,11 @@ from importlib.metadata import version
 from mmray import __version__, artifacts
 from mmray.artifacts import Stage
 from mmray.config.run import RunConfig
+from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
 from mmray.pages.report import GraphPicture, Report, StageTime, Unreadable, report_page
 from mmray.pages.tables import Table
-from mmray.report import Score, results
+from mmray.report import results
 from mmray.session import Session, identity_of
 from mmray.system.folder import Folder
 from mmray.system.progress import announce

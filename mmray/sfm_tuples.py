@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmray.evaluation.plain_pickle import load_plain
+from mmray.evaluation.benchmarks.plain_pickle import load_plain
 from mmray.images.collection import Collection
 from mmray.images.sources import list_files
 from mmray.labelled_tuples import LabelledPairs

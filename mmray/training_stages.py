@@ -14,14 +14,15 @@ from mmray.descriptors.weights import load, save, state_digest
 from mmray.distributed import cluster
 from mmray.distributed.caching import cache_images, cached
 from mmray.distributed.trainer import fine_tune
-from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
+from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import labels_of
 from mmray.fine_tuning import History, TrainingJob
 from mmray.health import DATABASE, HEALTH, healthiest
 from mmray.images.collection import Collection
 from mmray.labelled_tuples import NO_POOLS
 from mmray.mining.manifold import ManifoldNeighbors
-from mmray.mining_stages import TUNED, Mined
+from mmray.mining_stages import Mined
 from mmray.session import Counts, Session
 from mmray.sfm_tuples import SfmTuples
 from mmray.supervised import RIVAL_LABELS, LabelledImages

@@ -7,8 +7,8 @@ import pytest
 
 from mmray.comparison import RowResult, comparison_table
 from mmray.evaluation.purity import Purity
+from mmray.evaluation.scores import Score
 from mmray.learning import Learned, Outcome
-from mmray.report import Score
 from mmray.training_stages import Tuned
 
 

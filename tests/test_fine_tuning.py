@@ -10,7 +10,7 @@ from mmray import fine_tuning, tuples
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.embedding import embed
 from mmray.descriptors.weights import build, load
-from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.fine_tuning import FineTuning, last_measured, saved_history
 from mmray.health import HealthCheck

@@ -8,7 +8,7 @@ import pytest
 
 from mmray import learning, pipeline
 from mmray.config.presets import DEMO
-from mmray.evaluation_stages import Candidate
+from mmray.evaluation.candidates import Candidate
 from mmray.images.collection import Collection, ImageFile
 from mmray.training_stages import Tuned
 

@@ -12,8 +12,9 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from mmray import report as module
+from mmray.evaluation.scores import Score
 from mmray.mining.graph_statistics import graph_report
-from mmray.report import Score, graph_figure, results_table
+from mmray.report import graph_figure, results_table
 from tests.made.synthetic import clouds, graph_of, random_graph
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.clustering import clustering_nmi
-from mmray.evaluation.labelled import LabelledSet
 from mmray.evaluation.ranking import (
     Query,
     mean_average_precision,

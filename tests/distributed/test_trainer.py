@@ -10,7 +10,7 @@ from mmray.config.sections import TrainingConfig
 from mmray.descriptors.weights import load
 from mmray.distributed.cluster import TrainingWorkers
 from mmray.distributed.trainer import fine_tune
-from mmray.evaluation.labelled import LabelledSet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.images.collection import Collection
 from mmray.system.errors import InputError

@@ -8,15 +8,21 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from mmray.config.choices import BenchmarkName
-from mmray.evaluation.benchmarks import (
+from mmray.evaluation.benchmarks.files import (
+    DISTRACTORS,
+    Place,
+    contents,
+    find_ground_truth,
+    folders,
+)
+from mmray.evaluation.benchmarks.ground_truth import MissingImageError, stem
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet, paired
+from mmray.evaluation.benchmarks.layouts import read_holidays, read_instre
+from mmray.evaluation.benchmarks.oxford import (
     Benchmark,
     read_oxford_ground_truth,
     read_pickle_ground_truth,
 )
-from mmray.evaluation.finding import DISTRACTORS, Place, contents, find_ground_truth, folders
-from mmray.evaluation.ground_truth import MissingImageError, stem
-from mmray.evaluation.labelled import LabelledSet, paired
-from mmray.evaluation.layouts import read_holidays, read_instre
 from mmray.images.collection import ImageFile
 from mmray.images.sources import list_images
 from mmray.system.errors import InputError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from mmray.evaluation.layouts import class_benchmark, read_holidays, read_instre
+from mmray.evaluation.benchmarks.layouts import class_benchmark, read_holidays, read_instre
 from mmray.system.errors import InputError
 from tests.made.benchmark_samples import cells, structs
 

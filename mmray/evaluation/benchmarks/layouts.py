@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mmray.descriptors.files.matlab_plain import read_plain
-from mmray.evaluation.benchmarks import Benchmark
-from mmray.evaluation.ground_truth import box, listed, rows, shown, stem, title
+from mmray.evaluation.benchmarks.ground_truth import box, listed, rows, shown, stem, title
+from mmray.evaluation.benchmarks.oxford import Benchmark
 from mmray.evaluation.ranking import Query
 from mmray.system.errors import InputError
 

@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from mmray.evaluation.benchmarks import Benchmark, load_benchmark
-from mmray.evaluation.classes import ClassSet, class_set
-from mmray.evaluation.ground_truth import title
-from mmray.evaluation.layouts import class_benchmark
+from mmray.evaluation.benchmarks.classes import ClassSet, class_set
+from mmray.evaluation.benchmarks.ground_truth import title
+from mmray.evaluation.benchmarks.layouts import class_benchmark
+from mmray.evaluation.benchmarks.oxford import Benchmark, load_benchmark
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
 from mmray.images.collection import ImageFile
 from mmray.images.sources import list_images

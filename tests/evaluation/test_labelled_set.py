@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mmray.config.presets import EVALUATE
-from mmray.evaluation.classes import ClassSet
-from mmray.evaluation.labelled import LabelledSet, as_labelled, labelled_set
+from mmray.evaluation.benchmarks.classes import ClassSet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet, as_labelled, labelled_set
+from mmray.evaluation.paper_table import paper_scores
 from mmray.evaluation.ranking import (
     Query,
     mean_average_precision,
@@ -15,10 +16,9 @@ from mmray.evaluation.ranking import (
     rank,
     recall_at_k,
 )
+from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import figures
 from mmray.images.collection import ImageFile
-from mmray.paper import paper_scores
-from mmray.report import Score
 from mmray.system.errors import InputError
 from tests.made.synthetic import clouds
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mmray.config.choices import BenchmarkName, Network, Pooling
 from mmray.config.sections import MeasuringConfig
-from mmray.report import Score
+from mmray.evaluation.scores import Score
 
 _COLUMNS: tuple[BenchmarkName, ...] = (
     *("oxford5k", "oxford105k", "paris6k", "paris106k", "holidays", "instre"),

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmray.evaluation.benchmarks import (
+from mmray.evaluation.benchmarks.ground_truth import title
+from mmray.evaluation.benchmarks.oxford import (
     load_benchmark,
     read_oxford_ground_truth,
     read_pickle_ground_truth,
 )
-from mmray.evaluation.ground_truth import title
-from mmray.evaluation.plain_pickle import load_plain
+from mmray.evaluation.benchmarks.plain_pickle import load_plain
 from mmray.evaluation.ranking import mean_average_precision
 from mmray.system.errors import InputError
 
-PARIS = Path(__file__).resolve().parents[2] / "shared" / "data" / "paris250"
+PARIS = Path(__file__).resolve().parents[3] / "shared" / "data" / "paris250"
 
 IMAGES = ["c.jpg", "a.jpg", "b.jpg", "d.jpg"]
 

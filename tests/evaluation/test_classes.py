@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmray.evaluation.classes import class_set
+from mmray.evaluation.benchmarks.classes import class_set
 from mmray.system.errors import InputError
 
 IMAGES = """\
@@ -15,7 +15,7 @@ IMAGES = """\
 """
 LABELS = "1 1\n2 1\n3 2\n10 10\n99 7\n"
 NAMES = "10 010.Auk\n7 007.Ani\n1 001.Black footed\n2 002.Laysan\n"
-CUB = Path(__file__).resolve().parents[2] / "shared" / "data" / "cub50" / "CUB_200_2011"
+CUB = Path(__file__).resolve().parents[3] / "shared" / "data" / "cub50" / "CUB_200_2011"
 
 
 def put(file, content=b"an image"):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from mmray.evaluation.ground_truth import shown
+from mmray.evaluation.benchmarks.ground_truth import shown
 from mmray.images.collection import ImageFile
 from mmray.images.sources import list_images
 from mmray.system.errors import InputError

@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from mmray.config.choices import BenchmarkName
-from mmray.evaluation import published
-from mmray.evaluation.labelled import labelled_set
-from mmray.evaluation.published import find_benchmark
+from mmray.evaluation.benchmarks import published
+from mmray.evaluation.benchmarks.labelled_set import labelled_set
+from mmray.evaluation.benchmarks.published import find_benchmark
 from mmray.system.errors import InputError
 from mmray.system.locations import read_bytes
 from tests.made.benchmark_samples import cells, structs

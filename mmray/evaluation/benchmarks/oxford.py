@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmray.evaluation.ground_truth import (
+from mmray.evaluation.benchmarks.ground_truth import (
     Keys,
     Named,
     box,
@@ -26,7 +26,7 @@ from mmray.evaluation.ground_truth import (
     stem,
     title,
 )
-from mmray.evaluation.plain_pickle import load_plain
+from mmray.evaluation.benchmarks.plain_pickle import load_plain
 from mmray.evaluation.ranking import Query
 from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError

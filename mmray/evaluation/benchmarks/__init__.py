@@ -1,0 +1,1 @@
+"""Published benchmarks and labelled sets of one's own."""

@@ -1,0 +1,35 @@
+"""Networks to measure, with their whitenings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mmray.config.choices import Descriptor
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.whitening import Whitening
+
+PLAIN, PCA, LDA = "none", "PCA", "LDA"  # whitenings, as the table calls them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A network to measure.
+
+    Attributes
+    ----------
+    label : in the table of results
+    whitenings : those of a descriptor by name (PCA, LDA), measured beside none
+    """
+
+    label: str
+    network: EmbeddingNet
+    whitenings: Mapping[tuple[str, Descriptor], Whitening] = field(default_factory=dict)
+
+    def variants(self, pooling: Descriptor) -> list[tuple[str, Whitening | None]]:
+        """Whitenings to measure a descriptor with, none first."""
+        learned = [(name, w) for (name, of), w in self.whitenings.items() if of == pooling]
+        return [(PLAIN, None), *learned]
+
+
+INITIAL = "initial"  # what the network is called that training starts from
+
+TUNED = "fine-tuned"
