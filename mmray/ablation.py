@@ -29,10 +29,10 @@ from mmray.pages.tables import Table
 from mmray.report import DESCRIPTORS
 from mmray.run_report import write_report
 from mmray.session import Counts, Session, identity_of, nested, running, usable_storage
-from mmray.supervised import RIVAL_LABELS
 from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
+from mmray.training.supervised.losses import RIVAL_LABELS
 
 AblationConfig = FinegrainedAblationConfig | RetrievalAblationConfig
 RESULT = "result.json"

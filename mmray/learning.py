@@ -22,7 +22,6 @@ from mmray.evaluation.scores import Score
 from mmray.evaluation_stages import Found
 from mmray.feature_stages import extract_stage, features_stage
 from mmray.gallery_stages import gallery_stage
-from mmray.health import NEIGHBORS
 from mmray.images.collection import Collection
 from mmray.images.demo.demo_set import render_collection
 from mmray.images.sources import probe
@@ -33,6 +32,7 @@ from mmray.session import Counts, Session, nested
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress, announce
+from mmray.training.validation import NEIGHBORS
 from mmray.training_stages import Tuned, train_stage
 
 

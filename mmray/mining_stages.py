@@ -22,7 +22,6 @@ from mmray.distributed.neighbors import nearest_neighbors
 from mmray.distributed.stage import Pool
 from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import Purity, pool_purity
-from mmray.labelled_tuples import LabelledPairs
 from mmray.mining.anchors import select_anchors, stationary_distribution
 from mmray.mining.batches import MiningInput, MiningMethod
 from mmray.mining.diffusion.reordering import reorder
@@ -44,11 +43,12 @@ from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining.pool_lists import Pools, summary
 from mmray.report import graph_figure
 from mmray.session import Counts, Session
-from mmray.supervised import LabelledImages
 from mmray.system.arrays import Device, Features
 from mmray.system.errors import InputError
 from mmray.system.formats import read_array, read_json, write_array, write_json
 from mmray.system.progress import announce
+from mmray.training.supervised.labelled_tuples import LabelledPairs
+from mmray.training.supervised.losses import LabelledImages
 
 
 @dataclass(frozen=True)

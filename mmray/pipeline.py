@@ -42,10 +42,10 @@ from mmray.mining.pool_lists import matching_pairs
 from mmray.mining_stages import Mined
 from mmray.publishing import publish
 from mmray.session import Counts, Session, running, usable_storage
-from mmray.sfm_tuples import SfmTuples, read_sfm_tuples
 from mmray.system.arrays import Ids
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
+from mmray.training.supervised.sfm_tuples import SfmTuples, read_sfm_tuples
 from mmray.training_stages import train_stage, tuples_stage
 
 WHITENING_NAMES = {INITIAL: PCA, TUNED: LDA}

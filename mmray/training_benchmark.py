@@ -23,7 +23,6 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from mmray import tuples
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.embedding import as_batch, tune_torch
 from mmray.descriptors.network import EmbeddingNet
@@ -33,17 +32,20 @@ from mmray.distributed.cluster import TrainingWorkers
 from mmray.distributed.stage import Pool
 from mmray.distributed.trainer import fine_tune
 from mmray.extraction_benchmark import Photos, Rate
-from mmray.fine_tuning import History, TrainingJob, optimizer_of, step_rule
 from mmray.images.collection import Collection
 from mmray.images.decoding import MAX_PIXELS, same_shape_batches
-from mmray.losses import MARGINS, contrastive_loss, triplet_loss
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Ids, Pixels
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.training import ImageSource, TupleSteps, rank_and_size, train_epoch
-from mmray.tuples import Tuples
+from mmray.training import tuples
+from mmray.training.epoch import train_epoch
+from mmray.training.image_source import ImageSource, rank_and_size
+from mmray.training.job import History, TrainingJob, optimizer_of, step_rule
+from mmray.training.losses import MARGINS, contrastive_loss, triplet_loss
+from mmray.training.steps import TupleSteps
+from mmray.training.tuples import Tuples
 
 EPOCHS = 3  # the first one warms up; the faster of the others counts
 SHARD = 64  # images

@@ -17,19 +17,19 @@ from mmray.distributed.trainer import fine_tune
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import labels_of
-from mmray.fine_tuning import History, TrainingJob
-from mmray.health import DATABASE, HEALTH, healthiest
 from mmray.images.collection import Collection
-from mmray.labelled_tuples import NO_POOLS
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining_stages import Mined
 from mmray.session import Counts, Session
-from mmray.sfm_tuples import SfmTuples
-from mmray.supervised import RIVAL_LABELS, LabelledImages
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
+from mmray.training.job import History, TrainingJob
+from mmray.training.supervised.labelled_tuples import NO_POOLS
+from mmray.training.supervised.losses import RIVAL_LABELS, LabelledImages
+from mmray.training.supervised.sfm_tuples import SfmTuples
+from mmray.training.validation import DATABASE, HEALTH, healthiest
 
 SUPERVISED = "supervised (uses labels)"
 

@@ -16,19 +16,14 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import load
 from mmray.distributed.capacity import Attendance, attended
 from mmray.distributed.cluster import TrainingWorkers
-from mmray.fine_tuning import (
-    BEST,
-    FineTuning,
-    History,
-    TrainingJob,
-    last_measured,
-    saved_history,
-)
-from mmray.health import SPREAD, collapsed
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
-from mmray.training import rank_and_size
+from mmray.training.checkpoints import BEST, last_measured, saved_history
+from mmray.training.fine_tuning import FineTuning
+from mmray.training.image_source import rank_and_size
+from mmray.training.job import History, TrainingJob
+from mmray.training.validation import SPREAD, collapsed
 
 CHECKPOINTS = "checkpoints"
 REFUSED = "refused.txt"  # why a rank cannot go on, for the others and the driver

@@ -20,8 +20,8 @@ from mmray.config.presets import (
 )
 from mmray.config.run import settings
 from mmray.config.validation import validate
-from mmray.optimization import learning_rate
 from mmray.system.errors import InputError
+from mmray.training.optimization import learning_rate
 
 
 def test_the_paper_s_recipe_has_the_paper_s_values():

@@ -15,13 +15,13 @@ from mmray.config.choices import Rival
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.shards import features_table
 from mmray.descriptors.weights import build, with_head
-from mmray.fine_tuning import TrainingJob
 from mmray.images.sources import find
-from mmray.labelled_tuples import NO_POOLS, LabelledPairs
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
-from mmray.supervised import LabelledImages
 from mmray.system.arrays import Features, Graph, Ids
+from mmray.training.job import TrainingJob
+from mmray.training.supervised.labelled_tuples import NO_POOLS, LabelledPairs
+from mmray.training.supervised.losses import LabelledImages
 
 
 def unit_rows(rows: np.ndarray) -> Features:

@@ -14,10 +14,10 @@ import torch
 
 from mmray.config.choices import Loss
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
-from mmray.losses import tuple_loss
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Features, Floats, Ids
+from mmray.training.losses import tuple_loss
 
 HEALTH = "health"  # the metric by which a network is kept
 SPREAD = "spread"

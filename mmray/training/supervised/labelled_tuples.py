@@ -16,7 +16,7 @@ import numpy as np
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.system.errors import InputError
-from mmray.tuples import Pairs, Tuples, check_embeddings
+from mmray.training.tuples import Pairs, Tuples, check_embeddings
 
 _BLOCK = 256  # queries that are compared with the pool at a time
 

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from mmray import fine_tuning, tuples
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.embedding import embed
 from mmray.descriptors.weights import build, load
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.ranking import Query
-from mmray.fine_tuning import FineTuning, last_measured, saved_history
-from mmray.health import HealthCheck
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import load_image
 from mmray.system.folder import Folder
+from mmray.training import fine_tuning, tuples
+from mmray.training.checkpoints import last_measured, saved_history
+from mmray.training.fine_tuning import FineTuning
+from mmray.training.validation import HealthCheck
 from tests import oracles
 from tests.made import synthetic
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mmray.images.decoding import load_image
-from mmray.sfm_tuples import read_sfm_tuples
 from mmray.system.errors import InputError
+from mmray.training.supervised.sfm_tuples import read_sfm_tuples
 from tests.made import sfm
 
 CLUSTERS = [5, 5, 9, 9, 9, -1]

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.supervised import RIVAL_LABELS, LabelledImages, class_batches, rival_loss
 from mmray.system.errors import InputError
+from mmray.training.supervised.losses import RIVAL_LABELS, LabelledImages, class_batches, rival_loss
 
 RIVALS = list(RIVAL_LABELS)
 WITH_CENTRES = ["proxy-nca", "soft-triple"]

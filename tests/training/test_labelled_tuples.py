@@ -5,11 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray import labelled_tuples
-from mmray.labelled_tuples import LabelledPairs, add_labelled_negatives, sample_labelled_pairs
 from mmray.mining.pool_lists import matching_pairs
 from mmray.system.errors import InputError
-from mmray.tuples import Pairs, Tuples
+from mmray.training.supervised import labelled_tuples
+from mmray.training.supervised.labelled_tuples import (
+    LabelledPairs,
+    add_labelled_negatives,
+    sample_labelled_pairs,
+)
+from mmray.training.tuples import Pairs, Tuples
 from tests import oracles
 
 N = 40  # images

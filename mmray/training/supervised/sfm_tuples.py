@@ -18,10 +18,10 @@ import numpy as np
 from mmray.evaluation.benchmarks.plain_pickle import load_plain
 from mmray.images.collection import Collection
 from mmray.images.sources import list_files
-from mmray.labelled_tuples import LabelledPairs
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.locations import read_bytes, reason
+from mmray.training.supervised.labelled_tuples import LabelledPairs
 
 _CID = re.compile(r"[0-9A-Za-z]{6,255}")  # becomes a path: nothing that leaves the folder
 _LARGEST = 2**62  # number of a cluster

@@ -31,9 +31,9 @@ import torch
 from torch import Tensor, nn
 
 from mmray.config.choices import Rival
-from mmray.losses import MARGINS
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
+from mmray.training.losses import MARGINS
 
 RIVAL_LABELS: dict[Rival, str] = {
     "triplet-semihard": "triplet, semi-hard negatives (uses labels)",

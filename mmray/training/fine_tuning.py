@@ -8,7 +8,6 @@ import copy
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,63 +15,37 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmray import tuples
-from mmray.config.sections import TrainingConfig
 from mmray.descriptors import weights
 from mmray.descriptors.network import EmbeddingNet
-from mmray.evaluation.benchmarks.labelled_set import LabelledSet
-from mmray.health import HealthCheck, healthiest
-from mmray.images.collection import Collection, ImageFile
+from mmray.images.collection import ImageFile
 from mmray.images.cropping import RandomCrop, center_crop
-from mmray.labelled_tuples import LabelledPairs, add_labelled_negatives, sample_labelled_pairs
-from mmray.mining.manifold import ManifoldNeighbors
-from mmray.mining.pool_lists import Pools
-from mmray.optimization import learning_rate, make_optimizer
-from mmray.supervised import LabelledImages
 from mmray.system.arrays import Features, Ids
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress
-from mmray.training import (
-    ClassSteps,
-    ImageSource,
-    StepRule,
-    Steps,
-    TupleSteps,
-    embed_ids,
-    rank_and_size,
-    train_epoch,
+from mmray.training import tuples
+from mmray.training.checkpoints import (
+    BEST,
+    MEASURED,
+    OPTIMIZER,
+    RIVAL,
+    STATE,
+    last_measured,
+    saved_history,
 )
-from mmray.tuples import Pairs
+from mmray.training.epoch import train_epoch
+from mmray.training.image_source import ImageSource, embed_ids, rank_and_size
+from mmray.training.job import History, TrainingJob, optimizer_of, step_rule
+from mmray.training.optimization import learning_rate
+from mmray.training.steps import ClassSteps, Steps, TupleSteps
+from mmray.training.supervised.labelled_tuples import (
+    add_labelled_negatives,
+    sample_labelled_pairs,
+)
+from mmray.training.supervised.losses import LabelledImages
+from mmray.training.tuples import Pairs
+from mmray.training.validation import HealthCheck, healthiest
 
-OPTIMIZER, RIVAL, STATE = "optimizer.pt", "rival.pt", "state.json"
-MEASURED, BEST = "measured", "best"
 CENTRE_RATE = 1e-2  # of what a rival's loss learns, its proxies or centres, by Adam
-History = list[dict[str, float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """What is trained, and on what.
-
-    Attributes
-    ----------
-    images : those that the pools name, by their place
-    checked : manifold neighbours of some items, see `health`
-    labelled : is measured on after every `monitor_every` epochs; nothing follows from it
-    supervision : what is learned from instead of the pools, with labels: pairs, and the labels
-        under which negatives are chosen, see `labelled_tuples`; or the class of every image, see
-        `supervised`. None: no labels
-    """
-
-    model: EmbeddingNet
-    images: Collection
-    pools: Pools
-    checked: ManifoldNeighbors
-    config: TrainingConfig
-    seed: int
-    max_pixels: int
-    labelled: LabelledSet | None
-    supervision: LabelledPairs | LabelledImages | None = None
 
 
 class FineTuning:
@@ -323,37 +296,3 @@ class FineTuning:
             self.rival.load_state_dict(state)
         self.history = saved_history(folder)
         self.epoch = len(self.history) - 1
-
-
-def optimizer_of(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    return make_optimizer(
-        model.parameters(),
-        name=config.optimizer,
-        learning_rate=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
-
-
-def step_rule(config: TrainingConfig) -> StepRule:
-    return StepRule(
-        loss=config.loss,
-        margin=config.margin,
-        weighted=config.weighted,
-        batch_size=config.batch_size,
-        precision=config.precision,
-        clip_norm=config.clip_norm,
-        sum_negatives=config.sum_negatives,
-    )
-
-
-def last_measured(folder: Path) -> EmbeddingNet:
-    """The network of a checkpoint, or the mean of those so far where that is measured."""
-    mean = folder / MEASURED
-    return weights.load(Folder(str(mean if mean.exists() else folder)))
-
-
-def saved_history(folder: Path) -> History:
-    """That of a checkpoint."""
-    history: History = json.loads((folder / STATE).read_text())["history"]
-    return history

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from mmray.health import HealthCheck, collapsed, healthiest
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
+from mmray.training.validation import HealthCheck, collapsed, healthiest
 from tests import oracles
 from tests.made.synthetic import clouds
 
@@ -135,7 +135,7 @@ def test_names_of_the_images_do_not_matter():
 
 
 def test_images_that_are_named_are_searched_and_others_up_to_a_number(monkeypatch):
-    monkeypatch.setattr("mmray.health.DATABASE", 5)
+    monkeypatch.setattr("mmray.training.validation.DATABASE", 5)
     rows = {900: [(3, 0.5), (70, 0.01)], 12: []}
     held_out = pools_of([500], [[501, 502]], [[503]])
     check = check_of(rows, held_out, images=1000)
@@ -149,7 +149,7 @@ def test_images_that_are_named_are_searched_and_others_up_to_a_number(monkeypatc
 
 
 def test_health_is_measured_among_the_images_drawn(monkeypatch):
-    monkeypatch.setattr("mmray.health.DATABASE", 20)
+    monkeypatch.setattr("mmray.training.validation.DATABASE", 20)
     rows, embeddings = random_neighbors(1, items=2), clouds(1, 500)
     check = check_of(rows, images=500)
     assert 20 < len(check.needed) < 70

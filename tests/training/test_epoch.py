@@ -7,13 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from mmray.descriptors.embedding import embed
 from mmray.descriptors.weights import build
 from mmray.images.collection import ImageFile
 from mmray.images.cropping import RandomCrop
-from mmray.losses import contrastive_loss, triplet_loss
 from mmray.system.errors import InputError
-from mmray.training import ImageSource, StepRule, TupleSteps, embed, embed_ids, train_epoch
-from mmray.tuples import Tuples
+from mmray.training.epoch import train_epoch
+from mmray.training.image_source import ImageSource, embed_ids
+from mmray.training.losses import contrastive_loss, triplet_loss
+from mmray.training.steps import StepRule, TupleSteps
+from mmray.training.tuples import Tuples
 
 CPU = torch.device("cpu")
 SHAPES = [(64, 48), (48, 64), (64, 64), (33, 64)]
@@ -70,7 +73,7 @@ def test_a_batch_of_mixed_shapes_embeds_as_one_image_at_a_time(photos):
 
 
 def test_embedding_by_id_keeps_the_order_of_the_ids(photos, monkeypatch):
-    monkeypatch.setattr("mmray.training.CHUNK", 3)
+    monkeypatch.setattr("mmray.training.image_source.CHUNK", 3)
     source, model = ImageSource(photos, longest_side=64), tiny()
     ids = np.array([7, 0, 11, 3, 3])
     rows = embed_ids(model, source, ids, batch_size=2, device=CPU)
@@ -286,7 +289,7 @@ def test_an_image_is_seen_by_its_place_in_the_epoch_whatever_the_threads(photos,
         return crop(pixels, np.random.default_rng([7, key]))
 
     for threads in (1, 2, 5):
-        monkeypatch.setattr("mmray.training.THREADS", threads)
+        monkeypatch.setattr("mmray.training.image_source.THREADS", threads)
         model = tiny()
         trained(model, SEVERAL, ImageSource(photos, longest_side=64).seen_as(view))
         assert sorted(keys) == list(range(SEVERAL.anchors.size * 6))

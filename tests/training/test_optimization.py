@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmray.optimization import learning_rate, make_optimizer, set_learning_rate
+from mmray.training.optimization import learning_rate, make_optimizer, set_learning_rate
 from tests import oracles
 
 INPUTS = [[1.0, -2.0, 0.5], [0.3, 0.8, -1.0], [2.0, 0.1, 0.7]]

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from mmray.mining.pool_lists import Pools
 from mmray.system.errors import InputError
-from mmray.tuples import Tuples, add_negatives, hold_out, sample_pairs, with_mean_weight_one
+from mmray.training.tuples import (
+    Tuples,
+    add_negatives,
+    hold_out,
+    sample_pairs,
+    with_mean_weight_one,
+)
 from tests import oracles
 
 N = 40  # items

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.losses import MARGINS, contrastive_loss, triplet_loss, tuple_loss
+from mmray.training.losses import MARGINS, contrastive_loss, triplet_loss, tuple_loss
 from tests import oracles
 
 LOSSES = {

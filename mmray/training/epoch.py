@@ -1,0 +1,92 @@
+"""Embedding images by their ids, and one epoch of fine-tuning (Sec. 3.4).
+
+m images, t tuples of p positives and n negatives each, d dims, s steps, b images of a batch.
+Everything here runs alone or as one of several ranks of `torch.distributed`; any number of ranks
+follows the trajectory of one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+import torch.distributed.nn
+from torch import Tensor, nn
+
+from mmray.descriptors.embedding import as_batch
+from mmray.images.decoding import same_shape_batches
+from mmray.system.arrays import Pixels
+from mmray.system.errors import InputError
+from mmray.training.image_source import ImageSource, rank_and_size
+from mmray.training.optimization import set_learning_rate
+from mmray.training.steps import StepRule, Steps
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    steps: Steps,
+    source: ImageSource,
+    rule: StepRule,
+    *,
+    device: torch.device,
+    learning_rate: Callable[[float], float] | None = None,
+    progress: Callable[[int], Any] = lambda done: None,
+) -> dict[str, float]:
+    """One pass over the steps; returns their mean loss and the mean norm of the gradients.
+
+    Parameters
+    ----------
+    optimizers : the network's, then those of what the loss has to learn, if anything
+    source : its view is given the place of an image in the epoch
+    learning_rate : of the network in a step, by the share of the epoch, in (0, 1], that is done
+        after it; None: the optimiser's own
+
+    Raises
+    ------
+    InputError
+        The loss is not finite: training has diverged.
+    """
+    _, size = rank_and_size()
+    count, total, done = len(steps.sizes), sum(steps.sizes), 0
+    places = [steps.places(step) for step in range(count)]
+    images_of_steps = source.groups([steps.images[each] for each in places], places)
+    model.train()
+    sums = torch.zeros(2, device=device)  # of the losses, of the norms of the gradients
+    for step, images in enumerate(images_of_steps):
+        done += steps.sizes[step]
+        if learning_rate is not None:
+            set_learning_rate(optimizers[0], learning_rate(done / total))
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=rule.precision == "bfloat16", cache_enabled=False
+        ):
+            embeddings = _forward(model, images, device)
+        share = steps.loss(step, embeddings)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        (share * size).backward()
+        sums[0] += share.detach() * steps.sizes[step]
+        # Without a limit this only measures: the factor is 1.
+        limit = float("inf") if rule.clip_norm is None else rule.clip_norm
+        sums[1] += nn.utils.clip_grad_norm_(model.parameters(), limit) / size
+        for optimizer in optimizers:
+            optimizer.step()
+        progress(steps.sizes[step])
+    if size > 1:
+        torch.distributed.all_reduce(sums)
+    loss, norm = (sums / torch.tensor([max(total, 1), max(count, 1)], device=device)).tolist()
+    if not np.isfinite(loss):
+        raise InputError(
+            f"the loss became {loss}: training diverged; lower --training.learning-rate"
+        )
+    return {"loss": loss, "gradient_norm": norm}
+
+
+def _forward(model: nn.Module, images: Sequence[Pixels], device: torch.device) -> Tensor:
+    """Embeddings (m, d) of images of mixed shapes by a single forward call, as DDP needs."""
+    batches = list(same_shape_batches([image.shape[:2] for image in images], len(images)))
+    rows = model([as_batch([images[index] for index in batch], device) for batch in batches])
+    order = np.argsort(np.concatenate(batches))
+    ordered: Tensor = rows[torch.from_numpy(order).to(device)]
+    return ordered

@@ -1,0 +1,118 @@
+"""Images by id, decoded ahead of their use, and their embedding by all ranks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+import torch.distributed
+import torch.distributed.nn
+
+from mmray.config.choices import Precision
+from mmray.descriptors.embedding import embed
+from mmray.descriptors.inference import fused
+from mmray.descriptors.network import EmbeddingNet
+from mmray.images.collection import ImageFile
+from mmray.images.decoding import MAX_PIXELS, load_image
+from mmray.system.arrays import Features, Ids, Pixels
+from mmray.system.errors import InputError
+from mmray.system.locations import ahead
+
+CHUNK = 256  # images decoded together when a set is embedded
+AHEAD = 64  # images read ahead of their use
+THREADS = 2  # that read them
+
+View = Callable[[Pixels, int], Pixels]
+
+
+class ImageSource:
+    """Reads, decodes and resizes images by their id, in threads, ahead of their use.
+
+    Parameters
+    ----------
+    items : the images, an image's id being its place among them
+    longest_side : pixels to which images are reduced
+    view : what is made of an image, by a number that is given with it
+    """
+
+    def __init__(
+        self,
+        items: Sequence[ImageFile],
+        *,
+        longest_side: int,
+        max_pixels: int = MAX_PIXELS,
+        view: View = lambda pixels, key: pixels,
+    ) -> None:
+        self.items, self.longest_side, self.max_pixels = items, longest_side, max_pixels
+        self.view = view
+
+    def seen_as(self, view: View) -> "ImageSource":
+        """The same images under another view."""
+        return ImageSource(
+            self.items, longest_side=self.longest_side, max_pixels=self.max_pixels, view=view
+        )
+
+    def _load(self, request: tuple[int, int]) -> Pixels:
+        image_id, key = request
+        item = self.items[image_id]
+        decoded = load_image(item, longest_side=self.longest_side, max_pixels=self.max_pixels)
+        if decoded.pixels is None:
+            raise InputError(
+                f"{item.location}: {decoded.error}; this image could be read before: restore it, "
+                "or start again with another --storage"
+            )
+        return self.view(decoded.pixels, key)
+
+    def groups(
+        self, groups: Sequence[Ids], keys: Sequence[Ids] | None = None
+    ) -> Iterator[list[Pixels]]:
+        """The images of each group of ids in turn; the keys are for the view, one an image."""
+        flat = np.concatenate([*groups, np.empty(0, np.int64)]).tolist()
+        of_images = [0] * len(flat) if keys is None else np.concatenate(keys).tolist()
+        images = ahead(self._load, zip(flat, of_images, strict=True), AHEAD, threads=THREADS)
+        for group in groups:
+            yield list(islice(images, len(group)))
+
+
+def embed_ids(
+    model: EmbeddingNet,
+    source: ImageSource,
+    ids: Ids,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: Precision = "float32",
+) -> Features:
+    """`embed` for images of a source: (m, d), shared between the ranks, whole on every rank.
+
+    The model stays as it is: a copy of it, made for inference, embeds.
+    """
+    rank, size = rank_and_size()
+    stripe = ids[rank::size]
+    chunks = [stripe[start : start + CHUNK] for start in range(0, len(stripe), CHUNK)]
+    faster = fused(model, dtype=getattr(torch, precision))
+    rows = [np.zeros((0, model.dim), np.float32)]
+    rows += [
+        embed(faster, images, ["embedding"], batch_size=batch_size, device=device)[:, 0]
+        for images in source.groups(chunks)
+    ]
+    return _gather_stripes(np.concatenate(rows), len(ids), device)
+
+
+def rank_and_size() -> tuple[int, int]:
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _gather_stripes(stripe: Features, total: int, device: torch.device) -> Features:
+    """All ranks' rows [rank::size] put back in order: (total, ...)."""
+    _, size = rank_and_size()
+    if size == 1:
+        return stripe
+    longest = -(-total // size)
+    padded = torch.zeros((longest, *stripe.shape[1:]), device=device)
+    padded[: len(stripe)] = torch.from_numpy(stripe).to(device)
+    stripes = [torch.empty_like(padded) for _ in range(size)]
+    torch.distributed.all_gather(stripes, padded)
+    return torch.stack(stripes, 1).flatten(0, 1)[:total].cpu().numpy()

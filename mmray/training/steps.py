@@ -1,0 +1,148 @@
+"""Steps of an epoch: which images they take, and the loss of their embeddings."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.distributed
+import torch.distributed.nn
+from torch import Tensor, nn
+
+from mmray.config.choices import Loss, Precision
+from mmray.system.arrays import Ids
+from mmray.training.image_source import rank_and_size
+from mmray.training.losses import tuple_loss
+from mmray.training.tuples import Tuples
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRule:
+    """How a step follows from a batch of tuples.
+
+    Attributes
+    ----------
+    loss, margin, weighted, sum_negatives : see `losses.tuple_loss`
+    batch_size : tuples in a step, over all ranks together
+    precision : of the forward and backward pass through the backbone; weights, embeddings and
+        losses are in float32 always
+    clip_norm : a gradient with a larger norm is scaled down to it; None: never
+    """
+
+    loss: Loss
+    margin: float | None
+    weighted: bool
+    batch_size: int
+    precision: Precision = "float32"
+    clip_norm: float | None = None
+    sum_negatives: bool = False
+
+
+class Steps(Protocol):
+    """The steps of an epoch: which images, and what their embeddings cost.
+
+    Attributes
+    ----------
+    images : (i,) int64, of the whole epoch, an image perhaps more than once
+    sizes : what each step counts for in the mean loss
+    """
+
+    images: Ids
+    sizes: list[int]
+
+    def places(self, step: int) -> Ids:
+        """Places in `images` of what this rank embeds."""
+
+    def loss(self, step: int, embeddings: Tensor) -> Tensor:
+        """What this rank adds to the step's mean loss, a scalar.
+
+        The shares add up to the loss, and the mean over the ranks of `size` times their gradients
+        is its gradient.
+        """
+
+
+class TupleSteps:
+    """Steps of `batch_size` tuples: each rank takes the tuples [rank::size] of a step."""
+
+    def __init__(self, tuples: Tuples, rule: StepRule) -> None:
+        self.tuples, self.rule = tuples, rule
+        self.rank, self.size = rank_and_size()
+        total = len(tuples.anchors)
+        self._steps = [
+            np.arange(start, min(start + rule.batch_size, total))
+            for start in range(0, total, rule.batch_size)
+        ]
+        self.sizes = [len(step) for step in self._steps]
+        members = np.hstack([tuples.anchors[:, None], tuples.positives, tuples.negatives])
+        self.images = members.ravel()
+        self._places = np.arange(members.size).reshape(members.shape)
+
+    def _stripe(self, step: int) -> Ids:
+        # A rank without a tuple in a short last step repeats the first one at weight 0, to keep up.
+        tuples = self._steps[step]
+        return tuples[self.rank :: self.size] if len(tuples) > self.rank else tuples[:1]
+
+    def places(self, step: int) -> Ids:
+        return self._places[self._stripe(step)].ravel()
+
+    def loss(self, step: int, embeddings: Tensor) -> Tensor:
+        """However uneven the stripes are, every tuple counts the same."""
+        stripe, rule = self._stripe(step), self.rule
+        rows = embeddings.unflatten(0, (len(stripe), -1))
+        p = self.tuples.positives.shape[1]
+        anchor, positives, negatives = rows.split([1, p, rows.shape[1] - 1 - p], dim=1)
+        weights = torch.from_numpy(self.tuples.weights[stripe]).to(rows.device)
+        losses = tuple_loss(
+            anchor[:, 0],
+            positives,
+            negatives,
+            loss=rule.loss,
+            margin=rule.margin,
+            weights=weights if rule.weighted else None,
+            sum_negatives=rule.sum_negatives,
+        )
+        counted = 1.0 if self.sizes[step] > self.rank else 0.0
+        return losses.sum() * counted / self.sizes[step]
+
+
+class ClassSteps:
+    """Steps of batches of labelled images, whose loss takes all of a batch together.
+
+    Each rank embeds the images [rank::size] of a batch and gathers those of the others.
+
+    Parameters
+    ----------
+    batches : (s, b) int64, images
+    classes : (n,) int64, of every image
+    loss : see `supervised.rival_loss`
+    first : number of the first step, over all epochs
+    """
+
+    def __init__(self, batches: Ids, classes: Ids, loss: nn.Module, *, first: int) -> None:
+        self.batches, self.classes, self.of_batch, self.first = batches, classes, loss, first
+        self.rank, self.size = rank_and_size()
+        self.images, self.sizes = batches.ravel(), [batches.shape[1]] * len(batches)
+
+    def places(self, step: int) -> Ids:
+        b = self.batches.shape[1]
+        places: Ids = step * b + np.arange(b)[self.rank :: self.size]
+        return places
+
+    def loss(self, step: int, embeddings: Tensor) -> Tensor:
+        """Every rank has all of it: its gradient reaches each rank's images once from each rank."""
+        ids = self.batches[step]
+        rows = _gather_with_gradient(embeddings, len(ids))
+        labels = torch.from_numpy(self.classes[ids]).to(rows.device)
+        value: Tensor = self.of_batch(rows, labels, self.first + step)
+        return value / self.size
+
+
+def _gather_with_gradient(stripe: Tensor, total: int) -> Tensor:
+    """All ranks' rows [rank::size] put back in order, (total, d); gradients flow back to each."""
+    _, size = rank_and_size()
+    if size == 1:
+        return stripe
+    missing = -(-total // size) - len(stripe)
+    padded = nn.functional.pad(stripe, (0, 0, 0, missing))
+    stripes = torch.distributed.nn.functional.all_gather(padded)
+    return torch.stack(tuple(stripes), 1).flatten(0, 1)[:total]

@@ -1,0 +1,1 @@
+"""Training from labels, for the rivals and peers of the tables."""
