@@ -19,7 +19,7 @@ def main() -> int:
 
     def job() -> None:
         # Imported only now: --help and a misspelt flag should not wait for torch, Ray and MLflow.
-        from mmray.ablation import run
+        from mmray.pipeline.recipes.ablation import run
 
         print(run(config))
 

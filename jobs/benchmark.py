@@ -74,7 +74,7 @@ def main() -> int:
     options = tyro.cli(Benchmark, description=__doc__)
 
     def job() -> None:
-        from mmray.report import table
+        from mmray.pipeline.reports.tables import table
 
         if options.what == "features":
             from mmray.benchmark import manifold_features

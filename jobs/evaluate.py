@@ -16,8 +16,8 @@ def main() -> int:
 
     def job() -> None:
         # Imported only now: --help and a misspelt flag should not wait for torch, Ray and MLflow.
-        from mmray.evaluate import run
-        from mmray.report import results_table
+        from mmray.pipeline.recipes.evaluation import run
+        from mmray.pipeline.reports.tables import results_table
 
         print(results_table(run(config)))
 

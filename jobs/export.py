@@ -19,9 +19,9 @@ def main() -> int:
 
     def job() -> None:
         # Imported only now: --help and a misspelt flag should not wait for torch.
-        from mmray.describer import Describer
-        from mmray.model_registry import model_folder
-        from mmray.onnx_export import export_onnx
+        from mmray.pipeline.registry import model_folder
+        from mmray.serving.encoder import Describer
+        from mmray.serving.onnx_export import export_onnx
         from mmray.system.folder import Folder
         from mmray.system.locations import absolute
 

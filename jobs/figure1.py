@@ -18,9 +18,9 @@ def main() -> int:
 
     def job() -> None:
         # Imported only now: --help and a misspelt flag should not wait for torch and matplotlib.
-        from mmray.report import table
-        from mmray.toy import mine_toy
-        from mmray.toy_figure import counts, draw, image_format, save
+        from mmray.pipeline.reports.figure1 import counts, draw, image_format, save
+        from mmray.pipeline.reports.plane import mine_toy
+        from mmray.pipeline.reports.tables import table
 
         kind = image_format(config.output)
         toy = mine_toy(

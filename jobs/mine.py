@@ -16,8 +16,8 @@ def main() -> int:
 
     def job() -> None:
         # Imported only now: --help and a misspelt flag should not wait for torch, Ray and MLflow.
-        from mmray.mine import HEAD, run
-        from mmray.report import table
+        from mmray.pipeline.recipes.mining import HEAD, run
+        from mmray.pipeline.reports.tables import table
 
         print(table(HEAD, run(config)))
 

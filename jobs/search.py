@@ -26,11 +26,11 @@ def main() -> int:
     def job() -> None:
         # Imported only now: --help should not wait for torch, and a query not for Ray and MLflow.
         if isinstance(config, QueryConfig):
-            from mmray.search import run
+            from mmray.pipeline.recipes.search import run
 
             print(run(config))
         else:
-            from mmray.indexing import update
+            from mmray.pipeline.recipes.index import update
 
             print(update(config))
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmray.artifacts import Stage
 from mmray.descriptors.embedding import as_batch
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import Description
 from mmray.descriptors.shards import finish_features, read_features
-from mmray.distributed import cluster
-from mmray.distributed.extraction import extract
-from mmray.distributed.stage import Pool
 from mmray.images.collection import Collection
 from mmray.images.decoding import load_image, same_shape_batches
+from mmray.pipeline.distributed import cluster
+from mmray.pipeline.distributed.extraction import extract
+from mmray.pipeline.distributed.units import Pool
+from mmray.pipeline.stage import Stage
 from mmray.system.arrays import Features, Pixels
 from mmray.system.folder import Folder
 

@@ -12,11 +12,11 @@ from typing import Protocol
 import numpy as np
 
 from mmray.benchmark import manifold_features, seconds
-from mmray.compressed import FEWEST, CompressedIndex
 from mmray.mining.knn.exact import search
 from mmray.mining.knn.recall import recall
 from mmray.mining.knn.results import Neighbors
-from mmray.search_index import VECTORS
+from mmray.serving.compressed_index import FEWEST, CompressedIndex
+from mmray.serving.search_index import VECTORS
 from mmray.system.arrays import Features
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_array

@@ -26,16 +26,16 @@ from torch.utils.data import DataLoader
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.embedding import as_batch, tune_torch
 from mmray.descriptors.network import EmbeddingNet
-from mmray.distributed import cluster
-from mmray.distributed.caching import cache_images, cached
-from mmray.distributed.cluster import TrainingWorkers
-from mmray.distributed.stage import Pool
-from mmray.distributed.trainer import fine_tune
 from mmray.extraction_benchmark import Photos, Rate
 from mmray.images.collection import Collection
 from mmray.images.decoding import MAX_PIXELS, same_shape_batches
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
+from mmray.pipeline.distributed import cluster
+from mmray.pipeline.distributed.caching import cache_images, cached
+from mmray.pipeline.distributed.cluster import TrainingWorkers
+from mmray.pipeline.distributed.trainer import fine_tune
+from mmray.pipeline.distributed.units import Pool
 from mmray.system.arrays import Ids, Pixels
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

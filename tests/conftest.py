@@ -15,7 +15,7 @@ import ray
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from mmray.distributed import cluster
+from mmray.pipeline.distributed import cluster
 from mmray.system import locations
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.artifacts import Stage
 from mmray.descriptors.moments import Moments
+from mmray.pipeline.stage import Stage
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

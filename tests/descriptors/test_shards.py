@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mmray.artifacts import Stage
 from mmray.descriptors.shards import finish_features, moments_table, read_features, read_moments
 from mmray.descriptors.whitening import Moments
+from mmray.pipeline.stage import Stage
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from tests.made import synthetic

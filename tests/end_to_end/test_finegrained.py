@@ -12,12 +12,12 @@ import mlflow
 import numpy as np
 import pytest
 
-from mmray import finegrained
 from mmray.config.command_line import parse
 from mmray.config.presets import FINEGRAINED_PRESETS
-from mmray.describer import Describer
 from mmray.descriptors.settings import Framing
 from mmray.images.demo.demo_set import render_collection
+from mmray.pipeline.recipes import finegrained
+from mmray.serving.encoder import Describer
 from mmray.system.errors import InputError
 from tests.end_to_end.small_job import table, the_run
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from jobs import search as job
-from mmray.describer import Describer
 from mmray.descriptors.weights import build, save
+from mmray.serving.encoder import Describer
 from mmray.system.folder import Folder
 from tests.made.exported import model_folder
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmray.describer import WHITENING, Describer
 from mmray.descriptors.weights import build, save
 from mmray.descriptors.whitening import Whitening
-from mmray.onnx_export import export_onnx
+from mmray.serving.encoder import WHITENING, Describer
+from mmray.serving.onnx_export import export_onnx
 from mmray.system.folder import Folder
 from tests.made.bad_images import encoded, scene
 

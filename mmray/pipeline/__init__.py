@@ -1,0 +1,1 @@
+"""The Ray application: sessions, stages, recipes and reports."""

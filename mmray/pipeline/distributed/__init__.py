@@ -1,0 +1,1 @@
+"""The parts that run on Ray; nothing else imports it."""

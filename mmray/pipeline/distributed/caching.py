@@ -1,0 +1,142 @@
+"""A cache of reduced images, so that the epochs of training do not decode the originals again.
+
+n images. A unit of consecutive images becomes a Parquet shard of its own, with one column of image
+files and a row group an image: a single one, drawn at random, is then read without its neighbours.
+
+They are uncompressed bitmaps (BMP): of the lossless formats that `images.decode` knows, PIL reads
+these fastest. An image of 362 x 272 pixels takes 0.24 ms, as TIFF 0.31, as PNG 2.4, which is what
+decoding a small JPEG original takes; it has 290 kB, as PNG 130. Parquet's own compression saves
+up to a third of them and takes 0.1 to 0.3 ms more.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from mmray.images.collection import SCHEMA, Collection
+from mmray.pipeline.distributed.decoding import Decoder, units_of, unpacked
+from mmray.pipeline.distributed.units import ITEMS, UNIT, Pool, run_units, shard_name
+from mmray.system.arrays import Pixels
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.locations import uri_of
+
+_COLUMN = "image"
+# Statistics of pixels serve nobody and a dictionary of them would be a second copy; both, and every
+# row, lengthen the footer, which is read again with each image.
+_LAYOUT = {
+    "row_group_size": 1,
+    "compression": "none",
+    "use_dictionary": False,
+    "write_statistics": False,
+}
+
+
+class CachingWorker:
+    """Turns units of decoded images into shards of the cache."""
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        for location, error in zip(unit["uri"], unit["error"], strict=True):
+            if error is not None:
+                raise InputError(
+                    f"{location}: {error}; this image could be read before: restore it, then run "
+                    "the same command again; what is done is kept"
+                )
+        images = unpacked(unit["pixels"], unit["shape"])
+        return pa.table({_COLUMN: pa.array([_bitmap(image) for image in images], pa.binary())})
+
+
+def _bitmap(pixels: Pixels) -> bytes:
+    """The content of a BMP file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "BMP")
+    return file.getvalue()
+
+
+def cache_images(
+    images: Collection,
+    *,
+    longest_side: int,
+    max_pixels: int,
+    output: Folder,
+    pool: Pool,
+    shard_size: int,
+    label: str,
+    report: Callable[[Mapping[str, float]], None] | None = None,
+) -> None:
+    """Write all images, cut to their boxes and reduced, as shards into `output`.
+
+    Shards that are there are kept: `output` must be another folder for other images, another
+    `longest_side` or another `shard_size`.
+
+    Parameters
+    ----------
+    images : all of which could be read before
+    longest_side : pixels to which they are reduced, never enlarged; see `images.decode`
+    max_pixels : an image with more is refused
+    shard_size : images a shard, at most
+
+    Raises
+    ------
+    InputError
+        An image cannot be read any more. Shards that are written stay.
+    """
+    run_units(
+        units_of(images, shard_size=shard_size, longest_side=longest_side),
+        CachingWorker,
+        (),
+        output=output,
+        pool=pool,
+        label=label,
+        prepare=Decoder(longest_side, max_pixels),
+        layout=_LAYOUT,
+        report=report,
+    )
+
+
+def cached(images: Collection, output: Folder, *, longest_side: int, shard_size: int) -> Collection:
+    """The images as `cache_images` wrote them, in the same order, under the same names.
+
+    Decoded with the same `longest_side`, or None, they have the pixels of the originals decoded
+    with it, bit for bit. No shard is opened: the numbers give the places.
+
+    Parameters
+    ----------
+    images, output, longest_side, shard_size : those that `cache_images` was given
+
+    Raises
+    ------
+    InputError
+        A shard is missing.
+    """
+    units = units_of(images, shard_size=shard_size, longest_side=longest_side)
+    shards = [shard_name(unit) for unit in units[UNIT].to_pylist()]
+    present = set(output.names())
+    missing = [name for name in shards if name not in present]
+    if missing:
+        raise InputError(
+            f"{output.location(missing[0])}: missing, as {len(missing)} of the {len(shards)} files "
+            f"of cached images are; delete the folder {output.uri}, then run the same command again"
+        )
+    sizes, n = units[ITEMS].to_numpy(), len(images)
+    uris = pa.array([_uri(output, name) for name in shards], pa.large_string())
+    columns = {
+        "uri": uris.take(pa.array(np.repeat(np.arange(len(shards)), sizes))),
+        "name": images.table["name"],
+        "size": np.full(n, -1),
+        "offset": np.zeros(n, np.int64),  # of a row group of one row
+        "row_group": (np.arange(n) - np.repeat(units["first"].to_numpy(), sizes)).astype(np.int32),
+        "column": pa.repeat(pa.scalar(_COLUMN, pa.large_string()), n),
+        "box": pa.nulls(n, SCHEMA.field("box").type),
+        "error": pa.nulls(n, pa.large_string()),
+    }
+    return Collection(pa.table(columns, SCHEMA))
+
+
+def _uri(folder: Folder, name: str) -> str:
+    """Of a file, as collections name it."""
+    return folder.location(name) if folder.local is None else uri_of(folder.local / name)

@@ -1,0 +1,110 @@
+"""Decoding of images on Ray: units of images, and the tasks that decode them."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmray.images.collection import Collection, ImageFile, image_of
+from mmray.images.containers import read_images
+from mmray.images.cropping import center_crop
+from mmray.images.decoding import Decoded, byte_limit, decode
+from mmray.images.isolated_decoding import CarefulDecoder
+from mmray.pipeline.distributed.units import ITEMS, RESTARTED, UNIT
+from mmray.system.arrays import Ids, Pixels
+from mmray.system.locations import reason
+
+PIXEL_BUDGET = 256 << 20  # bytes of decoded images in a unit, about
+UNKNOWN_PHOTO = 36 << 20  # bytes of a decoded photo of 12 megapixels
+_EXPANSION = 12  # bytes of pixels for a byte of JPEG, about
+
+
+def units_of(images: Collection, *, shard_size: int, longest_side: int | None) -> pa.Table:
+    """Table of work: consecutive images, `shard_size` a unit or as many as fit the pixel budget."""
+    starts = _starts(images, shard_size, longest_side)
+    ends = np.append(starts[1:], len(images)).astype(np.int64)
+    rows = pa.StructArray.from_arrays(
+        [images.table[name].combine_chunks() for name in images.table.column_names],
+        images.table.column_names,
+    )
+    return pa.table(
+        {
+            UNIT: pa.array(np.arange(len(starts))),
+            ITEMS: pa.array(ends - starts),
+            "first": pa.array(starts),
+            "images": pa.LargeListArray.from_arrays(np.append(starts, len(images)), rows),
+        }
+    )
+
+
+def _starts(images: Collection, shard_size: int, longest_side: int | None) -> Ids:
+    """The first image of each unit."""
+    if longest_side is not None:
+        size = max(1, min(shard_size, PIXEL_BUDGET // (3 * longest_side**2)))
+        return np.arange(0, len(images), size)
+    sizes = images.table["size"].to_numpy()
+    pixels = np.where(sizes < 0, UNKNOWN_PHOTO, _EXPANSION * sizes)
+    starts, filled = [0], 0
+    for place, size in enumerate(pixels.tolist()):
+        if place > starts[-1] and (
+            filled + size > PIXEL_BUDGET or place - starts[-1] == shard_size
+        ):
+            starts.append(place)
+            filled = 0
+        filled += size
+    return np.array(starts)
+
+
+class Decoder:
+    """Reads and decodes the images of a unit; what cannot be read becomes an error text."""
+
+    def __init__(self, longest_side: int | None, max_pixels: int, crop: int | None = None) -> None:
+        self.longest_side, self.max_pixels, self.crop = longest_side, max_pixels, crop
+        self.careful = CarefulDecoder()
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        # Whatever ended the actor may have been an image, and it would end it again.
+        careful = unit.get(RESTARTED, False)
+        items = [image_of(row) for row in unit["images"]]
+        decoded, digests, total = [], [], 0
+        for item, data in zip(
+            items, read_images(items, limit=byte_limit(self.max_pixels)), strict=True
+        ):
+            decoded.append(self._decode(item, data, self.careful if careful else decode))
+            digests.append(None if isinstance(data, OSError) else hashlib.sha256(data).digest())
+            total += 0 if isinstance(data, OSError) else len(data)
+        pixels = [each.pixels for each in decoded if each.pixels is not None]
+        if self.crop is not None:  # here, not beside the network: less is sent to it
+            pixels = [center_crop(image, self.crop) for image in pixels]
+        return {
+            UNIT: unit[UNIT],
+            ITEMS: unit[ITEMS],
+            "first": unit["first"],
+            "uri": [item.location for item in items],
+            "width": [each.width for each in decoded],
+            "height": [each.height for each in decoded],
+            "digest": digests,
+            "error": [each.error for each in decoded],
+            "shape": [list(image.shape) for image in pixels],
+            "pixels": b"".join(pixels),  # type: ignore[arg-type] # arrays are buffers
+            "bytes": total,
+            "bad": len(items) - len(pixels),
+        }
+
+    def _decode(
+        self, item: ImageFile, data: bytes | OSError, decode: Callable[..., Decoded]
+    ) -> Decoded:
+        if isinstance(data, OSError):
+            return Decoded(None, 0, 0, item.error or reason(data))
+        return decode(
+            data, longest_side=self.longest_side, box=item.box, max_pixels=self.max_pixels
+        )
+
+
+def unpacked(pixels: bytes, shapes: Sequence[Sequence[int]]) -> list[Pixels]:
+    """The images, of shapes (h, w, 3), that lie one after the other in a buffer."""
+    flat = np.frombuffer(pixels, np.uint8)
+    ends = np.cumsum([height * width * depth for height, width, depth in shapes])
+    return [part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes, strict=False)]

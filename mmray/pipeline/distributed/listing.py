@@ -1,0 +1,40 @@
+"""Listing the images inside tar and Parquet files, a file at a time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from mmray.images.collection import Collection
+from mmray.images.containers import index
+from mmray.pipeline.distributed.units import ITEMS, UNIT, Pool, run_units, shard_name
+from mmray.system.folder import Folder
+from mmray.system.locations import ahead
+
+
+class Indexer:
+    """Lists the images of the file that a unit names."""
+
+    def __init__(self, column: str | None) -> None:
+        self.column = column
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        return index(unit["uri"], column=self.column).table
+
+
+def index_containers(
+    uris: Sequence[str], *, column: str | None, output: Folder, pool: Pool
+) -> list[Collection]:
+    """The images of each file, as shards in `output` too; those that are there are kept.
+
+    Parameters
+    ----------
+    uris : of tar and Parquet files
+    column : of Parquet files, see `containers.index`
+    """
+    if not uris:
+        return []
+    units = {UNIT: range(len(uris)), ITEMS: [1] * len(uris), "uri": list(uris)}
+    run_units(pa.table(units), Indexer, (column,), output=output, pool=pool, label="list")
+    names = [shard_name(unit) for unit in range(len(uris))]
+    return [Collection(table) for table in ahead(output.read_table, names)]

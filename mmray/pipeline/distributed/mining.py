@@ -1,0 +1,54 @@
+"""Mining: pools for blocks of anchors, on features and a graph that all workers of a node share."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from mmray.mining.batches import MiningInput, MiningMethod, mine_batch
+from mmray.mining.files import pools_table
+from mmray.pipeline.distributed.units import ITEMS, UNIT, Pool, run_units
+from mmray.system.arrays import Device, Ids
+from mmray.system.folder import Folder
+
+
+class MiningWorker:
+    """Solves eq. (3) for blocks of anchors and picks their pools, eqs. (5) and (6)."""
+
+    def __init__(
+        self, given: list[ray.ObjectRef[Any]], method: MiningMethod, options: dict[str, Any]
+    ) -> None:
+        self.given: MiningInput = ray.get(given[0])  # its arrays are views of shared memory
+        self.method, self.options = method, options
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        anchors = np.asarray(unit["anchors"], np.int64)
+        return pools_table(mine_batch(self.given, anchors, self.method, **self.options))
+
+
+def mine(
+    given: MiningInput,
+    anchors: Ids,
+    method: MiningMethod,
+    *,
+    block: int,
+    output: Folder,
+    pool: Pool,
+    device: Device = "cpu",
+) -> None:
+    """Write the pools of all anchors (a,), in 0..n-1, as shards of `block` anchors."""
+    starts = range(0, len(anchors), block)
+    blocks = [anchors[start : start + block] for start in starts]
+    work = pa.table(
+        {
+            UNIT: np.arange(len(blocks)),
+            ITEMS: np.array([len(part) for part in blocks], np.int64),
+            "anchors": pa.array(blocks, pa.list_(pa.int64())),
+        }
+    )
+    options = {"device": device, "threads": pool.cpus}
+    shared = [ray.put(given)]
+    run_units(
+        work, MiningWorker, (shared, method, options), output=output, pool=pool, label="diffusion"
+    )

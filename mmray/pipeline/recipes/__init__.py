@@ -1,0 +1,1 @@
+"""The jobs: which stages they run, in which order."""

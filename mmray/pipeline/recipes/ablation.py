@@ -1,0 +1,284 @@
+"""The rows of Tables 1 and 2 side by side: the recipe of `jobs/ablation.py`.
+
+Every row is a whole run with a few settings changed, below one MLflow run. What rows have in
+common, as the features and the graph, is one stage, computed once. A row that is done is read.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmray.config.choices import Pooling, Rival
+from mmray.config.learning import (
+    Config,
+    FinegrainedAblationConfig,
+    FinegrainedConfig,
+    RetrievalAblationConfig,
+    chosen_stages,
+)
+from mmray.config.presets import RIVAL, Changes, changed
+from mmray.descriptors.weights import state_digest
+from mmray.images.collection import Collection
+from mmray.pipeline.recipes import finegrained, retrieval
+from mmray.pipeline.recipes.comparison import RowResult, comparison, comparison_table
+from mmray.pipeline.recipes.outcome import Outcome
+from mmray.pipeline.recipes.publishing import write_report
+from mmray.pipeline.reports.run_page import Report
+from mmray.pipeline.reports.tables import DESCRIPTORS, Table
+from mmray.pipeline.session import Counts, Session, identity_of, nested, running, usable_storage
+from mmray.pipeline.stage import Stage, fingerprint
+from mmray.system.errors import InputError
+from mmray.system.formats import read_json, write_json
+from mmray.system.progress import announce
+from mmray.training.supervised.losses import RIVAL_LABELS
+
+AblationConfig = FinegrainedAblationConfig | RetrievalAblationConfig
+RESULT = "result.json"
+TO_MINE = ("extract", "graph", "mine")  # the stages that a row has at least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table.
+
+    Attributes
+    ----------
+    label : in the table; marked where it uses labels
+    changes : of the settings
+    anchors_of : it takes as many anchors as this other row has, of the same seed
+    """
+
+    name: str
+    label: str
+    changes: Changes
+    anchors_of: str | None = None
+
+
+def _pools(positives: str, negatives: str) -> Changes:
+    return {
+        "mining": {"positives": positives, "negatives": negatives},
+        "training": {"weighted": False},
+    }
+
+
+def _rival(rival: Rival) -> Row:
+    return Row(name=rival, label=RIVAL_LABELS[rival], changes={"rival": rival, **RIVAL})
+
+
+# Table 1, then what labels would bring, then Table 2.
+METHOD: tuple[Row, ...] = (
+    Row(name="nearest-random", label="NN^e_5 / X \\ NN^e_5", changes=_pools("euclidean", "random")),
+    Row(name="hard-random", label="P+ / X \\ NN^e_5", changes=_pools("manifold", "random")),
+    Row(name="nearest-hard", label="NN^e_5 / P-", changes=_pools("euclidean", "manifold")),
+    Row(name="hard-hard", label="P+ / P-", changes=_pools("manifold", "manifold")),
+    Row(name="weighted", label="P+ / P-, +W", changes={}),
+    Row(
+        name="anchors-all",
+        label="+W, all linked items as anchors",
+        changes={"mining": {"selection": "all", "anchors": None}},
+    ),
+    Row(
+        name="anchors-walk",
+        label="+W, anchors by the walk",
+        changes={"mining": {"selection": "walk"}},
+    ),
+    Row(
+        name="anchors-random",
+        label="+W, as many at random",
+        changes={"mining": {"selection": "random"}},
+        anchors_of="anchors-walk",
+    ),
+    Row(
+        name="oracle-positives",
+        label="+W, P+ without false ones (uses labels)",
+        changes={"oracle": "positives"},
+    ),
+    Row(
+        name="oracle-negatives",
+        label="+W, P- without false ones (uses labels)",
+        changes={"oracle": "negatives"},
+    ),
+    Row(
+        name="oracle-both",
+        label="+W, both without false ones (uses labels)",
+        changes={"oracle": "both"},
+    ),
+    Row(name="cyclic", label="cyclic match (Li et al. 2016)", changes=_pools("cyclic", "geodesic")),
+)
+RIVALS: tuple[Row, ...] = tuple(_rival(rival) for rival in RIVAL_LABELS)
+
+
+def _features(side: int, scales: tuple[float, ...], pooling: Pooling, pca: int | None) -> Row:
+    whitening = "-" if pca is None else f"PCA {pca}"
+    sizes = "1 scale" if len(scales) == 1 else f"{len(scales)} scales"
+    label = f"{side} px, {sizes}, {DESCRIPTORS[pooling]}, {whitening}"
+    values = {"longest_side": side, "scales": scales, "poolings": (pooling,), "pca": pca}
+    name = f"{side}-{len(scales)}-{pooling}-{'raw' if pca is None else pca}"
+    return Row(name=name, label=label, changes={"extraction": values})
+
+
+MAC_AND_GEM: tuple[Pooling, ...] = ("mac", "gem")
+ONE, THREE = (1.0,), (1.0, 2**-0.5, 0.5)
+FEATURES: tuple[Row, ...] = (
+    *(_features(224, ONE, "rmac", pca) for pca in (None, 64, 128, 256, 512)),
+    *(_features(224, ONE, pooling, 128) for pooling in MAC_AND_GEM),
+    *(_features(224, THREE, "rmac", pca) for pca in (None, 128)),
+    *(_features(side, ONE, "rmac", 128) for side in (160, 112)),
+    _features(160, THREE, "rmac", 128),
+)
+
+
+def rows_of(config: AblationConfig) -> tuple[Row, ...]:
+    """The rows that the settings ask for; InputError names one that does not exist."""
+    if config.study == "features":
+        rows = FEATURES
+    elif isinstance(config, FinegrainedConfig):
+        # There all items are the anchors to begin with.
+        rows = tuple(row for row in METHOD if row.name != "anchors-all") + RIVALS
+    else:
+        rows = METHOD
+    names = [row.name for row in rows]
+    for name in config.rows:
+        if name not in names:
+            raise InputError(f"--rows: no row {name!r}; choose from {' '.join(names)}")
+    chosen = {*config.rows} or {*names}
+    chosen |= {row.anchors_of for row in rows if row.name in chosen and row.anchors_of}
+    return tuple(row for row in rows if row.name in chosen)
+
+
+def run(config: AblationConfig) -> str:
+    """Fill the rows that are not filled yet.
+
+    Returns
+    -------
+    The table, in Markdown.
+
+    Raises
+    ------
+    InputError
+        A setting, an input or the cluster cannot be used. What was done until then is kept.
+    """
+    _check(config)
+    storage = usable_storage(config)
+    rows, stages = rows_of(config), chosen_stages(config)
+    if config.study == "features":
+        stages = tuple(stage for stage in stages if stage in TO_MINE)
+    given = _inputs(config) if config.images else None
+    with running(config, storage, stages) as session:
+        inputs = given or _inputs(_with_demo(session))
+        results = _results(session, rows, inputs)
+        table = comparison_table(results)
+        session.run.log_text("ablation.md", table + "\n")
+        folder = storage / f"ablation-{fingerprint(identity_of(config))}"
+        folder.write("ablation.md", (table + "\n").encode())
+        write_report(session, _report(config, results))
+    announce(f"table: {folder.location('ablation.md')}")
+    return table
+
+
+def _report(config: AblationConfig, results: Sequence[RowResult]) -> Report:
+    head, rows, numbers = comparison(results)
+    seeds = sorted({result.seed for result in results})
+    note = f"Mean and standard deviation over the seeds {', '.join(map(str, seeds))}."
+    return Report(
+        title=f"{len({result.name for result in results})} rows, {config.network}",
+        summary=("Figures are of the networks that were kept, in percent.",),
+        results=Table(
+            head=head, rows=tuple(rows), numbers=numbers, note=note if len(seeds) > 1 else ""
+        ),
+    )
+
+
+def _check(config: AblationConfig) -> None:
+    """Refuse what a comparison cannot be made of."""
+    if config.seed:
+        raise InputError(f"--seed {config.seed}: rows have several; name them with --seeds")
+    if not config.seeds or len({*config.seeds}) < len(config.seeds) or min(config.seeds) < 0:
+        raise InputError(
+            f"--seeds {' '.join(map(str, config.seeds))}: name at least one, each once, from 0"
+        )
+    missing = [stage for stage in TO_MINE if stage not in chosen_stages(config)]
+    if missing:
+        raise InputError(f"--stages {config.stages}: every row needs {','.join(missing)} too")
+
+
+def _results(session: Session[Any], rows: Sequence[Row], inputs: Any) -> list[RowResult]:
+    config, results = session.config, []
+    seeds = config.seeds if config.study == "method" else config.seeds[:1]
+    images = inputs.unlabelled.images(session)
+    inputs = dataclasses.replace(
+        inputs, unlabelled=dataclasses.replace(inputs.unlabelled, listed=images)
+    )
+    sets = inputs.sets if isinstance(inputs, retrieval.Inputs) else [inputs.test]
+    marks = (
+        images.digest(),
+        state_digest(inputs.network),
+        sorted((inputs.unlabelled.labels or {}).items()),
+        [None if each is None else each.digest() for each in sets],
+        [None if each is None else Collection.of(each.items).digest() for each in sets],
+    )
+    for seed in seeds:
+        anchors: dict[str, int] = {}
+        for number, row in enumerate(rows, start=1):
+            announce(f"row {number} of {len(rows)}, seed {seed}: {row.label}")
+            of_row = _row_config(config, row, seed, anchors)
+            result = _filled(session, row, of_row, inputs, marks)
+            anchors[row.name] = result.anchors
+            results.append(result)
+            session.run.log_metrics(result.metrics(), step=seed)
+    return results
+
+
+def _filled(
+    session: Session[Any], row: Row, config: Config | FinegrainedConfig, inputs: Any, marks: Any
+) -> RowResult:
+    """A row of one seed: read if it was filled before, else run."""
+
+    def work(stage: Stage) -> Counts:
+        name = f"{row.name}, seed {config.seed}"
+        with nested(session, config, session.chosen, name=name) as inner:
+            recipe = (
+                finegrained.recipe if isinstance(config, FinegrainedConfig) else retrieval.recipe
+            )
+            outcome: Outcome = recipe(inner, inputs)  # type: ignore[arg-type] # they belong together
+            result = RowResult.of(row.name, row.label, config.seed, outcome)
+            write_json(stage.folder, RESULT, dataclasses.asdict(result))
+        return {"seed": config.seed, "anchors": result.anchors}
+
+    stage = session.stage(
+        "row",
+        row.name,
+        row.label,
+        identity_of(config),
+        marks,
+        session.chosen,
+        work=work,
+        part_of=session.chosen[-1],
+    )
+    return RowResult.from_json(read_json(stage.folder, RESULT))
+
+
+def _row_config(
+    config: AblationConfig, row: Row, seed: int, anchors: dict[str, int]
+) -> Config | FinegrainedConfig:
+    """The settings of a row as those of its own job."""
+    kind = FinegrainedConfig if isinstance(config, FinegrainedConfig) else Config
+    names = {field.name for field in dataclasses.fields(kind)}
+    plain = kind(**{name: getattr(config, name) for name in names})
+    plain = changed(dataclasses.replace(plain, seed=seed), row.changes)
+    if row.anchors_of is not None:
+        plain = changed(plain, {"mining": {"anchors": max(anchors[row.anchors_of], 1)}})
+    return plain
+
+
+def _inputs(config: Config | FinegrainedConfig) -> retrieval.Inputs | finegrained.Inputs:
+    if isinstance(config, FinegrainedConfig):
+        return finegrained.given_inputs(config)
+    return retrieval.given_inputs(config)
+
+
+def _with_demo(session: Session[Any]) -> Config | FinegrainedConfig:
+    if isinstance(session.config, FinegrainedConfig):
+        return finegrained.with_demo(session)
+    return retrieval.with_demo(session)

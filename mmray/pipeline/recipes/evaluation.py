@@ -1,0 +1,133 @@
+"""Networks to figures on labelled sets: the recipe of `jobs/evaluate.py`."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
+from mmray.config.choices import Descriptor, Network, Pooling
+from mmray.config.tools import EvaluateConfig
+from mmray.descriptors.weights import CONFIG, build, load
+from mmray.descriptors.whitening import pca_whitening, read_whitening, whitening_name
+from mmray.evaluation.candidates import LDA, PCA, Candidate
+from mmray.evaluation.scores import Score
+from mmray.pipeline.recipes.pictures import searches
+from mmray.pipeline.recipes.publishing import scores_table, write_report
+from mmray.pipeline.registry import model_folder
+from mmray.pipeline.reports.run_page import Report
+from mmray.pipeline.session import Session, running, usable_storage
+from mmray.pipeline.stages.evaluation import evaluate_stages, given_sets
+from mmray.pipeline.stages.labelled_descriptors import PART, Measuring, describe_sample
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+
+NETWORKS = get_args(Network)
+
+
+def run(config: EvaluateConfig) -> list[Score]:
+    """Measure all that the settings ask for, as far as it is not done yet.
+
+    Returns
+    -------
+    The scores; below them the paper's own, where a network and its setting are the paper's.
+
+    Raises
+    ------
+    InputError
+        A setting, an input or the cluster cannot be used. What was done until then is kept.
+    """
+    storage = usable_storage(config)
+    candidates = [
+        read_candidate(model, config.poolings, storage=storage, uri=config.tracking_uri)
+        for model in config.model
+    ]
+    for label, count in Counter(candidate.label for candidate in candidates).items():
+        if count > 1:
+            raise InputError(f"--model: {count} networks are called {label}: write OTHER={label}")
+    sets = given_sets(config)
+    with running(config, storage, (PART,)) as session:
+        measuring = Measuring(
+            config=config,
+            shard_size=config.shard_size,
+            batch_size=config.batch_size,
+            max_pixels=config.max_pixels,
+        )
+        if config.pca_images is not None:
+            candidates = [_with_pca(session, each, measuring) for each in candidates]
+        measured = evaluate_stages(session, candidates, sets, measuring)
+        write_report(
+            session,
+            Report(
+                title=f"{_listed(each.label for each in candidates)}, measured",
+                summary=(f"On {_listed(each.name for each in sets)}.",),
+                results=scores_table(measured.scores),
+                retrieval=searches(measured.found, seed=config.seed, max_pixels=config.max_pixels),
+            ),
+        )
+        return measured.scores
+
+
+def _listed(names: Iterable[str]) -> str:
+    """A, B and C."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def read_candidate(
+    model: str, poolings: Sequence[Descriptor], *, storage: Folder, uri: str | None
+) -> Candidate:
+    """A network by what --model names: [LABEL=]FOLDER, [LABEL=]NETWORK or [LABEL=]NETWORK:FILE.
+
+    Parameters
+    ----------
+    poolings : their whitenings are taken from the folder, where it has any
+    storage, uri : where MLflow is that a model's URI in place of a folder is known to
+
+    Raises
+    ------
+    InputError
+        It is neither a model that a run left nor the name of a network.
+    """
+    label, mark, named = model.partition("=")
+    if not mark:
+        label, named = model, model
+    known, _, weights = named.partition(":")
+    if known in NETWORKS:
+        name: Network = known  # type: ignore[assignment] # it is one of them
+        pooling: Pooling = "mac" if poolings[0] == "embedding" else poolings[0]
+        built = build(name, pooling=pooling, weights=weights or None)
+        return Candidate(label=label, network=built)
+    with model_folder(named, storage=storage, uri=uri) as folder:
+        if not folder.has(CONFIG):
+            raise InputError(
+                f"--model {model}: no folder that a run left as model/ (there is no "
+                f"{CONFIG}), nor a network; choose from {', '.join(NETWORKS)}"
+            )
+        network = load(folder)
+        files = {pooling: whitening_name(pooling, network.pooling) for pooling in poolings}
+        whitenings = {
+            (LDA, pooling): read_whitening(folder, file)
+            for pooling, file in files.items()
+            if folder.has(file)
+        }
+    return Candidate(label=label, network=network, whitenings=whitenings)
+
+
+def _with_pca(
+    session: Session[EvaluateConfig], candidate: Candidate, measuring: Measuring
+) -> Candidate:
+    """The same network, also measured with PCA whitening learned from independent images."""
+    config = session.config
+    assert config.pca_images is not None
+    learned_from = describe_sample(
+        session,
+        config.pca_images,
+        candidate.network,
+        measuring,
+        images=config.pca_sample,
+        part_of=PART,
+    )
+    learned = {
+        (PCA, pooling): pca_whitening(learned_from.features(pooling)) for pooling in config.poolings
+    }
+    return dataclasses.replace(candidate, whitenings=learned | dict(candidate.whitenings))

@@ -1,0 +1,227 @@
+"""The fine-grained recipe: unlabelled images of similar classes to an embedding (Sec. 4.2).
+
+n items, c channels of the backbone's last map, d dimensions of the embedding.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from mmray.config.learning import FinegrainedConfig, chosen_stages
+from mmray.config.presets import RIVAL, changed
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.weights import build, save, state_digest
+from mmray.evaluation.benchmarks.classes import ClassSet, class_set
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet, as_labelled
+from mmray.evaluation.candidates import INITIAL, Candidate
+from mmray.evaluation.purity import labels_of, read_named_labels
+from mmray.evaluation.scores import Score
+from mmray.images.collection import Collection, sample, without
+from mmray.images.sources import list_images
+from mmray.mining.manifold import ManifoldNeighbors
+from mmray.pipeline.recipes.learning import check_dimensions, learn, with_demo_images
+from mmray.pipeline.recipes.outcome import Learned, Outcome, Unlabelled
+from mmray.pipeline.recipes.publishing import publish
+from mmray.pipeline.session import Counts, Session, running, usable_storage
+from mmray.pipeline.stage import Stage
+from mmray.pipeline.stages.evaluation import evaluate_stages
+from mmray.pipeline.stages.extraction import extract_stage
+from mmray.pipeline.stages.head import head_stage
+from mmray.pipeline.stages.labelled_descriptors import measuring
+from mmray.pipeline.stages.listing import given_exclusions
+from mmray.pipeline.stages.training import classes_stage, train_stage
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.progress import announce
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run starts from: its images, classes to measure on if there are any, a network.
+
+    The network has no head yet.
+    """
+
+    unlabelled: Unlabelled
+    test: LabelledSet | None
+    network: EmbeddingNet
+
+
+def run(config: FinegrainedConfig) -> list[Score]:
+    """Do all that the settings ask for, as far as it is not done yet.
+
+    Returns
+    -------
+    The scores on the test classes; none if there are none, or no stage `evaluate`.
+
+    Raises
+    ------
+    InputError
+        A setting, an input or the cluster cannot be used. What was done until then is kept.
+    """
+    if config.rival is not None:
+        config = changed(config, RIVAL)
+    storage = usable_storage(config)
+    inputs = given_inputs(config) if config.images else None  # mended sooner than Ray is started
+    with running(config, storage, chosen_stages(config)) as session:
+        outcome = recipe(session, inputs or given_inputs(with_demo(session)))
+        publish(session, outcome)
+        return outcome.scores
+
+
+def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> Outcome:
+    """All stages in their order, as far as the last that was chosen."""
+    images, network = inputs.unlabelled.images(session), inputs.network
+    if {"train", "evaluate"} & set(session.chosen):
+        network = head_stage(session, images, inputs.network)
+    if session.config.rival is None:
+        learned = learn(
+            session,
+            images,
+            inputs.network,
+            network,
+            labels=inputs.unlabelled.labels,
+            labelled=inputs.test,
+        )
+    else:
+        learned = learn_from_labels(session, images, network, inputs)
+    if learned is None or learned.tuned is None:
+        return Outcome(learned=learned)
+    tuned = learned.tuned
+    outcome = Outcome(learned=learned, model=model_stage(session, tuned.network))
+    if session.chosen[-1] == "train":
+        return outcome
+    if inputs.test is None:
+        announce("evaluate: no test classes were given, nothing is measured")
+        return outcome
+    candidates = [Candidate(label=INITIAL, network=network)]
+    candidates += [Candidate(label=tuned.label, network=tuned.network)]
+    measured = evaluate_stages(session, candidates, [inputs.test], measuring(session.config))
+    return dataclasses.replace(outcome, scores=measured.scores, found=measured.found)
+
+
+def model_stage(session: Session[FinegrainedConfig], network: EmbeddingNet) -> Folder:
+    """The folder of the network that was kept, ready for use."""
+    framing = measuring(session.config).framing
+
+    def work(stage: Stage) -> Counts:
+        save(network, stage.folder / "model", framing=framing)
+        return {"dims": network.dim}
+
+    marks = (state_digest(network), framing)
+    stage = session.stage("model", *marks, work=work, part_of="train")
+    announce(f"model: {stage.folder.location('model')}")
+    return stage.folder / "model"
+
+
+def learn_from_labels(
+    session: Session[FinegrainedConfig], images: Collection, network: EmbeddingNet, inputs: Inputs
+) -> Learned | None:
+    """A supervised rival of Table 2 in place of mining: the same images, network and optimiser."""
+    labels, rival = inputs.unlabelled.labels, session.config.rival
+    assert labels is not None, "settings are validated"
+    assert rival is not None, "asked for"
+    described = extract_stage(session, inputs.network, images)
+    if not {"train", "evaluate"} & set(session.chosen):
+        return None
+    mined = classes_stage(session, described.items, labels, rival, session.config.per_class)
+    nothing = ManifoldNeighbors.none()
+    tuned = train_stage(session, network, described.items, mined, nothing, inputs.test)
+    return Learned(images=described.items, extracted=described.stage, mined=mined, trained=[tuned])
+
+
+# -- inputs ---------------------------------------------------------------------------------------
+
+
+def with_demo(session: Session[FinegrainedConfig]) -> FinegrainedConfig:
+    """The settings, with the rendered demonstration set as the images."""
+    folder = with_demo_images(session)
+    test = dataclasses.replace(
+        session.config.test,
+        images=folder.location("test/jpg"),
+        labels=folder.location("test_labels.csv"),
+    )
+    return dataclasses.replace(
+        session.config,
+        images=(folder.location("train"),),
+        pool_labels=folder.location("train_labels.csv"),
+        test=test,
+    )
+
+
+def given_inputs(config: FinegrainedConfig) -> Inputs:
+    """What the settings name.
+
+    Raises
+    ------
+    InputError
+        One of them cannot be read, or there are no images, or no classes where some are needed.
+    """
+    network = build(config.network, pooling=config.training.pooling, weights=config.weights)
+    check_dimensions(config, network)
+    if config.dim > network.channels:
+        raise InputError(
+            f"--dim {config.dim}: {config.network} has {network.channels} dimensions; choose as "
+            "many or fewer"
+        )
+    if config.test.images is None and config.test.split:
+        first, second = _halves(config)
+        return Inputs(unlabelled=first, test=second, network=network)
+    test: LabelledSet | None = None
+    if config.test.images is not None:
+        test = as_labelled(_test_classes(config.test.images, config.test.labels))
+    unlabelled = Unlabelled.given(config, config.pool_labels)
+    return Inputs(unlabelled=unlabelled, test=test, network=network)
+
+
+def _halves(config: FinegrainedConfig) -> tuple[Unlabelled, LabelledSet]:
+    """The images of half of the classes, which forget their labels, and the others."""
+    first, second = _class_folder(config).halves()
+    announce(
+        f"classes: {len(first.classes)} train, without labels, on {len(first.images):,} images; "
+        f"{len(second.classes)} others test, on {len(second.images):,}"
+    )
+    images = without(Collection.of(first.images), set(given_exclusions(config)))
+    if config.sample is not None:
+        images = sample(images, config.sample, config.seed)
+    names = [image.name for image in first.images]
+    labels = dict(zip(names, first.labels, strict=True))
+    if config.pool_labels:
+        labels = read_named_labels(config.pool_labels)
+    return Unlabelled(sources=config.images, listed=images, labels=labels), as_labelled(second)
+
+
+def _test_classes(folder: str, labels: str | None) -> ClassSet:
+    """Images in folders of their classes, or those of a folder that a CSV names the classes of."""
+    if labels is None:
+        return class_set(folder)
+    images = list_images(folder)
+    known = labels_of([image.name for image in images], read_named_labels(labels)).tolist()
+    labelled = [(image, label) for image, label in zip(images, known, strict=True) if label]
+    if not labelled:
+        raise InputError(
+            f"--test.labels {labels}: names no image in {folder}, such as {images[0].name}; give a "
+            "CSV file with a header, then name,label"
+        )
+    return ClassSet(
+        source=folder,
+        images=tuple(image for image, _ in labelled),
+        labels=tuple(label for _, label in labelled),
+        classes=tuple(sorted({label for _, label in labelled})),
+    )
+
+
+def _class_folder(config: FinegrainedConfig) -> ClassSet:
+    """The one source, images in classes."""
+    if len(config.images) != 1:
+        raise InputError(
+            f"--images names {len(config.images)} sources, which are not split into classes: name "
+            "one folder of classes, or the test images with --test.images (--test.no-split: all "
+            "train, nothing is measured)"
+        )
+    try:
+        return class_set(config.images[0])
+    except InputError as error:
+        raise InputError(
+            f"{error}; or name labelled images with --test.images (--test.no-split: all of "
+            "--images train, nothing is measured)"
+        ) from error

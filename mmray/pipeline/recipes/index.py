@@ -1,0 +1,224 @@
+"""The recipe that brings an index up to date: `jobs/search.py index`."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mmray.config.tools import IndexConfig
+from mmray.descriptors.settings import Description
+from mmray.images.collection import Collection
+from mmray.images.sources import probe
+from mmray.pipeline.recipes.publishing import write_report
+from mmray.pipeline.registry import model_folder
+from mmray.pipeline.reports.run_page import Report, Unreadable
+from mmray.pipeline.reports.tables import Cells, Table, table
+from mmray.pipeline.session import Counts, Session, running, usable_storage
+from mmray.pipeline.stage import Stage
+from mmray.pipeline.stages.extraction import describe
+from mmray.pipeline.stages.listing import given_exclusions, list_stage
+from mmray.serving.compressed_index import FEWEST, CompressedIndex
+from mmray.serving.encoder import TrainedModel
+from mmray.serving.search_index import (
+    ABOUT,
+    COMPRESSED,
+    FRESH,
+    IMAGES,
+    MODEL,
+    VECTORS,
+    Catalog,
+    write_vectors,
+)
+from mmray.system.arrays import Features, Ids
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.formats import read_array, read_json, write_json
+from mmray.system.locations import absolute
+from mmray.system.progress import announce
+
+INDEXES = "indexes"  # below the storage folder: which stage is the index of a name
+
+
+def current_index(storage: Folder, name: str) -> Stage | None:
+    """The stage that left what the index of this name is now."""
+    if not (storage / INDEXES).has(f"{name}.json"):
+        return None
+    mark = read_json(storage / INDEXES, f"{name}.json")["index"]
+    return Stage("index", mark, storage / f"index-{mark}")
+
+
+def point_to(storage: Folder, name: str, stage: Stage) -> None:
+    """From now on the index of this name is what this stage left."""
+    write_json(storage / INDEXES, f"{name}.json", {"index": stage.fingerprint})
+
+
+STAGES = ("extract", "index")
+LARGE = 1_000_000  # images from which an index is compressed by itself
+
+
+def update(config: IndexConfig) -> str:
+    """Bring an index up to date.
+
+    Returns
+    -------
+    A table of what it holds, in Markdown.
+
+    Raises
+    ------
+    InputError
+        A setting, an input or the cluster cannot be used. What was done until then is kept.
+    """
+    storage = usable_storage(config)
+    for source in config.images:
+        probe(source, column=config.image_column)
+    excluded = given_exclusions(config)
+    with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:
+        model = TrainedModel.read(folder)
+        with running(config, storage, STAGES) as session:
+            sources = [absolute(source) for source in config.images]
+            listed = [(source, list_stage(session, [source], excluded)) for source in sources]
+            before = current_index(storage, config.name)
+            stage = _index_stage(session, folder, model, listed, before)
+            point_to(storage, config.name, stage)
+            write_report(session, _report(config, stage))
+    if before is not None and before.fingerprint != stage.fingerprint:
+        before.folder.remove()
+    head, rows, numbers = _cells(config, stage)
+    return table(head, rows, numbers=numbers)
+
+
+def _index_stage(
+    session: Session[IndexConfig],
+    folder: Folder,
+    model: TrainedModel,
+    listed: Sequence[tuple[str, Collection]],
+    before: Stage | None,
+) -> Stage:
+    """Describe what is new by the model of a folder; write an index of it and of what was known."""
+    config = session.config
+    about = {
+        "model": model.digest(),
+        "longest_side": config.longest_side or model.framing.longest_side,
+        "crop": model.framing.crop,
+        "scales": list(model.framing.scales),
+        "precision": config.precision,
+    }
+    known = _known(config, before, about)
+    wanted = known.updated(listed, retry=config.relist)
+    fresh = wanted.images.take(np.flatnonzero(wanted.rows == FRESH))
+    same_kind = before is None or config.kind in ("auto", before.counts["kind"])
+    if before is not None and same_kind and not len(fresh) and len(wanted) == len(known):
+        announce(f"index: up to date, {before.folder.uri}")
+        return before
+
+    def work(stage: Stage) -> Counts:
+        read, why, new = _described(session, model, fresh, about)
+        catalog, origins = wanted.described(read, why)
+        if not len(origins):
+            raise InputError(
+                f"--images {' '.join(config.images)}: none of the {len(wanted):,} images can be "
+                f"read, the first of them {fresh[0].location}: {why[0]}"
+            )
+        nothing = np.empty((0, model.network.dim), np.float32)
+        old = nothing if before is None else read_array(before.folder, VECTORS)
+        write_vectors(stage.folder, origins, old=old, new=new, whiten=model.whiten)
+        stage.folder.write_table(IMAGES, catalog.table)
+        kind = _compress(config, stage)
+        for name in folder.names():
+            (stage.folder / MODEL).write(name, folder.read(name))
+        write_json(stage.folder, ABOUT, about)
+        return {
+            "images": len(origins),
+            "new": len(read),
+            "gone": len(known) - int(np.count_nonzero(wanted.rows != FRESH)),
+            "unreadable": len(catalog) - len(origins),
+            "dims": old.shape[1],
+            "kind": kind,
+        }
+
+    # The name too: what an index of one name leaves behind is removed when it has changed.
+    marks = (wanted.images.digest(), wanted.rows.tolist(), about, config.kind, config.name)
+    return session.stage("index", *marks, work=work)
+
+
+def _known(config: IndexConfig, before: Stage | None, about: dict[str, Any]) -> Catalog:
+    """What the index holds so far; InputError where that was described otherwise."""
+    if before is None:
+        return Catalog.empty()
+    there = read_json(before.folder, ABOUT)
+    for key in about:
+        if there[key] != about[key]:
+            raise InputError(
+                f"--name {config.name}: this index was made with another {key.replace('_', ' ')} "
+                f"({there[key]}, not {about[key]}); choose another --name for a new index"
+            )
+    return Catalog(before.folder.read_table(IMAGES))
+
+
+def _described(
+    session: Session[IndexConfig], model: TrainedModel, fresh: Collection, about: dict[str, Any]
+) -> tuple[Ids, list[str | None], Features]:
+    """Of fresh images the places of those that could be read, why not, and their descriptors."""
+    if not len(fresh):
+        return np.empty(0, np.int64), [], np.empty((0, model.network.dim), np.float32)
+    config = session.config
+    described = describe(
+        session,
+        fresh,
+        model.network,
+        how=Description(
+            longest_side=about["longest_side"],
+            crop=about["crop"],
+            scales=about["scales"],
+            poolings=("embedding",),
+            precision=config.precision,
+            batch_size=config.batch_size,
+            max_pixels=config.max_pixels,
+        ),
+        shard_size=config.shard_size,
+        part_of="extract",
+        max_bad_fraction=None,
+    )
+    folder = described.stage.folder
+    read: Ids = folder.read_table("images.parquet", ["item"])["item"].to_numpy()
+    bad = folder.read_table("quarantine.parquet").to_pydict()
+    reasons = dict(zip(bad["uri"], bad["error"], strict=True))
+    why = [reasons.get(place) for place in fresh.locations.to_pylist()]
+    return read, why, described.features("embedding")
+
+
+def _compress(config: IndexConfig, stage: Stage) -> str:
+    """Which kind of index it becomes; what faiss keeps is written beside the vectors."""
+    vectors = read_array(stage.folder, VECTORS)
+    kind = config.kind
+    if kind == "auto":
+        kind = "ivf-pq" if len(vectors) >= LARGE else "flat"
+    if kind == "ivf-pq":
+        if len(vectors) < FEWEST:
+            raise InputError(
+                f"--kind ivf-pq: {len(vectors):,} images are too few to learn codes from "
+                f"({FEWEST:,}); flat compares so few at once"
+            )
+        announce(f"index: cells and codes of {len(vectors):,} vectors")
+        compressed = CompressedIndex.of(vectors, seed=config.seed, threads=os.cpu_count() or 1)
+        stage.folder.write(COMPRESSED, compressed.to_bytes())
+    return kind
+
+
+def _cells(config: IndexConfig, stage: Stage) -> Cells:
+    counts = stage.counts
+    head = ("index", "kind", "images", "unreadable", "dimensions")
+    numbers = [f"{counts[key]:,}" for key in ("images", "unreadable", "dims")]
+    return head, [(config.name, counts["kind"], *numbers)], len(numbers)
+
+
+def _report(config: IndexConfig, stage: Stage) -> Report:
+    head, rows, _ = _cells(config, stage)
+    bad = Catalog(stage.folder.read_table(IMAGES)).unreadable()
+    return Report(
+        title=f"The index {config.name!r}",
+        summary=(f"Images of {', '.join(config.images)}",),
+        results=Table(head=head, rows=tuple(rows), numbers=0),
+        quarantine=tuple(Unreadable(name=place, reason=why) for place, why in bad),
+    )

@@ -1,0 +1,168 @@
+"""Unlabelled images to a fine-tuned network: what all applications of the method share."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mmray.config.learning import LearningConfig
+from mmray.descriptors.network import EmbeddingNet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
+from mmray.evaluation.candidates import TUNED
+from mmray.evaluation.purity import (
+    labels_of,
+    without_false_pairs,
+)
+from mmray.images.collection import Collection
+from mmray.images.demo.demo_set import render_collection
+from mmray.mining.pool_lists import summary
+from mmray.pipeline.recipes.outcome import Learned
+from mmray.pipeline.session import Counts, Session, nested
+from mmray.pipeline.stage import Stage
+from mmray.pipeline.stages.extraction import extract_stage, features_stage
+from mmray.pipeline.stages.galleries import gallery_stage
+from mmray.pipeline.stages.mining import (
+    Mined,
+    check_stage,
+    graph_stage,
+    measure_purity,
+    mine_stage,
+)
+from mmray.pipeline.stages.training import Tuned, train_stage
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.progress import Progress, announce
+from mmray.training.validation import NEIGHBORS
+
+
+def learn(
+    session: Session[LearningConfig],
+    images: Collection,
+    describing: EmbeddingNet,
+    network: EmbeddingNet,
+    *,
+    labels: Mapping[str, str] | None,
+    labelled: LabelledSet | None,
+) -> Learned | None:
+    """Extract, mine and train, as far as the last stage that was chosen; None where that is sooner.
+
+    Parameters
+    ----------
+    describing : gives the features to mine on; in later rounds that is the network of the last one
+    network : to be trained, likewise
+    labels : of the images by their names, to measure how pure the pools are
+    labelled : to measure on while training
+    """
+    config = session.config
+    session.run.log_data(
+        "images", digest=images.digest(), sources=config.images or ("rendered",), rows=len(images)
+    )
+    if config.rounds == 1:
+        return learn_once(session, images, describing, network, labels=labels, labelled=labelled)
+    learned, trained = None, list[Tuned]()
+    for number in range(1, config.rounds + 1):
+        if trained:
+            announce(f"round {number}: features by the network of the round before")
+            describing = network = trained[-1].network
+        with nested(session, config, session.chosen, name=f"round {number}") as inner:
+            learned = learn_once(
+                inner, images, describing, network, labels=labels, labelled=labelled
+            )
+        session.stages += inner.stages
+        if learned is None or learned.tuned is None:
+            return learned
+        trained.append(learned.tuned)
+        if trained[-1].epoch == 0:
+            break  # another round would be the same
+    assert learned is not None, "there is a round at least"
+    if trained[-1].label != TUNED:
+        session.run.log_labels(trained[-1].label)
+    return dataclasses.replace(learned, trained=trained)
+
+
+def learn_once(
+    session: Session[LearningConfig],
+    images: Collection,
+    describing: EmbeddingNet,
+    network: EmbeddingNet,
+    *,
+    labels: Mapping[str, str] | None,
+    labelled: LabelledSet | None,
+) -> Learned | None:
+    """One round of `learn`."""
+    config, last = session.config, session.chosen[-1]
+    described = extract_stage(session, describing, images)
+    source = features_stage(session, described)
+    if last == "extract":
+        return None
+    graph = graph_stage(session, source)
+    if last == "graph":
+        return None
+    mined, purity, known = mine_stage(session, source, graph), None, None
+    if labels is not None:
+        known = labels_of(described.items.table["name"].to_pylist(), labels)
+    gallery_stage(
+        session,
+        described.items,
+        source,
+        graph,
+        mined,
+        known,
+        max_pixels=config.extraction.max_pixels,
+    )
+    if known is not None:
+        purity = measure_purity(session, mined, known)
+        if config.oracle is not None:
+            mined = oracle_stage(session, mined, known)
+            purity = measure_purity(session, mined, known)
+    learned = Learned(
+        images=described.items,
+        extracted=described.stage,
+        mined=mined,
+        graph=graph,
+        source=source,
+        labels=known,
+        purity=purity,
+    )
+    if last == "mine":
+        return learned
+    checked = check_stage(
+        session, source, graph, items=config.training.check_items, neighbors=NEIGHBORS
+    )
+    tuned = train_stage(session, network, described.items, mined, checked, labelled)
+    return dataclasses.replace(learned, trained=[tuned])
+
+
+def oracle_stage(session: Session[LearningConfig], mined: Mined, labels: NDArray[Any]) -> Mined:
+    """The mined pools without their false pairs, by labels (n,): what purer pools would bring."""
+    which = session.config.oracle
+    assert which is not None, "asked for"
+    pools = without_false_pairs(mined.pools, labels, which)
+    what = "false pairs" if which == "both" else f"false {which}"
+    label = f"{TUNED}, without {what} (uses labels)"
+    marks = (mined.fingerprint, which, labels.tolist())
+    stage = session.stage("oracle", *marks, work=lambda stage: summary(pools), part_of="mine")
+    announce(f"pools: {what} are left out by their labels: an oracle, no result of ours")
+    return dataclasses.replace(mined, pools=pools, label=label, oracle=stage)
+
+
+def with_demo_images(session: Session[LearningConfig]) -> Folder:
+    """The rendered demonstration set, which stands in where no images are given."""
+    size = dataclasses.asdict(session.config.demo)
+    total = 2 * (size["objects"] * size["photos"] + size["distractors"])
+
+    def render(stage: Stage) -> Counts:
+        with Progress("render", total=total) as progress:
+            return render_collection(stage.folder.write, progress=progress.advance, **size)
+
+    return session.stage("demo", size, work=render, part_of="extract").folder
+
+
+def check_dimensions(config: LearningConfig, network: EmbeddingNet) -> None:
+    """Refuse more dimensions than a network has; InputError says how many there are."""
+    if config.extraction.pca is not None and config.extraction.pca > network.channels:
+        raise InputError(
+            f"--extraction.pca {config.extraction.pca}: {config.network} has {network.channels} "
+            "dimensions; choose as many or fewer"
+        )

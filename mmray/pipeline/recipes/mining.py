@@ -1,0 +1,73 @@
+"""Features that were computed elsewhere to anchors and pools: the recipe of `jobs/mine.py`."""
+
+from pathlib import Path
+
+from mmray.config.tools import MineConfig
+from mmray.descriptors.files.reading import read_feature_set
+from mmray.evaluation.purity import Purity, read_labels
+from mmray.pipeline.recipes.publishing import graph_picture, write_report
+from mmray.pipeline.reports.run_page import Report
+from mmray.pipeline.reports.tables import Table
+from mmray.pipeline.session import running, usable_storage
+from mmray.pipeline.stage import Stage
+from mmray.pipeline.stages.mining import Mined, Source, graph_stage, measure_purity, mine_stage
+from mmray.system.progress import announce
+
+HEAD = ("", "mined")  # of the results table
+
+
+def run(config: MineConfig) -> list[tuple[str, str]]:
+    """Mine, as far as it is not done yet.
+
+    Returns
+    -------
+    Rows of the results table: what, and how much of it.
+
+    Raises
+    ------
+    InputError
+        A setting, an input or the cluster cannot be used. What was done until then is kept.
+    """
+    storage = usable_storage(config)
+    given = read_feature_set(config.features)
+    labels = read_labels(config.labels, len(given.features)) if config.labels else None
+    if given.normalized:
+        announce(f"{config.features}: rows are not of unit length; they are l2-normalised")
+    source = Source(given.fingerprint, len(given.features), lambda: given.features)
+    with running(config, storage, ("graph", "mine")) as session:
+        graph = graph_stage(session, source)
+        mined = mine_stage(session, source, graph)
+        purity = None if labels is None else measure_purity(session, mined, labels)
+        rows = _rows(graph, mined, purity)
+        write_report(
+            session,
+            Report(
+                title=f"Mined from {Path(config.features).name}",
+                summary=(f"Anchors and pools: {mined.stage.folder.uri}",),
+                results=Table(head=HEAD, rows=tuple(rows), numbers=0),
+                graph=graph_picture(mined.stage),
+            ),
+        )
+    announce(f"anchors: {mined.stage.folder.location('anchors.parquet')}")
+    announce(f"pools: {mined.stage.folder.location('pools')}")
+    return rows
+
+
+def _rows(graph: Stage, mined: Mined, purity: Purity | None) -> list[tuple[str, str]]:
+    counted = mined.stage.counts
+    rows = [
+        ("items", f"{graph.counts['items']:,}"),
+        ("items kept", f"{graph.counts['kept']:,}"),
+        ("nearest neighbours found", f"{graph.counts['recall']:.1%}"),
+        ("edges", f"{graph.counts['edges']:,}"),
+        ("anchors", f"{counted['anchors']:,}"),
+        ("positives", f"{counted['positives']:,}"),
+        ("negatives", f"{counted['negatives']:,}"),
+        ("anchors without positives", f"{counted['without_positives']:,}"),
+        ("positives dropped, of similarity 0", f"{counted['zero_positives']:,}"),
+        ("largest residual", f"{counted['largest_residual']:.1e}"),
+    ]
+    if purity is not None:
+        rows.append(("positives of the anchor's label", f"{purity.positives:.1%}"))
+        rows.append(("negatives of another label", f"{purity.negatives:.1%}"))
+    return rows

@@ -1,0 +1,179 @@
+"""The pictures of a run's page: what was mined for anchors, and what networks find for queries.
+
+n items, q queries.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
+from mmray.evaluation.ranking import Query
+from mmray.images.collection import ImageFile
+from mmray.mining.batches import EUCLIDEAN_K
+from mmray.mining.knn.exact import ExactIndex
+from mmray.pipeline.recipes.outcome import Learned
+from mmray.pipeline.reports.galleries import frame_color
+from mmray.pipeline.reports.run_page import Chosen, MinedAnchor, QueryGroup, Ranked, Searched
+from mmray.pipeline.reports.thumbnails import FRAMES, Kind, picture_of
+from mmray.pipeline.stages.evaluation import Found
+from mmray.pipeline.stages.galleries import importance, shown_anchors
+from mmray.system.arrays import Features, Ids
+
+ANCHORS, CHOSEN = 12, 5  # anchors that are shown, and images of each of their pools
+IMPROVED, WORSENED, ANY = 4, 2, 4  # queries that are shown, by how they changed, or at random
+HARDEST = 4  # where there is nothing to compare with
+SIDE = 128  # pixels of a thumbnail
+KINDS = {color: kind for kind, color in FRAMES.items()}
+
+Ranks = Sequence[int | None]
+Pool = tuple[Chosen, ...]
+
+
+def mined_anchors(learned: Learned, *, max_pixels: int) -> tuple[MinedAnchor, ...]:
+    """Some anchors, the first of their pools, and their nearest neighbours.
+
+    Parameters
+    ----------
+    max_pixels : images with more are shown as unreadable
+    """
+    if learned.source is None or learned.graph is None:
+        return ()
+    pools, features = learned.mined.pools, np.asarray(learned.source.load())
+    rows = shown_anchors(pools, ANCHORS)
+    if not len(rows):
+        return ()
+    index, anchors = ExactIndex.of(features, half=False), pools.anchors[rows]
+    nearest = index.search(features[anchors], EUCLIDEAN_K + 1)
+    weights = importance(learned.mined, learned.graph)
+    places = index.ranks(features[anchors], [pools.negatives[row][:CHOSEN] for row in rows])
+
+    def chosen(anchor: int, items: Ids, manifold: Ranks, euclidean: Ranks, s: Features) -> Pool:
+        pictures = (
+            picture_of(
+                learned.images[item],
+                SIDE,
+                _frame(learned.labels, anchor, item),
+                max_pixels=max_pixels,
+            )
+            for item in items.tolist()
+        )
+        return tuple(
+            Chosen(picture=each, manifold_rank=m, euclidean_rank=e, similarity=float(similarity))
+            for each, m, e, similarity in zip(pictures, manifold, euclidean, s, strict=True)
+        )
+
+    def mined(place: int, row: int) -> MinedAnchor:
+        anchor, part = int(pools.anchors[row]), slice(CHOSEN)
+        others = np.flatnonzero(nearest.ids[place] != anchor)[part]
+        positives = pools.positives[row][part]
+        near = pools.manifold_neighbors[row]
+        return MinedAnchor(
+            anchor=picture_of(learned.images[anchor], SIDE, "anchor", max_pixels=max_pixels),
+            caption=f"importance {weights[row]:.1f}",
+            positives=chosen(
+                anchor,
+                positives,
+                [_manifold_rank(near, item) for item in positives],
+                pools.positive_rank_e[row][part].tolist(),
+                pools.positive_similarity[row][part],
+            ),
+            negatives=chosen(
+                anchor,
+                pools.negatives[row][part],
+                pools.negative_rank_m[row][part].tolist(),
+                places[place].tolist(),
+                pools.negative_similarity[row][part],
+            ),
+            nearest=chosen(
+                anchor,
+                nearest.ids[place][others],
+                [_manifold_rank(near, item) for item in nearest.ids[place][others]],
+                (others + 1).tolist(),
+                nearest.similarities[place][others],
+            ),
+        )
+
+    return tuple(mined(place, row) for place, row in enumerate(rows.tolist()))
+
+
+def _frame(labels: NDArray[Any] | None, anchor: int, item: int) -> Kind:
+    return KINDS[frame_color(labels, anchor, item)]
+
+
+def _manifold_rank(neighbors: Ids, item: int) -> int | None:
+    """The place of an item in NN^m, where the anchor has the first; None: it is not in it."""
+    found = np.flatnonzero(neighbors == item)
+    return int(found[0]) + 2 if len(found) else None
+
+
+# -- searches -------------------------------------------------------------------------------------
+
+
+def searches(found: Sequence[Found], *, seed: int, max_pixels: int) -> tuple[QueryGroup, ...]:
+    """Queries that changed most, or are hardest, and any others: all would be too many to look at.
+
+    Parameters
+    ----------
+    found : what each network finds for the same queries; the first and the last are compared
+    seed : of the others
+    max_pixels : images with more are shown as unreadable
+    """
+    if not found:
+        return ()
+    first, last = found[0].precision, found[-1].precision
+    measured = np.flatnonzero(np.isfinite(first) & np.isfinite(last))
+    if len(found) > 1:
+        change = last - first
+        order = measured[np.argsort(-change[measured], kind="stable")]
+        chosen = {
+            "Most improved": [query for query in order[:IMPROVED].tolist() if change[query] > 0],
+            "Most worsened": [q for q in order[::-1][:WORSENED].tolist() if change[q] < 0],
+        }
+    else:
+        order = measured[np.argsort(last[measured], kind="stable")]
+        chosen = {"Hardest": order[:HARDEST].tolist()}
+    rest = np.setdiff1d(measured, [query for group in chosen.values() for query in group])
+    drawn = np.random.default_rng(seed).permutation(rest)[:ANY]
+    chosen["Others, drawn at random"] = drawn.tolist()
+    return tuple(
+        QueryGroup(
+            heading=heading,
+            queries=tuple(_searched(found, query, max_pixels) for query in queries),
+        )
+        for heading, queries in chosen.items()
+    )
+
+
+def _searched(found: Sequence[Found], query: int, max_pixels: int) -> Searched:
+    image = found[0].labelled.queries[query]
+    return Searched(
+        query=picture_of(image, SIDE, "anchor", max_pixels=max_pixels),
+        rankings=tuple(_ranked(each, query, max_pixels) for each in found),
+    )
+
+
+def _ranked(found: Found, query: int, max_pixels: int) -> Ranked:
+    labelled, truth = found.labelled, found.labelled.ground_truth[query]
+    return Ranked(
+        network=found.network,
+        pictures=tuple(
+            picture_of(_row(labelled, row), SIDE, _verdict(truth, row), max_pixels=max_pixels)
+            for row in found.first[query].tolist()
+        ),
+        average_precision=float(found.precision[query]),
+    )
+
+
+def _row(labelled: LabelledSet, row: int) -> ImageFile:
+    """The image of a row of a ranking: distractors come after the database."""
+    beyond = row - len(labelled.database)
+    return labelled.database[row] if beyond < 0 else labelled.distractors[beyond]
+
+
+def _verdict(truth: Query, row: int) -> Kind:
+    if row in truth.junk:
+        return "unlabelled"
+    return "same" if row in truth.positives else "other"

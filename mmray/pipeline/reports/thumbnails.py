@@ -1,0 +1,124 @@
+"""Images as pages show them: small, inside the page, framed by what they are to an anchor."""
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from mmray.images.collection import ImageFile
+from mmray.images.decoding import MAX_PIXELS, load_image
+from mmray.pipeline.reports.galleries import ANCHOR, OTHER, PLAIN, SAME, UNLABELLED, Color
+from mmray.system.arrays import Pixels
+
+Kind: TypeAlias = Literal["anchor", "same", "other", "unlabelled", "plain"]
+
+FRAMES: dict[Kind, Color] = {
+    "anchor": ANCHOR,
+    "same": SAME,
+    "other": OTHER,
+    "unlabelled": UNLABELLED,
+    "plain": PLAIN,
+}
+
+_QUALITY = 80
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """An image in a page.
+
+    Attributes
+    ----------
+    name : what it is called, any text
+    uri : the image as a data: URI, from `thumbnail`; None where it can no longer be read
+        A neutral box takes its place.
+    kind : its frame
+        The query or anchor blue, an image of its label green, one of another label red, one that
+        has no label or does not count grey, and a thin frame where there are no labels at all.
+
+    Raises
+    ------
+    ValueError
+        The URI is not that of an image inside the page, or the kind is not one of these.
+    """
+
+    name: str
+    uri: str | None
+    kind: Kind = "plain"
+
+    def __post_init__(self) -> None:
+        if self.uri is not None and not self.uri.startswith("data:image/"):
+            raise ValueError(
+                f"picture {self.name!r}: uri {self.uri[:40]!r} is not a data: URI of an image; "
+                "pages open without a network, so make one with `thumbnail`"
+            )
+        if self.kind not in FRAMES:
+            raise ValueError(
+                f"picture {self.name!r}: kind {self.kind!r} is none of {', '.join(FRAMES)}"
+            )
+
+
+def thumbnail(pixels: Pixels, side: int) -> str:
+    """A small JPEG of an image as a data: URI.
+
+    Parameters
+    ----------
+    pixels : (h, w, 3) uint8
+    side : pixels of the longer side at most; a smaller image is not enlarged
+
+    Raises
+    ------
+    ValueError
+        The array is not that of an image, or the side is less than a pixel.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise ValueError(
+            f"a thumbnail needs pixels (h, w, 3) uint8, got {pixels.shape} {pixels.dtype}"
+        )
+    if side < 1:
+        raise ValueError(f"side = {side}: give at least 1 pixel")
+    image = Image.fromarray(pixels)
+    scale = side / max(image.size)
+    if scale < 1:
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=_QUALITY, optimize=True)
+    return _data_uri("image/jpeg", jpeg.getvalue())
+
+
+def picture_of(
+    image: ImageFile, side: int, kind: Kind = "plain", *, max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """An image of a collection as a page shows it; without one where it cannot be read.
+
+    Parameters
+    ----------
+    side : as for `thumbnail`
+    max_pixels : an image with more cannot be read
+    """
+    # Twice the size: what JPEG's own reduction leaves is then reduced well.
+    pixels = load_image(image, longest_side=2 * side, max_pixels=max_pixels).pixels
+    uri = None if pixels is None else thumbnail(pixels, side)
+    return Picture(name=image.name, uri=uri, kind=kind)
+
+
+def png_uri(png: bytes) -> str:
+    """A PNG as a data: URI.
+
+    Raises
+    ------
+    ValueError
+        The bytes are those of something else.
+    """
+    if not png.startswith(_PNG):
+        raise ValueError(f"not a PNG: {len(png)} bytes that begin with {png[:8]!r}")
+    return _data_uri("image/png", png)
+
+
+def _data_uri(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,218 @@
+"""What all stages of a run share: settings, storage, tracking, workers, and how a stage is run."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Generic, TypeVar
+
+from mmray.config.run import RunConfig, settings
+from mmray.config.validation import validate
+from mmray.pipeline.distributed import cluster
+from mmray.pipeline.distributed.capacity import Capacity
+from mmray.pipeline.distributed.units import Pool
+from mmray.pipeline.stage import Stage, fingerprint
+from mmray.pipeline.tracking import Run, default_uri, open_run
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder, is_absolute, open_storage
+from mmray.system.progress import announce
+from mmray.system.termination import on_termination
+
+KILLED = "KILLED"  # what MLflow calls the run of a job that was stopped
+
+Counts = Mapping[str, Any]
+Settings = TypeVar("Settings", bound=RunConfig, covariant=True)
+Given = TypeVar("Given", bound=RunConfig)
+
+# Flags that change how a run is carried out, not what comes of it: it stays the same MLflow run.
+NOT_IDENTITY = {
+    "storage",
+    "stages",
+    "tracking_uri",
+    "experiment",
+    "min_workers",
+    "max_workers",
+    "num_cpus",
+    "num_gpus",
+    "resource_timeout",
+    "relist",
+    "registered_model",
+    "rows",
+    "seeds",
+    "mining.threads",
+    "mining.device",
+    "training.workers",
+}
+
+
+class Session(Generic[Settings]):
+    """One run on a cluster that is connected."""
+
+    def __init__(self, config: Settings, storage: Folder, run: Run, chosen: Sequence[str]) -> None:
+        self.config: Settings = config
+        self.storage, self.run, self.chosen = storage, run, chosen
+        # That still have to be ended: its own, and those of sessions around it and within it.
+        self.open_runs: list[Run] = []
+        self.stages: list[Stage] = []  # that were done or read, in this order
+        self._within = 0.0  # seconds of stages that were done within the one that is being done
+        self.pool = Pool(
+            minimum=config.min_workers,
+            maximum=config.max_workers,
+            capacity=Capacity(
+                given_cpus=config.num_cpus,
+                given_gpus=config.num_gpus,
+                patience=config.resource_timeout,
+            ),
+        )
+
+    def reporting(self, label: str) -> Callable[[Mapping[str, float]], None]:
+        """Logs the figures of a `Progress` under a label, by the items that are done."""
+
+        def report(figures: Mapping[str, float]) -> None:
+            named = {f"{label}/{name}": value for name, value in figures.items()}
+            self.run.log_metrics(named, step=int(figures["done"]))
+
+        return report
+
+    def stage(
+        self,
+        name: str,
+        *inputs: Any,
+        work: Callable[[Stage], Counts],
+        part_of: str | None = None,
+        stale: Callable[[Stage], bool] = lambda stage: False,
+    ) -> Stage:
+        """The stage of these inputs: read if it is done, else run if it was chosen.
+
+        Parameters
+        ----------
+        inputs : JSON-like
+            All that determines what the stage leaves.
+        work
+            Fills the stage's folder and returns what it counted.
+        part_of
+            The stage of --stages that this one belongs to, if it is not its own.
+        stale
+            Whether what a stage that is done left does not hold any more: then it is done again.
+
+        Raises
+        ------
+        InputError
+            It is not done, and --stages leaves it out.
+        """
+        stage = Stage.of(self.storage, name, *inputs)
+        if stage.done and stale(stage):
+            stage.folder.remove()
+        if stage.done:
+            announce(f"{name}: done before, {stage.folder.uri}")
+        elif (part_of or name) not in self.chosen:
+            raise InputError(
+                f"--stages {','.join(self.chosen)}: the stage {part_of or name} has not been done "
+                f"for these settings under --storage {self.storage.uri}; add it to --stages"
+            )
+        else:
+            announce(f"{name}: {stage.folder.uri}")
+            before, self._within = self._within, 0.0
+            counts = work(stage)
+            stage.finish(counts, within=self._within)
+            self._within = before + time.monotonic() - stage.started
+        self.stages.append(stage)
+        numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
+        self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})
+        return stage
+
+
+def usable_storage(config: RunConfig) -> Folder:
+    """The storage folder of settings that are possible.
+
+    Raises
+    ------
+    InputError
+        A setting is impossible, or nothing can be kept there.
+    """
+    validate(config)
+    if cluster.in_uploaded_folder() and not is_absolute(config.storage):
+        raise InputError(
+            f"--storage {config.storage}: this job runs in a copy of your folder that will vanish; "
+            "name an absolute folder or a URI"
+        )
+    return open_storage(config.storage)
+
+
+@contextmanager
+def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[Session[Given]]:
+    """A session on a cluster that is connected; its MLflow run ends as what happened.
+
+    Raises
+    ------
+    InputError
+        The tracking server or the cluster cannot be used.
+    """
+    tracked = _tracked(config, storage)
+    session = Session(config, storage, tracked, chosen)
+
+    def end_as_killed() -> None:
+        with suppress(InputError):  # the same is said below, where it is heard
+            for run in session.open_runs:
+                run.end(KILLED)
+
+    with on_termination(end_as_killed), _ending(session):
+        cluster.connect(session.pool.capacity)
+        announce(f"ray: {cluster.summary(session.pool.capacity)}")
+        announce(f"mlflow: run {tracked.name} of the experiment {config.experiment}")
+        yield session
+
+
+@contextmanager
+def nested(
+    outer: Session[RunConfig], config: Given, chosen: Sequence[str], *, name: str
+) -> Iterator[Session[Given]]:
+    """A session within another, on the same cluster and storage, with an MLflow run below its run.
+
+    Raises
+    ------
+    InputError
+        The tracking server cannot be used.
+    """
+    tracked = _tracked(config, outer.storage, name, parent=outer.run.run_id)
+    session = Session(config, outer.storage, tracked, chosen)
+    session.open_runs = outer.open_runs
+    with _ending(session):
+        yield session
+
+
+@contextmanager
+def _ending(session: Session[Given]) -> Iterator[None]:
+    """Ends the run as what happened; until then it is one of those that a SIGTERM ends."""
+    status = "FAILED"
+    session.open_runs.append(session.run)
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = KILLED
+        raise
+    finally:
+        session.run.end(status)
+        session.open_runs.remove(session.run)
+
+
+def _tracked(
+    config: RunConfig, storage: Folder, name: str | None = None, *, parent: str | None = None
+) -> Run:
+    """The MLflow run of these settings; below another run it is one of those with a name."""
+    identity = identity_of(config)
+    mark = fingerprint(identity, *([] if parent is None else [parent, name]))
+    return open_run(
+        storage,
+        uri=config.tracking_uri or default_uri(storage),
+        experiment=config.experiment,
+        name=name or f"{config.title}-{mark[:6]}",
+        identity=mark,
+        settings=identity,
+        parent=parent,
+    )
+
+
+def identity_of(config: RunConfig) -> dict[str, Any]:
+    """The settings that determine what comes of a run, by flag."""
+    return {key: value for key, value in settings(config).items() if key not in NOT_IDENTITY}

@@ -1,0 +1,192 @@
+"""The stages that measure networks on labelled sets: describe their images, rank, score.
+
+n database images, q queries, d dims.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmray.config.choices import Descriptor
+from mmray.config.run import RunConfig
+from mmray.config.sections import MeasuringConfig
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet, labelled_set
+from mmray.evaluation.benchmarks.published import find_benchmark
+from mmray.evaluation.candidates import Candidate
+from mmray.evaluation.expansion import ranked
+from mmray.evaluation.paper_table import paper_scores
+from mmray.evaluation.ranking import mean_average_precision
+from mmray.evaluation.scores import Score
+from mmray.evaluation.scoring import clustered, figures
+from mmray.pipeline.reports.tables import results_table
+from mmray.pipeline.session import Counts, Session
+from mmray.pipeline.stage import Stage
+from mmray.pipeline.stages.labelled_descriptors import Measuring, _describe_set, _SetFeatures
+from mmray.system.arrays import Floats, Ids
+from mmray.system.formats import read_json, write_json
+from mmray.system.progress import announce
+
+SHOWN = 10  # images that a search finds, in pictures
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Found:
+    """What a network's own descriptor finds for the queries of a labelled set, to be looked at.
+
+    Attributes
+    ----------
+    network : its label
+    first : of each query up to SHOWN rows of the database, the most similar first; the query
+        itself, where it is not counted, is left out
+    precision : (q,) float64, the average precision of the whole ranking; NaN where it has none
+    """
+
+    network: str
+    labelled: LabelledSet
+    first: tuple[Ids, ...]
+    precision: Floats
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measured:
+    """The scores of networks on labelled sets, and what each finds for the first of these."""
+
+    scores: list[Score]
+    found: list[Found]
+
+
+def given_sets(config: MeasuringConfig) -> list[LabelledSet]:
+    """The labelled sets that the settings name, in the order of the table.
+
+    Raises
+    ------
+    InputError
+        One cannot be read, or not whole: what is missing, and where it is published.
+    """
+    sets = []
+    if config.images:
+        sets.append(labelled_set(config.images, config.ground_truth))
+    for name in config.benchmark:
+        assert config.data is not None, "settings are validated"
+        sets.append(find_benchmark(name, config.data, distractors=config.distractors))
+    return [each if config.crop else each.without_boxes() for each in sets]
+
+
+def evaluate_stages(
+    session: Session[RunConfig],
+    candidates: Sequence[Candidate],
+    sets: Sequence[LabelledSet],
+    measuring: Measuring,
+) -> Measured:
+    """Score each descriptor of each network on each set, without and with its whitenings.
+
+    Below them the paper's own, where a network and its setting are the paper's; MLflow gets all as
+    a table.
+    """
+    scores: list[Score] = []
+    found: list[Found] = []
+    for labelled in sets:
+        described = [_describe_set(session, c.network, labelled, measuring) for c in candidates]
+        scores += _evaluate_set(session, candidates, described, labelled, measuring.config)
+        if not found:
+            pairs = zip(candidates, described, strict=True)
+            found = [_found(*pair, labelled, measuring.config) for pair in pairs]
+    networks = [candidate.network.network for candidate in candidates]
+    scores += paper_scores(scores, measuring.config, networks)
+    session.run.log_text("results.md", results_table(scores) + "\n")
+    return Measured(scores=scores, found=found)
+
+
+def _evaluate_set(
+    session: Session[RunConfig],
+    candidates: Sequence[Candidate],
+    described: "Sequence[_SetFeatures]",
+    labelled: LabelledSet,
+    config: MeasuringConfig,
+) -> list[Score]:
+    name = labelled.name
+    announce(
+        f"evaluate: {name}: {len(labelled.queries):,} queries, {len(labelled.database):,} images, "
+        f"{described[0].others:,} distractors"
+        + ("" if labelled.complete else "; not the published numbers: figures do not compare")
+    )
+
+    def work(stage: Stage) -> Counts:
+        scores = [
+            score
+            for candidate, features in zip(candidates, described, strict=True)
+            for score in _scores(candidate, features, labelled, config)
+        ]
+        write_json(stage.folder, "metrics.json", [dataclasses.asdict(s) for s in scores])
+        return {_metric(score): score.value for score in scores}
+
+    stage = session.stage(
+        "evaluate",
+        [mark for features in described for mark in features.marks],
+        [[(*key, w.digest()) for key, w in each.whitenings.items()] for each in candidates],
+        [each.label for each in candidates],
+        labelled.digest(),
+        (config.dims, config.search, config.clusterings),
+        work=work,
+    )
+    return [Score(**row) for row in read_json(stage.folder, "metrics.json")]
+
+
+def _found(
+    candidate: Candidate, features: "_SetFeatures", labelled: LabelledSet, config: MeasuringConfig
+) -> Found:
+    """By the descriptor that the network was trained with, and whitened, if both are measured."""
+    own: Descriptor = candidate.network.pooling
+    pooling = own if own in config.poolings else config.poolings[0]
+    database, queries = features.parts(labelled, pooling)
+    _, whitening = candidate.variants(pooling)[-1]
+    if whitening is not None:
+        database, queries = (whitening.apply(part, config.dims) for part in (database, queries))
+    ranks = ranked(database, queries, "plain")
+    _, precision = mean_average_precision(ranks, labelled.ground_truth)
+    first = tuple(
+        ranking[ranking != itself][:SHOWN]
+        for ranking, itself in zip(ranks.T, labelled.own, strict=True)
+    )
+    return Found(network=candidate.label, labelled=labelled, first=first, precision=precision)
+
+
+def _metric(score: Score) -> str:
+    """As MLflow lists it: oxford5k-map-fine-tuned-mac-LDA."""
+    parts = [score.measure.replace("@", "-at-").replace(" ", "-").lower()]
+    parts += [score.network, score.descriptor, score.whitening]
+    parts += [] if score.search == "plain" else [score.search]
+    text = "-".join([score.benchmark, *parts])
+    return "".join(letter if letter.isalnum() or letter in "-_./ " else "_" for letter in text)
+
+
+def _scores(
+    candidate: Candidate,
+    features: _SetFeatures,
+    labelled: LabelledSet,
+    config: MeasuringConfig,
+) -> list[Score]:
+    scores = []
+    for pooling in config.poolings:
+        parts = features.parts(labelled, pooling)
+        for name, whitening in candidate.variants(pooling):
+            database, queries = parts
+            if whitening is not None:
+                database, queries = (whitening.apply(part, config.dims) for part in parts)
+            for search in config.search:
+                ranks = ranked(
+                    database, queries, search, own=labelled.own, threads=os.cpu_count() or 1
+                )
+                scores += [
+                    Score(candidate.label, pooling, name, value, labelled.name, measure, search)
+                    for measure, value in figures(labelled, ranks).items()
+                ]
+            if labelled.labels is not None:
+                scores += [
+                    Score(candidate.label, pooling, name, value, labelled.name, measure)
+                    for measure, value in clustered(
+                        database[: len(labelled.labels)], labelled.labels, config.clusterings
+                    ).items()
+                ]
+    return scores

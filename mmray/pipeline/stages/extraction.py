@@ -1,0 +1,212 @@
+"""The stages that turn images into features Y to mine on: list, describe, whiten.
+
+n items, d dims.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmray.config.choices import Descriptor
+from mmray.config.learning import LearningConfig
+from mmray.config.run import RunConfig
+from mmray.descriptors import shards
+from mmray.descriptors.moments import blocks
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.pooling import RegionWhitening, Rmac
+from mmray.descriptors.settings import Description
+from mmray.descriptors.weights import state_digest
+from mmray.descriptors.whitening import pca_from, pca_whitening, read_whitening, write_whitening
+from mmray.images.collection import Collection, sample
+from mmray.pipeline.distributed import cluster
+from mmray.pipeline.distributed.extraction import extract, sum_up_regions
+from mmray.pipeline.session import Counts, Session
+from mmray.pipeline.stage import Stage
+from mmray.pipeline.stages.mining import Source, need_items
+from mmray.system.arrays import Features
+from mmray.system.errors import InputError
+from mmray.system.formats import read_array, write_header
+from mmray.system.progress import announce
+
+
+@dataclass(frozen=True)
+class Described:
+    """Images that could be read and their descriptors; an image's id is its place in `items`."""
+
+    stage: Stage
+    poolings: Sequence[Descriptor]
+    items: Collection
+
+    def features(self, pooling: Descriptor) -> Features:
+        """(n, d) float32, a row an item."""
+        return shards.read_features(self.stage, self.poolings, pooling)
+
+
+def describe(
+    session: Session[RunConfig],
+    images: Collection,
+    model: EmbeddingNet,
+    *,
+    how: Description,
+    shard_size: int,
+    part_of: str,
+    how_mark: Any = None,
+    max_bad_fraction: float | None = 0.0,
+    flag: str = "",
+    deduplicate: bool = False,
+) -> Described:
+    """Descriptors of images by a network.
+
+    Parameters
+    ----------
+    shard_size : images in a unit of work
+    how_mark : JSON-like
+        What of `how` does not show in its settings: where its whitening of regions comes from.
+    max_bad_fraction : of the images, that may be unreadable; None: even all of them
+    flag : that sets it, for the message
+    deduplicate : of images with equal content, keep the first only
+
+    Raises
+    ------
+    InputError
+        More than the given fraction of the images cannot be read.
+    """
+
+    def work(stage: Stage) -> Counts:
+        extract(
+            images,
+            model,
+            how=how,
+            output=stage.folder / "features",
+            shard_size=shard_size,
+            pool=cluster.with_gpus(session.pool),
+            label=part_of,
+            report=session.reporting(part_of),
+            most_bad=int((1 if max_bad_fraction is None else max_bad_fraction) * len(images)),
+        )
+        return shards.finish_features(
+            stage,
+            how.poolings,
+            total=len(images),
+            max_bad_fraction=max_bad_fraction,
+            flag=flag,
+            deduplicate=deduplicate,
+        )
+
+    plain = dataclasses.replace(how.regions, whitening=None)
+    options = dataclasses.asdict(dataclasses.replace(how, regions=plain))
+    inputs = (images.digest(), state_digest(model), options, how_mark)
+    stage = session.stage("extract", *inputs, shard_size, deduplicate, work=work, part_of=part_of)
+    if "deviation" in stage.counts:
+        announce(
+            f"{part_of}: cosines of {how.precision} descriptors to those in float32 are 1 less "
+            f"{stage.counts['deviation']:.2g} on average, {stage.counts['deviation_max']:.2g} at "
+            "most (one image a shard)"
+        )
+    kept = stage.folder.read_table("images.parquet", ["item"])["item"].to_numpy()
+    return Described(stage, how.poolings, images.take(kept))
+
+
+REGION_IMAGES = 5000  # of which the PCA of regions is learned
+
+
+def extract_stage(
+    session: Session[LearningConfig], model: EmbeddingNet, images: Collection
+) -> Described:
+    """Descriptors of the unlabelled images by the initial network.
+
+    Raises
+    ------
+    InputError
+        There are too few images, or too many of them cannot be read.
+    """
+    config = session.config.extraction
+    need_items(session.config.mining, len(images), "images")
+    how = Description(
+        longest_side=config.longest_side,
+        scales=config.scales,
+        poolings=config.poolings,
+        regions=Rmac(whole=config.rmac_whole),
+        precision=config.precision,
+        batch_size=config.batch_size,
+        max_pixels=config.max_pixels,
+    )
+    regions = _region_stage(session, images, model, how) if config.region_whitening else None
+    if regions is not None:
+        whitening = RegionWhitening.of(read_whitening(regions.folder, "regions.npz"))
+        how = dataclasses.replace(how, regions=Rmac(whole=config.rmac_whole, whitening=whitening))
+    described = describe(
+        session,
+        images,
+        model,
+        how=how,
+        shard_size=config.shard_size,
+        how_mark=None if regions is None else regions.fingerprint,
+        part_of="extract",
+        max_bad_fraction=config.max_bad_fraction,
+        flag="--extraction.max-bad-fraction",
+        deduplicate=session.config.deduplicate,
+    )
+    need_items(session.config.mining, len(described.items), "readable images")
+    return described
+
+
+def _region_stage(
+    session: Session[LearningConfig], images: Collection, model: EmbeddingNet, how: Description
+) -> Stage:
+    """PCA whitening of the regions of R-MAC, learned from a sample of the images."""
+    config = session.config
+    learned_from = sample(images, REGION_IMAGES, config.seed)
+
+    def work(stage: Stage) -> Counts:
+        moments = sum_up_regions(
+            learned_from,
+            model,
+            how=how,
+            output=stage.folder / "moments",
+            shard_size=config.extraction.shard_size,
+            pool=cluster.with_gpus(session.pool),
+            label="regions",
+        )
+        if not moments.count:
+            raise InputError(
+                f"--extraction.region-whitening: none of the {len(learned_from)} images for it "
+                f"could be read, the first of them {learned_from[0].location}; mend that"
+            )
+        write_whitening(stage.folder, "regions.npz", pca_from(moments))
+        return {"images": len(learned_from), "regions": moments.count}
+
+    settings = (how.longest_side, how.scales, how.regions.whole, how.max_pixels)
+    inputs = (learned_from.digest(), state_digest(model), settings)
+    return session.stage("regions", *inputs, work=work, part_of="extract")
+
+
+def features_stage(session: Session[LearningConfig], described: Described) -> Source:
+    """The features to mine on: the first of the descriptors, whitened where that is asked for."""
+    pooling, dims = described.poolings[0], session.config.extraction.pca
+    source = Source(
+        described.stage.fingerprint,
+        len(described.items),
+        lambda: described.features(pooling),
+        "images",
+    )
+    if dims is None:
+        return source
+
+    def work(stage: Stage) -> Counts:
+        features = source.load()
+        whitening = pca_whitening(features)
+        write_whitening(stage.folder, "pca.npz", whitening)
+        with stage.folder.writing("features.npy") as sink:
+            write_header(sink, (len(features), dims))
+            for block in blocks(len(features)):
+                sink.write(whitening.apply(features[block], dims).tobytes())
+        return {"images": len(features), "dims": dims}
+
+    stage = session.stage("pca", source.fingerprint, dims, work=work, part_of="extract")
+    return dataclasses.replace(
+        source,
+        fingerprint=stage.fingerprint,
+        load=lambda: read_array(stage.folder, "features.npy"),
+    )

@@ -1,0 +1,71 @@
+"""The stage that gives a network its fully connected layer."""
+
+import dataclasses
+
+import numpy as np
+
+from mmray.config.learning import FinegrainedConfig
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.weights import with_head
+from mmray.descriptors.whitening import pca_whitening, read_whitening, write_whitening
+from mmray.images.collection import Collection, sample
+from mmray.pipeline.session import Counts, Session
+from mmray.pipeline.stage import Stage
+from mmray.pipeline.stages.extraction import describe
+from mmray.pipeline.stages.labelled_descriptors import measuring
+from mmray.system.arrays import Features
+from mmray.system.errors import InputError
+
+HEAD_IMAGES = 10_000  # of which the principal components are learned
+
+
+def head_stage(
+    session: Session[FinegrainedConfig], images: Collection, network: EmbeddingNet
+) -> EmbeddingNet:
+    """The network with a fully connected layer (c -> d), which is to be trained.
+
+    It starts as the first d principal components of the images' pooled descriptors, not whitened,
+    or at random, which is far worse (RESULTS.md, "Telling similar classes apart").
+
+    Raises
+    ------
+    InputError
+        There are too few images for so many components, or too many cannot be read.
+    """
+    config = session.config
+    if config.head == "random":
+        rng = np.random.default_rng(config.seed)
+        weight = rng.standard_normal((config.dim, network.channels)) / np.sqrt(network.channels)
+        return with_head(network, weight.astype(np.float32), np.zeros(config.dim, "f4"))
+    described = describe(
+        session,
+        sample(images, HEAD_IMAGES, config.seed),
+        network,
+        how=dataclasses.replace(measuring(config).how, poolings=(config.training.pooling,)),
+        shard_size=config.extraction.shard_size,
+        part_of="extract",
+        max_bad_fraction=config.extraction.max_bad_fraction,
+        flag="--extraction.max-bad-fraction",
+        deduplicate=config.deduplicate,
+    )
+    if len(described.items) <= config.dim:
+        raise InputError(
+            f"{len(described.items)} images are too few for --dim {config.dim} principal "
+            "components: add some, lower it, or give --head random"
+        )
+
+    def work(stage: Stage) -> Counts:
+        learned = pca_whitening(described.features(config.training.pooling))
+        write_whitening(stage.folder, "pca.npz", learned)
+        return {"images": len(described.items), "dims": config.dim}
+
+    stage = session.stage("head", described.stage.fingerprint, work=work, part_of="extract")
+    learned = read_whitening(stage.folder, "pca.npz")
+    weight = unit_rows(learned.projection[: config.dim])
+    return with_head(network, weight, -weight @ learned.mean)
+
+
+def unit_rows(rows: Features) -> Features:
+    """Directions (d, c) of whitening without the scale that makes their variances equal."""
+    scaled: Features = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled

@@ -1,0 +1,108 @@
+"""The list of the images that a run learns from, as a stage: made once, kept, and gone by."""
+
+import dataclasses
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from mmray.config.run import ListingConfig
+from mmray.images.collection import Collection, read_exclusions, sample, without
+from mmray.images.sources import Found, Stamp, find, unchanged
+from mmray.pipeline.distributed.listing import index_containers
+from mmray.pipeline.session import Counts, Session
+from mmray.pipeline.stage import Stage, fingerprint
+from mmray.system.errors import InputError
+from mmray.system.formats import read_json, write_json
+from mmray.system.locations import absolute
+from mmray.system.progress import announce
+
+IMAGES, SOURCES = "list.parquet", "sources.json"
+
+
+def given_exclusions(config: ListingConfig) -> frozenset[str]:
+    """The names of --exclude."""
+    return frozenset() if config.exclude is None else frozenset(read_exclusions(config.exclude))
+
+
+def list_stage(
+    session: Session[ListingConfig], sources: Sequence[str], excluded: AbstractSet[str]
+) -> Collection:
+    """All images of the sources but those excluded, or a sample of them.
+
+    A rerun goes by the list that an earlier call made, unless --relist is given, or a folder, list
+    or archive on it has changed. Loose files in an object store are not looked at for changes: that
+    takes as long as listing them.
+
+    Raises
+    ------
+    InputError
+        A source cannot be listed, no name of the excluded fits an image, or no image is left.
+    """
+    config = session.config
+
+    def work(stage: Stage) -> Counts:
+        found = [find(source, column=config.image_column) for source in sources]
+        for source in found:
+            announce(f"list: {source.summary}")
+        stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
+        everything = _with_contained(session, stage, found, stamps)
+        listed = without(everything, excluded)
+        if excluded:
+            _tell_of_excluded(len(everything) - len(listed), excluded)
+        images = listed if config.sample is None else sample(listed, config.sample, config.seed)
+        if not len(images):
+            raise InputError(
+                f"--images {' '.join(sources)}: none of the images is left; look at --exclude"
+            )
+        write_json(stage.folder, SOURCES, stamps)
+        stage.folder.write_table(IMAGES, images.table)
+        return {"images": len(images), "listed": len(listed)}
+
+    def stale(stage: Stage) -> bool:
+        if "extract" not in session.chosen:
+            return False  # the stages that are done have their images
+        stamps = [Stamp(**stamp) for stamp in read_json(stage.folder, SOURCES)]
+        if config.relist or not unchanged(stamps):
+            announce("list: made again, as --relist asks or what was listed has changed")
+            return True
+        return False
+
+    inputs = (
+        [absolute(source) for source in sources],
+        config.image_column,
+        sorted(excluded),
+        config.sample,
+    )
+    drawn = None if config.sample is None else config.seed
+    stage = session.stage("list", *inputs, drawn, work=work, part_of="extract", stale=stale)
+    return Collection(stage.folder.read_table(IMAGES))
+
+
+def _tell_of_excluded(images: int, names: AbstractSet[str]) -> None:
+    """Names that fit nothing would leave in what was to be kept out, unseen."""
+    if not images:
+        raise InputError(
+            f"--exclude: none of the {len(names)} names, such as {min(names)}, is that of an "
+            "image: give paths below the folders, file names, or file names without their suffix"
+        )
+    announce(f"list: {images:,} images left out by the {len(names):,} names of --exclude")
+
+
+def _with_contained(
+    session: Session[ListingConfig], stage: Stage, found: list[Found], stamps: list[dict[str, Any]]
+) -> Collection:
+    """The files of each source, then the images in its archives."""
+    containers = [uri for source in found for uri in source.containers]
+    # The index of an archive is kept if this is killed, but not beyond a change of the archives.
+    indexed = iter(
+        index_containers(
+            containers,
+            column=session.config.image_column,
+            output=stage.folder / f"containers-{fingerprint(containers, stamps)}",
+            pool=session.pool,
+        )
+    )
+    parts = []
+    for source in found:
+        parts += [source.images, *(next(indexed) for _ in source.containers)]
+    return Collection.joined(parts)

@@ -1,0 +1,267 @@
+"""The stages that every job mines with: features to a graph, and a graph to anchors and pools.
+
+n items, a anchors.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.config.choices import ApproximateSearch
+from mmray.config.run import MiningRunConfig
+from mmray.config.sections import MiningConfig
+from mmray.evaluation.candidates import TUNED
+from mmray.evaluation.purity import Purity, pool_purity
+from mmray.mining.anchors import select_anchors, stationary_distribution
+from mmray.mining.batches import MiningInput, MiningMethod
+from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.files import (
+    read_graph,
+    read_manifold,
+    read_neighbors,
+    read_pools,
+    write_anchors,
+    write_graph,
+    write_manifold,
+)
+from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.mining.graph_statistics import GraphReport, describe, graph_report
+from mmray.mining.knn.approximate import ApproximateIndex
+from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.knn.recall import measured_recall
+from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
+from mmray.mining.pool_lists import Pools, summary
+from mmray.pipeline.distributed import cluster
+from mmray.pipeline.distributed.mining import mine
+from mmray.pipeline.distributed.neighbors import nearest_neighbors
+from mmray.pipeline.distributed.units import Pool
+from mmray.pipeline.reports.graph_figure import graph_figure
+from mmray.pipeline.session import Counts, Session
+from mmray.pipeline.stage import Stage
+from mmray.system.arrays import Device, Features
+from mmray.system.errors import InputError
+from mmray.system.formats import read_array, read_json, write_array, write_json
+from mmray.system.progress import announce
+from mmray.training.supervised.labelled_tuples import LabelledPairs
+from mmray.training.supervised.losses import LabelledImages
+
+
+@dataclass(frozen=True)
+class Source:
+    """Features (n, d) to mine on, read when a stage needs them."""
+
+    fingerprint: str
+    count: int
+    load: Callable[[], Features]
+    what: str = "items"  # the word for them in messages
+
+
+@dataclass(frozen=True)
+class Mined:
+    """The mining stage, and the pools that it left, by image id.
+
+    Attributes
+    ----------
+    oracle : the stage that took false pairs out of the pools; None: nobody did
+    supervision : the labels that training learns from, instead of the pools; None: it is the pools
+    label : what a network is called that was trained on this
+    """
+
+    stage: Stage
+    pools: Pools
+    supervision: LabelledPairs | LabelledImages | None = None
+    label: str = TUNED
+    oracle: Stage | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the pools."""
+        return (self.oracle or self.stage).fingerprint
+
+
+def neighbors_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
+    """The nearest neighbours of every item; graphs of the same k share them."""
+    config = session.config.mining
+    need_items(config, source.count, source.what)
+    k = config.graph_k + (0 if config.count_self else 1)
+
+    def work(stage: Stage) -> Counts:
+        pool, device = _workers(session)
+        exact, counts = ExactIndex.of(np.asarray(source.load())), {"items": source.count, "k": k}
+        shards: dict[str, Any] = {"block": config.query_block, "output": stage.folder / "neighbors"}
+        if config.search == "exact":
+            nearest_neighbors(exact, k, **shards, pool=pool, device=device)
+            return counts
+        index = _approximate(stage, exact, config.search, session.config.seed)
+        effort = config.search_effort
+        nearest_neighbors(index, k, **shards, pool=_cpu_pool(session), effort=effort)
+        found = measured_recall(index, exact, k, effort=effort)
+        announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (of 1,000 items)")
+        return {**counts, "recall": found}
+
+    how = None if config.search == "exact" else (config.search, config.search_effort)
+    seed = None if config.search == "exact" else session.config.seed
+    inputs = (source.fingerprint, k, config.query_block, how, seed)
+    return session.stage("knn", *inputs, work=work, part_of="graph")
+
+
+def _approximate(
+    stage: Stage, exact: ExactIndex, method: ApproximateSearch, seed: int
+) -> ApproximateIndex:
+    """An index that is built once: a run that goes on searches the same one."""
+    if stage.folder.has("index.npy"):
+        trained = np.asarray(read_array(stage.folder, "index.npy"))
+        return ApproximateIndex(
+            database=exact.database, norm=exact.norm, trained=trained, method=method
+        )
+    announce(f"knn: building an index ({method})")
+    # Several threads would build another graph each time.
+    threads = 1 if method == "hnsw" else os.cpu_count() or 1
+    index = ApproximateIndex.of(exact.database, method, seed=seed, threads=threads)
+    write_array(stage.folder, "index.npy", index.trained)
+    return index
+
+
+def graph_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
+    """Reciprocal k-NN graph of the items, eq. (1)."""
+    config = session.config.mining
+    neighbors = neighbors_stage(session, source)
+
+    def work(stage: Stage) -> Counts:
+        features, found = source.load(), read_neighbors(neighbors.folder)
+        whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
+        report = graph_report(whole, features)
+        counts = dataclasses.asdict(report)
+        write_json(stage.folder, "report.json", counts)
+        announce(f"graph: {describe(report)}")
+        every = np.arange(len(features))
+        items = largest_component(whole) if config.component == "largest" else every
+        need_items(config, len(items), f"{source.what} in the graph's largest component")
+        raw = whole[items][:, items]
+        write_graph(stage.folder, raw=raw, normalized=normalize_graph(raw), items=items)
+        numbers = {name: value for name, value in counts.items() if not isinstance(value, tuple)}
+        return {"kept": len(items), "recall": neighbors.counts.get("recall", 1.0), **numbers}
+
+    inputs = (neighbors.fingerprint, config.power, config.component)
+    stage = session.stage("graph", *inputs, work=work)
+    session.run.log_file(stage.folder, "report.json", "graph")
+    return stage
+
+
+def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) -> Mined:
+    """Anchors, and their pools of positives and negatives, eqs. (2)-(6)."""
+    config, seed = session.config.mining, session.config.seed
+    names = {field.name for field in dataclasses.fields(MiningMethod)} - {"seed"}
+    method = MiningMethod(**{name: getattr(config, name) for name in names}, seed=seed)
+    pool, device = _workers(session)
+
+    def work(stage: Stage) -> Counts:
+        stored = read_graph(graph.folder)
+        count = len(stored.items) if config.anchors is None else config.anchors
+        anchors = select_anchors(stored.raw, count, selection=config.selection, seed=seed)
+        importance = stationary_distribution(stored.raw)[anchors]
+        write_anchors(stage.folder, stored.items[anchors], importance)
+        report = GraphReport(**read_json(graph.folder, "report.json"))
+        stage.folder.write("graph.png", graph_figure(report, importance))
+        given = MiningInput.of(
+            source.load()[stored.items],
+            stored.raw,
+            stored.normalized,
+            stored.items,
+            power=config.power,
+            positives=config.positives,
+            negatives=config.negatives,
+            threads=os.cpu_count() or 1,
+        )
+        mine(
+            given,
+            anchors,
+            method,
+            block=config.anchor_block,
+            output=stage.folder / "pools",
+            pool=pool,
+            device=device,
+        )
+        return summary(read_pools(stage.folder))
+
+    random = config.selection in ("random", "filled") or config.negatives == "random"
+    drawn = seed if random else None
+    options = dataclasses.asdict(dataclasses.replace(method, seed=0))
+    anchors = (config.anchors, config.selection, config.anchor_block, drawn)
+    stage = session.stage("mine", graph.fingerprint, anchors, options, device, work=work)
+    session.run.log_file(stage.folder, "graph.png", "graph")
+    return Mined(stage, read_pools(stage.folder))
+
+
+def check_stage(
+    session: Session[MiningRunConfig], source: Source, graph: Stage, *, items: int, neighbors: int
+) -> ManifoldNeighbors:
+    """Manifold neighbours of linked items drawn at random, by which a network is checked.
+
+    They are few, and found by this process.
+
+    Parameters
+    ----------
+    items : how many, at most; 0: none
+    neighbors : of each, at most
+    """
+    config, seed = session.config.mining, session.config.seed
+
+    def work(stage: Stage) -> Counts:
+        stored = read_graph(graph.folder)
+        drawn = select_anchors(stored.raw, max(items, 1), selection="random", seed=seed)[:items]
+        near = manifold_neighbors(
+            reorder(stored.normalized),
+            drawn,
+            neighbors,
+            alpha=config.alpha,
+            rtol=config.rtol,
+            max_iter=config.max_iter,
+            threads=os.cpu_count() or 1,
+        )
+        write_manifold(stage.folder, near.renamed(stored.items))
+        return {"items": len(drawn)}
+
+    solver = (config.alpha, config.rtol, config.max_iter)
+    inputs = (graph.fingerprint, items, neighbors, solver, seed)
+    stage = session.stage("check", *inputs, work=work, part_of="train")
+    return read_manifold(stage.folder)
+
+
+def measure_purity(session: Session[MiningRunConfig], mined: Mined, labels: NDArray[Any]) -> Purity:
+    """How many of the mined pairs are true, by labels (n,) that serve nothing else."""
+    purity = pool_purity(mined.pools, labels)
+    rates = {"positives": purity.positives, "negatives": purity.negatives}
+    session.run.log_metrics({f"purity/{key}": rate for key, rate in rates.items() if rate == rate})
+    announce(
+        f"pools: {purity.positives:.1%} of the positives show the anchor's label, "
+        f"{purity.negatives:.1%} of the negatives another one"
+    )
+    return purity
+
+
+def need_items(config: MiningConfig, count: int, what: str) -> None:
+    """There must be more items than neighbours are asked for; else InputError."""
+    for flag, k in (("graph-k", config.graph_k), ("positive-k", config.positive_k)):
+        if count <= k:
+            raise InputError(
+                f"{count} {what} are too few for --mining.{flag} {k}: add some, or choose a value "
+                f"below {count}"
+            )
+
+
+def _workers(session: Session[MiningRunConfig]) -> tuple[Pool, Device]:
+    """The actors of a mining stage, and where they compute."""
+    config = session.config.mining
+    pool = _cpu_pool(session)
+    device = cluster.mining_device(config.device, pool.capacity)
+    return (cluster.with_gpus(pool) if device == "cuda" else pool), device
+
+
+def _cpu_pool(session: Session[MiningRunConfig]) -> Pool:
+    return dataclasses.replace(session.pool, cpus=session.config.mining.threads)

@@ -1,0 +1,102 @@
+"""The stage that learns whitenings and saves the model."""
+
+import itertools
+
+import numpy as np
+
+from mmray.config.choices import Descriptor
+from mmray.config.learning import Config
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.weights import save
+from mmray.descriptors.whitening import (
+    Whitening,
+    lda_whitening,
+    pca_whitening,
+    read_whitening,
+    whitening_name,
+    write_whitening,
+)
+from mmray.evaluation.candidates import INITIAL, LDA, PCA, TUNED, Candidate
+from mmray.images.collection import Collection
+from mmray.mining.pool_lists import matching_pairs
+from mmray.pipeline.session import Counts, Session
+from mmray.pipeline.stage import Stage
+from mmray.pipeline.stages.extraction import Described
+from mmray.pipeline.stages.labelled_descriptors import (
+    _measuring,
+    describe_images,
+    describe_sample,
+)
+from mmray.pipeline.stages.mining import Mined
+from mmray.system.arrays import Ids
+from mmray.system.folder import Folder
+from mmray.system.progress import announce
+
+WHITENING_NAMES = {INITIAL: PCA, TUNED: LDA}
+
+
+def whiten_stage(
+    session: Session[Config], images: Collection, mined: Mined, networks: dict[str, EmbeddingNet]
+) -> tuple[Folder, list[Candidate]]:
+    """The networks with PCA whitening of the initial, LDA whitening of the fine-tuned one.
+
+    The folder holds the fine-tuned one with its whitening, ready for use. PCA learns from
+    independent images or a sample of the unlabelled ones, LDA from matching pairs that were mined.
+    """
+    config, test = session.config.whitening, session.config.evaluation
+    rng, total = np.random.default_rng(session.config.seed), len(images)
+    sample = np.sort(rng.choice(total, min(config.images, total), replace=False))
+    pairs = matching_pairs(mined.pools, config.pairs, rng)
+    paired, measuring = np.unique(pairs), _measuring(session.config)
+
+    def described_by(name: str, ids: Ids) -> Described:
+        return describe_images(
+            session, images.take(ids), networks[name], measuring, part_of="whiten"
+        )
+
+    def described_for_pca() -> Described:
+        if test.pca_images is None:
+            return described_by(INITIAL, sample)
+        return describe_sample(
+            session,
+            test.pca_images,
+            networks[INITIAL],
+            measuring,
+            images=config.images,
+            part_of="whiten",
+        )
+
+    learned_from = {INITIAL: described_for_pca(), TUNED: described_by(TUNED, paired)}
+
+    def learned(name: str, pooling: Descriptor) -> Whitening:
+        features = learned_from[name].features(pooling)
+        if name == INITIAL:
+            return pca_whitening(features)
+        return lda_whitening(features, *np.searchsorted(paired, pairs))
+
+    def work(stage: Stage) -> Counts:
+        for name, pooling in itertools.product(networks, test.poolings):
+            whitening = learned(name, pooling)
+            write_whitening(stage.folder, f"{name}-{pooling}.npz", whitening)
+            if name == TUNED:
+                file = whitening_name(pooling, session.config.training.pooling)
+                write_whitening(stage.folder / "model", file, whitening)
+        save(networks[TUNED], stage.folder / "model", framing=measuring.framing)
+        return {"images": len(learned_from[INITIAL].items), "pairs": pairs.shape[1]}
+
+    marks = [each.stage.fingerprint for each in learned_from.values()]
+    stage = session.stage("whiten", marks, pairs.tolist(), work=work)
+    announce(f"model: {stage.folder.location('model')}")
+    return stage.folder / "model", [
+        Candidate(
+            label=name,
+            network=network,
+            whitenings={
+                (WHITENING_NAMES[name], pooling): read_whitening(
+                    stage.folder, f"{name}-{pooling}.npz"
+                )
+                for pooling in test.poolings
+            },
+        )
+        for name, network in networks.items()
+    ]

@@ -1,0 +1,219 @@
+"""An index to search: which images it holds, their vectors, and how the nearest are found.
+
+n images that could be read, d dimensions, q queries, k results.
+
+On disk a folder: images.parquet (a row an image, the unreadable ones too), vectors.npy (n x d),
+ivf-pq.faiss where the index is compressed, index.json, and the model, so that queries are
+described as the images were.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmray.images.collection import SCHEMA, Collection
+from mmray.mining.knn.exact import search
+from mmray.mining.knn.results import Neighbors
+from mmray.serving.compressed_index import CompressedIndex
+from mmray.system.arrays import Features, Ids
+from mmray.system.folder import Folder
+from mmray.system.formats import read_array, read_json, write_header
+
+IMAGES, VECTORS, COMPRESSED, ABOUT, MODEL = (
+    *("images.parquet", "vectors.npy", "ivf-pq.faiss", "index.json", "model"),
+)
+COLUMNS = pa.schema([*SCHEMA, pa.field("source", pa.large_string()), pa.field("row", pa.int64())])
+FRESH, UNREADABLE = -2, -1  # rows of images that have no vector: not yet, or never
+_BLOCK_ROWS = 65_536
+
+
+class Catalog:
+    """The images of an index, as a table: those of `Collection`, their source, and their row.
+
+    The row is that of the image's vector, or UNREADABLE: then `error` says why.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        assert table.schema.equals(COLUMNS), table.schema
+        self.table = table.combine_chunks()
+
+    @classmethod
+    def empty(cls) -> "Catalog":
+        return cls(COLUMNS.empty_table())
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def rows(self) -> Ids:
+        """(m,) int64, of all images."""
+        rows: Ids = self.table["row"].to_numpy()
+        return rows
+
+    @property
+    def images(self) -> Collection:
+        return Collection(self.table.select(SCHEMA.names))
+
+    def readable(self) -> Collection:
+        """The n images with a vector, in the order of the vectors."""
+        return self.images.take(np.flatnonzero(self.rows >= 0))
+
+    def unreadable(self) -> list[tuple[str, str]]:
+        """The place of each image that could not be read, and why."""
+        bad = self.table.filter(pc.equal(self.table["row"], UNREADABLE))
+        places = Collection(bad.select(SCHEMA.names)).locations.to_pylist()
+        return list(zip(places, bad["error"].to_pylist(), strict=True))
+
+    def updated(self, listed: Sequence[tuple[str, Collection]], *, retry: bool) -> "Catalog":
+        """The images that are listed now, and those of sources that are not looked at.
+
+        An image is known by its place and its size; one that is listed twice counts once. The rows
+        are still those of the vectors there were, FRESH for an image that is new or has changed.
+
+        Parameters
+        ----------
+        listed : each source that is looked at, with its images
+        retry : those that could not be read are fresh too
+        """
+        named = [source for source, _ in listed]
+        others = pc.invert(pc.is_in(self.table["source"], pa.array(named, pa.large_string())))
+        parts = [self.table.filter(others)]
+        states = zip(self.rows.tolist(), self.table["error"].to_pylist(), strict=True)
+        known = dict(zip(_keys(self.table), states, strict=True))
+        if retry:
+            known = {key: state for key, state in known.items() if state[0] != UNREADABLE}
+        for source, images in listed:
+            errors = images.table["error"].to_pylist()
+            keys = zip(_keys(images.table), errors, strict=True)
+            parts.append(_table(images, source, [known.get(k, (FRESH, why)) for k, why in keys]))
+        joined = pa.concat_tables(parts)
+        first = list({key: place for place, key in reversed([*enumerate(_keys(joined))])}.values())
+        return Catalog(joined.take(pa.array(sorted(first), pa.int64())))
+
+    def described(self, read: Ids, why: Sequence[str | None]) -> tuple["Catalog", Ids]:
+        """With dense rows, once the fresh images have been described.
+
+        Parameters
+        ----------
+        read : of the fresh images in their order, the places of those that could be read
+        why : what was the matter with each fresh image, None with these
+
+        Returns
+        -------
+        The catalog, and for each of its n vectors where it comes from: a row of the old vectors, or
+        -1 - i for the i-th that is new.
+        """
+        rows, errors = self.rows.copy(), self.table["error"].to_pylist()
+        fresh = np.flatnonzero(rows == FRESH)
+        new = np.full(len(fresh), UNREADABLE, np.int64)
+        origins = np.where(rows >= 0, rows, 0)
+        new[read] = 0
+        origins[fresh[read]] = -1 - np.arange(len(read))
+        rows[fresh] = new
+        for place, reason in zip(fresh, why, strict=True):
+            errors[place] = reason
+        readable = np.flatnonzero(rows >= 0)
+        rows[readable] = np.arange(len(readable))
+        columns = dict(zip(COLUMNS.names, self.table.columns, strict=True))
+        columns["row"] = pa.array(rows, pa.int64())
+        columns["error"] = pa.array(errors, pa.large_string())
+        return Catalog(pa.table(columns, COLUMNS)), origins[readable]
+
+
+def _keys(table: pa.Table) -> list[tuple[str, int]]:
+    places = Collection(table.select(SCHEMA.names)).locations.to_pylist()
+    return list(zip(places, table["size"].to_pylist(), strict=True))
+
+
+def _table(images: Collection, source: str, states: Sequence[tuple[int, str | None]]) -> pa.Table:
+    """Images of a source as rows of a catalog, with the row and the error of each."""
+    count, columns = len(images), dict(zip(SCHEMA.names, images.table.columns, strict=True))
+    columns["error"] = pa.array([error for _, error in states], pa.large_string())
+    columns["source"] = pa.array([source] * count, pa.large_string())
+    columns["row"] = pa.array([row for row, _ in states], pa.int64())
+    return pa.table(columns, COLUMNS)
+
+
+def write_vectors(
+    folder: Folder,
+    origins: Ids,
+    *,
+    old: Features,
+    new: Features,
+    whiten: Callable[[Features], Features],
+) -> None:
+    """Write vectors.npy, a block of rows at a time.
+
+    Parameters
+    ----------
+    origins : (n,) int64, see `Catalog.described`
+    old : (m, d) float32, the vectors there were
+    new : (l, c) float32, the descriptors of what is new
+    whiten : (b, c) to (b, d)
+    """
+    with folder.writing(VECTORS) as sink:
+        write_header(sink, (len(origins), old.shape[1]))
+        for start in range(0, len(origins), _BLOCK_ROWS):
+            part = origins[start : start + _BLOCK_ROWS]
+            block = np.empty((len(part), old.shape[1]), np.float32)
+            is_old = part >= 0
+            block[is_old] = old[part[is_old]]
+            if not is_old.all():
+                block[~is_old] = whiten(new[-1 - part[~is_old]])
+            sink.write(block.tobytes())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SearchIndex:
+    """An index that is read, its vectors memory-mapped where it is local.
+
+    Attributes
+    ----------
+    images : n
+    vectors : (n, d) float32, l2-normalised
+    compressed : what faiss keeps of them, or None: all are compared
+    about : how the images were described
+    model : folder of the model
+    """
+
+    images: Collection
+    vectors: Features
+    compressed: CompressedIndex | None
+    about: dict[str, Any]
+    model: Folder
+
+    @classmethod
+    def read(cls, folder: Folder) -> "SearchIndex":
+        vectors, compressed = read_array(folder, VECTORS), None
+        if folder.has(COMPRESSED):
+            compressed = CompressedIndex.from_bytes(folder.read(COMPRESSED), vectors)
+        return cls(
+            images=Catalog(folder.read_table(IMAGES).cast(COLUMNS)).readable(),
+            vectors=vectors,
+            compressed=compressed,
+            about=read_json(folder, ABOUT),
+            model=folder / MODEL,
+        )
+
+    def nearest(self, queries: Features, k: int, *, probes: int) -> Neighbors:
+        """The k images with the highest cosines, or all if there are fewer.
+
+        Parameters
+        ----------
+        queries : (q, d) float32, l2-normalised
+        probes : cells that a compressed index looks into
+
+        Raises
+        ------
+        ValueError
+            The dimensions differ, k or probes is not positive, or a row is not finite.
+        """
+        k, threads = min(k, len(self.vectors)), os.cpu_count() or 1
+        if self.compressed is not None:
+            return self.compressed.search(queries, k, probes=probes, threads=threads)
+        return search(np.asarray(self.vectors), queries, k, threads=threads)

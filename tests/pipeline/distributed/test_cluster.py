@@ -1,0 +1,144 @@
+"""A job joins the cluster that is there, and says when it has to do without."""
+
+import json
+import signal
+import socket
+
+import pytest
+import ray
+from ray.util.state import get_actor
+
+from mmray.pipeline.distributed import cluster
+from mmray.pipeline.distributed.capacity import Capacity
+from mmray.pipeline.distributed.units import Pool
+from mmray.system.errors import InputError
+from tests.end_to_end import clusters
+
+
+@pytest.fixture
+def nobody():
+    """An address where nothing answers."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_a_cluster_that_was_killed_is_not_waited_for(monkeypatch, nobody):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "read_ray_address", lambda: nobody)
+    assert cluster.running_cluster() is None
+
+
+def test_a_cluster_that_answers_is_joined(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(cluster, "read_ray_address", lambda: address)
+        assert cluster.running_cluster() == address
+
+
+def test_a_named_cluster_that_does_not_answer_is_an_error(monkeypatch, nobody):
+    monkeypatch.setenv("RAY_ADDRESS", nobody)
+    with pytest.raises(InputError, match=rf"RAY_ADDRESS {nobody}: no cluster answers there"):
+        cluster.running_cluster()
+
+
+@pytest.mark.parametrize(
+    ("runtime_env", "uploaded"), [({}, False), ({"working_dir": "gcs://x.zip"}, True)]
+)
+def test_a_job_knows_that_its_folder_will_vanish(monkeypatch, runtime_env, uploaded):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": runtime_env}))
+    assert cluster.in_uploaded_folder() is uploaded
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    assert cluster.in_uploaded_folder() is False
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"given_cpus": 32, "given_gpus": 2}, "1 machine, 32 CPUs, 2 GPUs"),
+        ({"given_cpus": 1, "given_gpus": 0}, "1 machine, 1 CPU, no GPU"),
+    ],
+)
+def test_a_job_says_what_it_counts_on(given, text):
+    assert cluster.summary(Capacity(**given)) == text
+    own = int(ray.cluster_resources()["CPU"])
+    assert cluster.summary(Capacity()).startswith(f"1 machine, {own} CPUs, ")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_resources_are_shared_out_as_far_as_they_go():
+    total = int(ray.cluster_resources()["CPU"])
+    here = Capacity()
+    one = cluster.training_workers(None, fewest=1, capacity=here)
+    assert (one.fewest, one.most, one.resources) == (1, 1, {"CPU": total - 2})
+    many = cluster.training_workers(total - 2, fewest=2, capacity=here)
+    assert (many.fewest, many.most, many.resources) == (2, total - 2, {"CPU": 1})
+    with pytest.raises(InputError, match=rf"--training.workers {total}: the cluster has {total}"):
+        cluster.training_workers(total, fewest=1, capacity=here)
+    assert cluster.with_gpus(Pool()).gpus == 0
+    with pytest.raises(InputError, match=r"--mining\.device cuda: the cluster has no GPU"):
+        cluster.mining_device("cuda", here)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_cluster_that_starts_from_zero_is_planned_for_by_what_it_will_have():
+    told = Capacity(given_cpus=64, given_gpus=4, patience=7)
+    workers = cluster.training_workers(None, fewest=2, capacity=told)
+    assert (workers.fewest, workers.most, workers.patience) == (2, 4, 7)
+    assert workers.resources == {"GPU": 1, "CPU": 1}
+    assert cluster.mining_device("auto", told) == "cuda"
+    assert cluster.mining_device("cpu", told) == "cpu"
+    # Without GPUs a worker has the CPUs of one machine, and of no machine more than there are.
+    largest = int(ray.cluster_resources()["CPU"])
+    wide = cluster.training_workers(2, fewest=1, capacity=Capacity(given_cpus=64))
+    assert wide.resources == {"CPU": min(31, largest)}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_size_of_a_machine_that_is_not_there_yet_is_waited_for(monkeypatch):
+    """The first answer is that of a head alone."""
+    nodes, asked = ray.nodes(), []
+
+    def answers():
+        asked.append(1)
+        head = {"Alive": True, "Resources": {"memory": 1.0}}
+        return [head] if len(asked) == 1 else [head, *nodes]
+
+    monkeypatch.setattr(ray, "nodes", answers)
+    largest = int(ray.cluster_resources()["CPU"])
+    workers = cluster.training_workers(2, fewest=1, capacity=Capacity(given_cpus=64))
+    assert workers.resources == {"CPU": min(31, largest)}
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fewest", "share"), [(0, 1, 0), (1, 1, 1), (4, 4, 1), (1, 2, 1 / 2), (2, 5, 1 / 3)]
+)
+def test_actors_share_gpus_where_more_are_wanted_than_there_are(monkeypatch, gpus, fewest, share):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": float(gpus)})
+    pool = cluster.with_gpus(Pool(minimum=fewest))
+    assert pool.gpus == share
+    assert pool.size() >= fewest
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_leaves_the_handler_of_sigterm_alone():
+    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+@ray.remote(num_cpus=0)
+class Watched:
+    def lives(self):
+        """As Ray Train asks about the actor that directs a training."""
+        actor = get_actor(ray.get_runtime_context().get_actor_id(), timeout=30)
+        return actor is not None and actor.state == "ALIVE"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_local_ray_is_not_mistaken_for_another_on_the_machine(tmp_path):
+    with clusters.running_head(tmp_path, port=26579, cpus=1, dashboard=True):
+        watched = Watched.remote()
+        assert ray.get(watched.lives.remote(), timeout=90)
+        ray.kill(watched)

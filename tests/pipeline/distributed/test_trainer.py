@@ -1,0 +1,146 @@
+"""Training on Ray follows one trajectory: for one worker or two, interrupted or not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mmray.config.sections import TrainingConfig
+from mmray.descriptors.weights import load
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
+from mmray.evaluation.ranking import Query
+from mmray.images.collection import Collection
+from mmray.pipeline.distributed.cluster import TrainingWorkers
+from mmray.pipeline.distributed.trainer import fine_tune
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from tests.made import synthetic
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+CONFIG = TrainingConfig(
+    epochs=2,
+    anchors_per_epoch=4,
+    batch_size=3,
+    learning_rate=1e-3,
+    decay_epochs=1,
+    longest_side=64,
+    held_out=0.2,
+)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """With a labelled set of the same photos."""
+    made = synthetic.training_job(tmp_path_factory.mktemp("photos"), CONFIG)
+    query = Query("q", "00.png", None, positives=np.array([4, 5]), junk=np.array([1]))
+    labelled = LabelledSet(database=made.images, queries=made.images[:1], ground_truth=[query])
+    return dataclasses.replace(made, labelled=labelled)
+
+
+def trained(job, path, workers=1):
+    count = TrainingWorkers(fewest=workers, most=workers, resources={"CPU": 1.0})
+    left = fine_tune(job, folder=Folder(str(path)), workers=count)
+    return left.last.state_dict(), left.history
+
+
+def assert_same(left, right, *, rel):
+    """The metrics of all epochs are equal, the times they took aside."""
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"embed_seconds", "train_seconds"}:
+            assert one[name] == pytest.approx(other[name], rel=rel), name
+
+
+def weights(path, epoch):
+    return load(Folder(str(path / "checkpoints" / f"epoch-{epoch:03d}"))).state_dict()
+
+
+def assert_near(left, right, atol):
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        torch.testing.assert_close(right[name], tensor, atol=atol, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return tmp_path_factory.mktemp("one")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(job, alone):
+    return trained(job, alone)
+
+
+def test_training_moves_the_network_and_notes_every_epoch(job, uninterrupted):
+    state, history = uninterrupted
+    start = job.model.state_dict()
+    assert max(float((state[k] - start[k]).abs().max()) for k in state) > 1e-4
+    assert len(history) == 3
+    assert [round(epoch["learning_rate"], 9) for epoch in history[1:]] == [1e-3, 1e-4]
+    assert all(epoch["loss"] > 0 for epoch in history[1:])
+    assert all(0 < epoch["map"] <= 1 and 0 < epoch["health"] <= 1 for epoch in history)
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_more_workers_follow_the_trajectory_of_one(job, uninterrupted, alone, tmp_path, workers):
+    # Four tuples in steps of three, two steps an epoch: the stripes of two workers are 2 and 1,
+    # then 1 and none.
+    state, history = trained(job, tmp_path, workers=workers)
+    assert_near(weights(alone, 1), weights(tmp_path, 1), atol=1e-5)
+    assert_near(uninterrupted[0], state, atol=1e-5)
+    assert_same(uninterrupted[1], history, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_workers_follow_one_under_labels_too(job, tmp_path):
+    labelled = synthetic.labelled_job(job, np.arange(12) // 2, [(0, 1), (2, 3), (4, 5), (4, 7)])
+    changes = {"negatives": 2, "hard_negatives": 2, "negative_pool": 7, "epochs": 1}
+    labelled = dataclasses.replace(labelled, config=dataclasses.replace(CONFIG, **changes))
+    (one, first), (two, second) = (
+        trained(labelled, tmp_path / str(workers), workers=workers) for workers in (1, 2)
+    )
+    assert_near(one, two, atol=1e-5)
+    assert_same(first, second, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rival", ["proxy-nca", "distance-weighted"])
+def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, rival):
+    # Eight images a step: the stripes of three workers are 3, 3 and 2.
+    changes = {"epochs": 1, "held_out": 0, "learning_rate": 1e-4}
+    labelled = synthetic.class_job(job, rival)
+    labelled = dataclasses.replace(labelled, config=dataclasses.replace(CONFIG, **changes))
+    (one, first), (three, third) = (
+        trained(labelled, tmp_path / str(workers), workers=workers) for workers in (1, 3)
+    )
+    start = labelled.model.state_dict()
+    assert max(float((one[k] - start[k]).abs().max()) for k in one) > 1e-5
+    assert_near(one, three, atol=2e-5)
+    assert_same(first, third, rel=1e-2)
+
+
+def test_training_goes_on_where_it_stopped_bit_for_bit(job, uninterrupted, tmp_path):
+    first = dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1))
+    _, short = trained(first, tmp_path)
+    state, history = trained(job, tmp_path)
+    assert len(short) == 2
+    assert_near(uninterrupted[0], state, atol=0)
+    assert_same(uninterrupted[1], history, rel=0)
+    again, _ = trained(job, tmp_path)  # nothing is left to do
+    assert_near(state, again, atol=0)
+
+
+def test_an_image_that_vanished_ends_training_with_one_sentence(job, tmp_path):
+    rows = [dataclasses.replace(item, uri=f"{item.uri}.gone") for item in job.images]
+    broken = dataclasses.replace(job, images=Collection.of(rows))
+    with pytest.raises(InputError, match=r"00\.png\.gone: FileNotFoundError.*restore it"):
+        trained(broken, tmp_path)
+    assert_near(job.model.state_dict(), weights_after(job, tmp_path), atol=0)
+
+
+def weights_after(job, path):
+    """Of the initial network, which a job that is mended and run again begins with."""
+    trained(dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1)), path)
+    return weights(path, 0)

@@ -1,0 +1,278 @@
+"""A stage computes each missing unit once, whole, the same for any number of actors."""
+
+import itertools
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from mmray.pipeline.distributed import capacity
+from mmray.pipeline.distributed.capacity import Capacity, attended
+from mmray.pipeline.distributed.units import Pool, run_units
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+class Squares:
+    """Squares numbers; notes each call in a file; stumbles where told."""
+
+    def __init__(self, calls: str, broken: int | None = None) -> None:
+        self.calls, self.broken = Path(calls), broken
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        with self.calls.open("a") as file:
+            file.write(f"{unit['unit']}\n")
+        if unit["unit"] == self.broken:
+            raise InputError(f"unit {self.broken} is broken: mend it")
+        return pa.table({"square": [x * x for x in unit["numbers"]]})
+
+
+def doubled(unit: dict[str, Any]) -> dict[str, Any]:
+    return {**unit, "numbers": [2 * x for x in unit["numbers"]]}
+
+
+def work(units: int) -> pa.Table:
+    rows = [list(range(3 * unit, 3 * unit + 1 + unit % 3)) for unit in range(units)]
+    return pa.table({"unit": range(units), "items": [len(row) for row in rows], "numbers": rows})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def run(
+    tmp_path: Path,
+    name: str,
+    *,
+    units: int = 7,
+    maximum: int | None = 2,
+    pool: Pool | None = None,
+    **options: Any,
+) -> Path:
+    arguments = (str(tmp_path / f"{name}.calls"), *options.pop("arguments", ()))
+    run_units(
+        work(units),
+        Squares,
+        arguments,
+        output=Folder(str(tmp_path / name)),
+        pool=pool or Pool(maximum=maximum),
+        label=name,
+        **options,
+    )
+    return tmp_path / name
+
+
+def test_one_actor_or_several_give_the_same_files(tmp_path):
+    one, two = run(tmp_path, "one", maximum=1), run(tmp_path, "two", maximum=2)
+    assert files(one) == files(two)
+    assert list(files(one)) == [f"part-{unit:06d}.parquet" for unit in range(7)]
+    assert sorted(map(int, (tmp_path / "two.calls").read_text().split())) == list(range(7))
+
+
+def test_only_missing_units_are_computed_and_preparation_comes_first(tmp_path):
+    folder = run(tmp_path, "x", prepare=doubled)
+    whole = files(folder)
+    (folder / "part-000003.parquet").unlink()
+    (folder / ".part-000004.parquet.part-00c0ffee").write_bytes(
+        b"PAR1 half"
+    )  # killed while writing
+    (folder / "part-000004.parquet").unlink()
+    (tmp_path / "x.calls").unlink()
+    run(tmp_path, "x", prepare=doubled)
+    assert {name: data for name, data in files(folder).items() if name[0] != "."} == whole
+    assert sorted((tmp_path / "x.calls").read_text().split()) == ["3", "4"]
+    table = Folder(str(folder)).read_table("part-000001.parquet")
+    assert table["square"].to_pylist() == [6 * 6, 8 * 8]
+
+
+def counted(unit: dict[str, Any]) -> dict[str, Any]:
+    assert not unit.get("restarted")
+    return {**doubled(unit), "bytes": 100 * unit["items"], "bad": unit["unit"] % 2}
+
+
+@pytest.mark.parametrize("ahead_bytes", [0, 1 << 20])
+def test_preparation_in_the_actor_or_ahead_of_it_gives_the_same_files_and_sums(
+    tmp_path, capsys, ahead_bytes
+):
+    figures: list[dict[str, float]] = []
+    folder = run(tmp_path, "x", prepare=counted, ahead_bytes=ahead_bytes, report=figures.append)
+    assert files(folder) == files(run(tmp_path, "plain", prepare=doubled))
+    assert figures[-1]["done"] == 13
+    assert (figures[-1]["bytes"], figures[-1]["bad"]) == (1300, 3)
+    assert "x: 13/13, " in capsys.readouterr().err
+
+
+def test_units_that_wait_for_an_actor_are_bounded(tmp_path):
+    """Preparing fourteen units takes no time; at a bound they stop to wait for the slow actor."""
+    notes = tmp_path / "notes"
+    run_units(
+        work(14).append_column("notes", pa.array([str(notes)] * 14)),
+        Slow,
+        (),
+        output=Folder(str(tmp_path / "x")),
+        pool=Pool(maximum=1),
+        label="x",
+        prepare=swollen,
+        ahead_bytes=64 << 20,
+    )
+    assert len(files(tmp_path / "x")) == 14
+    in_flight = list(itertools.accumulate(int(step) for step in notes.read_text().split()))
+    assert in_flight[-1] == 0
+    # Two for the actor and one for each of two CPUs are allowed, two more are being prepared.
+    assert 2 <= max(in_flight) <= 6
+
+
+def note(file: str, step: int) -> None:
+    with Path(file).open("a") as notes:
+        notes.write(f"{step}\n")
+
+
+def swollen(unit: dict[str, Any]) -> dict[str, Any]:
+    note(unit["notes"], 1)
+    return {**unit, "pixels": bytes(64 << 20)}
+
+
+class Slow:
+    """Takes its time."""
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        time.sleep(0.1)
+        note(unit["notes"], -1)
+        return pa.table({"bytes": [len(unit["pixels"])]})
+
+
+def test_shards_are_laid_out_as_asked(tmp_path):
+    folder = run(tmp_path, "x", units=3, layout={"row_group_size": 1})
+    assert pq.ParquetFile(folder / "part-000002.parquet").num_row_groups == 3
+    table = Folder(str(folder)).read_table("part-000002.parquet")
+    assert table["square"].to_pylist() == [36, 49, 64]
+
+
+def test_it_ends_early_when_too_much_is_bad(tmp_path):
+    folder = run(tmp_path, "x", units=40, maximum=1, prepare=counted, most_bad=3)
+    assert 8 <= len(files(folder)) < 40
+
+
+def test_nothing_is_started_when_nothing_is_missing(tmp_path):
+    run(tmp_path, "x", units=2)
+    start = time.monotonic()
+    run(tmp_path, "x", units=2)
+    assert time.monotonic() - start < 0.5
+
+
+def test_what_a_worker_says_of_its_input_reaches_the_caller_and_the_rest_is_kept(tmp_path):
+    with pytest.raises(InputError, match="unit 6 is broken: mend it"):
+        run(tmp_path, "x", maximum=1, arguments=(6,))
+    kept = set(files(tmp_path / "x"))
+    assert "part-000006.parquet" not in kept
+    run(tmp_path, "x")
+    assert kept < set(files(tmp_path / "x"))
+    assert len(files(tmp_path / "x")) == 7
+
+
+def test_an_actor_that_dies_is_replaced_and_what_prepares_its_units_is_told(tmp_path):
+    run_units(
+        work(3).append_column("died", pa.array([str(tmp_path / "died")] * 3)),
+        Noting,
+        (),
+        output=Folder(str(tmp_path / "x")),
+        pool=Pool(maximum=1),
+        label="x",
+        prepare=dies_once,
+    )
+    assert (tmp_path / "died").exists()
+    tables = [Folder(str(tmp_path / "x")).read_table(name) for name in files(tmp_path / "x")]
+    assert [table["restarted"][0].as_py() for table in tables] == [True] * 3
+
+
+def dies_once(unit: dict[str, Any]) -> dict[str, Any]:
+    """Kills its own process on the first unit it ever gets."""
+    died = Path(unit["died"])
+    if not died.exists():
+        died.write_text("")
+        os._exit(1)
+    return unit
+
+
+class Noting:
+    """Notes whether it was started again."""
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        return pa.table({"restarted": [unit["restarted"]]})
+
+
+@pytest.mark.parametrize(("cpus", "free"), [(1, 0), (2, 1), (3, 2), (4, 2), (64, 62)])
+def test_actors_never_take_every_cpu(monkeypatch, cpus, free):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
+    assert Capacity().free_cpus == free
+    if free:
+        assert Pool().size() == free
+    else:
+        with pytest.raises(InputError, match="1 CPUs and 0 GPUs, a stage needs 2 CPUs"):
+            Pool().size()
+
+
+def test_a_pool_leaves_two_cpus_to_tasks_and_says_when_there_are_too_few():
+    total = int(ray.cluster_resources()["CPU"])
+    assert Pool().size() == total - 2
+    assert Pool(minimum=5, maximum=2).size() == 2
+    with pytest.raises(InputError, match=rf"{total} CPUs and 0 GPUs, a stage needs .* CPUs"):
+        Pool(cpus=total).size()
+    with pytest.raises(InputError, match="1 GPUs: add machines"):
+        Pool(gpus=1).size()
+
+
+def test_what_a_job_is_told_to_count_on_goes_before_what_is_there():
+    told = Capacity(given_cpus=100, given_gpus=8)
+    assert Pool(capacity=told).size() == 98
+    assert Pool(capacity=told, gpus=1).size() == 8
+    assert Pool(capacity=Capacity(given_cpus=3)).size() == 2
+
+
+def test_a_stage_works_with_the_actors_that_have_room(tmp_path):
+    """Of twenty that an autoscaler was to make room for."""
+    folder = run(tmp_path, "x", units=25, pool=Pool(capacity=Capacity(given_cpus=22)))
+    assert files(folder) == files(run(tmp_path, "plain", units=25))
+
+
+def test_a_stage_that_gets_no_machine_says_what_it_waits_for_and_gives_up(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(capacity, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(capacity, "SAY_AFTER", 0.3)
+    monkeypatch.setattr(capacity, "SAY_EVERY", 0.5)
+    pool = Pool(gpus=1.0, capacity=Capacity(given_gpus=4, patience=1.5))
+    with pytest.raises(InputError) as raised:
+        run(tmp_path, "x", pool=pool)
+    sentence = str(raised.value)
+    assert sentence.startswith("x: no worker could start for 1.5 s (--resource-timeout)")
+    assert re.search(r"one needs 1 CPU and 1 GPU, the cluster has \d+ CPU and 0 GPU", sentence)
+    said = [line for line in capsys.readouterr().err.splitlines() if "waiting for a worker" in line]
+    assert 1 <= len(said) <= 3
+    assert not (tmp_path / "x").exists()
+
+
+def test_work_that_is_attended_gives_its_result_or_what_was_raised(monkeypatch):
+    monkeypatch.setattr(capacity, "LOOK_EVERY", 0.01)
+    looks = []
+    assert attended(lambda: time.sleep(0.1) or 7, lambda: looks.append(1)) == 7
+    assert looks
+
+    def fails():
+        raise KeyError("x")
+
+    def stops():
+        raise InputError("enough")
+
+    with pytest.raises(KeyError, match="x"):
+        attended(fails, lambda: None)
+    with pytest.raises(InputError, match="enough"):
+        attended(lambda: time.sleep(5), stops)

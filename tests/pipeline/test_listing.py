@@ -1,0 +1,143 @@
+"""The list of images is made once, kept, and made again when what it lists has changed."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mmray.config.learning import Config
+from mmray.config.presets import DEMO
+from mmray.pipeline.session import Session
+from mmray.pipeline.stages.listing import list_stage
+from mmray.pipeline.stages.mining import need_items
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from tests.made import synthetic
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for name in ("b/2.jpg", "a.jpg", "b/1.png", "c.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def listed(photos: Path, *, excluded=(), chosen=("extract",), **flags) -> list[str]:
+    config: Config = dataclasses.replace(DEMO, images=(str(photos),), **flags)
+    session = Session(config, Folder(str(photos.parent / "runs")), synthetic.SilentRun(), chosen)
+    return [image.name for image in list_stage(session, config.images, set(excluded))]
+
+
+def test_a_rerun_goes_by_the_list_it_kept(photos, capsys, monkeypatch):
+    names = ["a.jpg", "b/1.png", "b/2.jpg", "c.jpg"]
+    assert listed(photos) == names
+    assert "4 image files" in capsys.readouterr().err
+    monkeypatch.setattr(
+        "mmray.pipeline.stages.listing.find", None
+    )  # it would fail if it were called
+    assert listed(photos) == names
+    assert "list: done before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["d.jpg", "b/0.jpg"])
+def test_an_added_image_is_noticed_at_any_depth(photos, name):
+    assert len(listed(photos)) == 4
+    (photos / name).write_bytes(b"new")
+    assert name in listed(photos)
+
+
+def test_the_same_relative_path_elsewhere_is_another_source(photos, monkeypatch):
+    other = photos.parent / "b"
+    (other / "photos").mkdir(parents=True)
+    (other / "photos" / "x.jpg").write_bytes(b"")
+    monkeypatch.chdir(photos.parent)
+    config = dataclasses.replace(DEMO, images=("photos",))
+    session = Session(
+        config, Folder(str(photos.parent / "runs")), synthetic.SilentRun(), ("extract",)
+    )
+    assert len(list_stage(session, config.images, set())) == 4
+    monkeypatch.chdir(other)
+    assert len(list_stage(session, config.images, set())) == 1
+    monkeypatch.chdir(photos.parent)
+    assert len(list_stage(session, config.images, set())) == 4
+
+
+def test_a_removed_image_is_noticed(photos):
+    listed(photos)
+    (photos / "b" / "1.png").unlink()
+    assert listed(photos) == ["a.jpg", "b/2.jpg", "c.jpg"]
+
+
+def test_a_changed_image_is_noticed_on_demand(photos, capsys):
+    listed(photos)
+    capsys.readouterr()
+    (photos / "a.jpg").write_bytes(b"longer than before")
+    listed(photos)
+    assert "done before" in capsys.readouterr().err
+    listed(photos, relist=True)
+    told = capsys.readouterr().err
+    assert "list: made again, as --relist asks" in told
+    assert "4 image files" in told
+
+
+def test_stages_after_the_extraction_keep_the_images_they_had(photos):
+    listed(photos)
+    (photos / "d.jpg").write_bytes(b"new")
+    assert len(listed(photos, chosen=("mine",))) == 4
+
+
+def test_it_must_have_been_listed_if_extract_is_not_chosen(photos):
+    with pytest.raises(InputError, match="the stage extract has not been done"):
+        listed(photos, chosen=("mine",))
+
+
+def test_exclusions_and_samples_are_lists_of_their_own(photos):
+    assert listed(photos, excluded={"1", "a.jpg"}) == ["b/2.jpg", "c.jpg"]
+    drawn = [tuple(listed(photos, sample=2, seed=seed)) for seed in range(6)]
+    assert all(len(names) == 2 and list(names) == sorted(names) for names in drawn)
+    assert len(set(drawn)) > 1
+    assert drawn[3] == tuple(listed(photos, sample=2, seed=3))
+    assert len(listed(photos, sample=100)) == 4
+    assert len(listed(photos)) == 4
+
+
+def test_it_is_said_how_many_are_left_out(photos, capsys):
+    listed(photos, excluded={"1", "a.jpg", "of another collection"})
+    assert "2 images left out by the 3 names of --exclude" in capsys.readouterr().err
+
+
+def test_excluded_names_that_fit_no_image_are_an_error(photos):
+    names = {str(photos / "a.jpg"), "x"}
+    with pytest.raises(InputError, match=r"--exclude: none of the 2 names, such as /.*a\.jpg, is"):
+        listed(photos, excluded=names)
+    assert len(listed(photos)) == 4
+
+
+def test_a_sample_has_none_of_the_excluded(photos):
+    assert listed(photos, excluded={"a", "1", "2"}, sample=1) == ["c.jpg"]
+
+
+def test_nothing_left_is_an_error(photos):
+    with pytest.raises(InputError, match="none of the images is left; look at --exclude"):
+        listed(photos, excluded={"a", "1", "2", "c"})
+
+
+@pytest.mark.parametrize("flag", ["graph-k", "positive-k"])
+def test_there_must_be_more_images_than_neighbours_asked_for(flag):
+    few = dataclasses.replace(DEMO.mining, graph_k=3, positive_k=3)
+    few = dataclasses.replace(few, **{flag.replace("-", "_"): 12})
+    need_items(few, 13, "images")
+    with pytest.raises(InputError, match=f"12 images are too few for --mining.{flag} 12: add"):
+        need_items(few, 12, "images")
+
+
+def test_several_sources_follow_each_other(photos, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "0.jpg").write_bytes(b"")
+    config = dataclasses.replace(DEMO, images=(str(other), str(photos / "c.jpg")))
+    session = Session(config, Folder(str(tmp_path / "runs")), synthetic.SilentRun(), ("extract",))
+    images = list_stage(session, config.images, set())
+    assert [image.uri for image in images] == [str(other / "0.jpg"), str(photos / "c.jpg")]

@@ -1,0 +1,86 @@
+"""Which searches a page shows: those that changed most, or the hardest, and others at random."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmray.evaluation.ranking import Query
+from mmray.images.collection import ImageFile
+from mmray.pipeline.recipes.pictures import searches
+from mmray.pipeline.stages.evaluation import Found
+
+QUERIES, SHOWN = 12, 3
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Each query is to find the image of its own number; that of the next does not count."""
+    images = []
+    for number in range(QUERIES + 1):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (20, 12), (10 * number, 100, 50)).save(path)
+        images.append(ImageFile(uri=str(path), name=path.name))
+    none = np.empty(0, np.int64)
+    truth = [Query("", "", None, np.array([n]), np.array([n + 1])) for n in range(QUERIES)]
+    truth[-1] = Query("", "", None, none, none)
+    return SimpleNamespace(
+        queries=images[:QUERIES], database=images[:-1], distractors=images[-1:], ground_truth=truth
+    )
+
+
+def found(labelled, network, precision):
+    """Every network finds the right image first, then that which does not count, then another."""
+    rows = [np.array([n, n + 1, (n + 3) % QUERIES]) for n in range(QUERIES)]
+    return Found(
+        network=network, labelled=labelled, first=tuple(rows), precision=np.asarray(precision)
+    )
+
+
+BEFORE = [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, np.nan]
+AFTER = [0.6, 0.4, 0.9, 0.5, 0.8, 0.3, 0.7, 0.2, 0.5, 0.5, 0.5, np.nan]
+
+
+def names(groups):
+    return {group.heading: [each.query.name for each in group.queries] for group in groups}
+
+
+def test_the_queries_that_changed_most_come_first_and_others_are_drawn(labelled):
+    pair = [found(labelled, "initial", BEFORE), found(labelled, "tuned", AFTER)]
+    groups = searches(pair, seed=0, max_pixels=10**6)
+    shown = names(groups)
+    assert shown["Most improved"] == ["2.png", "4.png", "6.png", "0.png"]
+    assert shown["Most worsened"] == ["7.png", "5.png"]
+    others = shown["Others, drawn at random"]
+    assert len(others) == 4
+    assert set(others) <= {"1.png", "3.png", "8.png", "9.png", "10.png"}
+    assert names(searches(pair, seed=1, max_pixels=10**6))["Others, drawn at random"] != others
+    first = groups[0].queries[0]
+    assert [ranking.network for ranking in first.rankings] == ["initial", "tuned"]
+    assert first.points == 40
+    kinds = [picture.kind for picture in first.rankings[1].pictures]
+    assert kinds == ["same", "unlabelled", "other"]
+    assert [picture.name for picture in first.rankings[1].pictures] == ["2.png", "3.png", "5.png"]
+
+
+def test_a_network_alone_shows_its_hardest_queries(labelled):
+    groups = searches([found(labelled, "vgg16", AFTER)], seed=0, max_pixels=10**6)
+    assert names(groups)["Hardest"] == ["7.png", "5.png", "1.png", "3.png"]
+    assert all(each.points is None for group in groups for each in group.queries)
+
+
+def test_the_first_and_the_last_of_several_networks_are_compared(labelled):
+    middle = found(labelled, "middle", [0.0] * QUERIES)
+    three = [found(labelled, "initial", BEFORE), middle, found(labelled, "tuned", AFTER)]
+    groups = searches(three, seed=0, max_pixels=10**6)
+    assert names(groups)["Most improved"] == ["2.png", "4.png", "6.png", "0.png"]
+    assert {len(each.rankings) for group in groups for each in group.queries} == {3}
+
+
+def test_nothing_changed_and_nothing_measured(labelled):
+    same = [found(labelled, name, BEFORE) for name in ("initial", "tuned")]
+    shown = names(searches(same, seed=0, max_pixels=10**6))
+    assert (shown["Most improved"], shown["Most worsened"]) == ([], [])
+    assert len(shown["Others, drawn at random"]) == 4
+    assert searches([], seed=0, max_pixels=10**6) == ()

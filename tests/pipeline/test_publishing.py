@@ -1,0 +1,105 @@
+"""What every page says of its run, and runs within runs."""
+
+import dataclasses
+import time
+
+import mlflow
+import pytest
+
+from mmray.config.tools import MineConfig
+from mmray.pipeline.recipes.publishing import write_report
+from mmray.pipeline.reports.run_page import Report
+from mmray.pipeline.session import Session, identity_of, nested
+from mmray.pipeline.stage import Stage
+from mmray.pipeline.tracking import open_run
+from mmray.system.folder import Folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A database for all, as making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def session(tmp_path, server):
+    config = MineConfig(features="x.npy", storage=str(tmp_path), tracking_uri=server)
+    storage = Folder(str(tmp_path))
+    run = open_run(
+        storage,
+        uri=server,
+        experiment="pages",
+        name="mine-0",
+        identity="0",
+        settings=identity_of(config),
+    )
+    return Session(config, storage, run, ("graph", "mine"))
+
+
+def finished(session, name, mark):
+    stage = Stage.of(session.storage, name, mark)
+    stage.finish({})
+    return stage
+
+
+def test_a_page_has_the_times_and_settings_of_its_run(session, tmp_path):
+    first, second = finished(session, "extract", 1), finished(session, "extract", 2)
+    session.stages += [first, second, first, finished(session, "knn", 1)]
+    write_report(session, Report(title="Mined"))
+    page = (tmp_path / "reports" / "mine-0.html").read_text()
+    assert "extract \N{MULTIPLICATION SIGN} 2</td>" in page, "one that was read twice counts once"
+    assert "<td>knn</td>" in page
+    assert "--mining.graph-k" in page
+    assert "--storage" not in page
+    (artifact,) = session.run.client.list_artifacts(session.run.run_id, "report")
+    assert artifact.path == "report/mine-0.html"
+
+
+def test_the_time_of_a_stage_is_not_that_of_stages_within_it(session):
+    def slow(stage):
+        time.sleep(0.5)
+        return {}
+
+    def outer(stage):
+        session.stage("first", work=slow, part_of="mine")
+        session.stage("second", work=slow, part_of="mine")
+        session.stage("first", work=slow, part_of="mine")  # is read
+        time.sleep(0.1)
+        return {}
+
+    whole = session.stage("outer", work=outer, part_of="mine")
+    assert [stage.name for stage in session.stages] == ["first", "second", "first", "outer"]
+    assert all(stage.seconds >= 0.5 for stage in session.stages[:2])
+    assert 0.1 <= whole.seconds < 0.9, "its own 0.1 s, and what files and MLflow take"
+    assert session.stage("next", work=slow, part_of="mine").seconds >= 0.5
+
+
+def test_a_run_that_was_to_end_sooner_has_a_page_of_its_own(session, tmp_path):
+    write_report(session, Report(title="whole"))
+    write_report(session, Report(title="part"), part="mine")
+    pages = {path.name: path.read_text() for path in (tmp_path / "reports").iterdir()}
+    assert set(pages) == {"mine-0.html", "mine-0-to-mine.html"}
+    assert "<h1>whole</h1>" in pages["mine-0.html"]
+
+
+def test_runs_within_runs_are_told_apart_by_their_names_and_go_on(session):
+    def opened(outer, name, config=session.config):
+        with nested(outer, config, outer.chosen, name=name) as inner:
+            assert inner.run in session.open_runs, "which a SIGTERM would end"
+            deepest = None
+            if outer is session:
+                deepest = opened(inner, "deeper")
+            return inner.run, deepest
+
+    first, deeper = opened(session, "round 1")
+    second, _ = opened(session, "round 2")
+    assert opened(session, "round 1")[0].run_id == first.run_id, "the same goes on"
+    other = dataclasses.replace(session.config, seed=1)
+    assert len({first.run_id, second.run_id, opened(session, "round 1", other)[0].run_id}) == 3
+    assert session.open_runs == []
+    client = mlflow.MlflowClient(session.run.uri)
+    known = client.get_run(first.run_id)
+    assert known.info.run_name == "round 1"
+    assert known.info.status == "FINISHED"
+    assert known.data.tags["mlflow.parentRunId"] == session.run.run_id
+    assert client.get_run(deeper[0].run_id).data.tags["mlflow.parentRunId"] == first.run_id

@@ -1,0 +1,105 @@
+"""The recipe's rounds: each mines anew with the network of the one before (Sec. 3.4)."""
+
+import dataclasses
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from mmray.config.presets import DEMO
+from mmray.evaluation.candidates import Candidate
+from mmray.images.collection import Collection, ImageFile
+from mmray.pipeline.recipes import learning, retrieval
+from mmray.pipeline.recipes.outcome import Unlabelled
+from mmray.pipeline.stages import whitening
+from mmray.pipeline.stages.training import Tuned
+
+PHOTOS = Collection.of([ImageFile(uri="/photo.jpg", name="photo.jpg")])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the stages were called with, in order; the stages themselves do nothing."""
+    made = []
+
+    def note(name, result):
+        def stage(session, *arguments, **options):
+            made.append((name, arguments, options))
+            return result(len([call for call in made if call[0] == name]))
+
+        return stage
+
+    images = SimpleNamespace(items=SimpleNamespace(table=None), stage=None)
+    monkeypatch.setattr(learning, "extract_stage", note("extract", lambda n: images))
+    for name in ("features", "graph", "mine", "gallery", "check"):
+        monkeypatch.setattr(learning, f"{name}_stage", note(name, lambda n, name=name: name))
+    initial, trained = (Candidate(label=label, network=None) for label in ("initial", "tuned"))
+    monkeypatch.setattr(
+        whitening, "whiten_stage", note("whiten", lambda n: ("model", [initial, trained]))
+    )
+    measured = SimpleNamespace(scores=["a score"], found=["before", "after"])
+    monkeypatch.setattr(retrieval, "evaluate_stages", note("evaluate", lambda n: measured))
+    epochs = iter([2, 3, 0, 1])
+    monkeypatch.setattr(learning, "nested", nested)
+    monkeypatch.setattr(
+        learning, "train_stage", note("train", lambda n: Tuned(f"tuned {n}", next(epochs), "label"))
+    )
+    return made
+
+
+@contextmanager
+def nested(outer, config, chosen, *, name):
+    yield SimpleNamespace(config=config, chosen=chosen, run=name, stages=[f"a stage of {name}"])
+
+
+def run(rounds, last="evaluate"):
+    config = dataclasses.replace(DEMO, rounds=rounds)
+    unlabelled = Unlabelled(listed=PHOTOS)
+    inputs = retrieval.Inputs(unlabelled=unlabelled, sets=["a set"], network="initial")
+    told = SimpleNamespace(log_data=lambda *names, **values: None, labels=[])
+    told.log_labels = told.labels.append
+    session = SimpleNamespace(config=config, chosen=("extract", last), run=told, stages=[])
+    return retrieval.recipe(session, inputs), session
+
+
+def of(calls, name):
+    return [call for call in calls if call[0] == name]
+
+
+def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
+    outcome, session = run(2)
+    assert outcome.scores == ["a score"]
+    assert session.run.labels == ["label"], "what learned from labels, as it is no TUNED"
+    assert outcome.learned.tuned.network == "tuned 2"
+    assert {arguments[1] for _, arguments, _ in of(calls, "extract")} == {PHOTOS}
+    assert [arguments[0] for _, arguments, _ in of(calls, "extract")] == ["initial", "tuned 1"]
+    assert [arguments[0] for _, arguments, _ in of(calls, "train")] == ["initial", "tuned 1"]
+    assert session.stages == ["a stage of round 1", "a stage of round 2"]
+    assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1", "tuned 2"]
+    ((_, arguments, _),) = of(calls, "whiten")
+    assert arguments[-1] == {"initial": "initial", "fine-tuned": "tuned 2"}
+    ((_, arguments, _),) = of(calls, "evaluate")
+    assert [candidate.label for candidate in arguments[0]] == ["initial", "label"]
+    assert (outcome.model, outcome.found) == ("model", ["before", "after"])
+
+
+def test_rounds_are_runs_within_the_run_and_a_single_one_is_not(calls, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        learning, "nested", lambda *given, name: opened.append(name) or nested(*given, name=name)
+    )
+    run(1)
+    assert opened == []
+    run(2)
+    assert opened == ["round 1", "round 2"]
+
+
+def test_a_round_that_keeps_its_network_is_the_last(calls):
+    run(5)
+    assert len(of(calls, "train")) == 3  # the third kept what it began with
+
+
+def test_stages_end_where_they_were_asked_to(calls):
+    outcome, _ = run(2, last="mine")
+    assert [name for name, _, _ in calls] == ["extract", "features", "graph", "mine", "gallery"]
+    assert (outcome.scores, outcome.learned.mined, outcome.learned.tuned) == ([], "mine", None)

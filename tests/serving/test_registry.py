@@ -1,0 +1,207 @@
+"""A model's folder as MLflow serves it: every form of images, in a process without mmray."""
+
+import base64
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+
+from mmray.images.decoding import decode
+from mmray.pipeline import registry
+from mmray.pipeline.tracking import open_run
+from mmray.serving.encoder import Describer
+from mmray.serving.pyfunc import ImageModel, _load_pyfunc
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from tests.made.exported import SIDE, model_folder, onnx_file, photos
+
+
+def data_uri(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return model_folder(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def model(folder) -> ImageModel:
+    return _load_pyfunc(str(folder))
+
+
+@pytest.fixture(scope="module")
+def expected(folder) -> np.ndarray:
+    return Describer.load(folder).describe(photos())
+
+
+@pytest.fixture
+def files(tmp_path) -> list[str]:
+    """The photos, one of them with a name of its own."""
+    paths = [tmp_path / f"{i}.png" for i in range(4)] + [tmp_path / "é #1.png"]
+    for path, content in zip(paths, photos(), strict=True):
+        path.write_bytes(content)
+    return [str(path) for path in paths]
+
+
+# The forms of images
+
+
+def test_images_come_in_any_form_that_mlflow_passes_on(model, files, expected):
+    uris = [data_uri(content) for content in photos()]
+    for images in (files, photos(), uris, [files[0], *photos()[1:3], *uris[3:]]):
+        objects = np.array(images, dtype=object)
+        frame = pd.DataFrame({"image": images}, index=[4, 3, 2, 1, 0])
+        for form in (images, tuple(images), objects, pd.Series(images), frame):
+            rows = model.predict(form)
+            assert rows.dtype == np.float32
+            np.testing.assert_allclose(rows, expected, atol=2e-6)
+    np.testing.assert_allclose(model.predict(np.array(files)), expected, atol=2e-6)
+
+
+def test_one_image_alone_gives_one_row(model, files, expected):
+    for image in (files[1], photos()[1], data_uri(photos()[1]), np.array(files[1])):
+        np.testing.assert_allclose(model.predict(image), expected[1:2], atol=2e-6)
+
+
+def test_the_longest_side_is_a_parameter_and_zero_is_the_models_own(model, folder, expected):
+    for params in (None, {}, {"longest_side": 0}, {"longest_side": SIDE}):
+        np.testing.assert_allclose(model.predict(photos(), params), expected, atol=2e-6)
+    rows = model.predict(photos(), {"longest_side": 60})
+    np.testing.assert_allclose(rows, Describer.load(folder).describe(photos(), 60), atol=2e-6)
+    assert np.abs(rows - expected).max() > 1e-3
+
+
+def test_other_forms_are_refused(model, files):
+    cases = [
+        (pd.DataFrame({"a": files, "b": files}), "images: a table of 2 columns; give it one"),
+        (np.array(photos()), "images: an array of shape (5,) and type |S"),
+        (np.array([files]), "images: an array of shape (1, 5) and type <U"),
+        (np.zeros((48, 64, 3), np.uint8), "images: an array of shape (48, 64, 3) and type uint8"),
+        ({"image": files}, "images: a list of paths or of the contents of image files is wanted"),
+        ([3], "image 1 of 1: a path or the bytes of an image file is wanted, not int"),
+        ([None], "image 1 of 1: a path or the bytes of an image file is wanted, not NoneType"),
+        (["data:image/png,abc"], "data:image/png: not an image: write data:image/jpeg;base64,..."),
+        (["data:image/png;base64,a?"], "data:image/png;base64,a?...: not an image in base64 ("),
+        (["/absent.jpg"], "/absent.jpg: cannot be read as an image (FileNotFoundError"),
+    ]
+    for images, beginning in cases:
+        with pytest.raises(InputError) as caught:
+            model.predict(images)
+        assert str(caught.value).startswith(beginning)
+
+
+# The MLflow model
+
+
+CHILD = """
+import importlib.util, json, sys, warnings
+sys.path.append(sys.argv[1])
+assert importlib.util.find_spec("mmray") is None
+warnings.simplefilter("ignore")
+import mlflow.pyfunc, numpy, pandas
+from mlflow.pyfunc import scoring_server
+model = mlflow.pyfunc.load_model(sys.argv[2])
+paths, request = sys.argv[4:9], sys.argv[9]
+contents = [open(path, "rb").read() for path in paths]
+rows = model.predict(paths)
+assert rows.dtype == numpy.float32
+for images in (contents, pandas.DataFrame({"any": contents}), numpy.array(paths, object)):
+    assert numpy.abs(model.predict(images) - rows).max() < 1e-6
+assert model.predict(paths[0]).shape == (1, rows.shape[1])
+small = model.predict(paths, params={"longest_side": 50})
+assert numpy.abs(small - rows).max() > 1e-3
+schema = model.metadata.get_input_schema()
+reply = scoring_server.invocations(request, "application/json", model, schema)
+served = numpy.array(json.loads(reply.response)["predictions"], numpy.float32)
+assert numpy.abs(served - rows).max() < 1e-6
+example = model.predict(model.input_example)
+assert example.shape == (1, rows.shape[1])
+numpy.save(sys.argv[3], rows)
+import mmray
+print(json.dumps({"mmray": mmray.__file__, "modules": sorted(sys.modules)}))
+"""
+
+
+def test_a_process_without_mmray_serves_what_torch_and_onnx_compute(
+    folder, files, expected, tmp_path, tmp_path_factory
+):
+    saved, rows = tmp_path / "pyfunc", tmp_path / "rows.npy"
+    registry.save(Folder(str(folder)), saved, dims=Describer.load(folder).net.dim)
+    code = sorted(path for path in (saved / "code").rglob("*") if path.is_file())
+    assert saved / "code" / "mmray" / "serving.py" in code
+    assert {path.suffix for path in code} == {".py"}
+    assert not list(saved.rglob("*.pkl"))
+
+    # Without site, the editable installation of mmray is not found; the packages are.
+    request = json.dumps({"inputs": [data_uri(content) for content in photos()]})
+    packages = sysconfig.get_path("purelib")
+    (tmp_path / "elsewhere").mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", CHILD, packages, saved, rows, *files, request],
+        cwd=tmp_path / "elsewhere",
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert Path(told["mmray"]) == saved / "code" / "mmray" / "__init__.py"
+    unwanted = {
+        "ray",
+        "mmray.training.epoch",
+        "mmray.training.fine_tuning",
+        "mmray.distributed",
+        "mmray.pipeline.tracking",
+    }
+    assert unwanted.isdisjoint(told["modules"])
+
+    session = onnxruntime.InferenceSession(onnx_file(tmp_path_factory.getbasetemp())[0])
+    by_onnx = [
+        session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})[0][0]
+        for pixels in (decode(content, longest_side=SIDE).pixels for content in photos())
+    ]
+    np.testing.assert_allclose(np.load(rows), expected, atol=1e-4)
+    np.testing.assert_allclose(np.load(rows), np.array(by_onnx), atol=1e-4)
+
+
+def test_a_model_is_saved_though_the_current_folder_is_gone(folder, tmp_path, monkeypatch):
+    (tmp_path / "job").mkdir()
+    monkeypatch.chdir(tmp_path / "job")
+    (tmp_path / "job").rmdir()
+    registry.save(Folder(str(folder)), tmp_path / "pyfunc", dims=8)
+    assert (tmp_path / "pyfunc" / "MLmodel").exists()
+    assert (tmp_path / "pyfunc" / "code" / "mmray" / "serving.py").exists()
+    assert Path.cwd() == Path(registry.__file__).parents[1]
+
+
+def test_a_registered_model_is_read_by_its_uri(folder, expected, tmp_path):
+    storage = Folder(str(tmp_path))
+    with (
+        pytest.raises(InputError, match="no run has been made under --storage"),
+        registry.model_folder("models:/birds@newest", storage=storage, uri=None),
+    ):
+        pass
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run = open_run(storage, uri=uri, experiment="e", name="n", identity="0", settings={})
+    given, dims = Folder(str(folder)), expected.shape[1]
+    options = {"dims": dims, "digest": "d"}
+    assert registry.log_model(run, given, registered="birds", **options)
+    for name in ("models:/birds@newest", "models:/birds/1", f"runs:/{run.run_id}/model"):
+        with registry.model_folder(name, storage=storage, uri=None) as found:
+            assert found.names() == given.names()
+            rows = Describer.load(found).describe(photos())
+        np.testing.assert_allclose(rows, expected, atol=2e-6)
+    for name in ("models:/birds@oldest", "models:/wolves/1", "models:/x", "runs:/0/model"):
+        with (
+            pytest.raises(InputError, match=f"^--model {name}: MLflow at sqlite:.*no such model"),
+            registry.model_folder(name, storage=storage, uri=None),
+        ):
+            pass
+    with registry.model_folder(str(folder), storage=storage, uri=None) as found:
+        assert found.uri == str(folder)

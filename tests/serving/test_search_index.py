@@ -1,0 +1,148 @@
+"""Which images an index holds as what is listed changes, and what it finds."""
+
+import numpy as np
+import pytest
+
+from mmray.images.collection import Collection, ImageFile
+from mmray.mining.knn.exact import search
+from mmray.pipeline.recipes.index import current_index
+from mmray.serving.compressed_index import CompressedIndex
+from mmray.serving.search_index import FRESH, UNREADABLE, Catalog, SearchIndex, write_vectors
+from mmray.system.folder import Folder
+
+
+def images(*names, folder="a", size=10):
+    return Collection.of(
+        [ImageFile(uri=f"/{folder}/{name}.jpg", name=f"{name}.jpg", size=size) for name in names]
+    )
+
+
+def described(catalog, bad=()):
+    """As if its fresh images had been described, those named bad in vain."""
+    fresh = catalog.images.take(np.flatnonzero(catalog.rows == FRESH))
+    why = ["broken" if image.name.removesuffix(".jpg") in bad else None for image in fresh]
+    read = np.array([place for place, reason in enumerate(why) if reason is None], np.int64)
+    return catalog.described(read, why)
+
+
+def names(catalog):
+    return [image.name.removesuffix(".jpg") for image in catalog.readable()]
+
+
+@pytest.fixture
+def known():
+    catalog, _ = described(
+        Catalog.empty().updated([("a", images("x", "y", "z"))], retry=False), bad="y"
+    )
+    return catalog
+
+
+def test_of_a_first_list_all_images_are_fresh_and_those_that_are_read_get_dense_rows(known):
+    assert known.rows.tolist() == [0, UNREADABLE, 1]
+    assert names(known) == ["x", "z"]
+    assert known.table["error"].to_pylist() == [None, "broken", None]
+
+
+def test_only_what_is_new_or_has_changed_is_fresh_and_what_is_gone_goes(known):
+    listed = Collection.joined([images("w"), images("x", size=11), images("z")])
+    wanted = known.updated([("a", listed)], retry=False)
+    assert wanted.rows.tolist() == [FRESH, FRESH, 1]
+    catalog, origins = described(wanted)
+    assert names(catalog) == ["w", "x", "z"]
+    assert origins.tolist() == [-1, -2, 1]
+
+
+def test_sources_that_are_not_named_stay(known):
+    wanted = known.updated([("b", images("v", folder="b"))], retry=False)
+    catalog, origins = described(wanted)
+    assert names(catalog) == ["x", "z", "v"]
+    assert origins.tolist() == [0, 1, -1]
+    again = catalog.updated([("b", images("u", "v", folder="b"))], retry=False)
+    assert names(described(again)[0]) == ["x", "z", "u", "v"]
+
+
+def test_an_image_of_two_sources_counts_once(known):
+    wanted = known.updated([("b", images("x", "z"))], retry=False)
+    assert wanted.rows.tolist() == [0, UNREADABLE, 1]
+    twice = Catalog.empty().updated([("a", images("x")), ("b", images("x", "y"))], retry=False)
+    assert len(twice) == 2
+
+
+def test_what_could_not_be_read_is_tried_again_only_if_that_is_asked_for(known):
+    listed = [("a", images("x", "y", "z"))]
+    assert known.updated(listed, retry=False).rows.tolist() == [0, UNREADABLE, 1]
+    retried, origins = described(known.updated(listed, retry=True))
+    assert names(retried) == ["x", "y", "z"]
+    assert retried.table["error"].to_pylist() == [None, None, None]
+    assert origins.tolist() == [0, -1, 1]
+
+
+def test_vectors_are_old_rows_and_whitened_new_ones(tmp_path):
+    old, new = np.eye(3, 2, dtype=np.float32), np.full((2, 5), 3, np.float32)
+    folder = Folder(str(tmp_path))
+    write_vectors(
+        folder, np.array([2, -2, 0, -1]), old=old, new=new, whiten=lambda rows: rows[:, :2] * 2
+    )
+    found = np.load(tmp_path / "vectors.npy")
+    assert found.dtype == np.float32
+    assert found.tolist() == [[0, 0], [6, 6], [1, 0], [6, 6]]
+
+
+def test_no_index_of_a_name_is_none(tmp_path):
+    assert current_index(Folder(str(tmp_path)), "images") is None
+
+
+def clustered(n, d, rng):
+    centres = rng.standard_normal((100, d))
+    rows = centres[rng.integers(0, 100, n)] + 0.5 * rng.standard_normal((n, d))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_flat_index_finds_what_brute_force_finds():
+    vectors = clustered(300, 16, np.random.default_rng(0))
+    index = SearchIndex(images=None, vectors=vectors, compressed=None, about={}, model=None)
+    found = index.nearest(vectors[:7], 20, probes=1)
+    brute = np.argsort(
+        -(vectors[:7].astype(float) @ vectors.T.astype(float)), axis=1, kind="stable"
+    )
+    assert found.ids.tolist() == brute[:, :20].tolist()
+    assert index.nearest(vectors[:1], 1000, probes=1).ids.shape == (1, 300)
+
+
+@pytest.fixture(scope="module")
+def compressed():
+    vectors = clustered(10_000, 8, np.random.default_rng(1))
+    return CompressedIndex.of(vectors)
+
+
+def test_codes_propose_and_vectors_decide(compressed):
+    vectors = compressed.database
+    found, exact = compressed.search(vectors[:50], 10, probes=16), search(vectors, vectors[:50], 10)
+    agree = [len(np.intersect1d(*pair)) for pair in zip(found.ids, exact.ids, strict=True)]
+    assert np.mean(agree) > 9.5
+    cosines = np.einsum("qkd,qd->qk", vectors[found.ids], vectors[:50])
+    np.testing.assert_allclose(found.similarities, cosines, atol=1e-6)
+    assert (np.diff(found.similarities, axis=1) <= 0).all()
+
+
+def test_few_cells_are_no_reason_for_few_results(compressed):
+    found = compressed.search(compressed.database[:3], 2000, probes=1)
+    assert all(len(np.unique(ids)) == 2000 for ids in found.ids)
+
+
+def test_a_compressed_index_is_the_same_when_it_is_read(compressed):
+    again = CompressedIndex.from_bytes(compressed.to_bytes(), compressed.database)
+    queries = compressed.database[:5]
+    before, after = (each.search(queries, 10, probes=4) for each in (compressed, again))
+    assert np.array_equal(before.ids, after.ids)
+    # 8 bytes of codes, 8 of the id, and the cells.
+    assert len(compressed.to_bytes()) < 10_000 * 20
+
+
+def test_too_few_items_are_refused():
+    with pytest.raises(ValueError, match="9 items are too few for codes"):
+        CompressedIndex.of(np.eye(9, 4, dtype=np.float32))
+    with pytest.raises(ValueError, match="probes must be at least 1, got 0"):
+        CompressedIndex(database=np.eye(2, dtype=np.float32), index=None).search(
+            np.eye(2, dtype=np.float32), 1, probes=0
+        )
