@@ -17,7 +17,7 @@ from mmray.config.choices import Loss, Network, Precision
 from mmray.config.command_line import exit_status
 
 if TYPE_CHECKING:
-    from mmray.extraction_benchmark import Rate
+    from jobs.benchmarks.extraction import Rate
     from mmray.images.collection import Collection
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -77,7 +77,7 @@ def main() -> int:
         from mmray.pipeline.reports.tables import table
 
         if options.what == "features":
-            from mmray.benchmark import manifold_features
+            from jobs.benchmarks.mining import manifold_features
 
             size = (options.items, options.dims)
             np.save(options.output, manifold_features(*size, intrinsic=options.intrinsic))
@@ -97,7 +97,7 @@ def part(options: Benchmark) -> Table:
     """The k-NN search or the diffusion, on synthetic features."""
     import torch
 
-    from mmray.benchmark import compare_diffusion, compare_knn, manifold_features
+    from jobs.benchmarks.mining import compare_diffusion, compare_knn, manifold_features
 
     features = manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
     same = {"threads": options.threads or torch.get_num_threads(), "repeats": options.repeats}
@@ -116,7 +116,7 @@ def ranking(options: Benchmark) -> Table:
     """Searching a whole database of synthetic features, as an evaluation does."""
     import torch
 
-    from mmray.benchmark import manifold_features, time_ranking
+    from jobs.benchmarks.mining import manifold_features, time_ranking
 
     features = manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
     threads = options.threads or torch.get_num_threads()
@@ -130,7 +130,7 @@ def searching(options: Benchmark) -> Table:
     """Searching an index of synthetic features, as `jobs/search.py query` does."""
     import torch
 
-    from mmray.search_benchmark import compare_search, stored_features
+    from jobs.benchmarks.search import compare_search, stored_features
     from mmray.system.folder import Folder
 
     with tempfile.TemporaryDirectory() as stored:
@@ -161,9 +161,9 @@ def extraction(options: Benchmark) -> Table:
     """Describing photos of mixed shapes."""
     import torch
 
+    from jobs.benchmarks.extraction import compare_extraction
     from mmray.descriptors.settings import Description
     from mmray.descriptors.weights import build
-    from mmray.extraction_benchmark import compare_extraction
 
     with tempfile.TemporaryDirectory() as rendered:
         how = Description(
@@ -186,9 +186,9 @@ def training(options: Benchmark) -> Table:
     """Steps of fine-tuning on photos of mixed shapes."""
     import torch
 
+    from jobs.benchmarks.training import compare_training
     from mmray.config.sections import TrainingConfig
     from mmray.descriptors.weights import build
-    from mmray.training_benchmark import compare_training
 
     with tempfile.TemporaryDirectory() as rendered:
         config = TrainingConfig(

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mmray.benchmark import manifold_features
+from jobs.benchmarks.mining import manifold_features
 from mmray.mining.anchors import select_anchors
 from mmray.mining.graph import largest_component, reciprocal_knn_graph
 from mmray.mining.knn.exact import search

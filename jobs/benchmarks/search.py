@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mmray.benchmark import manifold_features, seconds
+from jobs.benchmarks.mining import manifold_features, seconds
 from mmray.mining.knn.exact import search
 from mmray.mining.knn.recall import recall
 from mmray.mining.knn.results import Neighbors

@@ -23,10 +23,10 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from jobs.benchmarks.extraction import Photos, Rate
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.embedding import as_batch, tune_torch
 from mmray.descriptors.network import EmbeddingNet
-from mmray.extraction_benchmark import Photos, Rate
 from mmray.images.collection import Collection
 from mmray.images.decoding import MAX_PIXELS, same_shape_batches
 from mmray.mining.manifold import ManifoldNeighbors

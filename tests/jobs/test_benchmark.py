@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmray.benchmark import Comparison, manifold_features
+from jobs.benchmarks.mining import Comparison, manifold_features
+from jobs.benchmarks.search import stored_features
+from jobs.benchmarks.training import compare_training
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.network import EmbeddingNet
 from mmray.images.sources import find
-from mmray.search_benchmark import stored_features
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.training_benchmark import compare_training
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 
 import benchmark as job
 
