@@ -1,30 +1,12 @@
-"""Fine-grained learning: unlabelled images of similar classes in; Recall@k and NMI of others out.
-
-Without arguments it runs a small demonstration on rendered photos. --images names a folder of each
-class, or CUB-200-2011: the first half of the classes trains without labels, the second half tests.
-The same command again goes on where it was stopped. Exit status: 0 done, 2 unusable arguments or
-input, 1 anything else, 130 interrupted (and resumable).
-"""
+"""Fine-grained learning: unlabelled images of similar classes in; Recall@k of others out."""
 
 import sys
 
-from mmray.config.command_line import exit_status, parse
-from mmray.config.presets import FINEGRAINED_PRESETS
+from mmray.__main__ import run
 
 
 def main() -> int:
-    config = parse(FINEGRAINED_PRESETS, sys.argv[1:], __doc__)
-
-    def job() -> None:
-        # Imported only now: --help and a misspelt flag should not wait for torch, Ray and MLflow.
-        from mmray.pipeline.recipes.finegrained import run
-        from mmray.pipeline.reports.tables import results_table
-
-        scores = run(config)
-        if scores:
-            print(results_table(scores))
-
-    return exit_status(job)
+    return run("finegrained", sys.argv[1:])
 
 
 if __name__ == "__main__":

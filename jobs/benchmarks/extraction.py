@@ -141,8 +141,8 @@ def _extracted(
         ended = sorted((shards.local / name).stat().st_mtime for name in shards.names())
         first = min(2 * pool.size(), len(ended) - 2)
         rate = (len(ended) - 1 - first) * len(images) / len(ended) / (ended[-1] - ended[first])
-        finish_features(stage, how.poolings, total=len(images), max_bad_fraction=0)
-        rows = np.array(read_features(stage, how.poolings, POOLING))
+        finish_features(stage.folder, how.poolings, total=len(images), max_bad_fraction=0)
+        rows = np.array(read_features(stage.folder, how.poolings, POOLING))
     startup = ended[-1] - start - len(images) / rate
     return Rate(
         way=f"mmray, {how.precision}", images_per_second=rate, startup=startup, deviation=0

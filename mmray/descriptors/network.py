@@ -46,7 +46,7 @@ class EmbeddingNet(nn.Module):
         self.register_buffer("std", torch.tensor(facts.std).reshape(1, 3, 1, 1), persistent=False)
         self.backbone: nn.Module = convolutional_layers(network)
         # The weights too, not the input alone: DDP wants gradients laid out as their parameters.
-        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone.to(memory_format=torch.channels_last)
         self.head = None if dim is None else nn.Linear(self.channels, dim)
         self.train()
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.descriptors.moments import Moments
-from mmray.pipeline.stage import Stage
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -74,7 +73,7 @@ def rows_of(column: pa.ChunkedArray) -> Features:
 
 
 def finish_features(
-    stage: Stage,
+    folder: Folder,
     poolings: Sequence[str],
     *,
     total: int,
@@ -89,6 +88,7 @@ def finish_features(
 
     Parameters
     ----------
+    folder : of the extraction; its shards are below `features`
     total : images that there were to describe
     max_bad_fraction : of them, that may have been unreadable; None: even all of them
     flag : that sets this fraction, for the message
@@ -101,46 +101,46 @@ def finish_features(
         No image, or too few of them, could be read. Shards with bad images are removed, so that
         the same command tries these again once the cause is mended; quarantine.parquet stays.
     """
-    shards = stage.folder / "features"
-    if not stage.folder.has("images.parquet"):
+    shards = folder / "features"
+    if not folder.has("images.parquet"):
         seen = _seen(shards)
-        _set_bad_aside(stage, seen, total, max_bad_fraction, flag)
+        _set_bad_aside(folder, seen, total, max_bad_fraction, flag)
         assert len(seen) == total, (len(seen), total)
         good = seen.filter(pc.is_null(seen["error"]))
         kept = _first_of_equals(good) if deduplicate else np.arange(len(good))
         repeated = np.setdiff1d(np.arange(len(good)), kept)
         originals = good.take(kept)
         first = pc.index_in(good["digest"].take(repeated), originals["digest"])
-        stage.folder.write_table(
+        folder.write_table(
             "duplicates.parquet",
             pa.table({"uri": good["uri"].take(repeated), "of": originals["uri"].take(first)}),
         )
-        stage.folder.write_table("deviation.parquet", seen.select(["deviation"]).drop_null())
+        folder.write_table("deviation.parquet", seen.select(["deviation"]).drop_null())
         images = originals.select(["item", "uri", "width", "height"])
         ids = pa.array(np.arange(len(images), dtype=np.int64))
-        stage.folder.write_table("images.parquet", images.add_column(0, "image_id", ids))
-    items = stage.folder.read_table("images.parquet", ["item"])["item"].to_numpy()
+        folder.write_table("images.parquet", images.add_column(0, "image_id", ids))
+    items = folder.read_table("images.parquet", ["item"])["item"].to_numpy()
     _number_densely(shards, items)
     for pooling in poolings:
-        _gather(stage.folder, shards, column_of(poolings, pooling), len(items))
+        _gather(folder, shards, column_of(poolings, pooling), len(items))
     counts: dict[str, float] = {
         "images": len(items),
-        "quarantined": len(stage.folder.read_table("quarantine.parquet", ["error"])),
-        "duplicates": len(stage.folder.read_table("duplicates.parquet", ["of"])),
+        "quarantined": len(folder.read_table("quarantine.parquet", ["error"])),
+        "duplicates": len(folder.read_table("duplicates.parquet", ["of"])),
     }
-    deviation = stage.folder.read_table("deviation.parquet")["deviation"].to_numpy()
+    deviation = folder.read_table("deviation.parquet")["deviation"].to_numpy()
     if len(deviation):
         counts |= {"deviation": float(deviation.mean()), "deviation_max": float(deviation.max())}
     return counts
 
 
 def _set_bad_aside(
-    stage: Stage, seen: pa.Table, total: int, limit: float | None, flag: str
+    folder: Folder, seen: pa.Table, total: int, limit: float | None, flag: str
 ) -> None:
     """Write quarantine.parquet; InputError if it is too long."""
-    shards = stage.folder / "features"
+    shards = folder / "features"
     bad = seen.filter(pc.is_valid(seen["error"]))
-    stage.folder.write_table("quarantine.parquet", bad.select(["uri", "error"]))
+    folder.write_table("quarantine.parquet", bad.select(["uri", "error"]))
     if limit is None or (len(bad) < total and len(bad) <= limit * total):
         return
     for name in shards.names():
@@ -154,7 +154,7 @@ def _set_bad_aside(
     raise InputError(
         f"{len(bad)} of {total} images could not be read ({why}), the first of them "
         f"{first['uri']}: {first['error']}; "
-        f"see {stage.folder.location('quarantine.parquet')} for each"
+        f"see {folder.location('quarantine.parquet')} for each"
     )
 
 
@@ -198,9 +198,9 @@ def array_name(column: str) -> str:
     return "features.npy" if column == "embedding" else f"features-{column}.npy"
 
 
-def read_features(stage: Stage, poolings: Sequence[str], pooling: str) -> Features:
+def read_features(folder: Folder, poolings: Sequence[str], pooling: str) -> Features:
     """(n, d) float32 of one pooling, rows in the order of images.parquet."""
-    return read_array(stage.folder, array_name(column_of(poolings, pooling)))
+    return read_array(folder, array_name(column_of(poolings, pooling)))
 
 
 def moments_table(moments: Moments) -> pa.Table:

@@ -34,7 +34,9 @@ from mmray.system.folder import Folder
 from mmray.system.locations import absolute
 
 NAME = "model"  # of the model within its run: runs:/<id>/model
-LOADER = "mmray.serving.pyfunc"
+# The libraries that describing an image takes; a registered model carries them.
+SERVED_FROM = ("system", "config", "images", "descriptors", "mining", "serving")
+LOADER = "mmray.serving"  # stands in the files of models: it stays, whatever moves
 REGISTERED = ("models:/", "runs:/")  # what MLflow's URIs of models begin with
 SERVED_WITH = (  # what the loader imports, directly or not; MLflow adds itself
     *("torch", "torchvision", "numpy", "scipy", "pyarrow", "pillow", "safetensors"),
@@ -208,12 +210,13 @@ def _enter_folder_again() -> None:
 
 
 def _copy_sources(target: Path) -> None:
-    """The sources of this package, without the templates of its pages and compiled files."""
+    """Copy the sources that a model needs to describe images: SERVED_FROM, nothing else."""
     root = Path(mmray.__file__).parent
-    for source in root.rglob("*.py"):
-        copied = target / source.relative_to(root)
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copied)
+    target.mkdir()
+    shutil.copyfile(root / "__init__.py", target / "__init__.py")
+    for name in SERVED_FROM:
+        ignored = shutil.ignore_patterns("__pycache__", "demo")
+        shutil.copytree(root / name, target / name, ignore=ignored)
 
 
 def _example() -> str:

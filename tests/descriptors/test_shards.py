@@ -34,21 +34,21 @@ def write_shards(stage, *, bad=(), contents=None, count=10, size=4, d=3):
 
 
 def finish(stage, limit=0.5, *, total=10, **options):
-    return finish_features(stage, POOLINGS, total=total, max_bad_fraction=limit, **options)
+    return finish_features(stage.folder, POOLINGS, total=total, max_bad_fraction=limit, **options)
 
 
 def finished(stage):
     table = stage.folder.read_table("images.parquet")
     shards = stage.folder / "features"
     ids = [i for name in shards.names() for i in shards.read_table(name)["image_id"].to_pylist()]
-    return table.to_pydict(), ids, read_features(stage, POOLINGS, "rmac").tolist()
+    return table.to_pydict(), ids, read_features(stage.folder, POOLINGS, "rmac").tolist()
 
 
 def test_features_come_back_in_the_order_of_the_images(stage):
     write_shards(stage)
     assert finish(stage, 0) == {"images": 10, "quarantined": 0, "duplicates": 0}
-    rmac = read_features(stage, POOLINGS, "rmac")
-    mac = read_features(stage, POOLINGS, "mac")
+    rmac = read_features(stage.folder, POOLINGS, "rmac")
+    mac = read_features(stage.folder, POOLINGS, "mac")
     assert rmac.dtype == np.float32
     np.testing.assert_array_equal(rmac[:, 0], np.arange(10) + 0.5)
     np.testing.assert_array_equal(mac[:, 2], -np.arange(10))

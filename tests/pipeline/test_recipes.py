@@ -11,7 +11,6 @@ from mmray.evaluation.candidates import Candidate
 from mmray.images.collection import Collection, ImageFile
 from mmray.pipeline.recipes import learning, retrieval
 from mmray.pipeline.recipes.outcome import Unlabelled
-from mmray.pipeline.stages import whitening
 from mmray.pipeline.stages.training import Tuned
 
 PHOTOS = Collection.of([ImageFile(uri="/photo.jpg", name="photo.jpg")])
@@ -35,7 +34,7 @@ def calls(monkeypatch):
         monkeypatch.setattr(learning, f"{name}_stage", note(name, lambda n, name=name: name))
     initial, trained = (Candidate(label=label, network=None) for label in ("initial", "tuned"))
     monkeypatch.setattr(
-        whitening, "whiten_stage", note("whiten", lambda n: ("model", [initial, trained]))
+        retrieval, "whiten_stage", note("whiten", lambda n: ("model", [initial, trained]))
     )
     measured = SimpleNamespace(scores=["a score"], found=["before", "after"])
     monkeypatch.setattr(retrieval, "evaluate_stages", note("evaluate", lambda n: measured))

@@ -192,8 +192,8 @@ def test_matplotlib_comes_with_the_first_figure_and_without_pyplot():
     program = """
 import sys
 import numpy as np
-from mmray.graph_report import graph_report
-from mmray.report import graph_figure
+from mmray.mining.graph_statistics import graph_report
+from mmray.pipeline.reports.graph_figure import graph_figure
 from scipy.sparse import csr_array
 assert "matplotlib" not in sys.modules
 ones = np.ones((2, 2), np.float32)

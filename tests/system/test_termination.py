@@ -11,8 +11,8 @@ from mmray.system.termination import on_termination
 # One call into C that lasts longer than anybody waits, and heeds no signal until it returns.
 STUCK = """
 import hashlib, signal, sys
-from mmray.command_line import exit_status
-from mmray.termination import on_termination
+from mmray.config.command_line import exit_status
+from mmray.system.termination import on_termination
 
 def job():
     with on_termination(lambda: print("ended", flush=True)):

@@ -18,7 +18,7 @@ def render(template: str, **context: object) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("mmray.pages"),
+        loader=PackageLoader("mmray.pipeline.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -40,7 +40,7 @@ class Described:
 
     def features(self, pooling: Descriptor) -> Features:
         """(n, d) float32, a row an item."""
-        return shards.read_features(self.stage, self.poolings, pooling)
+        return shards.read_features(self.stage.folder, self.poolings, pooling)
 
 
 def describe(
@@ -86,7 +86,7 @@ def describe(
             most_bad=int((1 if max_bad_fraction is None else max_bad_fraction) * len(images)),
         )
         return shards.finish_features(
-            stage,
+            stage.folder,
             how.poolings,
             total=len(images),
             max_bad_fraction=max_bad_fraction,

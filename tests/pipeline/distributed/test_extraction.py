@@ -62,7 +62,7 @@ def described(images, model, folder, *, how=HOW, bad=2, **options):
         label="extract",
         **options,
     )
-    counts = shards.finish_features(stage, how.poolings, total=len(images), max_bad_fraction=0.8)
+    counts = shards.finish_features(stage.folder, how.poolings, total=len(images), max_bad_fraction=0.8)
     assert (counts["images"], counts["quarantined"]) == (len(images) - bad, bad)
     return stage
 
@@ -74,7 +74,7 @@ def whole(photos, model, tmp_path_factory, ray_cluster):
 
 
 def rows(stage, pooling="rmac"):
-    return shards.read_features(stage, POOLINGS, pooling)
+    return shards.read_features(stage.folder, POOLINGS, pooling)
 
 
 def test_extraction_equals_the_core_for_any_number_of_actors(whole, photos, model, tmp_path):
@@ -181,7 +181,7 @@ def test_bfloat16_stays_near_and_says_how_near(whole, photos, model, tmp_path):
     stage = described(photos, model, tmp_path, how=how)
     cosines = (rows(whole) * rows(stage)).sum(axis=1)
     assert 0.98 < cosines.min() < 0.99999
-    counts = shards.finish_features(stage, POOLINGS, total=14, max_bad_fraction=0.8)
+    counts = shards.finish_features(stage.folder, POOLINGS, total=14, max_bad_fraction=0.8)
     # Measured on the first image of both units, by the worse of its descriptors.
     assert counts["deviation_max"] >= 1 - cosines[[0, 6]].min() - 1e-6
     assert 0 < counts["deviation"] <= counts["deviation_max"] < 0.02

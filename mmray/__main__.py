@@ -1,0 +1,228 @@
+"""The command `mmray` and `python -m mmray`: every job by its name.
+
+`jobs/*.py` are the same jobs as scripts, for `ray job submit`.
+"""
+
+import dataclasses
+import runpy
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+import mmray
+from mmray.config.command_line import exit_status, given, parse
+from mmray.config.presets import (
+    EVALUATE,
+    FINEGRAINED_ABLATIONS,
+    FINEGRAINED_PRESETS,
+    MINE_PRESETS,
+    PRESETS,
+    RETRIEVAL_ABLATIONS,
+)
+from mmray.config.tools import ExportConfig, FigureConfig, IndexConfig, QueryConfig
+from mmray.system.errors import InputError
+from mmray.system.folder import Folder
+from mmray.system.locations import absolute
+
+# Jobs import what they run only when they run: --help and a misspelt flag should not wait for
+# torch, Ray and MLflow.
+
+
+def retrieval(arguments: list[str]) -> None:
+    """The main job: unlabelled images in, a fine-tuned network and a table of mAP out.
+
+    Without arguments it runs a small demonstration on rendered photos. The same command again goes
+    on where it was stopped. Exit status: 0 done, 2 unusable arguments or input, 1 anything else,
+    130 interrupted (and resumable).
+    """
+    config = parse(PRESETS, arguments, _help(retrieval))
+    from mmray.pipeline.recipes.retrieval import run
+    from mmray.pipeline.reports.tables import results_table
+
+    scores = run(config)
+    if scores:
+        print(results_table(scores))
+
+
+def finegrained(arguments: list[str]) -> None:
+    """Fine-grained learning: unlabelled images of similar classes in; Recall@k and NMI of others.
+
+    Without arguments it runs a small demonstration on rendered photos. --images names a folder of
+    each class, or CUB-200-2011: the first half of the classes trains without labels, the second
+    half tests. The same command again goes on where it was stopped. Exit status: 0 done, 2 unusable
+    arguments or input, 1 anything else, 130 interrupted (and resumable).
+    """
+    config = parse(FINEGRAINED_PRESETS, arguments, _help(finegrained))
+    from mmray.pipeline.recipes.finegrained import run
+    from mmray.pipeline.reports.tables import results_table
+
+    scores = run(config)
+    if scores:
+        print(results_table(scores))
+
+
+def mine(arguments: list[str]) -> None:
+    """Mining alone: features that were computed elsewhere in, anchors and pools out.
+
+    The features are a .npy file (n x d), a folder of Parquet (column embedding) or a MATLAB file
+    (V, d x n). The same command again goes on where it was stopped. Exit status: 0 done, 2 unusable
+    arguments or input, 1 anything else, 130 interrupted (and resumable).
+    """
+    config = parse(MINE_PRESETS, arguments, _help(mine))
+    from mmray.pipeline.recipes.mining import HEAD, run
+    from mmray.pipeline.reports.tables import table
+
+    print(table(HEAD, run(config)))
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Measure networks on retrieval benchmarks, or on a labelled set of your own.
+
+    The last thing printed is a table as in Table 3 of the paper: a row for each network, descriptor
+    and whitening, a column for each benchmark. The same command again goes on where it was stopped.
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 interrupted (and
+    resumable).
+    """
+    config = parse({"": EVALUATE}, arguments, _help(evaluate))
+    from mmray.pipeline.recipes.evaluation import run
+    from mmray.pipeline.reports.tables import results_table
+
+    print(results_table(run(config)))
+
+
+def ablation(arguments: list[str]) -> None:
+    """The paper's comparisons: Tables 1 and 2 row by row, over several seeds, as one table.
+
+    Without arguments it compares on a small rendered set. --application retrieval compares by mAP;
+    each application takes all flags of its own job. Rows that learn from labels say so. The same
+    command again fills the rows that are missing. Exit status: 0 done, 2 unusable arguments or
+    input, 1 anything else, 130 interrupted (and resumable).
+    """
+    application = given("--application", arguments)
+    presets: Mapping[Any, Any] = (
+        RETRIEVAL_ABLATIONS if application == "retrieval" else FINEGRAINED_ABLATIONS
+    )
+    config = parse(presets, arguments, _help(ablation))
+    from mmray.pipeline.recipes.ablation import run
+
+    print(run(config))
+
+
+def search(arguments: list[str]) -> None:
+    """Find images like others: index a collection by a model, then query it.
+
+        python jobs/search.py index --model FOLDER --images FOLDER
+        python jobs/search.py query PHOTO ... --top 20
+
+    A query prints a table last and writes a page of thumbnails. The same `index` again, or with
+    other images, describes what is new only. Exit status: 0 done, 2 unusable arguments or input, 1
+    anything else, 130 interrupted (and resumable).
+    """
+    config: IndexConfig | QueryConfig = tyro.extras.subcommand_cli_from_dict(
+        {"index": IndexConfig, "query": QueryConfig},
+        args=arguments,
+        description=_help(search),
+        config=(tyro.conf.PositionalRequiredArgs,),
+    )
+    if isinstance(config, QueryConfig):  # neither Ray nor MLflow is loaded for a query
+        from mmray.pipeline.recipes.search import run
+
+        print(run(config))
+    else:
+        from mmray.pipeline.recipes.index import update
+
+        print(update(config))
+
+
+def export(arguments: list[str]) -> None:
+    """Write a model that a run left as an ONNX file, and compare the two.
+
+    The file takes uint8 RGB images (batch, 3, height, width) and gives l2-normalised, whitened
+    descriptors. The one line printed says where it is and how far ONNX Runtime is away from torch.
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 interrupted.
+    """
+    config = tyro.cli(ExportConfig, args=arguments, description=_help(export))
+    from mmray.pipeline.registry import model_folder
+    from mmray.serving.encoder import Describer
+    from mmray.serving.onnx_export import export_onnx
+
+    storage = Folder(absolute(config.storage))
+    with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:
+        describer = Describer.load(folder, dims=config.dims)
+    difference = export_onnx(describer.net, config.output, describer.framing)
+    size = Path(config.output).stat().st_size / 1e6
+    print(
+        f"{config.output}: {size:.1f} MB, {describer.net.dim} dimensions, at most "
+        f"{difference:.1e} away from torch"
+    )
+
+
+def figure1(arguments: list[str]) -> None:
+    """Draw Figure 1 of the paper: Euclidean and manifold neighbours of a point, and what is mined.
+
+    The points lie on curves in the plane; all else is found as among images. The last thing printed
+    is a table of how many points are in each set. Exit status: 0 done, 2 unusable arguments or an
+    output that cannot be written, 1 anything else.
+    """
+    config = tyro.cli(FigureConfig, args=arguments, description=_help(figure1))
+    from mmray.pipeline.reports.figure1 import counts, draw, image_format, save
+    from mmray.pipeline.reports.plane import mine_toy
+    from mmray.pipeline.reports.tables import table
+
+    kind = image_format(config.output)
+    settings = dataclasses.asdict(config)
+    del settings["output"]
+    toy = mine_toy(**settings)
+    print(save(config.output, draw(toy, kind)))
+    head, row = counts(toy)
+    print(table(head, [row], numbers=len(head)))
+
+
+def benchmark(arguments: list[str]) -> None:
+    """How fast mmray is, beside what one would call instead; both sides in one run, as a table."""
+    script = Path(mmray.__file__).parents[1] / "jobs" / "benchmark.py"
+    if not script.is_file():
+        raise InputError(
+            "benchmark: the benchmarks are part of the repository, not of the installed package; "
+            "clone it and run python jobs/benchmark.py"
+        )
+    sys.path.insert(0, str(script.parent))
+    runpy.run_path(str(script))["measure"](arguments)
+
+
+JOBS: dict[str, Callable[[list[str]], None]] = {
+    job.__name__: job
+    for job in (
+        *(retrieval, finegrained, mine, evaluate, ablation),
+        *(search, export, benchmark, figure1),
+    )
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job that the first argument names; returns the exit status."""
+    name, *rest = arguments or sys.argv[1:] or ["--help"]
+    if name not in JOBS:
+        print(f"usage: mmray {{{','.join(JOBS)}}} ... (--help after a name says more)\n")
+        for job in JOBS.values():
+            print(f"  {job.__name__:12} {_help(job).splitlines()[0]}")
+        return 0 if name in ("-h", "--help") else 2
+    return run(name, rest)
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Run a job with the arguments behind its name; returns the exit status."""
+    return exit_status(lambda: JOBS[name](arguments))
+
+
+def _help(job: Callable[..., Any]) -> str:
+    """The docstring of a job, which is the text of its --help."""
+    lines = (job.__doc__ or "").splitlines()
+    return "\n".join(line.removeprefix("    ") for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""Thin Ray adapters: each builds, calls the core, returns. No mathematics here."""

@@ -1,1 +1,0 @@
-"""HTML pages that open without a network: all pictures and styles are inside them, no scripts."""

@@ -1,1 +1,0 @@
-"""The demonstration set: rendered photos of invented objects, in place of a real collection."""
