@@ -106,7 +106,7 @@ def part(options: Benchmark) -> Table:
     else:
         anchors = {"anchors": options.anchors, "solved": options.solved}
         found = compare_diffusion(features, options.k, **anchors, **same)
-    row = (found.part, found.rival, f"{found.theirs:.2f}", f"{found.ours:.2f}")
+    row = (found.part, found.baseline, f"{found.theirs:.2f}", f"{found.ours:.2f}")
     return ("part", "against", "its seconds", "ours", "times faster"), [
         (*row, f"{found.ratio:.1f}")
     ]
@@ -162,11 +162,11 @@ def extraction(options: Benchmark) -> Table:
     import torch
 
     from jobs.benchmarks.extraction import compare_extraction
-    from mmray.descriptors.settings import Description
+    from mmray.descriptors.settings import DescriptorSettings
     from mmray.descriptors.weights import build
 
     with tempfile.TemporaryDirectory() as rendered:
-        how = Description(
+        how = DescriptorSettings(
             longest_side=options.longest_side,
             poolings=("mac",),
             precision=options.precision,

@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 import mmray
-from mmray.config.command_line import exit_status, given, parse
+from mmray.config.command_line import exit_status, flag_value, parse
 from mmray.config.presets import (
     EVALUATE,
     FINEGRAINED_ABLATIONS,
@@ -101,7 +101,7 @@ def ablation(arguments: list[str]) -> None:
     command again fills the rows that are missing. Exit status: 0 done, 2 unusable arguments or
     input, 1 anything else, 130 interrupted (and resumable).
     """
-    application = given("--application", arguments)
+    application = flag_value("--application", arguments)
     presets: Mapping[Any, Any] = (
         RETRIEVAL_ABLATIONS if application == "retrieval" else FINEGRAINED_ABLATIONS
     )
@@ -146,12 +146,12 @@ def export(arguments: list[str]) -> None:
     """
     config = tyro.cli(ExportConfig, args=arguments, description=_help(export))
     from mmray.pipeline.registry import model_folder
-    from mmray.serving.encoder import Describer
+    from mmray.serving.encoder import ImageEncoder
     from mmray.serving.onnx_export import export_onnx
 
     storage = Folder(absolute(config.storage))
     with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:
-        describer = Describer.load(folder, dims=config.dims)
+        describer = ImageEncoder.load(folder, dims=config.dims)
     difference = export_onnx(describer.net, config.output, describer.framing)
     size = Path(config.output).stat().st_size / 1e6
     print(
@@ -169,13 +169,13 @@ def figure1(arguments: list[str]) -> None:
     """
     config = tyro.cli(FigureConfig, args=arguments, description=_help(figure1))
     from mmray.pipeline.reports.figure1 import counts, draw, image_format, save
-    from mmray.pipeline.reports.plane import mine_toy
+    from mmray.pipeline.reports.plane import mine_plane_example
     from mmray.pipeline.reports.tables import table
 
     kind = image_format(config.output)
     settings = dataclasses.asdict(config)
     del settings["output"]
-    toy = mine_toy(**settings)
+    toy = mine_plane_example(**settings)
     print(save(config.output, draw(toy, kind)))
     head, row = counts(toy)
     print(table(head, [row], numbers=len(head)))

@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmray.descriptors.embedding import as_batch
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.settings import Description
+from mmray.descriptors.settings import DescriptorSettings
 from mmray.descriptors.shards import finish_features, read_features
 from mmray.images.collection import Collection
 from mmray.images.decoding import load_image, same_shape_batches
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.extraction import extract
-from mmray.pipeline.distributed.units import Pool
-from mmray.pipeline.stage import Stage
+from mmray.pipeline.distributed.units import ActorPool
+from mmray.pipeline.stage import StageFolder
 from mmray.system.arrays import Features, Pixels
 from mmray.system.folder import Folder
 
@@ -65,7 +65,7 @@ class Photos(Dataset[Pixels]):
 def compare_extraction(
     images: Collection,
     model: EmbeddingNet,
-    how: Description,
+    how: DescriptorSettings,
     *,
     shard_size: int,
     threads: int,
@@ -120,12 +120,12 @@ def _embedded(model: EmbeddingNet, chunks: Iterable[Sequence[Pixels]], largest: 
 
 
 def _extracted(
-    images: Collection, model: EmbeddingNet, how: Description, shard_size: int
+    images: Collection, model: EmbeddingNet, how: DescriptorSettings, shard_size: int
 ) -> tuple[Rate, Features]:
     """Our rate, and the descriptors (n, d)."""
     with tempfile.TemporaryDirectory() as folder:
-        stage = Stage.of(Folder(folder), "extract", "benchmark")
-        shards, pool = stage.folder / "features", cluster.with_gpus(Pool())
+        stage = StageFolder.of(Folder(folder), "extract", "benchmark")
+        shards, pool = stage.folder / "features", cluster.with_gpus(ActorPool())
         start = time.time()
         extract(
             images,

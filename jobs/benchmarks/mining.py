@@ -63,7 +63,7 @@ class Comparison:
     """Seconds for the same work, the best of several times on both sides."""
 
     part: str
-    rival: str
+    baseline: str
     ours: float
     theirs: float
 
@@ -92,7 +92,7 @@ def compare_knn(
         repeats,
     )
     part = f"exact k-NN, {len(asked):,} of {len(features):,} x {features.shape[1]}, k = {k}"
-    return Comparison(part=part, rival="faiss.knn", ours=ours + preparing, theirs=theirs)
+    return Comparison(part=part, baseline="faiss.knn", ours=ours + preparing, theirs=theirs)
 
 
 def compare_diffusion(
@@ -119,7 +119,7 @@ def compare_diffusion(
     part = f"diffusion, {anchors} anchors, {len(features):,} items, {graph.nnz:,} entries"
     return Comparison(
         part=part,
-        rival="scipy.sparse.linalg.cg",
+        baseline="scipy.sparse.linalg.cg",
         ours=ours + reordering,
         theirs=theirs * anchors / solved,
     )

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from jobs.benchmarks.mining import manifold_features, seconds
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.knn.recall import recall
 from mmray.mining.knn.results import Neighbors
 from mmray.serving.compressed_index import FEWEST, CompressedIndex
@@ -80,9 +80,9 @@ def compare_search(
     ValueError
         There are too few vectors for codes.
     """
-    flat = partial(search, vectors)
+    flat = partial(nearest_neighbors, vectors)
     for some in (queries[:1], queries):
-        search(vectors[:FEWEST], some, k)  # compiles
+        nearest_neighbors(vectors[:FEWEST], some, k)  # compiles
     exact = flat(queries, k, threads=threads)
     start = time.perf_counter()
     stored = CompressedIndex.of(vectors, threads=threads).to_bytes()

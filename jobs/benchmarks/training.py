@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from jobs.benchmarks.extraction import Photos, Rate
 from mmray.config.sections import TrainingConfig
-from mmray.descriptors.embedding import as_batch, tune_torch
+from mmray.descriptors.embedding import as_batch, configure_torch
 from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import Collection
 from mmray.images.decoding import MAX_PIXELS, same_shape_batches
@@ -35,7 +35,7 @@ from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.caching import cache_images, cached
 from mmray.pipeline.distributed.cluster import TrainingWorkers
 from mmray.pipeline.distributed.trainer import fine_tune
-from mmray.pipeline.distributed.units import Pool
+from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.arrays import Ids, Pixels
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -102,7 +102,7 @@ def compare_training(
             f"--workers {workers}: from 1 to {most}, as there are {threads} threads to share and "
             f"{config.batch_size} tuples in a step"
         )
-    tune_torch(threads)
+    configure_torch(threads)
     job = _random_job(images, model, config, steps)
     share, bare = threads // workers, f"bare DDP loop, {_counted(workers, 'process')}"
     courses = {
@@ -163,7 +163,9 @@ def _random_job(
         model=model,
         images=images.take(ids),
         pools=pools,
-        checked=ManifoldNeighbors(items=np.empty(0, np.int64), neighbors=(), similarity=()),
+        validation_neighbors=ManifoldNeighbors(
+            items=np.empty(0, np.int64), neighbors=(), similarity=()
+        ),
         config=replace(config, epochs=EPOCHS, anchors_per_epoch=t, schedule="constant"),
         seed=0,
         max_pixels=MAX_PIXELS,
@@ -266,7 +268,7 @@ def _spawned(job: TrainingJob, workers: int, threads: int) -> _Course:
 def _ddp_rank(
     rank: int, size: int, threads: int, meeting: str, job: TrainingJob, answers: Any
 ) -> None:
-    tune_torch(threads)
+    configure_torch(threads)
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     # A copy, as torch sends weights in memory that all processes share. BatchNorm's statistics are
     # frozen: there is nothing to broadcast.
@@ -292,7 +294,7 @@ def _cached(job: TrainingJob, folder: Folder) -> tuple[TrainingJob, float]:
         longest_side=size,
         max_pixels=job.max_pixels,
         output=folder,
-        pool=Pool(),
+        pool=ActorPool(),
         shard_size=SHARD,
         label="cache",
     )

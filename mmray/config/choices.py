@@ -37,6 +37,6 @@ Application = Literal["finegrained", "retrieval"]
 Study = Literal["method", "features"]
 IndexKind = Literal["auto", "flat", "ivf-pq"]
 Oracle = Literal["positives", "negatives", "both"]
-Rival = Literal[
+SupervisedBaseline = Literal[
     "triplet-semihard", "lifted-structure", "proxy-nca", "soft-triple", "distance-weighted"
 ]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from mmray.config.learning import Config, FinegrainedConfig
+from mmray.config.learning import FinegrainedConfig, RetrievalConfig
 from mmray.config.presets import FINEGRAINED_RECIPES, RECIPES, with_defaults
 from mmray.config.run import RunConfig
 from mmray.system.errors import InputError
@@ -21,13 +21,13 @@ def parse(presets: Mapping[Any, Settings], arguments: list[str], description: st
     Without a preset they are those of the first. --tuples has a recipe of its own.
     Ends the process with status 2 where the arguments cannot be parsed.
     """
-    name = given("--preset", arguments)
+    name = flag_value("--preset", arguments)
     default: Any = presets[name if name in presets else next(iter(presets))]
-    recipe = given("--recipe", arguments)
-    if recipe is None and given("--tuples", arguments) not in (None, "None"):
+    recipe = flag_value("--recipe", arguments)
+    if recipe is None and flag_value("--tuples", arguments) not in (None, "None"):
         recipe = "supervised"
     known: Any = FINEGRAINED_RECIPES if isinstance(default, FinegrainedConfig) else RECIPES
-    if isinstance(default, Config | FinegrainedConfig) and recipe in known:
+    if isinstance(default, RetrievalConfig | FinegrainedConfig) and recipe in known:
         kind: Any = type(default)
         default = with_defaults(kind(preset=default.preset, recipe=recipe))
     settings: Settings = tyro.cli(
@@ -36,7 +36,7 @@ def parse(presets: Mapping[Any, Settings], arguments: list[str], description: st
     return settings
 
 
-def given(flag: str, arguments: list[str]) -> Any:
+def flag_value(flag: str, arguments: list[str]) -> Any:
     """The last value of a flag; tyro refuses one that does not exist."""
     found = None
     for position, argument in enumerate(arguments):

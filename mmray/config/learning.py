@@ -1,6 +1,9 @@
 """Settings of the jobs that learn: retrieval, fine-grained, ablation."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
 
 from mmray.config.choices import (
     Application,
@@ -11,8 +14,8 @@ from mmray.config.choices import (
     Oracle,
     Preset,
     Recipe,
-    Rival,
     Study,
+    SupervisedBaseline,
 )
 from mmray.config.run import FINEGRAINED_MODEL, RETRIEVAL_MODEL, ListingConfig, MiningRunConfig
 from mmray.config.sections import (
@@ -59,7 +62,7 @@ class LearningConfig(MiningRunConfig, ListingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(LearningConfig):
+class RetrievalConfig(LearningConfig):
     """Learn image embeddings without labels: mine on manifolds, fine-tune, whiten, measure."""
 
     preset: Preset = "demo"
@@ -91,10 +94,10 @@ class FinegrainedConfig(LearningConfig):
     random."""
     pool_labels: str | None = None
     """CSV of the unlabelled images' name,label: measures how pure the pools are, nothing else."""
-    rival: Rival | None = None
+    baseline: Annotated[SupervisedBaseline | None, tyro.conf.arg(aliases=["--rival"])] = None
     """Train with labels by a method of Table 2 instead of mining: a supervised baseline."""
     per_class: int = 4
-    """With --rival: images of a class in a batch."""
+    """With --baseline: images of a class in a batch."""
     test: ClassesConfig = field(default_factory=ClassesConfig)
 
 
@@ -122,7 +125,7 @@ class FinegrainedAblationConfig(AblationOptions, FinegrainedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalAblationConfig(AblationOptions, Config):
+class RetrievalAblationConfig(AblationOptions, RetrievalConfig):
     """Compare the method with its rivals, each change by itself: retrieval."""
 
     application: Application = "retrieval"

@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 
 from mmray.config.choices import FinegrainedPreset, FinegrainedRecipe, MinePreset, Preset, Recipe
 from mmray.config.learning import (
-    Config,
     FinegrainedAblationConfig,
     FinegrainedConfig,
     LearningConfig,
     RetrievalAblationConfig,
+    RetrievalConfig,
 )
 from mmray.config.sections import MiningConfig
-from mmray.config.tools import EvaluateConfig, MineConfig
+from mmray.config.tools import EvaluateJobConfig, MineConfig
 
 Changed = TypeVar("Changed", bound=LearningConfig)
 Changes = dict[str, Any]  # of fields; those of a section in a dict of their own
@@ -48,12 +48,12 @@ SUPERVISED: Changes = {
         "learning_rate": 1e-3,
         "decay": math.exp(-0.1),
         "decay_epochs": 1,
-        "check_items": 0,
+        "validation_items": 0,
     },
 }
 # A rival of Table 2 learns from labels: there is no graph to check a network by.
-RIVAL: Changes = {
-    "training": {"held_out": 0.0, "check_items": 0, "keep": "last", "patience": None},
+BASELINE: Changes = {
+    "training": {"held_out": 0.0, "validation_items": 0, "keep": "last", "patience": None},
 }
 RECIPES: dict[Recipe, Changes] = {"steady": STEADY, "paper": {}, "supervised": SUPERVISED}
 FINEGRAINED_MINING: Changes = {
@@ -134,9 +134,9 @@ FINEGRAINED_SIZES: dict[FinegrainedPreset, Changes] = {
 }
 
 
-def preset(name: Preset, recipe: Recipe = "steady") -> Config:
+def preset(name: Preset, recipe: Recipe = "steady") -> RetrievalConfig:
     """The paper's values, as changed by a recipe, then by the sizes of a preset."""
-    return with_defaults(Config(preset=name, recipe=recipe))
+    return with_defaults(RetrievalConfig(preset=name, recipe=recipe))
 
 
 def with_defaults(config: Changed) -> Changed:
@@ -144,7 +144,7 @@ def with_defaults(config: Changed) -> Changed:
     if isinstance(config, FinegrainedConfig):
         recipe, sizes = FINEGRAINED_RECIPES[config.recipe], FINEGRAINED_SIZES[config.preset]
         return changed(config, FINEGRAINED, recipe, sizes)
-    assert isinstance(config, Config), "there are two applications"
+    assert isinstance(config, RetrievalConfig), "there are two applications"
     return changed(config, RECIPES[config.recipe], SIZES[config.preset])
 
 
@@ -160,7 +160,7 @@ def changed(config: Changed, *changes: Changes) -> Changed:
 
 
 DEMO, RETRIEVAL = preset("demo"), preset("retrieval")
-PRESETS: dict[Preset, Config] = {"demo": DEMO, "retrieval": RETRIEVAL}
+PRESETS: dict[Preset, RetrievalConfig] = {"demo": DEMO, "retrieval": RETRIEVAL}
 FINEGRAINED_PRESETS: dict[FinegrainedPreset, FinegrainedConfig] = {
     "demo": with_defaults(FinegrainedConfig(preset="demo")),
     "finegrained": with_defaults(FinegrainedConfig(preset="finegrained")),
@@ -181,4 +181,4 @@ MINE_PRESETS: dict[MinePreset, MineConfig] = {
     ),
 }
 
-EVALUATE = EvaluateConfig()
+EVALUATE = EvaluateJobConfig()

@@ -1,6 +1,7 @@
 """Settings that every job has."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,7 @@ class RunConfig:
     @property
     def title(self) -> str:
         """What its MLflow run is called."""
-        return type(self).__name__.removesuffix("Config").lower()
+        return type(self).__name__.removesuffix("Config").removesuffix("Job").lower()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,19 @@ class ListingConfig(RunConfig):
     """So many images, drawn at random by --seed; None: all."""
     relist: bool = False
     """Look for images again, where a rerun would go by the list that it kept."""
+
+
+# Names under which renamed fields are stored: they are part of fingerprints, and a new name there
+# would compute every stage again.
+_STORED_AS = {"baseline": "rival", "validation_items": "check_items"}
+
+
+def stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the names that fingerprints are made of; the values as they are."""
+    return {
+        ".".join(_STORED_AS.get(part, part) for part in name.split(".")): value
+        for name, value in values.items()
+    }
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -4,7 +4,9 @@ Values are the paper's (Iscen et al., CVPR 2018, section in brackets) unless sai
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from mmray.config.choices import (
     Augmentation,
@@ -174,14 +176,16 @@ class TrainingConfig:
     """Images of one shape in a forward pass without gradients, at most."""
     held_out: float = 0.0
     """Share of the anchors that never train: their loss is logged."""
-    check_items: int = 300
-    """Items drawn at random whose manifold neighbours a healthy network finds; 0: no check."""
+    validation_items: Annotated[int, tyro.conf.arg(aliases=["--training.check-items"])] = 300
+    """Items drawn at random whose manifold neighbours a good network finds, the check without
+    labels that chooses an epoch; 0: no check."""
     average: bool = False
     """Measure and keep the mean of the networks after all epochs so far and before the first."""
     keep: Literal["best", "last"] = "last"
-    """The network that is kept: the healthiest, the initial one included, or the last."""
+    """The network that is kept: that of the best epoch by this check, the initial one included, or
+    the last."""
     patience: int | None = None
-    """Training ends after so many epochs without a healthier network; None: never early."""
+    """Training ends after so many epochs without a better network; None: never early."""
     monitor_every: int = 1
     """Epochs between two measurements of mAP during training, where labels exist; 0: never."""
     workers: int | None = None
@@ -199,7 +203,7 @@ class WhiteningConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuringConfig:
+class LabelledSetsConfig:
     """Labelled sets, how their images are described, and how they are searched (Sec. 4.3)."""
 
     benchmark: tuple[BenchmarkName, ...] = ()
@@ -234,7 +238,7 @@ class MeasuringConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(MeasuringConfig):
+class EvaluationConfig(LabelledSetsConfig):
     """Measuring the networks before and after training."""
 
     pool_labels: str | None = None

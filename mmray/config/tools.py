@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mmray.config.choices import IndexKind, MinePreset, Precision
 from mmray.config.run import NEWEST, ListingConfig, MiningRunConfig, RunConfig
-from mmray.config.sections import MeasuringConfig
+from mmray.config.sections import LabelledSetsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class MineConfig(MiningRunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(MeasuringConfig, RunConfig):
+class EvaluateJobConfig(LabelledSetsConfig, RunConfig):
     """Measure networks on labelled sets: mAP, and what else a set's own rules ask for."""
 
     model: tuple[str, ...] = ()

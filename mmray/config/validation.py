@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mmray.config.learning import Config, FinegrainedConfig, LearningConfig, chosen_stages
+from mmray.config.learning import FinegrainedConfig, LearningConfig, RetrievalConfig, chosen_stages
 from mmray.config.run import RunConfig, settings
-from mmray.config.sections import ExtractionConfig, MeasuringConfig
-from mmray.config.tools import EvaluateConfig, IndexConfig, MineConfig
+from mmray.config.sections import ExtractionConfig, LabelledSetsConfig
+from mmray.config.tools import EvaluateJobConfig, IndexConfig, MineConfig
 from mmray.system.errors import InputError
 
 _INDEX_NAME = re.compile(r"[\w-]{1,100}")
@@ -52,7 +52,7 @@ _BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
     ("training", "warmup_epochs"): (0, 100_000),
     ("training", "clip_norm"): (0, 1e9),
     ("training", "held_out"): (0, 0.9),
-    ("training", "check_items"): (0, 1_000_000),
+    ("training", "validation_items"): (0, 1_000_000),
     ("training", "patience"): (1, 100_000),
     ("training", "learning_rate"): (0, 1000),
     ("training", "decay"): (0, 1),
@@ -90,7 +90,7 @@ def validate(config: RunConfig) -> None:
     """Raise InputError for the first impossible setting: its flag, its value, what is allowed."""
     for (section, name), (low, high) in _BOUNDS.items():
         # Jobs that measure or describe alone have these settings without a section.
-        alone = isinstance(config, EvaluateConfig | IndexConfig)
+        alone = isinstance(config, EvaluateJobConfig | IndexConfig)
         inside = section and not (section == "evaluation" and alone)
         owner = getattr(config, section, None) if inside else config
         value = getattr(owner, name, None)
@@ -110,12 +110,12 @@ def validate(config: RunConfig) -> None:
         _validate_index(config)
     if isinstance(config, LearningConfig):
         _validate_learning(config)
-    if isinstance(config, Config):
+    if isinstance(config, RetrievalConfig):
         _validate_measuring(config.evaluation, "--evaluation.")
         _validate_tuples(config)
     if isinstance(config, FinegrainedConfig):
         _validate_finegrained(config)
-    if isinstance(config, EvaluateConfig):
+    if isinstance(config, EvaluateJobConfig):
         _validate_measuring(config, "--")
         if not config.model:
             raise InputError("--model is missing: name a folder model/ of a run, or a network")
@@ -132,7 +132,7 @@ def _validate_index(config: IndexConfig) -> None:
         raise InputError(f"--name {config.name!r}: choose letters, digits, - and _ alone")
 
 
-def _validate_descriptors(config: ExtractionConfig | MeasuringConfig, prefix: str) -> None:
+def _validate_descriptors(config: ExtractionConfig | LabelledSetsConfig, prefix: str) -> None:
     if not config.poolings:
         raise InputError(f"{prefix}poolings is empty: name at least one of mac, rmac, gem, avg")
     _refuse_twice(f"{prefix}poolings", config.poolings)
@@ -145,7 +145,7 @@ def _validate_descriptors(config: ExtractionConfig | MeasuringConfig, prefix: st
             raise InputError(f"{prefix}scales {scale:g}: choose values from 0.05 to 4")
 
 
-def _validate_measuring(config: MeasuringConfig, prefix: str) -> None:
+def _validate_measuring(config: LabelledSetsConfig, prefix: str) -> None:
     _validate_descriptors(config, prefix)
     if config.ground_truth is not None and config.images is None:
         raise InputError(
@@ -176,10 +176,10 @@ def _validate_learning(config: LearningConfig) -> None:
             "--extraction.region-whitening: only rmac, in --extraction.poolings, has regions"
         )
     training = config.training
-    if not training.check_items and (training.keep == "best" or training.patience is not None):
+    if not training.validation_items and (training.keep == "best" or training.patience is not None):
         raise InputError(
-            "--training.check-items 0: this check tells the best network, and when training no "
-            "longer helps; leave it on, or give --training.keep last --training.patience None"
+            "--training.validation-items 0: this check tells the best network, and when training "
+            "no longer helps; leave it on, or give --training.keep last --training.patience None"
         )
     chosen_stages(config)
     labels = _label_source(config)
@@ -189,7 +189,7 @@ def _validate_learning(config: LearningConfig) -> None:
 
 def _has_demo(config: LearningConfig) -> bool:
     """Whether the rendered photos stand in for images that are not given."""
-    if isinstance(config, Config):
+    if isinstance(config, RetrievalConfig):
         return config.preset == "demo" and config.evaluation.images is None
     return isinstance(config, FinegrainedConfig) and (
         config.preset == "demo" and config.test.images is None
@@ -200,7 +200,7 @@ def _label_source(config: LearningConfig) -> str | None:
     """The flag that would name the labels of the images; None where they are known."""
     if not config.images:
         return None  # the demonstration has its own
-    if isinstance(config, Config):
+    if isinstance(config, RetrievalConfig):
         return None if config.evaluation.pool_labels else "--evaluation.pool-labels"
     assert isinstance(config, FinegrainedConfig)
     split = config.test.images is None and config.test.split
@@ -210,15 +210,17 @@ def _label_source(config: LearningConfig) -> str | None:
 def _validate_finegrained(config: FinegrainedConfig) -> None:
     if config.test.labels is not None and config.test.images is None:
         raise InputError("--test.labels needs --test.images: name the folder of its images")
-    if config.rival is None:
+    if config.baseline is None:
         return
     labels = _label_source(config)
     if labels is not None:
-        raise InputError(f"--rival {config.rival} learns from labels: name them with {labels}")
+        raise InputError(
+            f"--baseline {config.baseline} learns from labels: name them with {labels}"
+        )
     if config.rounds != 1 or config.oracle is not None:
         raise InputError(
-            f"--rival {config.rival} learns from labels, not from mined pools: leave --rounds at 1 "
-            "and --oracle out"
+            f"--baseline {config.baseline} learns from labels, not from mined pools: leave "
+            "--rounds at 1 and --oracle out"
         )
 
 
@@ -231,14 +233,14 @@ _WITH_TUPLES: dict[str, Any] = {
     "sample": None,
     "training.positives": 1,
     "training.held_out": 0,
-    "training.check_items": 0,
+    "training.validation_items": 0,
     "training.keep": "last",
     "training.patience": None,
     "evaluation.pool_labels": None,
 }
 
 
-def _validate_tuples(config: Config) -> None:
+def _validate_tuples(config: RetrievalConfig) -> None:
     if config.tuples is None:
         if config.recipe == "supervised":
             raise InputError("--recipe supervised needs --tuples: name a file of training tuples")

@@ -22,7 +22,7 @@ from mmray.system.arrays import Features, Pixels
 CPU_PIXELS = 1 << 18
 
 
-def tune_torch(threads: int) -> None:
+def configure_torch(threads: int) -> None:
     """Prepare this process for networks on images of many shapes; before the first of them runs."""
     # oneDNN compiles a kernel for each layer and shape of a batch, and keeps but 1,024: with images
     # of many shapes it would compile most of the time (bfloat16: 11.4 ms an image instead of 8).

@@ -14,7 +14,7 @@ from mmray.system.folder import Folder
 
 
 @dataclass(frozen=True)
-class Framing:
+class Preprocessing:
     """How images are made ready for a network.
 
     Attributes
@@ -30,7 +30,7 @@ class Framing:
     scales: tuple[float, ...] = (1.0,)
 
     @classmethod
-    def read(cls, folder: Folder) -> "Framing":
+    def read(cls, folder: Folder) -> "Preprocessing":
         """What config.json of a model's folder says; the defaults where it says nothing.
 
         Raises
@@ -68,7 +68,7 @@ def _is_size(value: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Description:
+class DescriptorSettings:
     """How images are described.
 
     Attributes

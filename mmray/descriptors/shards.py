@@ -14,7 +14,7 @@ from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_header
-from mmray.system.locations import ahead
+from mmray.system.locations import prefetch
 
 
 def column_of(poolings: Sequence[str], pooling: str) -> str:
@@ -161,7 +161,7 @@ def _set_bad_aside(
 def _seen(shards: Folder) -> pa.Table:
     """All shards, in order, without the descriptors."""
     columns = ["item", "uri", "width", "height", "digest", "error", "deviation"]
-    return pa.concat_tables(ahead(lambda name: shards.read_table(name, columns), shards.names()))
+    return pa.concat_tables(prefetch(lambda name: shards.read_table(name, columns), shards.names()))
 
 
 def _first_of_equals(images: pa.Table) -> Ids:
@@ -190,7 +190,9 @@ def _gather(folder: Folder, shards: Folder, column: str, n: int) -> None:
     d = shards.read_table(names[0], [column])[column].type.shape[0]
     with folder.writing(array_name(column)) as sink:
         write_header(sink, (n, d))
-        for rows in ahead(lambda name: rows_of(shards.read_table(name, [column])[column]), names):
+        for rows in prefetch(
+            lambda name: rows_of(shards.read_table(name, [column])[column]), names
+        ):
             sink.write(rows.tobytes())
 
 

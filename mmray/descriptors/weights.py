@@ -65,7 +65,7 @@ def save(model: EmbeddingNet, folder: Folder, *, framing: Mapping[str, Any] | No
 
     Parameters
     ----------
-    framing : how images are made ready for the network, see `describer.Framing`
+    framing : how images are made ready for the network, see `describer.Preprocessing`
     """
     state = {k: tensor.cpu().contiguous() for k, tensor in _parts(model).items()}
     folder.write("model.safetensors", safetensors.torch.save(state))

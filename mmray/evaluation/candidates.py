@@ -11,7 +11,7 @@ PLAIN, PCA, LDA = "none", "PCA", "LDA"  # whitenings, as the table calls them
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class EvaluatedNetwork:
     """A network to measure.
 
     Attributes

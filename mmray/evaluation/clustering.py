@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.mining.knn.approximate import faiss, on_threads
+from mmray.mining.knn.approximate import faiss, faiss_threads
 from mmray.mining.knn.results import finite_norms
 from mmray.system.arrays import Features, Ids
 
@@ -148,7 +148,7 @@ def kmeans_clusters(embeddings: Features, k: int, *, seed: int, iterations: int 
         max_points_per_centroid=n,
         min_points_per_centroid=1,
     )
-    with on_threads(1):
+    with faiss_threads(1):
         kmeans.train(embeddings)
         clusters: Ids = kmeans.assign(embeddings)[1]
     return clusters

@@ -88,7 +88,9 @@ def expand(
     -------
     (q, d) float32, l2-normalised
     """
-    ids, weights = _found(ExactIndex.of(database), queries, own, items, power, threads)
+    ids, weights = _nearest_for_expansion(
+        ExactIndex.of(database), queries, own, items, power, threads
+    )
     totals = queries.astype(np.float64)
     for column in range(ids.shape[1]):  # one found item of every query at a time: (q, d) numbers
         totals += weights[:, column, None] * database[ids[:, column]]
@@ -116,7 +118,9 @@ def rank_by_diffusion(database: Features, queries: Features, own: Ids, *, thread
     index = ExactIndex.of(database)
     near = index.search(database, min(DIFFUSION_K, n), threads=threads)
     graph = reciprocal_knn_graph(near.ids, near.similarities, power=DIFFUSION_POWER)
-    ids, weights = _found(index, queries, own, DIFFUSION_QUERY_K, DIFFUSION_POWER, threads)
+    ids, weights = _nearest_for_expansion(
+        index, queries, own, DIFFUSION_QUERY_K, DIFFUSION_POWER, threads
+    )
     asking, places = np.nonzero(weights)
     sources, columns = np.unique(ids[asking, places], return_inverse=True)
     y = csr_array((weights[asking, places], (asking, columns)), shape=(len(queries), len(sources)))
@@ -136,7 +140,7 @@ def rank_by_diffusion(database: Features, queries: Features, own: Ids, *, thread
     return ranks
 
 
-def _found(
+def _nearest_for_expansion(
     index: ExactIndex, queries: Features, own: Ids, items: int, power: float, threads: int
 ) -> tuple[Ids, Floats]:
     """What each query finds, (q, m) int64, and weights float64: 0 for all but the first items."""

@@ -7,7 +7,7 @@ whitened (PCA for the pre-trained network, Lw for the others), images of 1024 pi
 from collections.abc import Sequence
 
 from mmray.config.choices import BenchmarkName, Network, Pooling
-from mmray.config.sections import MeasuringConfig
+from mmray.config.sections import LabelledSetsConfig
 from mmray.evaluation.scores import Score
 
 _COLUMNS: tuple[BenchmarkName, ...] = (
@@ -25,7 +25,7 @@ _ROWS: tuple[tuple[str, Pooling, str, tuple[float, ...]], ...] = (
 
 
 def paper_scores(
-    scores: Sequence[Score], config: MeasuringConfig, networks: Sequence[Network]
+    scores: Sequence[Score], config: LabelledSetsConfig, networks: Sequence[Network]
 ) -> list[Score]:
     """Rows of Table 3 for the benchmarks and descriptors among the scores.
 

@@ -195,16 +195,16 @@ def _mean(values: Floats) -> float:
 
 
 def _each(ranks: Ids, ground_truth: Sequence[Query]) -> Iterator[tuple[Ids, Query]]:
-    """Each query with the places at which its positives are found, see `_found`."""
+    """Each query with the places at which its positives are found, see `_places_of_positives`."""
     if ranks.ndim != 2 or ranks.shape[1] != len(ground_truth):
         raise ValueError(
             f"ranks {ranks.shape} must have one column for each of {len(ground_truth)} queries"
         )
     for ranking, query in zip(ranks.T, ground_truth, strict=True):
-        yield _found(ranking, query), query
+        yield _places_of_positives(ranking, query), query
 
 
-def _found(ranking: Ids, query: Query) -> Ids:
+def _places_of_positives(ranking: Ids, query: Query) -> Ids:
     """Places, from 0, ascending, of the positives that are not junk once the junk is taken out."""
     n = len(ranking)
     for ids in (query.positives, query.junk):

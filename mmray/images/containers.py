@@ -10,7 +10,7 @@ from mmray.images.collection import Collection, ImageFile
 from mmray.images.parquet_files import has_images, list_parquet, read_parquet
 from mmray.images.tar_files import list_tar, read_tar
 from mmray.system.errors import InputError
-from mmray.system.locations import ahead, is_uri, read_bytes, reason
+from mmray.system.locations import error_line, is_uri, prefetch, read_bytes
 from mmray.system.retrying_file import UNREADABLE, os_error
 
 CONTAINERS = (".tar", ".parquet")  # suffixes, in any case
@@ -78,7 +78,7 @@ def read_images(
     """
     for (uri, parquet), run in groupby(images, key=_holder):
         if uri is None:
-            yield from ahead(partial(_read_file, limit=limit), run, threads)
+            yield from prefetch(partial(_read_file, limit=limit), run, threads)
         elif parquet:
             yield from read_parquet(uri, run, limit=limit)
         else:
@@ -106,7 +106,7 @@ def _with_damage(images: Iterable[ImageFile], uri: str) -> Iterator[ImageFile]:
         yield ImageFile(uri=uri, name=name, error=str(error))
     # Of a damaged file nothing is sure, and one such file must not end the listing of the others.
     except Exception as error:
-        yield ImageFile(uri=uri, name=name, error=reason(error))
+        yield ImageFile(uri=uri, name=name, error=error_line(error))
 
 
 def _holder(image: ImageFile) -> tuple[str | None, bool]:

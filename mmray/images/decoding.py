@@ -25,7 +25,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from mmray.images.collection import ImageFile
 from mmray.images.containers import read_image
 from mmray.system.arrays import Box, Pixels
-from mmray.system.locations import reason
+from mmray.system.locations import error_line
 
 MAX_PIXELS = 178_956_970  # more are refused by PIL too
 
@@ -87,7 +87,7 @@ def load_image(
     try:
         data = read_image(item, limit=byte_limit(max_pixels))
     except OSError as error:
-        return Decoded(None, 0, 0, reason(error))
+        return Decoded(None, 0, 0, error_line(error))
     return decode(data, longest_side=longest_side, box=item.box, max_pixels=max_pixels)
 
 
@@ -203,7 +203,7 @@ def _is_no_error(record: logging.LogRecord) -> bool:
 
 def _one_line(error: Exception) -> str:
     """The reason, printable, the same each time."""
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", reason(error))
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", error_line(error))
     text = text.replace("SyntaxError", "not understood", 1)  # of Python's errors, PIL's choice
     text = "".join(letter if letter.isprintable() else "?" for letter in text).rstrip(": ")
     return text if len(text) <= 280 else f"{text[:277]}..."

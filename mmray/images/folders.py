@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from mmray.images.collection import SUFFIXES, ImageFile
 from mmray.system import locations
-from mmray.system.locations import as_text, is_text, local_path, reason, uri_of
+from mmray.system.locations import as_text, error_line, is_text, local_path, uri_of
 
 TAR, PARQUET = ".tar", ".parquet"
 WANTED = (*SUFFIXES, TAR, PARQUET)
@@ -74,7 +74,7 @@ def walk(root: Path, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile | S
             if not prefix:
                 raise
             uri = uri_of(Path(folder))
-            text = f"this folder cannot be listed ({reason(error)})"
+            text = f"this folder cannot be listed ({error_line(error)})"
             yield ImageFile(uri=uri, name=as_text(prefix.rstrip("/")), error=text)
             yield Stamp(uri, 0, -1)
 
@@ -96,7 +96,7 @@ def _children(
                     if stat.S_ISREG(status.st_mode):
                         yield _file(entry, prefix, size=status.st_size)
             except OSError as error:
-                yield _file(entry, prefix, error=reason(error))
+                yield _file(entry, prefix, error=error_line(error))
 
 
 def _file(
@@ -120,7 +120,7 @@ def remote_files(folder: str, wanted: tuple[str, ...] = WANTED) -> Iterator[Imag
     """
     filesystem, path = locations.open_folder(folder)
     selector = fs.FileSelector(path, recursive=True)
-    entries = locations.patiently(lambda: filesystem.get_file_info(selector), folder)
+    entries = locations.with_retries(lambda: filesystem.get_file_info(selector), folder)
     parts = urlsplit(folder)
     root = urlunsplit(parts._replace(path=parts.path.rstrip("/"), query="", fragment=""))
     query = f"?{parts.query}" if parts.query else ""

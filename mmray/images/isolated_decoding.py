@@ -15,7 +15,7 @@ from mmray.images.decoding import MAX_PIXELS, Decoded, decode
 from mmray.system.arrays import Box
 
 
-class CarefulDecoder:
+class IsolatedDecoder:
     """`images.decode`, somewhat slower; an image that ends the process has that as its error."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from mmray.images.collection import ImageFile
 from mmray.images.parquet_files import is_text
 from mmray.system import locations
 from mmray.system.errors import InputError
-from mmray.system.locations import beside, is_uri, reason
+from mmray.system.locations import error_line, is_uri, resolve
 
 Answer = TypeVar("Answer")
 
@@ -43,7 +43,7 @@ def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
             error = NOT_THE_WEB
         elif "\0" in name:
             error = "no file has a NUL character in its name"
-        yield ImageFile(uri=beside(uri, name), name=name, error=error)
+        yield ImageFile(uri=resolve(uri, name), name=name, error=error)
 
 
 def lines(uri: str) -> list[str]:
@@ -51,7 +51,7 @@ def lines(uri: str) -> list[str]:
     try:
         content = locations.read_bytes(uri)
     except OSError as error:
-        raise InputError(f"{uri}: cannot be read ({reason(error)})") from error
+        raise InputError(f"{uri}: cannot be read ({error_line(error)})") from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -86,9 +86,9 @@ def _of_parquet(uri: str, ask: Callable[[pq.ParquetFile], Answer]) -> Answer:
             return ask(parquet)
 
     try:
-        return locations.patiently(read, uri)
+        return locations.with_retries(read, uri)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{uri}: cannot be read as Parquet ({reason(error)})") from error
+        raise InputError(f"{uri}: cannot be read as Parquet ({error_line(error)})") from error
 
 
 def _text_column(uri: str, schema: pa.Schema, column: str | None) -> str:

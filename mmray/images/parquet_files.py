@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from mmray.images.collection import ImageFile
 from mmray.system.errors import InputError
-from mmray.system.locations import as_text, too_long
-from mmray.system.retrying_file import UNREADABLE, PatientFile, os_error
+from mmray.system.locations import as_text, size_error
+from mmray.system.retrying_file import UNREADABLE, RetryingFile, os_error
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "data", "content")
 NAME_COLUMNS = (
@@ -131,11 +131,11 @@ def _columns(schema: pa.Schema, column: str | None) -> _Columns:
 
 @contextmanager
 def _opened(uri: str) -> Iterator[pq.ParquetFile]:
-    with PatientFile(uri) as source:
+    with RetryingFile(uri) as source:
         yield _parquet(source)
 
 
-def _parquet(source: PatientFile) -> pq.ParquetFile:
+def _parquet(source: RetryingFile) -> pq.ParquetFile:
     return pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
 
 
@@ -211,7 +211,7 @@ def read_parquet(uri: str, images: Iterable[ImageFile], *, limit: int) -> Iterat
     A row group is read once if its rows are asked for in ascending order, and only up to the last
     one; every step back reads it again from its start.
     """
-    with PatientFile(uri) as source:
+    with RetryingFile(uri) as source:
         reader = _Reader(source)
         for image in images:
             outcome: bytes | OSError
@@ -225,7 +225,7 @@ def read_parquet(uri: str, images: Iterable[ImageFile], *, limit: int) -> Iterat
 class _Reader:
     """The image column of a file, read forward in batches."""
 
-    def __init__(self, source: PatientFile) -> None:
+    def __init__(self, source: RetryingFile) -> None:
         self._source = source
         self._file: pq.ParquetFile | None = None
         self._start(None, None)
@@ -249,7 +249,7 @@ class _Reader:
         if cell is None:
             raise OSError(errno.ENODATA, "the row has no image bytes")
         if cell.size > limit:
-            raise too_long(cell.size, limit)
+            raise size_error(cell.size, limit)
         content: bytes = cell.to_pybytes()
         return content
 

@@ -19,9 +19,9 @@ from mmray.images.folders import PARQUET, TAR, Stamp, unchanged
 from mmray.images.lists import NOT_THE_WEB, bare, of_the_web
 from mmray.system import locations
 from mmray.system.errors import InputError
-from mmray.system.locations import as_text, local_path, reason, uri_of
+from mmray.system.locations import as_text, error_line, local_path, uri_of
 
-__all__ = ["Found", "Stamp", "find", "list_images", "probe", "unchanged"]
+__all__ = ["SourceListing", "Stamp", "find", "list_images", "probe", "unchanged"]
 
 Kind = Literal["folder", "image", "tar", "parquet", "list"]
 
@@ -38,7 +38,7 @@ _BLOCK = 65_536  # files at a time are held as objects, which take more memory t
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceListing:
     """What a source holds.
 
     Attributes
@@ -55,7 +55,7 @@ class Found:
     summary: str
 
 
-def find(source: str, *, column: str | None = None) -> Found:
+def find(source: str, *, column: str | None = None) -> SourceListing:
     """Images, and files that hold images, of one source.
 
     Parameters
@@ -70,14 +70,16 @@ def find(source: str, *, column: str | None = None) -> Found:
     """
     kind = _kind(source)
     if kind == "folder":
-        return _found(source, _files(source), is_folder=True)
+        return _source_listing(source, _files(source), is_folder=True)
     uri = _uri(source)
     watched = folders.stamps([uri])
     if kind == "list":
-        return _found(source, lists.listed(uri, lists.lines(uri)), watched)
+        return _source_listing(source, lists.listed(uri, lists.lines(uri)), watched)
     if kind == "parquet" and not containers.holds_images(uri, column):
-        return _found(source, lists.listed(uri, lists.cells(uri, column)), watched)
-    return _found(source, [ImageFile(uri=uri, name=_name(uri), size=watched[0].size)], watched)
+        return _source_listing(source, lists.listed(uri, lists.cells(uri, column)), watched)
+    return _source_listing(
+        source, [ImageFile(uri=uri, name=_name(uri), size=watched[0].size)], watched
+    )
 
 
 def probe(source: str, *, column: str | None = None) -> None:
@@ -168,7 +170,7 @@ def _is_folder(source: str) -> bool:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise missing from error
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{source}: cannot be reached ({reason(error)})") from error
+        raise InputError(f"{source}: cannot be reached ({error_line(error)})") from error
     if not is_folder and not is_file:
         raise InputError(f"{source}: neither a file nor a folder; give {_READABLE}")
     return is_folder
@@ -193,19 +195,19 @@ def _files(folder: str, wanted: tuple[str, ...] = folders.WANTED) -> Iterator[Im
         else:
             yield from folders.walk(path, wanted)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{folder}: cannot be listed ({reason(error)})") from error
+        raise InputError(f"{folder}: cannot be listed ({error_line(error)})") from error
 
 
 # -- what was found -------------------------------------------------------------------------------
 
 
-def _found(
+def _source_listing(
     source: str,
     files: Iterable[ImageFile | Stamp],
     watched: Sequence[Stamp] = (),
     *,
     is_folder: bool = False,
-) -> Found:
+) -> SourceListing:
     stamps = list(watched)
     inside: dict[str, set[str]] = {TAR: set(), PARQUET: set()}
     blocks: list[Collection] = []
@@ -232,7 +234,7 @@ def _found(
         raise _nothing(source, images, is_folder=is_folder)
     held = sorted(tars if beside else tars | parquets)
     counts = (usable, len(tars), len(parquets), len(images) - usable)
-    return Found(
+    return SourceListing(
         images=images,
         containers=tuple(held),
         watched=tuple(dict.fromkeys([*stamps, *folders.stamps(held)])),

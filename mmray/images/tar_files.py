@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from mmray.images.collection import SUFFIXES, ImageFile
 from mmray.system.errors import InputError
-from mmray.system.locations import as_text, local_path, too_long
-from mmray.system.retrying_file import UNREADABLE, PatientFile, os_error
+from mmray.system.locations import as_text, local_path, size_error
+from mmray.system.retrying_file import UNREADABLE, RetryingFile, os_error
 
 # Bytes fetched per header. From afar a request costs more than a MiB, and small images come with
 # the headers between them: 1 MiB a request, not 512 bytes. On a disk what is skipped is gained.
@@ -53,7 +53,7 @@ def list_tar(uri: str) -> Iterator[ImageFile]:
     failure: Exception | None = None
     try:
         near = local_path(uri) is not None
-        with _HeaderFile(PatientFile(uri), _NEAR if near else _FAR) as file:
+        with _HeaderFile(RetryingFile(uri), _NEAR if near else _FAR) as file:
             for member, whole in _members(file):
                 path = posixpath.normpath(member.name)
                 if member.issym() or member.islnk():
@@ -209,7 +209,7 @@ def read_tar(uri: str, images: Iterable[ImageFile], *, limit: int) -> Iterator[b
 
     Neighbours in ascending order are fetched together, up to 64 MiB of them.
     """
-    with PatientFile(uri) as file:
+    with RetryingFile(uri) as file:
         for piece in _pieces(images, limit):
             yield from _read_piece(file, piece, limit)
 
@@ -217,7 +217,7 @@ def read_tar(uri: str, images: Iterable[ImageFile], *, limit: int) -> Iterator[b
 def _refusal(image: ImageFile, limit: int) -> OSError | None:
     if image.error is not None:
         return OSError(image.error)
-    return too_long(image.size, limit) if image.size > limit else None
+    return size_error(image.size, limit) if image.size > limit else None
 
 
 def _extent(image: ImageFile) -> tuple[int, int]:
@@ -246,7 +246,9 @@ def _pieces(images: Iterable[ImageFile], limit: int) -> Iterator[list[ImageFile]
         yield piece
 
 
-def _read_piece(file: PatientFile, piece: list[ImageFile], limit: int) -> Iterator[bytes | OSError]:
+def _read_piece(
+    file: RetryingFile, piece: list[ImageFile], limit: int
+) -> Iterator[bytes | OSError]:
     extents = [_extent(image) for image in piece if _refusal(image, limit) is None]
     first, last = (extents[0][0], max(end for _, end in extents)) if extents else (0, 0)
     data, failure = memoryview(b""), None

@@ -1,7 +1,7 @@
 """The ways of choosing positives and negatives that the paper compares with (Tables 1 and 2).
 
 n items, k neighbours, a anchors. `nearest` lists the items most similar to each anchor, most
-similar first, as `neighbors.search` finds them: the anchor itself is usually the first of them.
+similar first, as `nearest_neighbors` finds them: the anchor itself is usually the first of them.
 
 Every function treats one anchor after the other, so what it gives for an anchor depends neither on
 the other anchors of the batch nor on their order. Each result is a tuple of one int64 array for

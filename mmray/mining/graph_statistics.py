@@ -110,7 +110,7 @@ def graph_report(graph: Graph, features: Features) -> GraphReport:
     )
 
 
-def describe(report: GraphReport) -> str:
+def summarize(report: GraphReport) -> str:
     """The report as one paragraph: the graph's size, then what to worry about."""
     n, largest = report.items, report.largest_components[0]
     sentences = [

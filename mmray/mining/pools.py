@@ -121,7 +121,7 @@ def pools_of(
     ------
     ValueError
         The sizes of features and graph differ, a number is outside its range, or an argument is
-        refused by `diffuse` or `neighbors.search`.
+        refused by `diffuse` or `nearest_neighbors`.
     """
     n = len(index.database)
     _check_sizes(n, normalized.graph, positive_k, negative_k, max_negatives)

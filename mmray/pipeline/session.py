@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
-from mmray.config.run import RunConfig, settings
+from mmray.config.run import RunConfig, settings, stored
 from mmray.config.validation import validate
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.capacity import Capacity
-from mmray.pipeline.distributed.units import Pool
-from mmray.pipeline.stage import Stage, fingerprint
+from mmray.pipeline.distributed.units import ActorPool
+from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.pipeline.tracking import Run, default_uri, open_run
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder, is_absolute, open_storage
@@ -24,7 +24,7 @@ Settings = TypeVar("Settings", bound=RunConfig, covariant=True)
 Given = TypeVar("Given", bound=RunConfig)
 
 # Flags that change how a run is carried out, not what comes of it: it stays the same MLflow run.
-NOT_IDENTITY = {
+EXECUTION_SETTINGS = {
     "storage",
     "stages",
     "tracking_uri",
@@ -52,15 +52,17 @@ class Session(Generic[Settings]):
         self.storage, self.run, self.chosen = storage, run, chosen
         # That still have to be ended: its own, and those of sessions around it and within it.
         self.open_runs: list[Run] = []
-        self.stages: list[Stage] = []  # that were done or read, in this order
-        self._within = 0.0  # seconds of stages that were done within the one that is being done
-        self.pool = Pool(
+        self.stages: list[StageFolder] = []  # that were done or read, in this order
+        self._nested_seconds = (
+            0.0  # seconds of stages that were done within the one that is being done
+        )
+        self.pool = ActorPool(
             minimum=config.min_workers,
             maximum=config.max_workers,
             capacity=Capacity(
                 given_cpus=config.num_cpus,
                 given_gpus=config.num_gpus,
-                patience=config.resource_timeout,
+                timeout=config.resource_timeout,
             ),
         )
 
@@ -73,14 +75,14 @@ class Session(Generic[Settings]):
 
         return report
 
-    def stage(
+    def run_stage(
         self,
         name: str,
         *inputs: Any,
-        work: Callable[[Stage], Counts],
-        part_of: str | None = None,
-        stale: Callable[[Stage], bool] = lambda stage: False,
-    ) -> Stage:
+        work: Callable[[StageFolder], Counts],
+        stage_flag: str | None = None,
+        stale: Callable[[StageFolder], bool] = lambda stage: False,
+    ) -> StageFolder:
         """The stage of these inputs: read if it is done, else run if it was chosen.
 
         Parameters
@@ -99,22 +101,22 @@ class Session(Generic[Settings]):
         InputError
             It is not done, and --stages leaves it out.
         """
-        stage = Stage.of(self.storage, name, *inputs)
+        stage = StageFolder.of(self.storage, name, *inputs)
         if stage.done and stale(stage):
             stage.folder.remove()
         if stage.done:
             announce(f"{name}: done before, {stage.folder.uri}")
-        elif (part_of or name) not in self.chosen:
+        elif (stage_flag or name) not in self.chosen:
             raise InputError(
-                f"--stages {','.join(self.chosen)}: the stage {part_of or name} has not been done "
-                f"for these settings under --storage {self.storage.uri}; add it to --stages"
+                f"--stages {','.join(self.chosen)}: the stage {stage_flag or name} has not been "
+                f"done for these settings under --storage {self.storage.uri}; add it to --stages"
             )
         else:
             announce(f"{name}: {stage.folder.uri}")
-            before, self._within = self._within, 0.0
+            before, self._nested_seconds = self._nested_seconds, 0.0
             counts = work(stage)
-            stage.finish(counts, within=self._within)
-            self._within = before + time.monotonic() - stage.started
+            stage.finish(counts, nested_seconds=self._nested_seconds)
+            self._nested_seconds = before + time.monotonic() - stage.started
         self.stages.append(stage)
         numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
         self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})
@@ -201,7 +203,7 @@ def _tracked(
 ) -> Run:
     """The MLflow run of these settings; below another run it is one of those with a name."""
     identity = identity_of(config)
-    mark = fingerprint(identity, *([] if parent is None else [parent, name]))
+    mark = fingerprint(stored(identity), *([] if parent is None else [parent, name]))
     return open_run(
         storage,
         uri=config.tracking_uri or default_uri(storage),
@@ -215,4 +217,4 @@ def _tracked(
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
     """The settings that determine what comes of a run, by flag."""
-    return {key: value for key, value in settings(config).items() if key not in NOT_IDENTITY}
+    return {key: value for key, value in settings(config).items() if key not in EXECUTION_SETTINGS}

@@ -23,7 +23,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 @dataclass
-class Stage:
+class StageFolder:
     """A stage's own folder, named by what determines its content."""
 
     name: str
@@ -32,7 +32,7 @@ class Stage:
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, storage: Folder, name: str, *inputs: Any) -> "Stage":
+    def of(cls, storage: Folder, name: str, *inputs: Any) -> "StageFolder":
         """The folder `<storage>/<name>-<fingerprint of inputs>`."""
         mark = fingerprint(name, inputs)
         return cls(name, mark, storage / f"{name}-{mark}")
@@ -41,7 +41,7 @@ class Stage:
     def done(self) -> bool:
         return self.folder.has(SUCCESS)
 
-    def finish(self, counts: Mapping[str, Any], *, within: float = 0.0) -> None:
+    def finish(self, counts: Mapping[str, Any], *, nested_seconds: float = 0.0) -> None:
         """Mark the stage as done; what it counted, how long this process took, and versions.
 
         Parameters
@@ -51,7 +51,7 @@ class Stage:
         record = {
             "stage": self.name,
             "fingerprint": self.fingerprint,
-            "seconds": round(time.monotonic() - self.started - within, 3),
+            "seconds": round(time.monotonic() - self.started - nested_seconds, 3),
             "counts": dict(counts),
             "versions": {"mmray": __version__} | {name: version(name) for name in PACKAGES},
         }

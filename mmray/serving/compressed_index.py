@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mmray.mining.knn.approximate import faiss, on_threads
-from mmray.mining.knn.results import Neighbors, checked_norms, settled
+from mmray.mining.knn.approximate import faiss, faiss_threads
+from mmray.mining.knn.results import Neighbors, checked_norms, rescored
 from mmray.system.arrays import Features
 
 FEWEST = 10_000  # items that 256 centroids of every part of a vector can be learned from
@@ -63,7 +63,7 @@ class CompressedIndex:
         # their cosine is below 0.5, as of four in five whitened descriptors. Codes of the vectors
         # themselves found more of photos with 64 probes, also where the cosine is 0.8.
         index.by_residual = False
-        with on_threads(threads):
+        with faiss_threads(threads):
             index.train(np.ascontiguousarray(database[np.sort(drawn)]))
             for start in range(0, n, _BLOCK_ROWS):
                 index.add(np.ascontiguousarray(database[start : start + _BLOCK_ROWS]))
@@ -91,7 +91,7 @@ class CompressedIndex:
         n, queries = len(self.database), np.ascontiguousarray(queries)
         while True:
             parameters = faiss.SearchParametersIVF(nprobe=min(probes, self.index.nlist))
-            with on_threads(threads):
+            with faiss_threads(threads):
                 candidates = self.index.search(queries, min(n, _FETCH * k), params=parameters)[1]
             counts = np.count_nonzero(candidates >= 0, axis=1)
             if (counts >= k).all():
@@ -99,7 +99,7 @@ class CompressedIndex:
             probes *= 4  # with all cells, all items are found
         candidates[candidates < 0] = n
         candidates.sort(axis=1)
-        return settled(self.database, queries, candidates, counts, k)
+        return rescored(self.database, queries, candidates, counts, k)
 
     def to_bytes(self) -> bytes:
         """What faiss keeps, as it writes it; without the database."""

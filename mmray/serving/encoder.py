@@ -20,7 +20,7 @@ from mmray.descriptors import weights
 from mmray.descriptors.embedding import CPU_PIXELS, as_batch
 from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.settings import Framing, _is_size
+from mmray.descriptors.settings import Preprocessing, _is_size
 from mmray.descriptors.whitening import Whitening
 from mmray.images.collection import ImageFile
 from mmray.images.cropping import center_crop
@@ -50,7 +50,7 @@ class TrainedModel:
 
     network: EmbeddingNet
     whitening: Whitening | None
-    framing: Framing
+    framing: Preprocessing
 
     @classmethod
     def read(cls, folder: Folder) -> "TrainedModel":
@@ -70,7 +70,7 @@ class TrainedModel:
         if folder.has(WHITENING):
             with folder.reading(WHITENING) as source:
                 whitening = Whitening.load(source)
-        return cls(network, whitening, Framing.read(folder))
+        return cls(network, whitening, Preprocessing.read(folder))
 
     def whiten(self, rows: Features) -> Features:
         """Embeddings (n, d) float32 as descriptors."""
@@ -166,7 +166,7 @@ class WhitenedNet(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Describer:
+class ImageEncoder:
     """Describes images as the network of a model's folder was trained to see them.
 
     Attributes
@@ -176,12 +176,12 @@ class Describer:
     """
 
     net: WhitenedNet
-    framing: Framing
+    framing: Preprocessing
 
     @classmethod
     def load(
         cls, folder: str | os.PathLike[str] | Folder, *, dims: int | None = None
-    ) -> "Describer":
+    ) -> "ImageEncoder":
         """Read a model's folder, and the whitening beside the weights if there is one.
 
         Parameters
@@ -200,7 +200,7 @@ class Describer:
         net = WhitenedNet(model.network, model.whitening, dims=dims, scales=scales)
         return cls(net, model.framing)
 
-    def describe(
+    def encode(
         self,
         images: Sequence[ImageSource],
         longest_side: int | Literal["own"] | None = "own",

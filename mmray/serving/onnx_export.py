@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmray import __version__
 from mmray.config.choices import Pooling
 from mmray.descriptors.backbones import SameConv2d
-from mmray.descriptors.settings import Framing
+from mmray.descriptors.settings import Preprocessing
 from mmray.serving.encoder import WhitenedNet
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -34,7 +34,7 @@ _OPSET = 18
 _COMPARED = ((1, 1.0, 1.0), (1, 3.0, 3.0), (2, 2.3, 4.1), (1, 4.57, 2.75), (2, 3.53, 3.53))
 
 
-def export_onnx(net: WhitenedNet, path: str | os.PathLike[str], framing: Framing) -> float:
+def export_onnx(net: WhitenedNet, path: str | os.PathLike[str], framing: Preprocessing) -> float:
     """Compare an ONNX program with torch on a few shapes of random images, and write it to a file.
 
     Its input "images" is uint8 RGB (batch, 3, height, width), its output "descriptors" float32
@@ -86,7 +86,7 @@ def export_onnx(net: WhitenedNet, path: str | os.PathLike[str], framing: Framing
     return difference
 
 
-def _properties(net: WhitenedNet, framing: Framing) -> dict[str, str]:
+def _properties(net: WhitenedNet, framing: Preprocessing) -> dict[str, str]:
     """What a user of the file must know; "" stands for none."""
     return {
         "mmray_version": __version__,

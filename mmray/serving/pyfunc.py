@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmray.serving.encoder import Describer, ImageSource
+from mmray.serving.encoder import ImageEncoder, ImageSource
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError
 
@@ -25,7 +25,7 @@ _BASE64 = ";base64"
 class ImageModel:
     """A describer with the method that MLflow calls."""
 
-    describer: Describer
+    describer: ImageEncoder
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Features:
         """Descriptors of images.
@@ -44,15 +44,15 @@ class ImageModel:
         Raises
         ------
         InputError
-            As `Describer.describe`, or the images come in another form.
+            As `ImageEncoder.encode`, or the images come in another form.
         """
         images = [_content(image) for image in _listed(model_input)]
-        return self.describer.describe(images, (params or {}).get("longest_side") or "own")
+        return self.describer.encode(images, (params or {}).get("longest_side") or "own")
 
 
 def _load_pyfunc(data_path: str) -> ImageModel:
     """The model in a folder, as MLflow asks for it."""
-    return ImageModel(Describer.load(data_path))
+    return ImageModel(ImageEncoder.load(data_path))
 
 
 def _listed(images: Any) -> list[Any]:

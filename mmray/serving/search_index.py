@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.images.collection import SCHEMA, Collection
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.knn.results import Neighbors
 from mmray.serving.compressed_index import CompressedIndex
 from mmray.system.arrays import Features, Ids
@@ -69,7 +69,7 @@ class Catalog:
         places = Collection(bad.select(SCHEMA.names)).locations.to_pylist()
         return list(zip(places, bad["error"].to_pylist(), strict=True))
 
-    def updated(self, listed: Sequence[tuple[str, Collection]], *, retry: bool) -> "Catalog":
+    def merged(self, listed: Sequence[tuple[str, Collection]], *, retry: bool) -> "Catalog":
         """The images that are listed now, and those of sources that are not looked at.
 
         An image is known by its place and its size; one that is listed twice counts once. The rows
@@ -95,7 +95,7 @@ class Catalog:
         first = list({key: place for place, key in reversed([*enumerate(_keys(joined))])}.values())
         return Catalog(joined.take(pa.array(sorted(first), pa.int64())))
 
-    def described(self, read: Ids, why: Sequence[str | None]) -> tuple["Catalog", Ids]:
+    def with_descriptors(self, read: Ids, why: Sequence[str | None]) -> tuple["Catalog", Ids]:
         """With dense rows, once the fresh images have been described.
 
         Parameters
@@ -151,7 +151,7 @@ def write_vectors(
 
     Parameters
     ----------
-    origins : (n,) int64, see `Catalog.described`
+    origins : (n,) int64, see `Catalog.with_descriptors`
     old : (m, d) float32, the vectors there were
     new : (l, c) float32, the descriptors of what is new
     whiten : (b, c) to (b, d)
@@ -216,4 +216,4 @@ class SearchIndex:
         k, threads = min(k, len(self.vectors)), os.cpu_count() or 1
         if self.compressed is not None:
             return self.compressed.search(queries, k, probes=probes, threads=threads)
-        return search(np.asarray(self.vectors), queries, k, threads=threads)
+        return nearest_neighbors(np.asarray(self.vectors), queries, k, threads=threads)

@@ -71,7 +71,7 @@ def is_text(name: str) -> bool:
     return True
 
 
-def beside(uri: str, name: str) -> str:
+def resolve(uri: str, name: str) -> str:
     """The file that `name` means in a list at `uri`: itself if absolute, else below its folder."""
     if is_uri(name) or name.startswith("/"):
         return name
@@ -152,8 +152,8 @@ def _open_local(path: Path) -> Any:
         return os.fdopen(handle, "rb")
     os.close(handle)
     number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-    reason = os.strerror(number) if stat.S_ISDIR(mode) else "not a regular file"
-    raise OSError(number, reason, str(path))
+    why = os.strerror(number) if stat.S_ISDIR(mode) else "not a regular file"
+    raise OSError(number, why, str(path))
 
 
 def read_bytes(uri: str, *, limit: int | None = None) -> bytes:
@@ -169,14 +169,14 @@ def read_bytes(uri: str, *, limit: int | None = None) -> bytes:
         with open_file(uri) as file:
             size = file.seek(0, os.SEEK_END)
             if limit is not None and size > limit:
-                raise too_long(size, limit)
+                raise size_error(size, limit)
             file.seek(0)
             return bytes(file.read())
 
-    return patiently(read, uri)
+    return with_retries(read, uri)
 
 
-def patiently(read: Callable[[], Result], uri: str) -> Result:
+def with_retries(read: Callable[[], Result], uri: str) -> Result:
     """Call `read`; where a remote file fails, as networks make it, try again a little later."""
     pauses = () if local_path(uri) is not None else PAUSES
     for pause in pauses:
@@ -191,7 +191,7 @@ def patiently(read: Callable[[], Result], uri: str) -> Result:
     return read()
 
 
-def ahead(
+def prefetch(
     read: Callable[[Item], Result],
     items: Iterable[Item],
     count: int = 8,
@@ -214,11 +214,11 @@ def ahead(
             yield waiting.popleft().result()
 
 
-def too_long(size: int, limit: int) -> OSError:
+def size_error(size: int, limit: int) -> OSError:
     return OSError(errno.EFBIG, f"{size} bytes, at most {limit} are read")
 
 
-def reason(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Why a file could not be read, in one line, without its name."""
     text = getattr(error, "strerror", None) or str(error)
     return f"{type(error).__name__}: {' '.join(str(text).split())}"

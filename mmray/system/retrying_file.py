@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 
 from mmray.system.errors import InputError
-from mmray.system.locations import open_file, patiently, reason
+from mmray.system.locations import error_line, open_file, with_retries
 
 # What open_file, tarfile and pyarrow raise on a file that is gone, damaged or misnamed.
 UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, OverflowError)
 
 
-class PatientFile(io.RawIOBase):
+class RetryingFile(io.RawIOBase):
     """A file whose parts are read patiently: opened at the first, and anew after a failure."""
 
     def __init__(self, uri: str) -> None:
@@ -36,11 +36,11 @@ class PatientFile(io.RawIOBase):
                 self._release()  # whatever broke may have broken the connection
                 raise
 
-        return patiently(read, self.uri)
+        return with_retries(read, self.uri)
 
     def length(self) -> int:
         """Bytes of the file as it was opened; OSError if that fails."""
-        return patiently(self._opened, self.uri)
+        return with_retries(self._opened, self.uri)
 
     def _opened(self) -> int:
         if self._file is None:
@@ -87,4 +87,4 @@ def os_error(error: Exception) -> OSError:
     """The error itself, or the OSError that says the same."""
     if isinstance(error, OSError):
         return error
-    return OSError(errno.EIO, str(error) if isinstance(error, InputError) else reason(error))
+    return OSError(errno.EIO, str(error) if isinstance(error, InputError) else error_line(error))

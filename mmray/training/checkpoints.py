@@ -8,8 +8,9 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.system.folder import Folder
 from mmray.training.job import History
 
-OPTIMIZER, RIVAL, STATE = "optimizer.pt", "rival.pt", "state.json"
+OPTIMIZER, BASELINE, STATE = "optimizer.pt", "rival.pt", "state.json"
 MEASURED, BEST = "measured", "best"
+_RENAMED = {"health": "manifold_map", "ordered": "triplet_accuracy"}  # as earlier versions wrote
 
 
 def last_measured(folder: Path) -> EmbeddingNet:
@@ -19,6 +20,10 @@ def last_measured(folder: Path) -> EmbeddingNet:
 
 
 def saved_history(folder: Path) -> History:
-    """That of a checkpoint."""
-    history: History = json.loads((folder / STATE).read_text())["history"]
-    return history
+    """Load the training history of a checkpoint."""
+    return renamed_history(json.loads((folder / STATE).read_text())["history"])
+
+
+def renamed_history(history: History) -> History:
+    """Give the metrics of a stored history the names that they have now."""
+    return [{_RENAMED.get(name, name): value for name, value in each.items()} for each in history]

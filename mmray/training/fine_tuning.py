@@ -24,10 +24,10 @@ from mmray.system.folder import Folder
 from mmray.system.progress import Progress
 from mmray.training import tuples
 from mmray.training.checkpoints import (
+    BASELINE,
     BEST,
     MEASURED,
     OPTIMIZER,
-    RIVAL,
     STATE,
     last_measured,
     saved_history,
@@ -43,7 +43,7 @@ from mmray.training.supervised.labelled_tuples import (
 )
 from mmray.training.supervised.losses import LabelledImages
 from mmray.training.tuples import Pairs
-from mmray.training.validation import HealthCheck, healthiest
+from mmray.training.validation import ManifoldValidation, best_epoch
 
 CENTRE_RATE = 1e-2  # of what a rival's loss learns, its proxies or centres, by Adam
 
@@ -58,7 +58,7 @@ class FineTuning:
     network : as it is
     measured : the one that is measured and may be kept: `network`, or the mean of it after every
         epoch so far and before the first (stochastic weight averaging, Izmailov et al. 2018)
-    best : `measured` as it was when the label-free check of its health was highest
+    best : `measured` as it was when `manifold_map` was highest
     """
 
     def __init__(self, job: TrainingJob, device: torch.device) -> None:
@@ -72,18 +72,20 @@ class FineTuning:
         if self.config.normalized_weights:
             pools = tuples.with_mean_weight_one(pools)
         self.pools, held_out = tuples.hold_out(pools, self.config.held_out, rng)
-        self.health = HealthCheck.of(job.checked, held_out, len(job.images), rng)
-        self.rival, self.optimizers = None, [optimizer_of(self.network, self.config)]
+        self.validation = ManifoldValidation.of(
+            job.validation_neighbors, held_out, len(job.images), rng
+        )
+        self.baseline, self.optimizers = None, [optimizer_of(self.network, self.config)]
         if isinstance(job.supervision, LabelledImages):
-            self.rival = job.supervision.loss(self.network.dim, job.seed).to(device)
-            if centres := list(self.rival.parameters()):
+            self.baseline = job.supervision.loss(self.network.dim, job.seed).to(device)
+            if centres := list(self.baseline.parameters()):
                 self.optimizers.append(torch.optim.Adam(centres, lr=CENTRE_RATE))
         self.epoch, self.history = 0, History()
         self._trained: dict[str, float] = {}  # metrics of the epoch that is not measured yet
 
     @property
     def best_epoch(self) -> int:
-        return healthiest(self.history)
+        return best_epoch(self.history)
 
     @property
     def finished(self) -> bool:
@@ -110,7 +112,7 @@ class FineTuning:
             more = self.epoch < self.config.epochs
             pairs = self._pairs(rng) if more else None
             trained_on = np.empty(0, np.int64) if pairs is None else pairs.needed
-            of_check, of_pairs = self._rows(self.health.needed, trained_on)
+            of_check, of_pairs = self._rows(self.validation.needed, trained_on)
             seconds = time.monotonic() - start
             if len(self.history) == self.epoch:
                 self._measure(of_check)
@@ -147,9 +149,9 @@ class FineTuning:
                 batch_size=config.batch_size,
                 rng=rng,
             )
-            assert self.rival is not None, "made from the same labels"
+            assert self.baseline is not None, "made from the same labels"
             first = self.epoch * len(batches)
-            return ClassSteps(batches, supervision.classes, self.rival, first=first)
+            return ClassSteps(batches, supervision.classes, self.baseline, first=first)
         assert pairs is not None, "drawn where there are no classes"
         add = tuples.add_negatives
         if supervision is not None:
@@ -184,9 +186,9 @@ class FineTuning:
 
         Parameters
         ----------
-        rows : (m, d), of what the check of its health needs
+        rows : (m, d), of what the validation needs
         """
-        figures = self.health.measure(rows, loss=self.config.loss, margin=self.config.margin)
+        figures = self.validation.measure(rows, loss=self.config.loss, margin=self.config.margin)
         self.history.append(self._trained | figures | self._labelled_map())
         if self.best_epoch == self.epoch:
             self.best = copy.deepcopy(self.measured).cpu()
@@ -278,8 +280,8 @@ class FineTuning:
             weights.save(self.measured, Folder(str(folder / MEASURED)))
         weights.save(self.best, Folder(str(folder / BEST)))
         torch.save([each.state_dict() for each in self.optimizers], folder / OPTIMIZER)
-        if self.rival is not None:
-            torch.save(self.rival.state_dict(), folder / RIVAL)
+        if self.baseline is not None:
+            torch.save(self.baseline.state_dict(), folder / BASELINE)
         state = {"epoch": self.epoch, "seed": self.job.seed, "history": self.history}
         (folder / STATE).write_text(json.dumps(state, indent=1))
 
@@ -291,8 +293,8 @@ class FineTuning:
         states = torch.load(folder / OPTIMIZER, weights_only=True, map_location=self.device)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-        if self.rival is not None:
-            state = torch.load(folder / RIVAL, weights_only=True, map_location=self.device)
-            self.rival.load_state_dict(state)
+        if self.baseline is not None:
+            state = torch.load(folder / BASELINE, weights_only=True, map_location=self.device)
+            self.baseline.load_state_dict(state)
         self.history = saved_history(folder)
         self.epoch = len(self.history) - 1

@@ -16,7 +16,7 @@ from mmray.images.collection import ImageFile
 from mmray.images.decoding import MAX_PIXELS, load_image
 from mmray.system.arrays import Features, Ids, Pixels
 from mmray.system.errors import InputError
-from mmray.system.locations import ahead
+from mmray.system.locations import prefetch
 
 CHUNK = 256  # images decoded together when a set is embedded
 AHEAD = 64  # images read ahead of their use
@@ -69,7 +69,7 @@ class ImageSource:
         """The images of each group of ids in turn; the keys are for the view, one an image."""
         flat = np.concatenate([*groups, np.empty(0, np.int64)]).tolist()
         of_images = [0] * len(flat) if keys is None else np.concatenate(keys).tolist()
-        images = ahead(self._load, zip(flat, of_images, strict=True), AHEAD, threads=THREADS)
+        images = prefetch(self._load, zip(flat, of_images, strict=True), AHEAD, threads=THREADS)
         for group in groups:
             yield list(islice(images, len(group)))
 

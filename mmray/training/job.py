@@ -26,7 +26,7 @@ class TrainingJob:
     Attributes
     ----------
     images : those that the pools name, by their place
-    checked : manifold neighbours of some items, see `health`
+    validation_neighbors : manifold neighbours of some items, see `validation`
     labelled : is measured on after every `monitor_every` epochs; nothing follows from it
     supervision : what is learned from instead of the pools, with labels: pairs, and the labels
         under which negatives are chosen, see `labelled_tuples`; or the class of every image, see
@@ -36,7 +36,7 @@ class TrainingJob:
     model: EmbeddingNet
     images: Collection
     pools: Pools
-    checked: ManifoldNeighbors
+    validation_neighbors: ManifoldNeighbors
     config: TrainingConfig
     seed: int
     max_pixels: int

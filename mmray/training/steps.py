@@ -114,7 +114,7 @@ class ClassSteps:
     ----------
     batches : (s, b) int64, images
     classes : (n,) int64, of every image
-    loss : see `supervised.rival_loss`
+    loss : see `supervised.baseline_loss`
     first : number of the first step, over all epochs
     """
 

@@ -19,7 +19,7 @@ from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.training.losses import tuple_loss
 
-HEALTH = "health"  # the metric by which a network is kept
+MANIFOLD_MAP = "manifold_map"  # the metric by which a network is kept
 SPREAD = "spread"
 COLLAPSED = 1 / 3  # of the initial spread: all images have become alike
 NEIGHBORS = 50  # manifold neighbours of an item that may be relevant to it
@@ -29,7 +29,7 @@ DATABASE = 5000  # images that are searched beside those that are named, at most
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class HealthCheck:
+class ManifoldValidation:
     """What a network is measured on.
 
     Attributes
@@ -53,8 +53,12 @@ class HealthCheck:
 
     @classmethod
     def of(
-        cls, checked: ManifoldNeighbors, held_out: Pools, images: int, rng: np.random.Generator
-    ) -> "HealthCheck":
+        cls,
+        validation_neighbors: ManifoldNeighbors,
+        held_out: Pools,
+        images: int,
+        rng: np.random.Generator,
+    ) -> "ManifoldValidation":
         """Choose the images to search: those that are named, and others at random.
 
         Parameters
@@ -65,7 +69,7 @@ class HealthCheck:
         named = np.unique(
             np.concatenate(
                 [
-                    *(checked.items, *checked.neighbors),
+                    *(validation_neighbors.items, *validation_neighbors.neighbors),
                     *(held_out.anchors, *held_out.positives, *held_out.negatives),
                 ]
             )
@@ -75,7 +79,10 @@ class HealthCheck:
         needed = np.union1d(named, drawn)
         items, queries, weights = [], [], []
         for item, near, similarity in zip(
-            checked.items, checked.neighbors, checked.similarity, strict=True
+            validation_neighbors.items,
+            validation_neighbors.neighbors,
+            validation_neighbors.similarity,
+            strict=True,
         ):
             if len(near):
                 relevant = np.searchsorted(needed, near[similarity >= RELEVANT * similarity[0]])
@@ -97,9 +104,9 @@ class HealthCheck:
 
         Returns
         -------
-        health : weighted mAP of the items, their manifold neighbours being what is relevant
+        manifold_map : weighted mAP of the items, their manifold neighbours being what is relevant
         held_out_loss : mean over the held-out anchors, of all their tuples, unweighted
-        ordered : share of these tuples whose positive is nearer to the anchor than the negative;
+        triplet_accuracy : share of these tuples whose positive is nearer to the anchor than the negative;
             a tie counts half
         spread : 1 - mean cosine of two images; 0 is a collapse
 
@@ -108,7 +115,7 @@ class HealthCheck:
         figures = {SPREAD: _spread(rows)} | self._of_held_out(rows, loss, margin)
         if len(self.queries):
             _, precisions = mean_average_precision(rank(rows, rows[self.items]), self.queries)
-            figures[HEALTH] = float(np.average(precisions, weights=self.weights))
+            figures[MANIFOLD_MAP] = float(np.average(precisions, weights=self.weights))
         return figures
 
     def _of_held_out(self, rows: Features, loss: Loss, margin: float | None) -> dict[str, float]:
@@ -122,7 +129,10 @@ class HealthCheck:
             ordered.append(np.mean((np.sign(difference) + 1) / 2))
         if not losses:
             return {}
-        return {"held_out_loss": float(np.mean(losses)), "ordered": float(np.mean(ordered))}
+        return {
+            "held_out_loss": float(np.mean(losses)),
+            "triplet_accuracy": float(np.mean(ordered)),
+        }
 
 
 def _cosines(rows: Features, query: Features) -> Features:
@@ -139,14 +149,14 @@ def _spread(rows: Features) -> float:
     return float(1 - (total @ total - own) / max(m * (m - 1), 1))
 
 
-def healthiest(history: list[dict[str, float]]) -> int:
-    """The first epoch of the highest health; 0 is the initial network.
+def best_epoch(history: list[dict[str, float]]) -> int:
+    """The first epoch of the highest `manifold_map`; 0 is the initial network.
 
     Parameters
     ----------
     history : figures of the initial network, and after each epoch
     """
-    return int(np.argmax([figures.get(HEALTH, 0.0) for figures in history]))
+    return int(np.argmax([figures.get(MANIFOLD_MAP, 0.0) for figures in history]))
 
 
 def collapsed(history: list[dict[str, float]]) -> bool:

@@ -93,8 +93,16 @@ def test_presets_are_possible_and_know_their_name(name, recipe):
         ("evaluation", {"images": "x", "ground_truth": "y"}, r"--images is missing"),
         ("", {"preset": "retrieval"}, r"--images is missing"),
         ("", {"seed": -1}, r"--seed -1"),
-        ("training", {"check_items": 0}, r"check-items 0: .*--training.keep last --training.pat"),
-        ("training", {"check_items": 0, "keep": "last"}, r"check-items 0: .*patience None"),
+        (
+            "training",
+            {"validation_items": 0},
+            r"validation-items 0: .*--training.keep last --training.pat",
+        ),
+        (
+            "training",
+            {"validation_items": 0, "keep": "last"},
+            r"validation-items 0: .*patience None",
+        ),
         ("", {"min_workers": 3, "max_workers": 2}, r"--max-workers 2 is below --min-workers 3"),
         ("", {"stages": "extract,grph"}, r"no stage 'grph'; choose from extract,graph,mine"),
         ("", {"stages": " , "}, r"--stages is empty"),
@@ -136,7 +144,7 @@ def test_the_job_that_measures_alone_names_its_flags_without_a_section(values, m
 
 
 def test_without_the_check_training_runs_to_its_last_epoch():
-    training = replace(DEMO.training, check_items=0, keep="last", patience=None)
+    training = replace(DEMO.training, validation_items=0, keep="last", patience=None)
     validate(replace(DEMO, training=training))
 
 
@@ -147,7 +155,7 @@ def test_the_supervised_recipe_has_the_values_of_its_paper():
     assert (training.anchors_per_epoch, training.negative_pool) == (2000, 20_000)
     assert (training.epochs, training.batch_size, training.sum_negatives) == (30, 5, True)
     assert (training.optimizer, training.momentum, training.weight_decay) == ("sgd", 0.9, 5e-4)
-    assert (training.keep, training.patience, training.check_items) == ("last", None, 0)
+    assert (training.keep, training.patience, training.validation_items) == ("last", None, 0)
     assert (training.average, training.held_out, training.longest_side) == (False, 0, 362)
     for epoch in range(30):
         rate = learning_rate(
@@ -178,8 +186,8 @@ SUPERVISED = replace(preset("retrieval", "supervised"), images=("ims",), tuples=
         ("", {"stages": "extract,graph,mine"}, "the stages are train, whiten and evaluate"),
         ("training", {"positives": 2}, "--training.positives 2: with --tuples"),
         ("training", {"held_out": 0.1}, "--training.held-out 0.1: with --tuples"),
-        ("training", {"check_items": 9}, "--training.check-items 9: .*no graph.*at 0"),
-        ("training", {"check_items": 9, "keep": "best"}, "--training.check-items 9"),
+        ("training", {"validation_items": 9}, "--training.validation-items 9: .*no graph.*at 0"),
+        ("training", {"validation_items": 9, "keep": "best"}, "--training.validation-items 9"),
         ("training", {"keep": "best"}, "keep last"),
         ("training", {"patience": 3}, "patience None"),
         ("training", {"negative_pool": 1}, "--training.negative-pool 1"),

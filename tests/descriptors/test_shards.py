@@ -5,7 +5,7 @@ import pytest
 
 from mmray.descriptors.shards import finish_features, moments_table, read_features, read_moments
 from mmray.descriptors.whitening import Moments
-from mmray.pipeline.stage import Stage
+from mmray.pipeline.stage import StageFolder
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from tests.made import synthetic
@@ -15,7 +15,7 @@ POOLINGS = ("rmac", "mac")
 
 @pytest.fixture
 def stage(tmp_path):
-    return Stage.of(Folder(str(tmp_path)), "extract", "inputs")
+    return StageFolder.of(Folder(str(tmp_path)), "extract", "inputs")
 
 
 def write_shards(stage, *, bad=(), contents=None, count=10, size=4, d=3):
@@ -96,7 +96,7 @@ def test_equal_contents_all_stay_where_nothing_else_is_asked_for(stage):
 def test_finishing_again_after_a_kill_anywhere_gives_the_same(stage, monkeypatch, after):
     given = {"bad": (1, 6), "contents": "abcdefghcd"}
     write_shards(stage, **given)
-    whole = Stage.of(Folder(str(stage.folder.local.parent)), "extract", "uninterrupted")
+    whole = StageFolder.of(Folder(str(stage.folder.local.parent)), "extract", "uninterrupted")
     write_shards(whole, **given)
     finish(whole, deduplicate=True)
     writes, write = [0], Folder.writing

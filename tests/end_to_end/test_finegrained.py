@@ -14,10 +14,10 @@ import pytest
 
 from mmray.config.command_line import parse
 from mmray.config.presets import FINEGRAINED_PRESETS
-from mmray.descriptors.settings import Framing
+from mmray.descriptors.settings import Preprocessing
 from mmray.images.demo.demo_set import render_collection
 from mmray.pipeline.recipes import finegrained
-from mmray.serving.encoder import Describer
+from mmray.serving.encoder import ImageEncoder
 from mmray.system.errors import InputError
 from tests.end_to_end.small_job import table, the_run
 
@@ -84,9 +84,9 @@ def test_without_arguments_rendered_objects_are_told_apart(demo):
     assert all(row.split("|")[1].strip() == "embedding" for row in rows)
     assert "% of the positives show the anchor's label" in done.stderr
     (model,) = folder.glob("model-*/model")
-    describer, photos = Describer.load(model), sorted(folder.glob("demo-*/test/jpg/*"))
-    assert describer.framing == Framing(longest_side=96, crop=64)
-    rows = describer.describe(photos[:2])
+    describer, photos = ImageEncoder.load(model), sorted(folder.glob("demo-*/test/jpg/*"))
+    assert describer.framing == Preprocessing(longest_side=96, crop=64)
+    rows = describer.encode(photos[:2])
     stages = [
         path for path in folder.glob("extract-*") if len(np.load(path / "features.npy")[0]) == 8
     ]
@@ -129,7 +129,7 @@ def test_half_of_the_classes_train_and_the_others_test(birds, tmp_path, ray_clus
 
 @pytest.mark.slow
 def test_a_rival_learns_from_labels_and_says_so(birds, tmp_path, on_cluster):
-    options = ("--images", birds, "--rival", "proxy-nca", "--mining.graph-k", 4)
+    options = ("--images", birds, "--baseline", "proxy-nca", "--mining.graph-k", 4)
     done = run("finegrained", tmp_path, *SMALL, *options, "--mining.positive-k", 4, env=on_cluster)
     assert done.returncode == 0, done.stdout + done.stderr
     label = "proxy NCA (uses labels)"
@@ -148,9 +148,12 @@ def test_a_rival_learns_from_labels_and_says_so(birds, tmp_path, on_cluster):
         ("--images {birds} --dim 2000", r"--dim 2000: efficientnet_lite0 has 1280"),
         ("--images {birds} --dim 16", r"16 images are too few for --dim 16 principal"),
         ("--images {loose} --test.no-split --oracle both", r"uses labels: .* with --pool-labels"),
-        ("--images {loose} --test.no-split --rival proxy-nca", r"name them with --pool-labels"),
-        ("--images {birds} --rival proxy-nca --rounds 2", r"leave --rounds at 1"),
-        ("--images {birds} --pool-labels {csv} --rival proxy-nca", r"has no label; add it to --po"),
+        ("--images {loose} --test.no-split --baseline proxy-nca", r"name them with --pool-labels"),
+        ("--images {birds} --baseline proxy-nca --rounds 2", r"leave --rounds at 1"),
+        (
+            "--images {birds} --pool-labels {csv} --baseline proxy-nca",
+            r"has no label; add it to --po",
+        ),
         ("--test.labels {csv}", r"--test\.labels needs --test\.images"),
         ("--images {birds} --test.images {loose} --test.labels {csv}", r"names no image in "),
         ("--stages whiten", r"no stage 'whiten'; choose from extract,graph,mine,train,evaluate"),

@@ -15,7 +15,7 @@ import pytest
 from jobs.benchmarks.mining import manifold_features
 from mmray.mining.anchors import select_anchors
 from mmray.mining.graph import largest_component, reciprocal_knn_graph
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pools import mine_pools
 from tests.end_to_end.clusters import processes, running_head, start_node, stop, vanish, wait_for
 
@@ -99,7 +99,7 @@ def whole(features, cluster, tmp_path_factory):
 def test_the_job_mines_what_the_core_mines(whole, features):
     storage, done = whole
     rows = np.load(features)
-    found = search(rows, rows, 12)
+    found = nearest_neighbors(rows, rows, 12)
     graph = reciprocal_knn_graph(found.ids, found.similarities)
     items = largest_component(graph)
     anchors = items[select_anchors(graph[items][:, items], 400, selection="random", seed=0)]

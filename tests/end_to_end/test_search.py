@@ -10,7 +10,7 @@ from PIL import Image
 
 from jobs import search as job
 from mmray.descriptors.weights import build, save
-from mmray.serving.encoder import Describer
+from mmray.serving.encoder import ImageEncoder
 from mmray.system.folder import Folder
 from tests.made.exported import model_folder
 
@@ -64,7 +64,7 @@ def test_an_index_is_made_added_to_and_searched(photos, model, run, tmp_path):
     listed = pq.read_table(first / "images.parquet").to_pylist()
     names = [row["name"] for row in listed if row["row"] >= 0]
     vectors = np.load(first / "vectors.npy")
-    own = Describer.load(model).describe([str(photos / name) for name in names])
+    own = ImageEncoder.load(model).encode([str(photos / name) for name in names])
     np.testing.assert_allclose(vectors, own, atol=1e-4)
 
     (page,) = (storage / "reports").glob("*.html")

@@ -19,7 +19,7 @@ from mmray.evaluation.purity import (
     without_false_pairs,
 )
 from mmray.mining.graph import reciprocal_knn_graph
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import mine_pools
 from mmray.system.errors import InputError
@@ -190,7 +190,7 @@ def test_renaming_items_and_labels_leaves_the_purity_as_it_was():
 def test_mined_pools_of_noisy_curves_are_purer_than_chance():
     features = np.concatenate([curves(seed, clusters=1, d=6, noise=0.2) for seed in range(4)])
     labels = np.repeat([0, 1, 2, 3], 30)
-    found = search(features, features, 8)
+    found = nearest_neighbors(features, features, 8)
     graph = reciprocal_knn_graph(found.ids, found.similarities)
     anchors = np.arange(0, 120, 7)
     pools = mine_pools(features, graph, anchors, positive_k=12, negative_k=30, max_negatives=8)

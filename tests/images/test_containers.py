@@ -508,7 +508,7 @@ def test_a_row_group_is_read_in_one_pass_by_ascending_rows(monkeypatch, tmp_path
 def test_batches_are_small_where_images_are_large(monkeypatch, tmp_path):
     monkeypatch.setattr(parquet_files, "_BATCH", 10_000)
     path = parquet(tmp_path / "x.parquet", {"image": [content(n, 3000) for n in range(40)]})
-    reader = parquet_files._Reader(retrying_file.PatientFile(path))
+    reader = parquet_files._Reader(retrying_file.RetryingFile(path))
     assert [len(cells) for cells in reader._read_group(0)] == [3] * 13 + [1]
 
 

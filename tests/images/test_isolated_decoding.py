@@ -10,41 +10,41 @@ import numpy as np
 import pytest
 
 from mmray.images.decoding import decode
-from mmray.images.isolated_decoding import CarefulDecoder
+from mmray.images.isolated_decoding import IsolatedDecoder
 from tests.made.bad_images import bad_files, encoded, scene
 
 PNG = encoded(scene(60, 40), "PNG")
 
 
 @pytest.fixture
-def careful():
-    decoder = CarefulDecoder()
+def isolated():
+    decoder = IsolatedDecoder()
     yield decoder
     decoder.close()
 
 
-def test_it_decodes_as_usual_options_and_errors_and_all(careful):
+def test_it_decodes_as_usual_options_and_errors_and_all(isolated):
     for options in (
         {"longest_side": 30},
         {"longest_side": None, "box": (5.0, 6.0, 25.0, 16.0)},
         {"longest_side": 60, "max_pixels": 2399},
     ):
         for data in (PNG, b"", *[data for data, _ in list(bad_files().values())[:5]]):
-            ours, usual = careful(data, **options), decode(data, **options)
+            ours, usual = isolated(data, **options), decode(data, **options)
             assert (ours.width, ours.height, ours.error) == (usual.width, usual.height, usual.error)
             np.testing.assert_array_equal(ours.pixels, usual.pixels)
 
 
 @pytest.mark.parametrize("how", [signal.SIGSEGV, signal.SIGKILL])
-def test_an_image_that_ends_the_process_has_that_as_its_error(careful, how):
-    assert careful(PNG, longest_side=60).error is None
-    os.kill(careful._process.pid, how)
-    while careful._process.poll() is None:
+def test_an_image_that_ends_the_process_has_that_as_its_error(isolated, how):
+    assert isolated(PNG, longest_side=60).error is None
+    os.kill(isolated._process.pid, how)
+    while isolated._process.poll() is None:
         time.sleep(0.01)
-    dead = careful(PNG, longest_side=60)
+    dead = isolated(PNG, longest_side=60)
     assert dead.pixels is None
     assert dead.error == f"decoding it ended a process ({how.name})"
-    assert careful(PNG, longest_side=60).pixels.shape == (40, 60, 3)
+    assert isolated(PNG, longest_side=60).pixels.shape == (40, 60, 3)
 
 
 def test_the_process_ends_with_the_one_that_uses_it():

@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from mmray.images import folders, sources
 from mmray.images.collection import ImageFile
-from mmray.images.sources import Found, Stamp, find, list_images, probe, unchanged
+from mmray.images.sources import SourceListing, Stamp, find, list_images, probe, unchanged
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.locations import read_bytes
@@ -41,7 +41,7 @@ def write_list(path: Path, *lines: str) -> Path:
     return touch(path, "\n".join(lines).encode())
 
 
-def names(found: Found) -> list[str]:
+def names(found: SourceListing) -> list[str]:
     return [image.name for image in found.images]
 
 

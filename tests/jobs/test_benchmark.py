@@ -51,7 +51,7 @@ def test_manifold_features_have_the_dimensions_asked_for():
 
 
 def test_a_ratio_says_how_many_times_faster():
-    assert Comparison(part="", rival="", ours=2.0, theirs=10.0).ratio == 5
+    assert Comparison(part="", baseline="", ours=2.0, theirs=10.0).ratio == 5
 
 
 @pytest.mark.parametrize(

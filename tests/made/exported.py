@@ -6,7 +6,7 @@ import numpy as np
 
 from mmray.descriptors.weights import build, save
 from mmray.descriptors.whitening import Whitening
-from mmray.serving.encoder import WHITENING, Describer
+from mmray.serving.encoder import WHITENING, ImageEncoder
 from mmray.serving.onnx_export import export_onnx
 from mmray.system.folder import Folder
 from tests.made.bad_images import encoded, scene
@@ -32,7 +32,7 @@ def onnx_file(base: Path) -> tuple[Path, float]:
     """Its ONNX file and how far that is away from torch; made once, which takes long."""
     file, noted = base / "exported" / "model.onnx", base / "exported" / "difference"
     if not file.exists():
-        describer = Describer.load(model_folder(base))
+        describer = ImageEncoder.load(model_folder(base))
         noted.write_text(repr(export_onnx(describer.net, file, describer.framing)))
     return file, float(noted.read_text())
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 from scipy.sparse import csr_array
 
-from mmray.config.choices import Rival
+from mmray.config.choices import SupervisedBaseline
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.shards import features_table
 from mmray.descriptors.weights import build, with_head
@@ -150,7 +150,7 @@ def training_job(folder: Path, config: TrainingConfig) -> TrainingJob:
         images=find(str(folder)).images,
         max_pixels=10**6,
         pools=pools,
-        checked=ManifoldNeighbors(
+        validation_neighbors=ManifoldNeighbors(
             items=np.array([3, 8]),
             neighbors=ragged([11, 0], [2, 4, 9]),
             similarity=ragged([2, 1], [3, 1, 0.5], dtype=np.float32),
@@ -161,15 +161,15 @@ def training_job(folder: Path, config: TrainingConfig) -> TrainingJob:
     )
 
 
-def class_job(job: TrainingJob, rival: Rival) -> TrainingJob:
+def class_job(job: TrainingJob, baseline: SupervisedBaseline) -> TrainingJob:
     """The same with a head, and classes of three in place of what was mined and is checked."""
     weight = np.random.default_rng(0).standard_normal((8, job.model.channels)) / 36
     return replace(
         job,
         model=with_head(job.model, weight.astype(np.float32), np.zeros(8, np.float32)),
         pools=NO_POOLS,
-        checked=ManifoldNeighbors.none(),
-        supervision=LabelledImages(classes=np.arange(12) // 3, rival=rival, per_class=2),
+        validation_neighbors=ManifoldNeighbors.none(),
+        supervision=LabelledImages(classes=np.arange(12) // 3, baseline=baseline, per_class=2),
     )
 
 
@@ -179,6 +179,6 @@ def labelled_job(job: TrainingJob, clusters: Ids, pairs: Sequence[tuple[int, int
     return replace(
         job,
         pools=NO_POOLS,
-        checked=ManifoldNeighbors.none(),
+        validation_neighbors=ManifoldNeighbors.none(),
         supervision=LabelledPairs(queries=queries, positives=positives, clusters=clusters),
     )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmray.mining.anchors import select_anchors, stationary_distribution
 from mmray.mining.graph import reciprocal_knn_graph
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from tests import oracles
 from tests.made.synthetic import curves, graph_of, permuted, random_graph
 
@@ -65,7 +65,7 @@ def test_equal_anchors_come_by_id():
 
 def test_permuting_the_items_permutes_the_anchors():
     features = curves(5, clusters=5)
-    found = search(features, features, 10)
+    found = nearest_neighbors(features, features, 10)
     graph = reciprocal_knn_graph(found.ids, found.similarities)
     order = np.random.default_rng(1).permutation(len(features))
     anchors = select_anchors(graph, 100)

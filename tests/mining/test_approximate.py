@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmray.mining.knn import approximate
 from mmray.mining.knn.approximate import ApproximateIndex, faiss
-from mmray.mining.knn.exact import ExactIndex, search
+from mmray.mining.knn.exact import ExactIndex, nearest_neighbors
 from mmray.mining.knn.recall import measured_recall, recall
 from mmray.mining.knn.results import Neighbors
 from tests import oracles
@@ -112,14 +112,14 @@ def test_all_lists_through_faiss_miss_nothing():
     index = ApproximateIndex.of(database, "ivf")
     full, found = attempt(index, database, 20, index._exhaustive)
     assert full.all()
-    equal(found, search(database, database, 20))
+    equal(found, nearest_neighbors(database, database, 20))
 
 
 @pytest.mark.parametrize(("spread", "least"), [(0.01, (0.999, 0.99)), (0.001, (0.99, 0.9))])
 def test_near_copies_are_told_apart(spread, least):
     """Their inner products differ by the square of their distance: too little for float16."""
     database = tight(3, 900, 40, spread)
-    exact = search(database, database, 6)
+    exact = nearest_neighbors(database, database, 6)
     index = ApproximateIndex.of(database, "ivf")
     assert recall(attempt(index, database, 6, index._exhaustive)[1], exact) > least[0]
     index = ApproximateIndex.of(database, "hnsw")
@@ -135,15 +135,15 @@ def test_lengths_are_of_no_importance_where_they_are_equal(method, scale):
     full, found = attempt(index, database, 8, 7)
     assert full.all()
     wanted = {"ivf": 0.97, "hnsw": 0.999}[method]
-    assert recall(found, search(database, database, 8)) > wanted
+    assert recall(found, nearest_neighbors(database, database, 8)) > wanted
 
 
 @pytest.mark.parametrize("database", [clouds(0, 50, 15), uneven(1, 50, 16), uneven(2, 50, 1)])
 def test_distances_on_the_sphere_are_in_the_order_of_inner_products(database):
     queries = uneven(3, 20, database.shape[1])[1:]
     norms = [np.linalg.norm(rows.astype(np.float64), axis=1) for rows in (database, queries)]
-    points = approximate._lifted(database, norms[0], norms[0].max()).astype(np.float64)
-    lifted = approximate._lifted(queries, norms[1], norms[1]).astype(np.float64)
+    points = approximate._augmented(database, norms[0], norms[0].max()).astype(np.float64)
+    lifted = approximate._augmented(queries, norms[1], norms[1]).astype(np.float64)
     assert points.shape[1] % 16 == 0
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(lifted, axis=1), 1, rtol=1e-6)
@@ -159,7 +159,7 @@ def test_exhaustive_effort_is_exact_copies_included(method):
     queries = np.concatenate([database[::17], -database[::29], clouds(4, 10, 12)])
     index = ApproximateIndex.of(database, method)
     for effort in (index._exhaustive, 10**9):
-        equal(index.search(queries, 25, effort=effort), search(database, queries, 25))
+        equal(index.search(queries, 25, effort=effort), nearest_neighbors(database, queries, 25))
 
 
 def test_recall_grows_with_the_lists_probed():
@@ -173,7 +173,7 @@ def test_recall_grows_with_the_lists_probed():
 
 def test_recall_grows_with_the_candidates_kept_on_a_walk():
     database, queries = clouds(6, 2500, 64), clouds(15, 300, 64)
-    index, exact = ApproximateIndex.of(database, "hnsw"), search(database, queries, 2)
+    index, exact = ApproximateIndex.of(database, "hnsw"), nearest_neighbors(database, queries, 2)
     found = [recall(index.search(queries, 2, effort=e), exact) for e in (4, 12, 40, 2500)]
     assert found == sorted(set(found))
     assert found[0] > 0.5
@@ -203,7 +203,7 @@ def test_a_row_that_finds_too_few_items_probes_four_times_the_lists(monkeypatch)
 def test_a_row_that_no_effort_short_of_all_lists_fills_is_exact():
     database = clouds(7, 1500, 8)
     found = ApproximateIndex.of(database, "ivf").search(database[:5], 1499, effort=1)
-    equal(found, search(database, database[:5], 1499))
+    equal(found, nearest_neighbors(database, database[:5], 1499))
 
 
 def test_a_row_is_exact_where_a_walk_ends_too_soon(monkeypatch):
@@ -219,7 +219,7 @@ def test_a_row_is_exact_where_a_walk_ends_too_soon(monkeypatch):
 
     monkeypatch.setattr(ApproximateIndex, "_walk", ends_too_soon)
     found = ApproximateIndex.of(database, "hnsw").search(database, 10, effort=1)
-    exact = search(database, database, 10)
+    exact = nearest_neighbors(database, database, 10)
     np.testing.assert_array_equal(found.ids[::2], exact.ids[::2])
     np.testing.assert_array_equal(found.similarities[::2], exact.similarities[::2])
     assert not np.array_equal(found.ids[1::2], exact.ids[1::2])
@@ -281,9 +281,9 @@ def test_few_items_are_enough_and_nothing_is_printed(capfd, method, n):
     k = min(n, 10)
     index = ApproximateIndex.of(database, method)
     found = index.search(database, k, effort=10)
-    assert recall(found, search(database, database, k)) > 0.75
+    assert recall(found, nearest_neighbors(database, database, k)) > 0.75
     if n <= 40:
-        equal(found, search(database, database, k))
+        equal(found, nearest_neighbors(database, database, k))
     assert capfd.readouterr() == ("", "")
 
 
@@ -313,7 +313,7 @@ def test_a_database_of_one_row_again_and_again_is_no_obstacle(capfd, method, row
     found = ApproximateIndex.of(rows, method).search(clouds(0, 4, 6), 90, effort=1)
     assert all(len(set(ids)) == 90 for ids in found.ids.tolist())
     np.testing.assert_array_equal(
-        found.similarities, search(rows, clouds(0, 4, 6), 90).similarities
+        found.similarities, nearest_neighbors(rows, clouds(0, 4, 6), 90).similarities
     )
     assert capfd.readouterr() == ("", "")
 
@@ -341,7 +341,7 @@ def test_the_threads_of_other_callers_of_faiss_are_left_alone():
     index = ApproximateIndex.of(clouds(0, 300, 8), "ivf", threads=before + 1)
     index.search(clouds(1, 3, 8), 2, effort=1, threads=before + 2)
     assert faiss.omp_get_max_threads() == before
-    with approximate.on_threads(before + 3):
+    with approximate.faiss_threads(before + 3):
         assert faiss.omp_get_max_threads() == before + 3
     assert faiss.omp_get_max_threads() == before
 
@@ -476,7 +476,10 @@ def test_databases_that_cannot_be_indexed_are_refused(database, method, message)
 
 
 def test_recall_of_different_shapes_or_nothing_is_refused():
-    some, none = search(clouds(0, 9), clouds(0, 9), 3), search(clouds(0, 9), clouds(0, 9)[:0], 3)
+    some, none = (
+        nearest_neighbors(clouds(0, 9), clouds(0, 9), 3),
+        nearest_neighbors(clouds(0, 9), clouds(0, 9)[:0], 3),
+    )
     with pytest.raises(ValueError, match=re.escape("got shapes (9, 3) and (0, 3)")):
         recall(some, none)
     with pytest.raises(ValueError, match=re.escape("got shapes (0, 3) and (0, 3)")):

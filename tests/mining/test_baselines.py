@@ -19,7 +19,7 @@ from mmray.mining.baselines import (
     random_negatives,
 )
 from mmray.mining.graph import reciprocal_knn_graph
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from tests.made.synthetic import clouds, curves, graph_of
 
 
@@ -91,7 +91,7 @@ def with_duplicates(seed):
 def test_euclidean_positives_are_the_other_items_of_the_first_k(seed, k, extra):
     features = curves(seed, clusters=2, per_cluster=20)
     anchors = np.array([7, 0, 39])
-    nearest = search(features, features[anchors], k + extra).ids
+    nearest = nearest_neighbors(features, features[anchors], k + extra).ids
     for anchor, row, found in zip(
         anchors, nearest, euclidean_positives(nearest, anchors, k), strict=True
     ):
@@ -109,7 +109,7 @@ def test_the_paper_takes_five_places_with_the_anchor():
 @pytest.mark.parametrize("m", [5, 6, 9])
 def test_an_anchor_behind_its_duplicates_still_takes_one_of_the_k_places(m):
     features = with_duplicates(0)
-    nearest = search(features, features[[47]], m).ids
+    nearest = nearest_neighbors(features, features[[47]], m).ids
     assert 47 not in nearest[0, :5]
     assert euclidean_positives(nearest, np.array([47]))[0].tolist() == [3, 40, 41, 42]
 
@@ -139,7 +139,7 @@ def test_random_negatives_are_so_many_others_without_repeats(seed, n, count, dat
 def test_positives_random_negatives_and_the_anchor_are_all_items():
     features = curves(0)
     anchors = np.arange(0, 120, 9)
-    nearest = search(features, features[anchors], 8).ids
+    nearest = nearest_neighbors(features, features[anchors], 8).ids
     positives = euclidean_positives(nearest, anchors)
     negatives = random_negatives(120, nearest, anchors, count=120, seed=0)
     for anchor, near, rest in zip(anchors, positives, negatives, strict=True):
@@ -209,7 +209,7 @@ def test_four_edges_are_a_cycle_and_mutual_neighbours_are_not():
 
 def test_items_of_a_cycle_are_positives_of_each_other():
     features = curves(1)
-    lists = search(features, features, 5).ids
+    lists = nearest_neighbors(features, features, 5).ids
     found = cyclic_positives(lists, np.arange(120))
     pairs = {(i, int(j)) for i in range(120) for j in found[i]}
     assert len(pairs) > 300
@@ -219,7 +219,7 @@ def test_items_of_a_cycle_are_positives_of_each_other():
 def test_renaming_the_items_renames_the_cycles():
     features = curves(2)
     order = np.random.default_rng(0).permutation(120)
-    lists = search(features, features, 5).ids
+    lists = nearest_neighbors(features, features, 5).ids
     renamed = np.argsort(order)[lists[order]]
     plain = cyclic_positives(lists, order)
     moved = cyclic_positives(renamed, np.arange(120))
@@ -268,12 +268,12 @@ def test_the_other_end_of_a_curve_is_near_in_space_and_far_along_it():
     """Items 0 and 39 are the ends of an open ring."""
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    found = search(features, features, 7)
+    found = nearest_neighbors(features, features, 7)
     graph = reciprocal_knn_graph(found.ids, found.similarities).tolil()
     graph[:6, 34:] = 0
     graph[34:, :6] = 0
     lengths = euclidean_lengths(graph.tocsr())
-    nearest = search(features, features[:1], 9).ids
+    nearest = nearest_neighbors(features, features[:1], 9).ids
     assert set(nearest[0]) == {0, 1, 2, 3, 4, 36, 37, 38, 39}
     negatives = geodesic_negatives(lengths, nearest, np.array([0]), count=10)
     assert set(negatives[0]) == {36, 37, 38, 39}
@@ -281,7 +281,7 @@ def test_the_other_end_of_a_curve_is_near_in_space_and_far_along_it():
 
 def test_lengths_are_the_euclidean_distances_of_the_features():
     features = curves(3)
-    found = search(features, features, 8)
+    found = nearest_neighbors(features, features, 8)
     for power in (1.0, 3.0):
         graph = reciprocal_knn_graph(found.ids, found.similarities, power=power)
         lengths = euclidean_lengths(graph, power=power)
@@ -310,7 +310,7 @@ def test_duplicates_stay_connected_at_a_length_above_0():
 def cases():
     features = with_duplicates(1)
     n = len(features)
-    found = search(features, features, 12)
+    found = nearest_neighbors(features, features, 12)
     graph = reciprocal_knn_graph(found.ids, found.similarities)
     lengths = euclidean_lengths(graph)
 
@@ -349,7 +349,7 @@ def test_no_anchors_give_nothing(which):
 
 def test_the_inputs_are_left_as_they_were():
     features = clouds(0, 30)
-    found = search(features, features, 8)
+    found = nearest_neighbors(features, features, 8)
     graph = reciprocal_knn_graph(found.ids, found.similarities)
     lengths = euclidean_lengths(graph)
     inputs = found.ids, np.arange(30), graph.data, lengths.data

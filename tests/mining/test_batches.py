@@ -16,7 +16,7 @@ from mmray.mining.baselines import (
 from mmray.mining.batches import MiningInput, MiningMethod, mine_batch
 from mmray.mining.files import pools_table
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pool_lists import summary
 from mmray.mining.pools import mine_pools
 from tests import oracles
@@ -30,7 +30,7 @@ POSITIVES, NEGATIVES = ("manifold", "euclidean", "cyclic"), ("manifold", "random
 def mined_on():
     """Features, graph and items of the largest component, whose ids are not its places."""
     features = curves(4)
-    found = search(features, features, 6)
+    found = nearest_neighbors(features, features, 6)
     graph = reciprocal_knn_graph(found.ids, found.similarities)
     items = largest_component(graph)
     assert 30 <= len(items) < len(features)
@@ -54,11 +54,11 @@ def test_every_pair_of_methods_gives_its_own_lists_by_image_id(mined_on, positiv
     mined = mine_batch(given, anchors, method)
     sizes = {name: SIZES[name] for name in ("positive_k", "negative_k", "max_negatives")}
     manifold = mine_pools(features, graph, items[anchors], items=items, **sizes)
-    nearest = search(y, y[anchors], -(-len(items) // 2)).ids
+    nearest = nearest_neighbors(y, y[anchors], -(-len(items) // 2)).ids
     expected = {
         "manifold": manifold.positives,
         "euclidean": [items[ids] for ids in euclidean_positives(nearest, anchors)],
-        "cyclic": [items[ids] for ids in cyclic_positives(search(y, y, 5).ids, anchors)],
+        "cyclic": [items[ids] for ids in cyclic_positives(nearest_neighbors(y, y, 5).ids, anchors)],
     }[positives]
     assert [ids.tolist() for ids in mined.positives] == [ids.tolist() for ids in expected]
     drawn = random_negatives(len(items), nearest, anchors, count=8, seed=3)
@@ -137,7 +137,7 @@ def test_zero_vectors_and_lone_items_have_no_edges_and_are_never_anchors():
     features = np.concatenate([curves(5), np.zeros((3, 16), np.float32), curves(5)[:4]])
     lone[0] = -features[:10].sum(axis=0) / np.linalg.norm(features[:10].sum(axis=0))
     features = np.concatenate([features, lone[:1]])
-    found = search(features, features, 6)
+    found = nearest_neighbors(features, features, 6)
     assert found.similarities[120:123].tolist() == [[0.0] * 6] * 3
     graph = reciprocal_knn_graph(found.ids, found.similarities)
     degrees = np.diff(graph.indptr)

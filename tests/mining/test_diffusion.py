@@ -10,14 +10,14 @@ from mmray.mining.diffusion.cuda import TorchVectors
 from mmray.mining.diffusion.reordering import reorder, unordered
 from mmray.mining.diffusion.solver import diffuse
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from tests import oracles
 from tests.made.synthetic import curves, graph_of, permuted, random_graph
 
 
 def curve_graph(seed=0, dtype=np.float32, **shape):
     features = curves(seed, **shape)
-    found = search(features, features, 8)
+    found = nearest_neighbors(features, features, 8)
     return normalize_graph(reciprocal_knn_graph(found.ids, found.similarities).astype(dtype))
 
 

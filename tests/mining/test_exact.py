@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmray.mining.knn import exact as neighbors
 from mmray.mining.knn import exact_cuda
-from mmray.mining.knn.exact import ExactIndex, search
+from mmray.mining.knn.exact import ExactIndex, nearest_neighbors
 from tests import oracles
 from tests.made.synthetic import clouds, curves, unit_rows
 
@@ -18,7 +18,7 @@ from tests.made.synthetic import clouds, curves, unit_rows
 @pytest.mark.parametrize(("n", "d", "k"), [(1, 3, 1), (120, 16, 30), (700, 96, 50), (90, 8, 90)])
 def test_search_equals_brute_force(n, d, k):
     features = clouds(n, n, d)
-    found = search(features, features, k)
+    found = nearest_neighbors(features, features, k)
     assert found.ids.dtype == np.int64
     assert found.similarities.dtype == np.float32
     np.testing.assert_array_equal(found.ids, oracles.nearest(features, features, k))
@@ -28,7 +28,7 @@ def test_search_equals_brute_force(n, d, k):
 
 def test_search_agrees_with_the_literal_sum_of_products():
     features = clouds(0, 40, 7)
-    found = search(features, features[:3], 40)
+    found = nearest_neighbors(features, features[:3], 40)
     for row in range(3):
         literal = [oracles.similarity(features[row], features[i]) for i in found.ids[row]]
         np.testing.assert_array_equal(found.similarities[row], literal)
@@ -41,7 +41,7 @@ def test_ties_go_to_the_smaller_id_also_at_the_last_place(seed, distinct, k):
     rng = np.random.default_rng(seed)
     database = rng.integers(-2, 3, (distinct, 5)).astype(np.float32)[rng.integers(0, distinct, 400)]
     queries = rng.integers(-2, 3, (3, 5)).astype(np.float32)
-    found = search(database, queries, k)
+    found = nearest_neighbors(database, queries, k)
     np.testing.assert_array_equal(found.ids, oracles.nearest(database, queries, k))
 
 
@@ -50,7 +50,7 @@ def test_items_closer_together_than_blas_rounds_are_ordered_exactly():
     center = rng.standard_normal(512)
     database = unit_rows(center + 1e-6 * rng.standard_normal((1500, 512)))
     queries = unit_rows(center + 0.3 * rng.standard_normal((40, 512)))
-    found = search(database, queries, 20)
+    found = nearest_neighbors(database, queries, 20)
     np.testing.assert_array_equal(found.ids, oracles.nearest(database, queries, 20))
 
 
@@ -58,18 +58,18 @@ def test_ten_thousand_neighbours_are_exact():
     database = clouds(1, 30_000, 4)
     similarities = oracles.similarities(database, database[:3])
     expected = np.argsort(-similarities, axis=1, kind="stable")[:, :10_000]
-    np.testing.assert_array_equal(search(database, database[:3], 10_000).ids, expected)
+    np.testing.assert_array_equal(nearest_neighbors(database, database[:3], 10_000).ids, expected)
 
 
 def test_a_row_depends_on_its_query_alone(monkeypatch):
     features = curves(3, clusters=6, per_cluster=50, d=24)
     features = np.concatenate([features, features[:40]])
-    whole = search(features, features, 35)
+    whole = nearest_neighbors(features, features, 35)
     monkeypatch.setattr(neighbors, "_TILE_QUERIES", 7)
     monkeypatch.setattr(neighbors, "_TILE_ITEMS", 64)
-    blocked = search(features, features, 35)
-    threaded = search(features, features, 35, threads=3)
-    alone = search(features, features[11:12], 35)
+    blocked = nearest_neighbors(features, features, 35)
+    threaded = nearest_neighbors(features, features, 35, threads=3)
+    alone = nearest_neighbors(features, features[11:12], 35)
     for field in ("ids", "similarities"):
         np.testing.assert_array_equal(getattr(whole, field), getattr(blocked, field))
         np.testing.assert_array_equal(getattr(whole, field), getattr(threaded, field))
@@ -109,14 +109,14 @@ def test_half_precision_changes_nothing(monkeypatch, features, k):
 
 @pytest.mark.parametrize(("spread", "expected"), [(1.0, 100), (1e-4, 16)])
 def test_half_precision_is_given_up_where_it_tells_nothing_apart(monkeypatch, spread, expected):
-    attempted, call = [], neighbors._Attempt.__call__
+    attempted, call = [], neighbors._CandidateSearch.__call__
 
     def counted(attempt, queries):
         if attempt.half:
             attempted.append(len(queries))
         return call(attempt, queries)
 
-    monkeypatch.setattr(neighbors._Attempt, "__call__", counted)
+    monkeypatch.setattr(neighbors._CandidateSearch, "__call__", counted)
     features = tight(0, 3000, 24, spread)
     ExactIndex.of(features, half=True).search(features[:100], 10)
     assert attempted[0] == 16
@@ -132,7 +132,7 @@ def test_products_err_by_no_more_than_is_allowed_for(half, d):
     features = np.concatenate([worst, clouds(1, 500, d), np.abs(clouds(2, 500, d))])
     index = ExactIndex.of(features, half=half)
     items = torch.from_numpy(features)
-    attempt = neighbors._Attempt(index, items.bfloat16() if half else items, 5, 100, half)
+    attempt = neighbors._CandidateSearch(index, items.bfloat16() if half else items, 5, 100, half)
     scaled, slack = attempt._scaled(features)
     products = (scaled @ attempt.items.T).double().numpy()
     lengths = np.linalg.norm(features.astype(np.float64), axis=1)
@@ -154,47 +154,50 @@ def test_products_err_by_no_more_than_is_allowed_for(half, d):
 )
 @pytest.mark.parametrize("k", [1, 30, 700])
 def test_candidates_by_sorting_as_on_a_gpu_give_the_same(monkeypatch, features, k):
-    plain = search(features, features[::7], k)
+    plain = nearest_neighbors(features, features[::7], k)
     monkeypatch.setattr(exact_cuda, "_TILE_ITEMS", 100)
-    monkeypatch.setattr(neighbors._Attempt, "_scan", neighbors._Attempt._sort)
+    monkeypatch.setattr(neighbors._CandidateSearch, "_scan", neighbors._CandidateSearch._sort)
     other = ExactIndex.of(features, half=False).search(features[::7], k)
     np.testing.assert_array_equal(other.ids, plain.ids)
     np.testing.assert_array_equal(other.similarities, plain.similarities)
 
 
 def test_a_search_of_zeros_finds_the_first_ids():
-    found = search(np.zeros((50, 8), np.float32), clouds(0, 3, 8), 5)
+    found = nearest_neighbors(np.zeros((50, 8), np.float32), clouds(0, 3, 8), 5)
     np.testing.assert_array_equal(found.ids, np.tile(np.arange(5), (3, 1)))
 
 
 def test_permuting_the_items_permutes_the_result():
     features = curves(4)
     order = np.random.default_rng(0).permutation(len(features))
-    plain, moved = search(features, features, 12), search(features[order], features[order], 12)
+    plain, moved = (
+        nearest_neighbors(features, features, 12),
+        nearest_neighbors(features[order], features[order], 12),
+    )
     np.testing.assert_array_equal(order[moved.ids], plain.ids[order])
     np.testing.assert_array_equal(moved.similarities, plain.similarities[order])
 
 
 def test_a_query_of_zeros_finds_the_first_ids():
-    found = search(clouds(0, 300, 8), np.zeros((1, 8), np.float32), 5)
+    found = nearest_neighbors(clouds(0, 300, 8), np.zeros((1, 8), np.float32), 5)
     np.testing.assert_array_equal(found.ids, [[0, 1, 2, 3, 4]])
 
 
 def test_no_queries_give_an_empty_result():
-    assert search(clouds(0, 10, 8), np.empty((0, 8), np.float32), 3).ids.shape == (0, 3)
+    assert nearest_neighbors(clouds(0, 10, 8), np.empty((0, 8), np.float32), 3).ids.shape == (0, 3)
 
 
 def test_the_inputs_are_left_as_they_were():
     features = np.asfortranarray(clouds(2, 100, 8))
     features.flags.writeable = False
-    search(features, features, 10)
+    nearest_neighbors(features, features, 10)
 
 
 @pytest.mark.parametrize("n", [30, 500])
 def test_ranks_are_places_in_the_complete_ranking(n):
     features = np.concatenate([curves(7, clusters=2, per_cluster=n // 2), clouds(8, 20, 16)])
     features = np.concatenate([features, features[: n // 2]])
-    complete = search(features, features[:6], len(features)).ids
+    complete = nearest_neighbors(features, features[:6], len(features)).ids
     rng = np.random.default_rng(1)
     wanted = [rng.choice(len(features), m, replace=False) for m in (0, 1, 5, len(features), 2, 3)]
     for row, places in enumerate(ExactIndex.of(features).ranks(features[:6], wanted)):
@@ -214,7 +217,7 @@ def test_ranks_are_exact_where_blas_rounds_the_order_away():
 @pytest.mark.parametrize("k", [0, -1, 11])
 def test_a_k_outside_the_database_is_refused(k):
     with pytest.raises(ValueError, match=rf"k must be between 1 and the 10 items.*got {k}$"):
-        search(clouds(0, 10), clouds(0, 2), k)
+        nearest_neighbors(clouds(0, 10), clouds(0, 2), k)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
@@ -222,9 +225,9 @@ def test_a_row_that_is_not_finite_is_named(value):
     features, broken = clouds(0, 10), clouds(0, 10)
     broken[[4, 7], 2] = value
     with pytest.raises(ValueError, match=r"database: row 4 holds NaN.*2 of 10 rows"):
-        search(broken, features, 3)
+        nearest_neighbors(broken, features, 3)
     with pytest.raises(ValueError, match="queries: row 4 holds NaN"):
-        search(features, broken, 3)
+        nearest_neighbors(features, broken, 3)
 
 
 @pytest.mark.parametrize(
@@ -237,12 +240,12 @@ def test_a_row_that_is_not_finite_is_named(value):
 )
 def test_shapes_that_do_not_fit_are_refused(shape, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        search(clouds(0, 10), np.zeros(shape, np.float32), 3)
+        nearest_neighbors(clouds(0, 10), np.zeros(shape, np.float32), 3)
 
 
 def test_other_dtypes_are_refused():
     with pytest.raises(ValueError, match="database must be float32, got float64"):
-        search(clouds(0, 10).astype(np.float64), clouds(0, 10), 3)
+        nearest_neighbors(clouds(0, 10).astype(np.float64), clouds(0, 10), 3)
 
 
 def test_ranks_needs_one_array_for_each_query():

@@ -12,7 +12,7 @@ from mmray.mining.graph import (
     reciprocal_knn_graph,
     weighted_degrees,
 )
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from tests import oracles
 from tests.made.synthetic import clouds, curves, graph_of, permuted, random_graph
 
@@ -42,7 +42,7 @@ def test_weights_are_those_of_eq_1(seed, n, data):
 def test_an_item_among_its_duplicates_gets_no_self_edge():
     """With 6 copies and k = 4, copies 4 and 5 are missing even from their own lists."""
     features = np.concatenate([np.repeat(clouds(0, 1), 6, axis=0), clouds(1, 20)])
-    found = search(features, features, 4)
+    found = nearest_neighbors(features, features, 4)
     assert 5 not in found.ids[5]
     graph = reciprocal_knn_graph(found.ids, found.similarities)
     assert not graph.diagonal().any()
@@ -53,7 +53,7 @@ def test_an_item_among_its_duplicates_gets_no_self_edge():
 
 def test_the_item_itself_counts_among_its_k():
     features = clouds(3, 40)
-    found = search(features, features, 6)
+    found = nearest_neighbors(features, features, 6)
     graph = reciprocal_knn_graph(found.ids, found.similarities)
     np.testing.assert_array_equal(found.ids[:, 0], np.arange(40))
     assert np.diff(graph.indptr).max() <= 5
@@ -62,7 +62,10 @@ def test_the_item_itself_counts_among_its_k():
 def test_permuting_the_items_permutes_the_graph():
     features = curves(1)
     order = np.random.default_rng(2).permutation(len(features))
-    found, moved = search(features, features, 10), search(features[order], features[order], 10)
+    found, moved = (
+        nearest_neighbors(features, features, 10),
+        nearest_neighbors(features[order], features[order], 10),
+    )
     plain = reciprocal_knn_graph(found.ids, found.similarities)
     other = reciprocal_knn_graph(moved.ids, moved.similarities)
     np.testing.assert_array_equal(other.toarray(), permuted(plain, order).toarray())

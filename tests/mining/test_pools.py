@@ -12,7 +12,7 @@ from mmray.mining.anchors import select_anchors
 from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.diffusion.solver import diffuse
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
-from mmray.mining.knn.exact import ExactIndex, search
+from mmray.mining.knn.exact import ExactIndex, nearest_neighbors
 from mmray.mining.pools import mine_pools, pools_of
 from tests import oracles
 from tests.made.synthetic import clouds, curves, graph_of, permuted, unit_rows
@@ -23,7 +23,7 @@ AUTHORS = Path(__file__).resolve().parents[3] / "shared" / "data" / "authors_cub
 
 
 def graph_of_features(features, k=8):
-    found = search(features, features, k)
+    found = nearest_neighbors(features, features, k)
     return reciprocal_knn_graph(found.ids, found.similarities)
 
 
@@ -310,7 +310,7 @@ def their_graph(released):
     The released code, in its own rounding, takes the second.
     """
     features = released["features"]
-    found = search(features, features, 30)
+    found = nearest_neighbors(features, features, 30)
     assert found.ids[2578, 29] == 2571
     found.ids[2578, 29] = 112
     found.similarities[2578, 29] = features[2578] @ features[112]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mmray.config.learning import Config, FinegrainedConfig
+from mmray.config.learning import FinegrainedConfig, RetrievalConfig
 from mmray.config.presets import (
     FINEGRAINED_ABLATIONS,
     FINEGRAINED_PRESETS,
@@ -14,7 +14,7 @@ from mmray.config.presets import (
 from mmray.config.run import settings
 from mmray.config.validation import validate
 from mmray.pipeline.recipes import ablation
-from mmray.pipeline.recipes.ablation import FEATURES, METHOD, RIVALS, rows_of
+from mmray.pipeline.recipes.ablation import BASELINES, FEATURES, METHOD, rows_of
 from mmray.pipeline.session import identity_of
 from mmray.system.errors import InputError
 
@@ -38,7 +38,7 @@ def named(config, name):
 def test_each_application_has_its_rows_and_no_name_is_there_twice():
     of_birds, of_photos = rows_of(BIRDS), rows_of(PHOTOS)
     assert {row.name for row in of_photos} == {row.name for row in METHOD}
-    rivals = {row.name for row in RIVALS}
+    rivals = {row.name for row in BASELINES}
     assert {row.name for row in of_birds} == {row.name for row in METHOD} - {"anchors-all"} | rivals
     for rows in (of_birds, of_photos, FEATURES):
         assert len({row.name for row in rows}) == len({row.label for row in rows}) == len(rows)
@@ -70,7 +70,7 @@ def test_a_row_changes_what_its_label_says_and_nothing_else(config):
 
 
 def test_rows_that_use_labels_say_so_and_no_other_does():
-    for row in (*METHOD, *RIVALS, *FEATURES):
+    for row in (*METHOD, *BASELINES, *FEATURES):
         uses = bool({"oracle", "rival"} & set(row.changes))
         assert ("(uses labels)" in row.label) == uses, row
 
@@ -95,7 +95,7 @@ def test_a_row_that_does_not_exist_is_named():
 
 def test_the_settings_of_both_applications_are_those_of_their_jobs():
     assert isinstance(BIRDS, FinegrainedConfig)
-    assert isinstance(PHOTOS, Config)
+    assert isinstance(PHOTOS, RetrievalConfig)
     for config, plain in ((BIRDS, FINEGRAINED_PRESETS["demo"]), (PHOTOS, PRESETS["demo"])):
         own = settings(config)
         assert {key: own[key] for key in settings(plain)} == settings(plain)

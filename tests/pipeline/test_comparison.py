@@ -8,8 +8,8 @@ import pytest
 from mmray.evaluation.purity import Purity
 from mmray.evaluation.scores import Score
 from mmray.pipeline.recipes.comparison import RowResult, comparison_table
-from mmray.pipeline.recipes.outcome import Learned, Outcome
-from mmray.pipeline.stages.training import Tuned
+from mmray.pipeline.recipes.outcome import LearningResult, RunResult
+from mmray.pipeline.stages.training import FineTunedNetwork
 
 
 def row(name="a", seed=0, **values):
@@ -77,14 +77,14 @@ def test_columns_are_ordered_by_measure_and_the_spread_of_clusterings_is_none():
 
 def outcome(scores, purity=None):
     pools = SimpleNamespace(anchors=np.arange(7))
-    learned = Learned(
+    learned = LearningResult(
         images=None,
         extracted=None,
         mined=SimpleNamespace(pools=pools),
         purity=purity,
-        trained=[Tuned(None, 3, "fine-tuned", [{}] * 6)],
+        trained=[FineTunedNetwork(None, 3, "fine-tuned", [{}] * 6)],
     )
-    return Outcome(scores=scores, learned=learned)
+    return RunResult(scores=scores, learned=learned)
 
 
 def test_whitened_figures_of_the_two_networks_share_a_column():

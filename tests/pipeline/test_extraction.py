@@ -13,7 +13,7 @@ from mmray.descriptors.whitening import pca_whitening
 from mmray.images.collection import Collection, ImageFile
 from mmray.images.sources import list_images
 from mmray.pipeline.session import Session
-from mmray.pipeline.stage import Stage
+from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages import extraction as feature_stages
 from mmray.pipeline.stages.extraction import extract_stage, features_stage
 from mmray.system.errors import InputError
@@ -27,7 +27,7 @@ class Descriptors:
     poolings = ("rmac",)
 
     def __init__(self, features, folder):
-        self.rows, self.stage = features, Stage.of(folder, "extract", "x")
+        self.rows, self.stage = features, StageFolder.of(folder, "extract", "x")
         self.items = Collection.of([ImageFile(uri="", name=str(i)) for i in range(len(features))])
 
     def features(self, pooling):

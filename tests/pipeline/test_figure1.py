@@ -15,16 +15,16 @@ import figure1 as job
 
 from mmray.config.tools import FigureConfig
 from mmray.mining.anchors import select_anchors
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from mmray.pipeline.reports.figure1 import counts, draw, image_format
-from mmray.pipeline.reports.plane import gaussian_features, mine_toy, spirals
+from mmray.pipeline.reports.plane import gaussian_features, mine_plane_example, spirals
 from mmray.system.errors import InputError
 
 DEFAULTS = {key: value for key, value in asdict(FigureConfig()).items() if key != "output"}
 
 
 def toy(**changes):
-    return mine_toy(**DEFAULTS | changes)
+    return mine_plane_example(**DEFAULTS | changes)
 
 
 def distances(places):
@@ -38,12 +38,14 @@ def places():
 
 def test_the_order_of_cosines_is_that_of_distances(places):
     features, apart = gaussian_features(places), distances(places)
-    found = np.take_along_axis(apart, search(features, features, len(places)).ids, axis=1)
+    found = np.take_along_axis(
+        apart, nearest_neighbors(features, features, len(places)).ids, axis=1
+    )
     farther = np.maximum.accumulate(found, axis=1) - found  # by which a pair is the wrong way round
     assert farther[:, :300].max() < 1e-5
     assert farther.max() < 0.01  # of 2.1: float32 is too coarse for points on opposite sides
     nearest = np.argsort(apart, axis=1, kind="stable")[:, :80]
-    np.testing.assert_array_equal(search(features, features, 80).ids, nearest)
+    np.testing.assert_array_equal(nearest_neighbors(features, features, 80).ids, nearest)
 
 
 def test_features_have_length_1_and_the_cosines_of_a_gaussian(places):

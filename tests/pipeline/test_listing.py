@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmray.config.learning import Config
+from mmray.config.learning import RetrievalConfig
 from mmray.config.presets import DEMO
 from mmray.pipeline.session import Session
 from mmray.pipeline.stages.listing import list_stage
@@ -25,7 +25,7 @@ def photos(tmp_path):
 
 
 def listed(photos: Path, *, excluded=(), chosen=("extract",), **flags) -> list[str]:
-    config: Config = dataclasses.replace(DEMO, images=(str(photos),), **flags)
+    config: RetrievalConfig = dataclasses.replace(DEMO, images=(str(photos),), **flags)
     session = Session(config, Folder(str(photos.parent / "runs")), synthetic.SilentRun(), chosen)
     return [image.name for image in list_stage(session, config.images, set(excluded))]
 

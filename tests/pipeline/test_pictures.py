@@ -9,7 +9,7 @@ from PIL import Image
 from mmray.evaluation.ranking import Query
 from mmray.images.collection import ImageFile
 from mmray.pipeline.recipes.pictures import searches
-from mmray.pipeline.stages.evaluation import Found
+from mmray.pipeline.stages.evaluation import SearchExamples
 
 QUERIES, SHOWN = 12, 3
 
@@ -33,7 +33,7 @@ def labelled(tmp_path):
 def found(labelled, network, precision):
     """Every network finds the right image first, then that which does not count, then another."""
     rows = [np.array([n, n + 1, (n + 3) % QUERIES]) for n in range(QUERIES)]
-    return Found(
+    return SearchExamples(
         network=network, labelled=labelled, first=tuple(rows), precision=np.asarray(precision)
     )
 

@@ -10,7 +10,7 @@ from mmray.config.tools import MineConfig
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.session import Session, identity_of, nested
-from mmray.pipeline.stage import Stage
+from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.tracking import open_run
 from mmray.system.folder import Folder
 
@@ -37,7 +37,7 @@ def session(tmp_path, server):
 
 
 def finished(session, name, mark):
-    stage = Stage.of(session.storage, name, mark)
+    stage = StageFolder.of(session.storage, name, mark)
     stage.finish({})
     return stage
 
@@ -61,17 +61,17 @@ def test_the_time_of_a_stage_is_not_that_of_stages_within_it(session):
         return {}
 
     def outer(stage):
-        session.stage("first", work=slow, part_of="mine")
-        session.stage("second", work=slow, part_of="mine")
-        session.stage("first", work=slow, part_of="mine")  # is read
+        session.run_stage("first", work=slow, stage_flag="mine")
+        session.run_stage("second", work=slow, stage_flag="mine")
+        session.run_stage("first", work=slow, stage_flag="mine")  # is read
         time.sleep(0.1)
         return {}
 
-    whole = session.stage("outer", work=outer, part_of="mine")
+    whole = session.run_stage("outer", work=outer, stage_flag="mine")
     assert [stage.name for stage in session.stages] == ["first", "second", "first", "outer"]
     assert all(stage.seconds >= 0.5 for stage in session.stages[:2])
     assert 0.1 <= whole.seconds < 0.9, "its own 0.1 s, and what files and MLflow take"
-    assert session.stage("next", work=slow, part_of="mine").seconds >= 0.5
+    assert session.run_stage("next", work=slow, stage_flag="mine").seconds >= 0.5
 
 
 def test_a_run_that_was_to_end_sooner_has_a_page_of_its_own(session, tmp_path):

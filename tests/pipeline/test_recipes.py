@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from mmray.config.presets import DEMO
-from mmray.evaluation.candidates import Candidate
+from mmray.evaluation.candidates import EvaluatedNetwork
 from mmray.images.collection import Collection, ImageFile
 from mmray.pipeline.recipes import learning, retrieval
-from mmray.pipeline.recipes.outcome import Unlabelled
-from mmray.pipeline.stages.training import Tuned
+from mmray.pipeline.recipes.outcome import UnlabelledImages
+from mmray.pipeline.stages.training import FineTunedNetwork
 
 PHOTOS = Collection.of([ImageFile(uri="/photo.jpg", name="photo.jpg")])
 
@@ -32,7 +32,9 @@ def calls(monkeypatch):
     monkeypatch.setattr(learning, "extract_stage", note("extract", lambda n: images))
     for name in ("features", "graph", "mine", "gallery", "check"):
         monkeypatch.setattr(learning, f"{name}_stage", note(name, lambda n, name=name: name))
-    initial, trained = (Candidate(label=label, network=None) for label in ("initial", "tuned"))
+    initial, trained = (
+        EvaluatedNetwork(label=label, network=None) for label in ("initial", "tuned")
+    )
     monkeypatch.setattr(
         retrieval, "whiten_stage", note("whiten", lambda n: ("model", [initial, trained]))
     )
@@ -41,7 +43,9 @@ def calls(monkeypatch):
     epochs = iter([2, 3, 0, 1])
     monkeypatch.setattr(learning, "nested", nested)
     monkeypatch.setattr(
-        learning, "train_stage", note("train", lambda n: Tuned(f"tuned {n}", next(epochs), "label"))
+        learning,
+        "train_stage",
+        note("train", lambda n: FineTunedNetwork(f"tuned {n}", next(epochs), "label")),
     )
     return made
 
@@ -53,7 +57,7 @@ def nested(outer, config, chosen, *, name):
 
 def run(rounds, last="evaluate"):
     config = dataclasses.replace(DEMO, rounds=rounds)
-    unlabelled = Unlabelled(listed=PHOTOS)
+    unlabelled = UnlabelledImages(listed=PHOTOS)
     inputs = retrieval.Inputs(unlabelled=unlabelled, sets=["a set"], network="initial")
     told = SimpleNamespace(log_data=lambda *names, **values: None, labels=[])
     told.log_labels = told.labels.append

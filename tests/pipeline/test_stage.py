@@ -9,7 +9,7 @@ import pytest
 from mmray.mining.files import pools_table, read_graph, read_pools, write_graph
 from mmray.mining.graph import normalize_graph
 from mmray.mining.pool_lists import Pools
-from mmray.pipeline.stage import Stage, fingerprint
+from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.system import locations
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array
@@ -18,7 +18,7 @@ from tests.made import synthetic
 
 @pytest.fixture
 def stage(tmp_path):
-    return Stage.of(Folder(str(tmp_path)), "extract", "inputs")
+    return StageFolder.of(Folder(str(tmp_path)), "extract", "inputs")
 
 
 def test_a_graph_comes_back_equal(tmp_path):
@@ -71,12 +71,12 @@ def test_a_fingerprint_changes_with_every_part_and_nothing_else():
 def test_a_stage_is_done_when_it_says_so_and_keeps_its_counts(stage):
     assert not stage.done
     stage.finish({"images": 3})
-    again = Stage.of(Folder(str(stage.folder.local.parent)), "extract", "inputs")
+    again = StageFolder.of(Folder(str(stage.folder.local.parent)), "extract", "inputs")
     assert again.done
     assert again.counts == {"images": 3}
     record = json.loads((stage.folder.local / "_SUCCESS.json").read_text())
     assert record["versions"]["torch"].startswith("2.")
-    assert not Stage.of(Folder(str(stage.folder.local.parent)), "extract", "other").done
+    assert not StageFolder.of(Folder(str(stage.folder.local.parent)), "extract", "other").done
 
 
 def test_an_array_file_holding_objects_is_refused(tmp_path):
@@ -93,7 +93,7 @@ def test_reading_ahead_keeps_the_order_and_does_not_run_far_ahead():
         return name.upper()
 
     letters = "abcdefghijklmnopqrstuvwxyz"
-    for place, result in enumerate(locations.ahead(read, list(letters), count=3)):
+    for place, result in enumerate(locations.prefetch(read, list(letters), count=3)):
         assert result == letters[place].upper()
         assert len(begun) <= place + 5
     assert sorted(begun) == list(letters)
@@ -104,4 +104,4 @@ def test_reading_ahead_raises_what_reading_raised():
         raise OSError(f"no {name}")
 
     with pytest.raises(OSError, match="no a"):
-        list(locations.ahead(read, ["a", "b"]))
+        list(locations.prefetch(read, ["a", "b"]))

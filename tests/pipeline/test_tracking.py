@@ -11,9 +11,9 @@ from mmray.system.folder import Folder
 from mmray.system.formats import write_json
 
 HISTORY = [
-    {"health": 0.5, "map": 0.4},
-    {"health": 0.6, "loss": 1.5},
-    {"health": 0.55, "map": 0.45, "loss": 1.25},
+    {"manifold_map": 0.5, "map": 0.4},
+    {"manifold_map": 0.6, "loss": 1.5},
+    {"manifold_map": 0.55, "map": 0.45, "loss": 1.25},
 ]
 
 
@@ -70,7 +70,7 @@ def test_epochs_that_an_earlier_process_did_not_log_are_made_up_for(run):
 def test_an_epoch_is_known_by_any_of_its_metrics(run):
     """An epoch without a metric that the others have is no gap."""
     run.log_epochs(HISTORY[:2])
-    run.log_epochs([HISTORY[0], {"loss": 1.5, "health": 0.6}, HISTORY[2]])
+    run.log_epochs([HISTORY[0], {"loss": 1.5, "manifold_map": 0.6}, HISTORY[2]])
     assert logged(run) == once(HISTORY)
 
 

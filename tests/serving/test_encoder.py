@@ -10,12 +10,12 @@ from PIL import ExifTags, Image
 from torch import nn
 
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.settings import Framing
+from mmray.descriptors.settings import Preprocessing
 from mmray.descriptors.weights import CONFIG, load, save, state_digest
 from mmray.descriptors.whitening import Whitening, whitening_name
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import decode
-from mmray.serving.encoder import WHITENING, Describer, WhitenedNet
+from mmray.serving.encoder import WHITENING, ImageEncoder, WhitenedNet
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from tests.descriptors.test_network import random_images
@@ -29,8 +29,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def describer(folder) -> Describer:
-    return Describer.load(folder)
+def describer(folder) -> ImageEncoder:
+    return ImageEncoder.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +103,13 @@ def test_a_whitening_of_another_network_and_dimensions_that_it_lacks_are_refused
 
 
 def test_photos_of_five_shapes_are_described_as_each_alone(describer, network, folder):
-    together = describer.describe([*photos(), *photos()])
+    together = describer.encode([*photos(), *photos()])
     assert together.shape == (2 * len(SHAPES), 1280)
     assert together.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
     whitening = Whitening.load(folder / WHITENING)
     for place, photo in enumerate(photos()):
-        alone = describer.describe([photo])
+        alone = describer.encode([photo])
         np.testing.assert_allclose(together[[place, place + 5]], alone[[0, 0]], atol=2e-6)
         pixels = decode(photo, longest_side=SIDE).pixels
         np.testing.assert_allclose(alone, whitening.apply(rows_of(network, pixels)), atol=3e-6)
@@ -117,16 +117,16 @@ def test_photos_of_five_shapes_are_described_as_each_alone(describer, network, f
 
 
 def test_more_images_than_are_decoded_at_a_time_keep_their_order(describer, monkeypatch):
-    expected = describer.describe(photos())
+    expected = describer.encode(photos())
     monkeypatch.setattr("mmray.serving.encoder._CHUNK", 2)
-    np.testing.assert_allclose(describer.describe(photos()), expected, atol=2e-6)
+    np.testing.assert_allclose(describer.encode(photos()), expected, atol=2e-6)
 
 
 def test_paths_uris_and_bytes_are_the_same_to_it(describer, tmp_path):
     photo = photos()[0]
     path = tmp_path / "a b.png"
     path.write_bytes(photo)
-    rows = describer.describe([photo, path, str(path), path.as_uri()])
+    rows = describer.encode([photo, path, str(path), path.as_uri()])
     np.testing.assert_allclose(rows, rows[[0, 0, 0, 0]], atol=2e-6)
 
 
@@ -134,16 +134,16 @@ def test_a_photo_is_turned_upright_first(describer):
     upright, exif = scene(60, 40), Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     turned = encoded(np.ascontiguousarray(np.rot90(upright)), "PNG", exif=exif)
-    rows = describer.describe([encoded(upright, "PNG"), turned])
+    rows = describer.encode([encoded(upright, "PNG"), turned])
     np.testing.assert_allclose(rows[0], rows[1], atol=2e-6)
-    untold = describer.describe([encoded(np.ascontiguousarray(np.rot90(upright)), "PNG")])
+    untold = describer.encode([encoded(np.ascontiguousarray(np.rot90(upright)), "PNG")])
     assert np.abs(rows[0] - untold).max() > 1e-2
 
 
 def test_the_longest_side_is_the_models_own_unless_another_is_asked_for(describer):
     photo = encoded(scene(200, 150), "PNG")
-    rows = [describer.describe([photo], side) for side in (SIDE, None, 200, 50)]
-    np.testing.assert_allclose(describer.describe([photo]), rows[0], atol=2e-6)
+    rows = [describer.encode([photo], side) for side in (SIDE, None, 200, 50)]
+    np.testing.assert_allclose(describer.encode([photo]), rows[0], atol=2e-6)
     np.testing.assert_allclose(rows[1], rows[2], atol=2e-6)
     assert min(np.abs(rows[0] - other).max() for other in (rows[1], rows[3])) > 1e-3
 
@@ -151,20 +151,20 @@ def test_the_longest_side_is_the_models_own_unless_another_is_asked_for(describe
 def test_a_box_is_cut_from_the_upright_original(describer):
     picture = scene(90, 60)
     part = encoded(np.ascontiguousarray(picture[10:50, 20:85]), "PNG")
-    rows = describer.describe([encoded(picture, "PNG")], box=(20, 10, 85, 50))
-    np.testing.assert_allclose(rows, describer.describe([part]), atol=2e-6)
+    rows = describer.encode([encoded(picture, "PNG")], box=(20, 10, 85, 50))
+    np.testing.assert_allclose(rows, describer.encode([part]), atol=2e-6)
 
 
 def test_a_network_trained_on_crops_sees_the_centre(describer, network):
-    cropped = Describer(WhitenedNet(network), Framing(longest_side=SIDE, crop=48))
+    cropped = ImageEncoder(WhitenedNet(network), Preprocessing(longest_side=SIDE, crop=48))
     photo = photos()[3]
     pixels = center_crop(decode(photo, longest_side=SIDE).pixels, 48)
-    rows = cropped.describe([photo, photos()[0]])
+    rows = cropped.encode([photo, photos()[0]])
     np.testing.assert_allclose(rows[0], rows_of(network, pixels)[0], atol=2e-6)
 
 
 def test_no_images_give_no_rows(describer):
-    assert describer.describe([]).shape == (0, 1280)
+    assert describer.encode([]).shape == (0, 1280)
 
 
 def test_what_cannot_be_read_is_named_in_one_sentence(describer, tmp_path):
@@ -181,7 +181,7 @@ def test_what_cannot_be_read_is_named_in_one_sentence(describer, tmp_path):
     ]
     for images, beginning in cases:
         with pytest.raises(InputError) as caught:
-            describer.describe(images)
+            describer.encode(images)
         assert str(caught.value).startswith(beginning)
         assert "\n" not in str(caught.value)
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_read_is_named_in_one_sentence(describer, tmp_path):
 @pytest.mark.parametrize("side", [0, -3, True, 2.5, "64"])
 def test_a_longest_side_that_is_none_is_refused(describer, side):
     with pytest.raises(InputError, match=r"longest_side is .*: choose a whole number"):
-        describer.describe([], side)
+        describer.encode([], side)
 
 
 # The folder
@@ -201,19 +201,19 @@ def test_the_whitening_is_found_under_the_name_that_runs_give_it():
 
 def test_a_folder_without_a_whitening_gives_embeddings(network, tmp_path):
     save(network, Folder(str(tmp_path)))
-    describer = Describer.load(Folder(str(tmp_path)), dims=9)
-    assert describer.framing == Framing(longest_side=1024, crop=None)
+    describer = ImageEncoder.load(Folder(str(tmp_path)), dims=9)
+    assert describer.framing == Preprocessing(longest_side=1024, crop=None)
     assert describer.net.projection is None
-    assert describer.describe(photos()[:1]).shape == (1, 9)
+    assert describer.encode(photos()[:1]).shape == (1, 9)
 
 
 def test_the_folder_says_how_images_are_framed(tmp_path):
     for config, framing in (
-        ({"longest_side": None, "crop": 224}, Framing(None, 224)),
-        ({"crop": None}, Framing(1024, None)),
+        ({"longest_side": None, "crop": 224}, Preprocessing(None, 224)),
+        ({"crop": None}, Preprocessing(1024, None)),
     ):
         (tmp_path / CONFIG).write_text(json.dumps(config))
-        assert Framing.read(Folder(str(tmp_path))) == framing
+        assert Preprocessing.read(Folder(str(tmp_path))) == framing
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, "362", [362]])
@@ -221,21 +221,21 @@ def test_the_folder_says_how_images_are_framed(tmp_path):
 def test_a_frame_that_is_no_number_is_refused(tmp_path, name, size):
     (tmp_path / CONFIG).write_text(json.dumps({name: size}))
     with pytest.raises(InputError, match=rf"config\.json: {name} is .*: write a whole number"):
-        Framing.read(Folder(str(tmp_path)))
+        Preprocessing.read(Folder(str(tmp_path)))
 
 
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"absent: not a model's folder .*no config\.json"):
-        Describer.load(tmp_path / "absent")
+        ImageEncoder.load(tmp_path / "absent")
     (tmp_path / CONFIG).write_text("[]")
     with pytest.raises(InputError, match=r"config\.json: not the description of a saved model"):
-        Describer.load(str(tmp_path))
+        ImageEncoder.load(str(tmp_path))
     with pytest.raises(InputError, match=r"config\.json: not the description of a saved model"):
-        Framing.read(Folder(str(tmp_path / "absent")))
+        Preprocessing.read(Folder(str(tmp_path / "absent")))
 
 
 def test_a_damaged_whitening_is_refused(network, tmp_path):
     save(network, Folder(str(tmp_path)))
     (tmp_path / WHITENING).write_bytes(b"no arrays")
     with pytest.raises(InputError, match="not a whitening"):
-        Describer.load(tmp_path)
+        ImageEncoder.load(tmp_path)

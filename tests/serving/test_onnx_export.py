@@ -15,10 +15,10 @@ import export
 
 from mmray import __version__
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.settings import Framing
+from mmray.descriptors.settings import Preprocessing
 from mmray.descriptors.weights import with_head
 from mmray.serving import onnx_export
-from mmray.serving.encoder import Describer, WhitenedNet
+from mmray.serving.encoder import ImageEncoder, WhitenedNet
 from mmray.serving.onnx_export import TOLERANCE, export_onnx
 from mmray.system.errors import InputError
 from tests.descriptors.test_network import random_images, random_net
@@ -34,7 +34,7 @@ def exported(tmp_path_factory) -> tuple[Path, float]:
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory) -> WhitenedNet:
-    return Describer.load(model_folder(tmp_path_factory.getbasetemp())).net
+    return ImageEncoder.load(model_folder(tmp_path_factory.getbasetemp())).net
 
 
 def opened(file: Path) -> onnxruntime.InferenceSession:
@@ -91,7 +91,7 @@ def test_the_file_is_one_that_says_what_it_takes(exported, net):
 def test_rmac_is_refused_with_the_poolings_that_can(tmp_path):
     net = WhitenedNet(EmbeddingNet("efficientnet_lite0", "rmac"))
     with pytest.raises(InputError, match=r"network with rmac has no ONNX file.* mac, gem, avg"):
-        export_onnx(net, tmp_path / "m.onnx", Framing())
+        export_onnx(net, tmp_path / "m.onnx", Preprocessing())
     assert not any(tmp_path.iterdir())
 
 
@@ -100,12 +100,12 @@ def test_a_program_that_differs_from_torch_is_not_written(net, tmp_path, monkeyp
     monkeypatch.setattr(onnx_export, "_program", lambda net: b"")
     monkeypatch.setattr(onnx_export, "_difference", lambda net, program: difference)
     with pytest.raises(InputError, match=f"m.onnx: not written: .* {difference:.1e} away"):
-        export_onnx(net, tmp_path / "m.onnx", Framing())
+        export_onnx(net, tmp_path / "m.onnx", Preprocessing())
     assert not any(tmp_path.iterdir())
 
 
 def test_the_difference_is_seen(exported, net):
-    other = Describer(WhitenedNet(random_net("efficientnet_lite0")), Framing()).net
+    other = ImageEncoder(WhitenedNet(random_net("efficientnet_lite0")), Preprocessing()).net
     assert onnx_export._difference(other, exported[0].read_bytes()) > 10 * TOLERANCE
 
 
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_written_is_named(net, tmp_path, exported, monkeyp
     monkeypatch.setattr(onnx_export, "_program", lambda net: exported[0].read_bytes())
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=r"folder: cannot be written \(Is a directory\)"):
-        export_onnx(net, tmp_path / "folder", Framing())
+        export_onnx(net, tmp_path / "folder", Preprocessing())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
 
 
@@ -158,7 +158,7 @@ def test_every_network_is_exported_for_images_of_any_shape(network, pooling, hea
         weight = np.random.default_rng(0).standard_normal((64, model.channels)) / 30
         model = with_head(model, weight.astype(np.float32), np.zeros(64, np.float32))
     net = WhitenedNet(model, dims=16 if head else None)
-    assert export_onnx(net, tmp_path / "m.onnx", Framing()) < TOLERANCE
+    assert export_onnx(net, tmp_path / "m.onnx", Preprocessing()) < TOLERANCE
     assert capfd.readouterr() == ("", "")
     session = opened(tmp_path / "m.onnx")
     rng = np.random.default_rng(0)

@@ -15,7 +15,7 @@ import pytest
 from mmray.images.decoding import decode
 from mmray.pipeline import registry
 from mmray.pipeline.tracking import open_run
-from mmray.serving.encoder import Describer
+from mmray.serving.encoder import ImageEncoder
 from mmray.serving.pyfunc import ImageModel, _load_pyfunc
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -38,7 +38,7 @@ def model(folder) -> ImageModel:
 
 @pytest.fixture(scope="module")
 def expected(folder) -> np.ndarray:
-    return Describer.load(folder).describe(photos())
+    return ImageEncoder.load(folder).encode(photos())
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_longest_side_is_a_parameter_and_zero_is_the_models_own(model, folde
     for params in (None, {}, {"longest_side": 0}, {"longest_side": SIDE}):
         np.testing.assert_allclose(model.predict(photos(), params), expected, atol=2e-6)
     rows = model.predict(photos(), {"longest_side": 60})
-    np.testing.assert_allclose(rows, Describer.load(folder).describe(photos(), 60), atol=2e-6)
+    np.testing.assert_allclose(rows, ImageEncoder.load(folder).encode(photos(), 60), atol=2e-6)
     assert np.abs(rows - expected).max() > 1e-3
 
 
@@ -133,7 +133,7 @@ def test_a_process_without_mmray_serves_what_torch_and_onnx_compute(
     folder, files, expected, tmp_path, tmp_path_factory
 ):
     saved, rows = tmp_path / "pyfunc", tmp_path / "rows.npy"
-    registry.save(Folder(str(folder)), saved, dims=Describer.load(folder).net.dim)
+    registry.save(Folder(str(folder)), saved, dims=ImageEncoder.load(folder).net.dim)
     code = sorted(path for path in (saved / "code").rglob("*") if path.is_file())
     assert {path.name for path in (saved / "code" / "mmray").iterdir()} == {
         "__init__.py",
@@ -191,7 +191,7 @@ def test_a_registered_model_is_read_by_its_uri(folder, expected, tmp_path):
     for name in ("models:/birds@newest", "models:/birds/1", f"runs:/{run.run_id}/model"):
         with registry.model_folder(name, storage=storage, uri=None) as found:
             assert found.names() == given.names()
-            rows = Describer.load(found).describe(photos())
+            rows = ImageEncoder.load(found).encode(photos())
         np.testing.assert_allclose(rows, expected, atol=2e-6)
     for name in ("models:/birds@oldest", "models:/wolves/1", "models:/x", "runs:/0/model"):
         with (

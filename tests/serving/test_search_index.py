@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmray.images.collection import Collection, ImageFile
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from mmray.pipeline.recipes.index import current_index
 from mmray.serving.compressed_index import CompressedIndex
 from mmray.serving.search_index import FRESH, UNREADABLE, Catalog, SearchIndex, write_vectors
@@ -17,12 +17,12 @@ def images(*names, folder="a", size=10):
     )
 
 
-def described(catalog, bad=()):
+def with_descriptors(catalog, bad=()):
     """As if its fresh images had been described, those named bad in vain."""
     fresh = catalog.images.take(np.flatnonzero(catalog.rows == FRESH))
     why = ["broken" if image.name.removesuffix(".jpg") in bad else None for image in fresh]
     read = np.array([place for place, reason in enumerate(why) if reason is None], np.int64)
-    return catalog.described(read, why)
+    return catalog.with_descriptors(read, why)
 
 
 def names(catalog):
@@ -31,8 +31,8 @@ def names(catalog):
 
 @pytest.fixture
 def known():
-    catalog, _ = described(
-        Catalog.empty().updated([("a", images("x", "y", "z"))], retry=False), bad="y"
+    catalog, _ = with_descriptors(
+        Catalog.empty().merged([("a", images("x", "y", "z"))], retry=False), bad="y"
     )
     return catalog
 
@@ -45,33 +45,33 @@ def test_of_a_first_list_all_images_are_fresh_and_those_that_are_read_get_dense_
 
 def test_only_what_is_new_or_has_changed_is_fresh_and_what_is_gone_goes(known):
     listed = Collection.joined([images("w"), images("x", size=11), images("z")])
-    wanted = known.updated([("a", listed)], retry=False)
+    wanted = known.merged([("a", listed)], retry=False)
     assert wanted.rows.tolist() == [FRESH, FRESH, 1]
-    catalog, origins = described(wanted)
+    catalog, origins = with_descriptors(wanted)
     assert names(catalog) == ["w", "x", "z"]
     assert origins.tolist() == [-1, -2, 1]
 
 
 def test_sources_that_are_not_named_stay(known):
-    wanted = known.updated([("b", images("v", folder="b"))], retry=False)
-    catalog, origins = described(wanted)
+    wanted = known.merged([("b", images("v", folder="b"))], retry=False)
+    catalog, origins = with_descriptors(wanted)
     assert names(catalog) == ["x", "z", "v"]
     assert origins.tolist() == [0, 1, -1]
-    again = catalog.updated([("b", images("u", "v", folder="b"))], retry=False)
-    assert names(described(again)[0]) == ["x", "z", "u", "v"]
+    again = catalog.merged([("b", images("u", "v", folder="b"))], retry=False)
+    assert names(with_descriptors(again)[0]) == ["x", "z", "u", "v"]
 
 
 def test_an_image_of_two_sources_counts_once(known):
-    wanted = known.updated([("b", images("x", "z"))], retry=False)
+    wanted = known.merged([("b", images("x", "z"))], retry=False)
     assert wanted.rows.tolist() == [0, UNREADABLE, 1]
-    twice = Catalog.empty().updated([("a", images("x")), ("b", images("x", "y"))], retry=False)
+    twice = Catalog.empty().merged([("a", images("x")), ("b", images("x", "y"))], retry=False)
     assert len(twice) == 2
 
 
 def test_what_could_not_be_read_is_tried_again_only_if_that_is_asked_for(known):
     listed = [("a", images("x", "y", "z"))]
-    assert known.updated(listed, retry=False).rows.tolist() == [0, UNREADABLE, 1]
-    retried, origins = described(known.updated(listed, retry=True))
+    assert known.merged(listed, retry=False).rows.tolist() == [0, UNREADABLE, 1]
+    retried, origins = with_descriptors(known.merged(listed, retry=True))
     assert names(retried) == ["x", "y", "z"]
     assert retried.table["error"].to_pylist() == [None, None, None]
     assert origins.tolist() == [0, -1, 1]
@@ -117,7 +117,10 @@ def compressed():
 
 def test_codes_propose_and_vectors_decide(compressed):
     vectors = compressed.database
-    found, exact = compressed.search(vectors[:50], 10, probes=16), search(vectors, vectors[:50], 10)
+    found, exact = (
+        compressed.search(vectors[:50], 10, probes=16),
+        nearest_neighbors(vectors, vectors[:50], 10),
+    )
     agree = [len(np.intersect1d(*pair)) for pair in zip(found.ids, exact.ids, strict=True)]
     assert np.mean(agree) > 9.5
     cosines = np.einsum("qkd,qd->qk", vectors[found.ids], vectors[:50])

@@ -9,15 +9,15 @@ import pytest
 
 from mmray.system import locations
 from mmray.system.locations import (
-    beside,
     is_uri,
     local_path,
     open_file,
     open_folder,
-    patiently,
     read_bytes,
     reason,
+    resolve,
     uri_of,
+    with_retries,
 )
 
 ODD_NAMES = [
@@ -91,12 +91,12 @@ def test_a_local_path_is_absolute_and_utf8_in_a_table(tmp_path, monkeypatch):
     ],
 )
 def test_a_name_in_a_list_means_a_file_beside_it(uri, name, expected):
-    assert beside(uri, name) == expected
+    assert resolve(uri, name) == expected
 
 
 def test_a_name_beside_a_relative_list_is_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert beside("l.txt", "a.jpg") == f"{tmp_path}/a.jpg"
+    assert resolve("l.txt", "a.jpg") == f"{tmp_path}/a.jpg"
 
 
 # Reading
@@ -119,7 +119,7 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path):
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_odd_names_of_remote_files_are_read(bucket, name):
     (bucket / name).write_bytes(name.encode())
-    uri = beside("s3://bucket/list.txt?region=x", f"./{name}")
+    uri = resolve("s3://bucket/list.txt?region=x", f"./{name}")
     assert read_bytes(uri) == name.encode()
 
 
@@ -250,11 +250,11 @@ def pauses(monkeypatch):
 
 def test_a_remote_file_is_tried_three_times_with_pauses(pauses):
     read = Flaky(OSError("reset"), TimeoutError("slow"))
-    assert patiently(read, "s3://b/x") == "content"
+    assert with_retries(read, "s3://b/x") == "content"
     assert pauses == list(locations.PAUSES)
     read = Flaky(*[OSError(f"reset {number}") for number in range(5)])
     with pytest.raises(OSError, match="reset 2"):
-        patiently(read, "s3://b/x")
+        with_retries(read, "s3://b/x")
     assert read.calls == 3
 
 
@@ -268,14 +268,14 @@ def test_a_remote_file_is_tried_three_times_with_pauses(pauses):
 def test_what_lasts_is_not_tried_again(pauses, error):
     read = Flaky(error)
     with pytest.raises(type(error)):
-        patiently(read, "s3://b/x")
+        with_retries(read, "s3://b/x")
     assert (read.calls, pauses) == (1, [])
 
 
 def test_a_local_file_is_tried_once(pauses):
     read = Flaky(OSError("Input/output error"))
     with pytest.raises(OSError, match="Input/output"):
-        patiently(read, "/a.jpg")
+        with_retries(read, "/a.jpg")
     assert (read.calls, pauses) == (1, [])
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning measures, keeps the healthiest network, ends in time, and goes on where it was."""
+"""Fine-tuning measures, keeps the best network, ends in time, and goes on where it was."""
 
 import dataclasses
 
@@ -15,9 +15,9 @@ from mmray.images.cropping import center_crop
 from mmray.images.decoding import load_image
 from mmray.system.folder import Folder
 from mmray.training import fine_tuning, tuples
-from mmray.training.checkpoints import last_measured, saved_history
+from mmray.training.checkpoints import last_measured, renamed_history, saved_history
 from mmray.training.fine_tuning import FineTuning
-from mmray.training.validation import HealthCheck
+from mmray.training.validation import ManifoldValidation
 from tests import oracles
 from tests.made import synthetic
 
@@ -85,9 +85,11 @@ def timeless(history):
 
 
 def prescribe(monkeypatch, values):
-    """The health of the network after epoch i is values[i]."""
+    """`manifold_map` of the network after epoch i is values[i]."""
     left = iter(values)
-    monkeypatch.setattr(HealthCheck, "measure", lambda *_, **__: {"health": next(left)})
+    monkeypatch.setattr(
+        ManifoldValidation, "measure", lambda *_, **__: {"manifold_map": next(left)}
+    )
 
 
 def without_training(monkeypatch):
@@ -192,13 +194,13 @@ def test_adam_goes_on_with_its_averages(job, tmp_path):
 
 
 @pytest.mark.parametrize("rival", ["soft-triple", "distance-weighted"])
-def test_a_rival_goes_on_with_what_its_loss_has_learned(job, tmp_path, rival):
-    labelled = synthetic.class_job(job, rival)
+def test_a_rival_goes_on_with_what_its_loss_has_learned(job, tmp_path, baseline):
+    labelled = synthetic.class_job(job, baseline)
     whole = assert_restored_goes_on(with_config(labelled, epochs=2, held_out=0), tmp_path)
     assert (tmp_path / "1" / "rival.pt").exists()
-    centres = [parameter.detach().clone() for parameter in whole.rival.parameters()]
-    start = list(started(labelled).rival.parameters())
-    assert len(centres) == (1 if rival == "soft-triple" else 0)
+    centres = [parameter.detach().clone() for parameter in whole.baseline.parameters()]
+    start = list(started(labelled).baseline.parameters())
+    assert len(centres) == (1 if baseline == "soft-triple" else 0)
     assert all(not torch.equal(*pair) for pair in zip(centres, start, strict=True))
 
 
@@ -225,12 +227,12 @@ def test_the_history_begins_with_the_initial_network_and_has_every_epoch(job):
     tuning, reports = started(job), []
     run(tuning, lambda: reports.append((tuning.epoch, len(tuning.history), tuning.finished)))
     assert reports == [(0, 1, False), (1, 2, False), (2, 3, True)]
-    measured = {"health", "held_out_loss", "ordered", "spread"}
+    measured = {"manifold_map", "held_out_loss", "triplet_accuracy", "spread"}
     trained = {"loss", "gradient_norm", "learning_rate"} | TIMES
     assert tuning.history[0].keys() == measured
     assert [epoch.keys() for epoch in tuning.history[1:]] == [measured | trained] * 2
     assert [epoch["learning_rate"] for epoch in tuning.history[1:]] == pytest.approx([1e-3, 1e-4])
-    assert all(epoch["loss"] > 0 and 0 < epoch["health"] <= 1 for epoch in tuning.history[1:])
+    assert all(epoch["loss"] > 0 and 0 < epoch["manifold_map"] <= 1 for epoch in tuning.history[1:])
     assert tuning.history[0]["held_out_loss"] != tuning.history[2]["held_out_loss"]
 
 
@@ -243,12 +245,12 @@ def test_the_initial_network_is_reported_before_it_is_trained(job, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("health", "best"),
+    ("values", "best"),
     [([0.5, 0.4, 0.7, 0.6], 2), ([0.5, 0.5, 0.4, 0.5], 0), ([0.1, 0.2, 0.3, 0.4], 3)],
 )
-def test_the_best_network_is_that_of_the_healthiest_epoch(job, monkeypatch, health, best):
+def test_the_best_network_is_that_of_the_best_epoch(job, monkeypatch, values, best):
     without_training(monkeypatch)
-    prescribe(monkeypatch, health)
+    prescribe(monkeypatch, values)
     tuning, networks = started(with_config(job, epochs=3)), []
     run(tuning, lambda: networks.append(weights(tuning.network)))
     assert len(networks) == 4
@@ -272,7 +274,7 @@ def test_a_restored_best_network_outlives_worse_epochs(job, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("patience", "health", "epochs"),
+    ("patience", "values", "epochs"),
     [
         (2, [0.5, 0.4, 0.45, 0.9], 2),
         (2, [0.5, 0.6, 0.4, 0.6, 0.9], 3),
@@ -281,11 +283,11 @@ def test_a_restored_best_network_outlives_worse_epochs(job, monkeypatch, tmp_pat
         (None, [0.5, 0.4, 0.4, 0.4, 0.4, 0.4], 5),
     ],
 )
-def test_training_ends_after_so_many_epochs_without_a_healthier_network(
-    job, monkeypatch, patience, health, epochs
+def test_training_ends_after_so_many_epochs_without_a_better_network(
+    job, monkeypatch, patience, values, epochs
 ):
     without_training(monkeypatch)
-    prescribe(monkeypatch, health)
+    prescribe(monkeypatch, values)
     tuning = started(with_config(job, epochs=5, patience=patience))
     assert run(tuning) == list(range(epochs + 1))
     assert tuning.finished
@@ -332,7 +334,7 @@ def test_held_out_anchors_are_never_trained_on(job, monkeypatch):
     for seed in range(3):
         trained_on.clear()
         tuning = started(dataclasses.replace(with_config(job, epochs=8), seed=seed))
-        held_out = tuning.health.held_out.anchors.tolist()
+        held_out = tuning.validation.held_out.anchors.tolist()
         run(tuning)
         assert len(held_out) == 2
         assert set(trained_on) == set(range(5)) - set(held_out)
@@ -392,7 +394,9 @@ def test_under_labels_negatives_are_the_nearest_of_other_clusters(job, monkeypat
             assert negatives == every
         pools.append(str(drawn.negatives))
     assert len(set(pools)) > 1
-    assert [set(epoch) & {"health", "ordered"} for epoch in tuning.history] == [set()] * 5
+    assert [set(epoch) & {"manifold_map", "triplet_accuracy"} for epoch in tuning.history] == [
+        set()
+    ] * 5
     assert all("spread" in epoch for epoch in tuning.history)
 
 
@@ -486,3 +490,11 @@ def test_the_labelled_set_is_measured_every_so_many_epochs_and_changes_nothing(j
     expected = oracles.average_precision(list(range(10)), {4, 5}, junk={0})
     assert [list(epochs) for epochs in measured.values()] == [[], [0, 1, 2, 3, 4], [0, 2, 4]]
     assert list(measured[1].values()) == pytest.approx([expected] * 5)
+
+
+def test_a_history_of_an_earlier_version_has_the_names_of_this_one():
+    old = [{"health": 0.5, "ordered": 0.75, "loss": 1.0}, {}]
+    assert renamed_history(old) == [
+        {"manifold_map": 0.5, "triplet_accuracy": 0.75, "loss": 1.0},
+        {},
+    ]

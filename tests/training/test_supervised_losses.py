@@ -9,9 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmray.system.errors import InputError
-from mmray.training.supervised.losses import RIVAL_LABELS, LabelledImages, class_batches, rival_loss
+from mmray.training.supervised.losses import (
+    BASELINE_LABELS,
+    LabelledImages,
+    baseline_loss,
+    class_batches,
+)
 
-RIVALS = list(RIVAL_LABELS)
+BASELINES = list(BASELINE_LABELS)
 WITH_CENTRES = ["proxy-nca", "soft-triple"]
 
 
@@ -36,7 +41,7 @@ def test_semi_hard_triplets_are_those_farther_than_the_positive_within_the_margi
             if positive < negative <= positive + 0.5:
                 losses.append(0.5 + positive - negative)
     assert 3 < len(losses) < 60
-    value = rival_loss("triplet-semihard", classes=3, dim=8, seed=0)(rows(8), LABELS, 0)
+    value = baseline_loss("triplet-semihard", classes=3, dim=8, seed=0)(rows(8), LABELS, 0)
     assert float(value.detach()) == pytest.approx(np.mean(losses), rel=1e-4)
 
 
@@ -52,12 +57,12 @@ def test_the_lifted_structure_takes_all_negatives_of_both_ends_of_a_pair():
                 if LABELS[k] != LABELS[end]
             )
             losses.append(max(0, np.log(sums) + np.sqrt(squared(x[i], x[j]))) ** 2 / 2)
-    value = rival_loss("lifted-structure", classes=3, dim=8, seed=0)(rows(8), LABELS, 0)
+    value = baseline_loss("lifted-structure", classes=3, dim=8, seed=0)(rows(8), LABELS, 0)
     assert float(value.detach()) == pytest.approx(np.mean(losses), rel=1e-4)
 
 
 def test_proxies_attract_their_own_class_by_a_softmax_over_all():
-    loss = rival_loss("proxy-nca", classes=3, dim=8, seed=0)
+    loss = baseline_loss("proxy-nca", classes=3, dim=8, seed=0)
     x = rows(8).detach().double().numpy()
     (proxies,) = (p.detach().double().numpy() for p in loss.parameters())
     proxies = proxies / np.linalg.norm(proxies, axis=1, keepdims=True)
@@ -67,9 +72,9 @@ def test_proxies_attract_their_own_class_by_a_softmax_over_all():
     assert float(loss(rows(8), LABELS, 0).detach()) == pytest.approx(wanted, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_steps_along_the_gradient_tell_classes_apart(name):
-    loss = rival_loss(name, classes=3, dim=8, seed=0)
+    loss = baseline_loss(name, classes=3, dim=8, seed=0)
     # A dimension tells the classes apart; it is drowned in noise to begin with.
     labels = torch.arange(24) % 3
     x = rows(24, seed=1).detach() + torch.nn.functional.one_hot(labels, 8) * 0.3
@@ -95,9 +100,9 @@ def test_steps_along_the_gradient_tell_classes_apart(name):
     assert found() > before + 0.15, before
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_the_gradient_reaches_the_embeddings_and_what_a_loss_learns(name):
-    loss, x = rival_loss(name, classes=5, dim=8, seed=0), rows(40, seed=3)
+    loss, x = baseline_loss(name, classes=5, dim=8, seed=0), rows(40, seed=3)
     loss(x, torch.arange(40) % 5, 0).backward()
     learned = list(loss.parameters())
     assert len(learned) == (name in WITH_CENTRES)
@@ -106,19 +111,19 @@ def test_the_gradient_reaches_the_embeddings_and_what_a_loss_learns(name):
         assert values.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", [name for name in RIVALS if name not in WITH_CENTRES])
+@pytest.mark.parametrize("name", [name for name in BASELINES if name not in WITH_CENTRES])
 @pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2], [0]])
 def test_a_batch_without_tuples_costs_nothing(name, labels):
     x = rows(len(labels))
-    value = rival_loss(name, classes=3, dim=8, seed=0)(x, torch.tensor(labels), 0)
+    value = baseline_loss(name, classes=3, dim=8, seed=0)(x, torch.tensor(labels), 0)
     value.backward()
     assert float(value.detach()) == 0
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_batch_without_pairs_has_a_gradient_that_is_finite(name):
-    loss = rival_loss(name, classes=3, dim=8, seed=0)
+    loss = baseline_loss(name, classes=3, dim=8, seed=0)
     for labels in (torch.zeros(4, dtype=torch.int64), torch.tensor([0, 1, 2, 0])[:3]):
         x = rows(len(labels))
         value = loss(x, labels, 0)
@@ -132,7 +137,7 @@ def test_what_a_loss_learns_starts_from_its_seed_alone(name):
     torch.manual_seed(5)
     first = torch.rand(3)
     torch.manual_seed(5)
-    losses = [rival_loss(name, classes=3, dim=8, seed=seed) for seed in (0, 0, 1)]
+    losses = [baseline_loss(name, classes=3, dim=8, seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(torch.rand(3), first)  # the global generator is where it was
     starts = [torch.cat([p.ravel() for p in loss.parameters()]) for loss in losses]
     assert torch.equal(starts[0], starts[1])
@@ -145,7 +150,7 @@ def test_what_is_drawn_at_random_follows_from_seed_and_step():
     first = torch.rand(3)
     torch.manual_seed(5)
     one, same, other = (
-        rival_loss("distance-weighted", classes=5, dim=8, seed=seed) for seed in (0, 0, 1)
+        baseline_loss("distance-weighted", classes=5, dim=8, seed=seed) for seed in (0, 0, 1)
     )
     values = [
         float(loss(x, labels, step).detach()) for loss, step in ((one, 7), (same, 7), (one, 8))
@@ -163,17 +168,17 @@ def test_one_near_pair_of_classes_leaves_no_other_anchor_without_a_negative(dim)
     x = torch.randn(dim, generator=rng) + 0.6 * centres[labels]
     x = torch.nn.functional.normalize(x + 0.25 * torch.randn(96, dim, generator=rng))
     x.requires_grad_()
-    rival_loss("distance-weighted", classes=24, dim=dim, seed=0)(x, labels, 0).backward()
+    baseline_loss("distance-weighted", classes=24, dim=dim, seed=0)(x, labels, 0).backward()
     assert (x.grad != 0).any(dim=1).all()
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_no_gpu_is_seeded_that_a_loss_does_not_draw_on(name, monkeypatch):
     def refuse(seed):
         raise AssertionError(f"all GPUs are seeded with {seed}")
 
     monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
-    rival_loss(name, classes=5, dim=8, seed=0)(rows(40), torch.arange(40) % 5, 0)
+    baseline_loss(name, classes=5, dim=8, seed=0)(rows(40), torch.arange(40) % 5, 0)
 
 
 @settings(deadline=None)
@@ -247,7 +252,7 @@ def test_batches_that_cannot_be_are_refused(change):
 
 
 def test_an_epoch_has_as_many_images_as_triplets_would():
-    given = LabelledImages(classes=np.arange(60) % 6, rival="proxy-nca", per_class=4)
+    given = LabelledImages(classes=np.arange(60) % 6, baseline="proxy-nca", per_class=4)
     batches = given.batches(tuples=40, batch_size=8, rng=np.random.default_rng(0))
     assert batches.shape == (5, 24)  # 120 images, 24 a step
     small = given.batches(tuples=1, batch_size=1, rng=np.random.default_rng(0))

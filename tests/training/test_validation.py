@@ -7,7 +7,7 @@ import pytest
 
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
-from mmray.training.validation import HealthCheck, collapsed, healthiest
+from mmray.training.validation import ManifoldValidation, best_epoch, collapsed
 from tests import oracles
 from tests.made.synthetic import clouds
 
@@ -60,14 +60,14 @@ def random_neighbors(seed, items=8):
 
 
 def check_of(rows, held_out=NO_POOLS, images=IMAGES, seed=0):
-    return HealthCheck.of(neighbors_of(rows), held_out, images, np.random.default_rng(seed))
+    return ManifoldValidation.of(neighbors_of(rows), held_out, images, np.random.default_rng(seed))
 
 
 def measured(check, embeddings, loss="contrastive", margin=None):
     return check.measure(embeddings[check.needed], loss=loss, margin=margin)
 
 
-def literal_health(rows, embeddings, needed):
+def literal_manifold_map(rows, embeddings, needed):
     """The weighted mean of average precisions, everything in double precision."""
     total, weights = 0.0, 0.0
     for item, near in rows.items():
@@ -82,13 +82,13 @@ def literal_health(rows, embeddings, needed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_health_is_the_weighted_mean_of_average_precisions(seed):
+def test_manifold_map_is_the_weighted_mean_of_average_precisions(seed):
     rows, embeddings = random_neighbors(seed), clouds(seed, IMAGES)
     check = check_of(rows)
     assert check.needed.tolist() == list(range(IMAGES))
-    wanted = literal_health(rows, embeddings.astype(np.float64), range(IMAGES))
+    wanted = literal_manifold_map(rows, embeddings.astype(np.float64), range(IMAGES))
     assert 0.05 < wanted < 0.95
-    assert measured(check, embeddings)["health"] == pytest.approx(wanted, rel=1e-6)
+    assert measured(check, embeddings)["manifold_map"] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_neighbors_from_a_quarter_of_the_first_on_are_relevant():
@@ -104,7 +104,7 @@ def test_the_first_ten_tell_how_much_an_item_counts_and_fewer_tell_less():
     assert check.weights.tolist() == pytest.approx([0.5, 0.078])
 
 
-def test_an_embedding_that_ranks_as_the_manifold_does_is_of_perfect_health():
+def test_an_embedding_that_ranks_as_the_manifold_does_has_a_manifold_map_of_one():
     """Groups of images on one place each: every item finds all of its group first."""
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat(np.arange(6), 10))
@@ -114,8 +114,8 @@ def test_an_embedding_that_ranks_as_the_manifold_does_is_of_perfect_health():
         same = [i for i in np.flatnonzero(group == group[item]).tolist() if i != item]
         rows[item] = [(i, 0.4) for i in same] + [(i, 0.05) for i in range(60) if group[i] == 5]
     check = check_of(rows)
-    assert measured(check, embeddings)["health"] == 1.0
-    assert measured(check, np.roll(embeddings, 7, axis=0))["health"] < 0.9
+    assert measured(check, embeddings)["manifold_map"] == 1.0
+    assert measured(check, np.roll(embeddings, 7, axis=0))["manifold_map"] < 0.9
 
 
 def test_names_of_the_images_do_not_matter():
@@ -128,9 +128,9 @@ def test_names_of_the_images_do_not_matter():
         (plain, HELD_OUT, embeddings),
         (plain.renamed(names), HELD_OUT.renamed(names), moved),
     ]:
-        check = HealthCheck.of(near, held_out, IMAGES, np.random.default_rng(0))
+        check = ManifoldValidation.of(near, held_out, IMAGES, np.random.default_rng(0))
         figures.append(measured(check, table))
-    assert figures[0].keys() == {"health", "spread", "held_out_loss", "ordered"}
+    assert figures[0].keys() == {"manifold_map", "spread", "held_out_loss", "triplet_accuracy"}
     assert figures[0] == pytest.approx(figures[1], rel=1e-6)
 
 
@@ -148,13 +148,13 @@ def test_images_that_are_named_are_searched_and_others_up_to_a_number(monkeypatc
     assert check.needed.tolist() != check_of(rows, held_out, images=1000, seed=1).needed.tolist()
 
 
-def test_health_is_measured_among_the_images_drawn(monkeypatch):
+def test_manifold_map_is_measured_among_the_images_drawn(monkeypatch):
     monkeypatch.setattr("mmray.training.validation.DATABASE", 20)
     rows, embeddings = random_neighbors(1, items=2), clouds(1, 500)
     check = check_of(rows, images=500)
     assert 20 < len(check.needed) < 70
-    wanted = literal_health(rows, embeddings.astype(np.float64), check.needed.tolist())
-    assert measured(check, embeddings)["health"] == pytest.approx(wanted, rel=1e-6)
+    wanted = literal_manifold_map(rows, embeddings.astype(np.float64), check.needed.tolist())
+    assert measured(check, embeddings)["manifold_map"] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_items_without_neighbors_are_left_out():
@@ -169,9 +169,9 @@ def test_items_without_neighbors_are_left_out():
 def test_where_there_is_nothing_to_measure_on_figures_are_left_out():
     embeddings, rows = clouds(0, IMAGES), random_neighbors(0)
     assert measured(check_of({}), embeddings).keys() == {"spread"}
-    assert measured(check_of(rows), embeddings).keys() == {"spread", "health"}
+    assert measured(check_of(rows), embeddings).keys() == {"spread", "manifold_map"}
     held_out = measured(check_of({}, HELD_OUT), embeddings)
-    assert held_out.keys() == {"spread", "held_out_loss", "ordered"}
+    assert held_out.keys() == {"spread", "held_out_loss", "triplet_accuracy"}
 
 
 def literal_held_out(pools, embeddings, loss, margin):
@@ -192,7 +192,10 @@ def literal_held_out(pools, embeddings, loss, margin):
             for n in negatives
         ]
         ordered.append(sum(nearer) / len(nearer))
-    return {"held_out_loss": sum(losses) / len(losses), "ordered": sum(ordered) / len(ordered)}
+    return {
+        "held_out_loss": sum(losses) / len(losses),
+        "triplet_accuracy": sum(ordered) / len(ordered),
+    }
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,7 @@ def test_a_collapse_has_no_spread_and_every_tuple_a_tie(d):
         collapsed = np.repeat(clouds(seed, 1, d), IMAGES, axis=0)
         figures = measured(check_of({}, held_out), collapsed)
         assert figures["spread"] == pytest.approx(0, abs=1e-6)
-        assert figures["ordered"] == 0.5
+        assert figures["triplet_accuracy"] == 0.5
 
 
 def test_spread_is_one_less_the_mean_cosine_of_two_images():
@@ -234,7 +237,7 @@ def test_a_single_image_has_a_figure_too():
 
 
 @pytest.mark.parametrize(
-    ("health", "epoch"),
+    ("values", "epoch"),
     [
         ([0.5], 0),
         ([0.5, 0.4, 0.6, 0.3], 2),
@@ -243,9 +246,9 @@ def test_a_single_image_has_a_figure_too():
         ([None, None, None], 0),
     ],
 )
-def test_the_healthiest_is_the_first_of_the_highest(health, epoch):
-    history = [{"loss": 1.0} if h is None else {"health": h} for h in health]
-    assert healthiest(history) == epoch
+def test_the_best_epoch_is_the_first_of_the_highest(values, epoch):
+    history = [{"loss": 1.0} if h is None else {"manifold_map": h} for h in values]
+    assert best_epoch(history) == epoch
 
 
 def test_an_embedding_has_collapsed_at_a_third_of_its_first_spread():

@@ -15,7 +15,7 @@ from mmray.images.collection import ImageFile
 from mmray.images.sources import list_images
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.system.locations import read_bytes, reason
+from mmray.system.locations import error_line, read_bytes
 
 # The files of CUB-200-2011: its images, the class of each, and the names of the classes.
 _IMAGES, _LABELS, _NAMES = "images.txt", "image_class_labels.txt", "classes.txt"
@@ -262,7 +262,9 @@ def _read(source: str, file: str) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{place}: cannot be read ({reason(error)}); make it readable") from error
+        raise InputError(
+            f"{place}: cannot be read ({error_line(error)}); make it readable"
+        ) from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -13,7 +13,7 @@ from mmray.images.sources import list_files
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.system.locations import ahead, local_path, read_bytes, reason
+from mmray.system.locations import error_line, local_path, prefetch, read_bytes
 
 DISTRACTORS = ("oxc1_100k", "flickr100k", "oxford100k", "distractors")  # usual folders of them
 _TEXTS = ("_query.txt", "_good.txt", "_ok.txt", "_junk.txt")
@@ -72,13 +72,14 @@ def folders(data: str) -> dict[str, str]:
             names = [entry.name for entry in path.iterdir() if entry.is_dir()]
         else:
             filesystem, root = locations.open_folder(data)
-            entries = locations.patiently(
+            entries = locations.with_retries(
                 lambda: filesystem.get_file_info(fs.FileSelector(root)), data
             )
             names = [each.base_name for each in entries if each.type == fs.FileType.Directory]
     except (OSError, pa.ArrowException) as error:
         raise InputError(
-            f"{data}: cannot be listed ({reason(error)}); name the folder that holds the benchmarks"
+            f"{data}: cannot be listed ({error_line(error)}); name the folder that holds the "
+            "benchmarks"
         ) from error
     return {name.lower(): Folder(data).location(name) for name in sorted(names, reverse=True)}
 
@@ -135,14 +136,14 @@ def _texts(place: Place, landmarks: tuple[str, ...]) -> list[list[ImageFile]]:
 def contents(files: Sequence[ImageFile]) -> dict[str, bytes]:
     """What is in files of one folder, by name; InputError if one cannot be read."""
     names = [file.name.rpartition("/")[2] for file in files]
-    return dict(zip(names, ahead(_content, files), strict=True))
+    return dict(zip(names, prefetch(_content, files), strict=True))
 
 
 def _content(file: ImageFile) -> bytes:
     try:
         return read_bytes(file.uri, limit=_LARGEST)
     except OSError as error:
-        raise InputError(f"{file.uri}: cannot be read ({reason(error)}); mend it") from error
+        raise InputError(f"{file.uri}: cannot be read ({error_line(error)}); mend it") from error
 
 
 def _last(uri: str) -> str:

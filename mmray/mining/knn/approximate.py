@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from mmray.config.choices import ApproximateSearch
 from mmray.mining.knn.exact import ExactIndex
-from mmray.mining.knn.results import Neighbors, checked_norms, finite_norms, settled
+from mmray.mining.knn.results import Neighbors, checked_norms, finite_norms, rescored
 from mmray.system.arrays import Features, Floats, Ids
 
 # faiss tells, in every process, which builds of it were not found before the one that was.
@@ -92,16 +92,16 @@ class ApproximateIndex:
             raise ValueError(f"database must not be empty, got shape {database.shape}")
         n, norm = len(database), float(norms.max())
         rng, radius = np.random.default_rng(seed), norm or 1.0
-        with on_threads(threads):
+        with faiss_threads(threads):
             if method == "ivf":
                 lists = max(1, min(round(4 * n**0.5), n // _POINTS_PER_LIST))
                 drawn = np.sort(rng.choice(n, min(n, _POINTS_PER_LIST * lists), replace=False))
-                index = _lists(_lifted(database[drawn], norms[drawn], radius), lists, rng)
+                index = _lists(_augmented(database[drawn], norms[drawn], radius), lists, rng)
             else:
                 index = _graph(_lifted_dims(database.shape[1]), rng)
             for start in range(0, n, _BLOCK_ROWS):
                 rows = slice(start, start + _BLOCK_ROWS)
-                index.add(_lifted(database[rows], norms[rows], radius))
+                index.add(_augmented(database[rows], norms[rows], radius))
         return cls(
             database=np.ascontiguousarray(database),
             norm=norm,
@@ -176,12 +176,12 @@ class ApproximateIndex:
         n = len(self.database)
         fetch = min(n, 2 * k)  # what half precision ranks somewhat too low is among these
         propose = self._probe if self.method == "ivf" else self._walk
-        candidates = propose(_lifted(queries, norms, norms), fetch, effort, threads)
+        candidates = propose(_augmented(queries, norms, norms), fetch, effort, threads)
         candidates[candidates < 0] = n
         candidates.sort(axis=1)
         counts = np.count_nonzero(candidates < n, axis=1)
         full = counts >= k
-        return full, settled(self.database, queries[full], candidates[full], counts[full], k)
+        return full, rescored(self.database, queries[full], candidates[full], counts[full], k)
 
     def _probe(self, queries: Features, fetch: int, effort: int, threads: int) -> Ids:
         """Candidates (m, fetch) from the nearest lists of each query; -1 where there are fewer."""
@@ -189,7 +189,7 @@ class ApproximateIndex:
         nearest = self._centroids.search(queries, effort, threads=threads)
         shape = len(queries), fetch
         found, values = np.empty(shape, np.int64), np.empty(shape, np.float32)
-        with on_threads(threads):
+        with faiss_threads(threads):
             self._index.search_preassigned_c(
                 len(queries),
                 faiss.swig_ptr(queries),
@@ -206,7 +206,7 @@ class ApproximateIndex:
     def _walk(self, queries: Features, fetch: int, effort: int, threads: int) -> Ids:
         """Candidates (m, fetch) from the graph; -1 where there are fewer."""
         parameters = faiss.SearchParametersHNSW(efSearch=max(effort, fetch))
-        with on_threads(threads):
+        with faiss_threads(threads):
             found: Ids = self._index.search(queries, fetch, params=parameters)[1]
         return found
 
@@ -225,7 +225,7 @@ class ApproximateIndex:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def _lifted(rows: Features, norms: Floats, radius: float | Floats) -> Features:
+def _augmented(rows: Features, norms: Floats, radius: float | Floats) -> Features:
     """Rows (m, d) as points of the unit sphere, (m, d + 1 or more), nearer if more similar.
 
     x goes to (x/r, sqrt(1 - |x|²/r²)), the radius r the largest norm in the database. Its own norm
@@ -267,7 +267,7 @@ def _graph(d: int, rng: np.random.Generator) -> Any:
 
 
 @contextmanager
-def on_threads(count: int) -> Iterator[None]:
+def faiss_threads(count: int) -> Iterator[None]:
     """Let faiss use so many threads when it is called from this one."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count)

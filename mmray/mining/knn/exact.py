@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mmray.mining.knn import kernels
 from mmray.mining.knn.exact_cuda import most_similar
-from mmray.mining.knn.results import Neighbors, checked_norms, finite_norms, settled
+from mmray.mining.knn.results import Neighbors, checked_norms, finite_norms, rescored
 from mmray.system.arrays import Device, Features, Floats, Ids, read_only
 
 _TILE_QUERIES, _TILE_ITEMS = 1024, 4096  # multiplied at once: what is fastest on CPUs
@@ -34,7 +34,9 @@ _Candidates = tuple[Ids, Ids, NDArray[np.bool_]]
 _Found = tuple[NDArray[np.bool_], Ids, Features]
 
 
-def search(database: Features, queries: Features, k: int, *, threads: int = 1) -> Neighbors:
+def nearest_neighbors(
+    database: Features, queries: Features, k: int, *, threads: int = 1
+) -> Neighbors:
     """Exact k nearest neighbours, ties resolved by id also at the k-th place.
 
     Parameters
@@ -109,7 +111,7 @@ class ExactIndex:
     def search(
         self, queries: Features, k: int, *, device: Device = "cpu", threads: int = 1
     ) -> Neighbors:
-        """The k nearest of each query as `search` finds them; the product is made on a device."""
+        """Find the k nearest of each query, as `nearest_neighbors`; a device makes the product."""
         n, norms = len(self.database), checked_norms(self.database, queries, k)
         ids = np.tile(np.arange(k), (len(queries), 1))  # right where all similarities are 0
         similarities = np.zeros((len(queries), k), np.float32)
@@ -119,7 +121,7 @@ class ExactIndex:
         half = len(self.half) > 0 and device == "cpu" and len(pending) >= _FEWEST_HALF[0]
         while len(pending):
             items = _tensor(self.half).view(torch.bfloat16) if half else _tensor(self.database)
-            attempt = _Attempt(self, items.to(device), k, room, half)
+            attempt = _CandidateSearch(self, items.to(device), k, room, half)
             if half and attempt(queries[pending[: _FEWEST_HALF[0]]])[0].mean() > _MOST_FULL:
                 half = False  # it cannot tell so similar items apart: the time would be lost
                 continue
@@ -137,7 +139,7 @@ class ExactIndex:
         return Neighbors(ids, similarities)
 
     def ranks(self, queries: Features, ids: Sequence[Ids]) -> list[Ids]:
-        """Places (from 1) of given items in the complete ranking that `search` would give.
+        """Places (from 1) of given items in the complete ranking that `nearest_neighbors` would give.
 
         Parameters
         ----------
@@ -181,7 +183,7 @@ class ExactIndex:
 
 
 @dataclass(frozen=True)
-class _Attempt:
+class _CandidateSearch:
     """A search with room for so many candidates of a query; no query is zero."""
 
     index: ExactIndex
@@ -196,11 +198,11 @@ class _Attempt:
         scaled, slack = self._scaled(queries)
         propose = self._scan if self.items.device.type == "cpu" else self._sort
         candidates, counts, full = propose(scaled, slack)
-        found = settled(database, queries[~full], candidates[~full], counts[~full], k)
+        found = rescored(database, queries[~full], candidates[~full], counts[~full], k)
         return full, found.ids, found.similarities
 
     def _scaled(self, queries: Features) -> tuple[torch.Tensor, Features]:
-        """Queries to multiply by, scaled so that no product exceeds 1; see `_Attempt._scan`.
+        """Queries to multiply by, scaled so that no product exceeds 1, see `_scan`.
 
         And for each the most by which the values of two items can swap them: twice the error.
         """
@@ -238,7 +240,7 @@ class _Attempt:
         return most_similar(self.items, scaled, self.k, self.room, slack)
 
 
-def _run(attempt: _Attempt, blocks: list[Features], threads: int) -> list[_Found]:
+def _run(attempt: _CandidateSearch, blocks: list[Features], threads: int) -> list[_Found]:
     """An attempt on each block of queries, in threads of one CPU each."""
     if threads == 1 or len(blocks) == 1:
         return [attempt(block) for block in blocks]

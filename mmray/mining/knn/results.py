@@ -26,7 +26,7 @@ class Neighbors:
     similarities: Features
 
 
-def settled(
+def rescored(
     database: Features, queries: Features, candidates: Ids, counts: Ids, k: int
 ) -> Neighbors:
     """The k most similar of each query's candidates, by their exact similarities.

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mmray.images.collection import SCHEMA, Collection
 from mmray.pipeline.distributed.decoding import Decoder, units_of, unpacked
-from mmray.pipeline.distributed.units import ITEMS, UNIT, Pool, run_units, shard_name
+from mmray.pipeline.distributed.units import ITEMS, UNIT, ActorPool, run_units, shard_name
 from mmray.system.arrays import Pixels
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -63,7 +63,7 @@ def cache_images(
     longest_side: int,
     max_pixels: int,
     output: Folder,
-    pool: Pool,
+    pool: ActorPool,
     shard_size: int,
     label: str,
     report: Callable[[Mapping[str, float]], None] | None = None,

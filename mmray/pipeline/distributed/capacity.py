@@ -16,7 +16,7 @@ from mmray.system.progress import announce
 
 T = TypeVar("T")
 
-LOOK_EVERY = 5.0  # seconds
+CHECK_EVERY = 5.0  # seconds
 SAY_AFTER = 20.0  # seconds without a worker until it is said; starting one takes a few
 SAY_EVERY = 60.0
 
@@ -33,7 +33,7 @@ class Capacity:
 
     given_cpus: int | None = None
     given_gpus: int | None = None
-    patience: float = RunConfig.resource_timeout
+    timeout: float = RunConfig.resource_timeout
 
     @property
     def cpus(self) -> int:
@@ -58,7 +58,7 @@ def _present(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))
 
 
-class Attendance:
+class WorkerWatchdog:
     """Whether a stage has a worker: says so where it has none, and ends a stage that stays so.
 
     Ray waits for ever, in silence, for machines that no autoscaler brings, or that were lost and
@@ -73,13 +73,13 @@ class Attendance:
     """
 
     def __init__(
-        self, stage: str, *, workers: str, needs: Mapping[str, float], patience: float
+        self, stage: str, *, workers: str, needs: Mapping[str, float], timeout: float
     ) -> None:
-        self.stage, self.workers, self.needs, self.patience = stage, workers, needs, patience
+        self.stage, self.workers, self.needs, self.timeout = stage, workers, needs, timeout
         self.alone_since = self.looked = time.monotonic()
         self.said = self.alone_since + SAY_AFTER - SAY_EVERY
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Look for workers, if that was not done just now.
 
         Raises
@@ -88,15 +88,15 @@ class Attendance:
             There has been none for too long.
         """
         now = time.monotonic()
-        if now - self.looked < LOOK_EVERY:
+        if now - self.looked < CHECK_EVERY:
             return
         self.looked = now
         if self._has_worker():
             self.alone_since, self.said = now, now + SAY_AFTER - SAY_EVERY
             return
-        if now - self.alone_since > self.patience:
+        if now - self.alone_since > self.timeout:
             raise InputError(
-                f"{self.stage}: no worker could start for {self.patience:g} s "
+                f"{self.stage}: no worker could start for {self.timeout:g} s "
                 f"(--resource-timeout): {self._lack()}; add machines that have this, or look at "
                 "`ray status` for why none come; the same command goes on from here"
             )
@@ -117,8 +117,8 @@ class Attendance:
         return f"one needs {needs}, the cluster has {has}, {left} of them free"
 
 
-def attended(work: Callable[[], T], look: Callable[[], None]) -> T:
-    """`work()`, done in a thread; `look` is called now and then until it is done.
+def run_watched(work: Callable[[], T], check: Callable[[], None]) -> T:
+    """`work()`, done in a thread; `check` is called now and then until it is done.
 
     What either of them raises is raised here, and interrupts are heeded at once. Work that was not
     done then is left: it ends with this process.
@@ -132,6 +132,6 @@ def attended(work: Callable[[], T], look: Callable[[], None]) -> T:
             done.set_exception(error)
 
     threading.Thread(target=do, daemon=True, name="attended").start()
-    while not wait([done], timeout=LOOK_EVERY).done:
-        look()
+    while not wait([done], timeout=CHECK_EVERY).done:
+        check()
     return done.result()

@@ -13,8 +13,8 @@ import ray.data
 from ray._private.utils import read_ray_address
 
 from mmray.config.run import RunConfig
-from mmray.pipeline.distributed.capacity import Attendance, Capacity, attended
-from mmray.pipeline.distributed.units import Pool
+from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog, run_watched
+from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.arrays import Device
 from mmray.system.errors import InputError
 
@@ -122,7 +122,7 @@ def in_uploaded_folder() -> bool:
     return bool(job.get("runtime_env", {}).get("working_dir"))
 
 
-def with_gpus(pool: Pool) -> Pool:
+def with_gpus(pool: ActorPool) -> ActorPool:
     """A GPU for every actor, where the cluster has any; a share of one if actors must share."""
     gpus = pool.capacity.gpus
     if not gpus:
@@ -144,7 +144,7 @@ class TrainingWorkers:
     fewest: int
     most: int
     resources: dict[str, float]
-    patience: float = RunConfig.resource_timeout
+    timeout: float = RunConfig.resource_timeout
 
 
 def training_workers(workers: int | None, *, fewest: int, capacity: Capacity) -> TrainingWorkers:
@@ -172,7 +172,7 @@ def training_workers(workers: int | None, *, fewest: int, capacity: Capacity) ->
     if not gpus:
         resources = {"CPU": float(min(cpus // count, _largest_machine(capacity)))}
     return TrainingWorkers(
-        fewest=min(fewest, count), most=count, resources=resources, patience=capacity.patience
+        fewest=min(fewest, count), most=count, resources=resources, timeout=capacity.timeout
     )
 
 
@@ -185,19 +185,19 @@ def _largest_machine(capacity: Capacity) -> int:
 
     if not largest():  # all were idle, and went: how large they are shows when one is back
         needs = {"CPU": 1.0}
-        scout: Any = ray.remote(_Scout).options(num_cpus=1).remote()
-        attendance = Attendance(
-            "train", workers=_Scout.__name__, needs=needs, patience=capacity.patience
+        scout: Any = ray.remote(_ScaleUpProbe).options(num_cpus=1).remote()
+        attendance = WorkerWatchdog(
+            "train", workers=_ScaleUpProbe.__name__, needs=needs, timeout=capacity.timeout
         )
-        attended(lambda: ray.get(scout.here.remote()), attendance.look)
+        run_watched(lambda: ray.get(scout.ping.remote()), attendance.check)
         ray.kill(scout)
     return largest()
 
 
-class _Scout:
+class _ScaleUpProbe:
     """An actor that makes an autoscaler start a machine."""
 
-    def here(self) -> None:
+    def ping(self) -> None:
         """Returns when it is there."""
 
 

@@ -11,10 +11,10 @@ from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import read_images
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import Decoded, byte_limit, decode
-from mmray.images.isolated_decoding import CarefulDecoder
+from mmray.images.isolated_decoding import IsolatedDecoder
 from mmray.pipeline.distributed.units import ITEMS, RESTARTED, UNIT
 from mmray.system.arrays import Ids, Pixels
-from mmray.system.locations import reason
+from mmray.system.locations import error_line
 
 PIXEL_BUDGET = 256 << 20  # bytes of decoded images in a unit, about
 UNKNOWN_PHOTO = 36 << 20  # bytes of a decoded photo of 12 megapixels
@@ -62,17 +62,17 @@ class Decoder:
 
     def __init__(self, longest_side: int | None, max_pixels: int, crop: int | None = None) -> None:
         self.longest_side, self.max_pixels, self.crop = longest_side, max_pixels, crop
-        self.careful = CarefulDecoder()
+        self.isolated = IsolatedDecoder()
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         # Whatever ended the actor may have been an image, and it would end it again.
-        careful = unit.get(RESTARTED, False)
+        isolated = unit.get(RESTARTED, False)
         items = [image_of(row) for row in unit["images"]]
         decoded, digests, total = [], [], 0
         for item, data in zip(
             items, read_images(items, limit=byte_limit(self.max_pixels)), strict=True
         ):
-            decoded.append(self._decode(item, data, self.careful if careful else decode))
+            decoded.append(self._decode(item, data, self.isolated if isolated else decode))
             digests.append(None if isinstance(data, OSError) else hashlib.sha256(data).digest())
             total += 0 if isinstance(data, OSError) else len(data)
         pixels = [each.pixels for each in decoded if each.pixels is not None]
@@ -97,7 +97,7 @@ class Decoder:
         self, item: ImageFile, data: bytes | OSError, decode: Callable[..., Decoded]
     ) -> Decoded:
         if isinstance(data, OSError):
-            return Decoded(None, 0, 0, item.error or reason(data))
+            return Decoded(None, 0, 0, item.error or error_line(data))
         return decode(
             data, longest_side=self.longest_side, box=item.box, max_pixels=self.max_pixels
         )

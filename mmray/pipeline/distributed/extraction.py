@@ -13,14 +13,14 @@ from mmray.descriptors.embedding import embed, region_moments
 from mmray.descriptors.inference import fused
 from mmray.descriptors.moments import Moments
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.settings import Description
+from mmray.descriptors.settings import DescriptorSettings
 from mmray.descriptors.shards import features_table, moments_table, read_moments
 from mmray.images.collection import Collection
 from mmray.pipeline.distributed.decoding import PIXEL_BUDGET, Decoder, units_of, unpacked
-from mmray.pipeline.distributed.units import ITEMS, Pool, run_units
+from mmray.pipeline.distributed.units import ITEMS, ActorPool, run_units
 from mmray.system.arrays import Features, Pixels
 from mmray.system.folder import Folder
-from mmray.system.locations import ahead
+from mmray.system.locations import prefetch
 
 
 def _prepared_device(threads: int) -> torch.device:
@@ -35,7 +35,9 @@ def _prepared_device(threads: int) -> torch.device:
 class ExtractionWorker:
     """Holds the network and turns units of decoded images into shards of descriptors."""
 
-    def __init__(self, network: list[ray.ObjectRef[Any]], how: Description, threads: int) -> None:
+    def __init__(
+        self, network: list[ray.ObjectRef[Any]], how: DescriptorSettings, threads: int
+    ) -> None:
         self.device = _prepared_device(threads)
         model: EmbeddingNet = ray.get(network[0])
         self.exact = fused(model).to(self.device)
@@ -80,7 +82,9 @@ class ExtractionWorker:
 class RegionWorker:
     """Sums up the vectors of the regions of a unit's images, from which a PCA is learned."""
 
-    def __init__(self, network: list[ray.ObjectRef[Any]], how: Description, threads: int) -> None:
+    def __init__(
+        self, network: list[ray.ObjectRef[Any]], how: DescriptorSettings, threads: int
+    ) -> None:
         self.device = _prepared_device(threads)
         self.model = fused(ray.get(network[0])).to(self.device)
         self.how = how
@@ -101,10 +105,10 @@ def extract(
     images: Collection,
     model: EmbeddingNet,
     *,
-    how: Description,
+    how: DescriptorSettings,
     output: Folder,
     shard_size: int,
-    pool: Pool,
+    pool: ActorPool,
     label: str,
     report: Callable[[Mapping[str, float]], None] | None = None,
     most_bad: int | None = None,
@@ -131,10 +135,10 @@ def sum_up_regions(
     images: Collection,
     model: EmbeddingNet,
     *,
-    how: Description,
+    how: DescriptorSettings,
     output: Folder,
     shard_size: int,
-    pool: Pool,
+    pool: ActorPool,
     label: str,
 ) -> Moments:
     """Moments of the vectors of all regions of the images, those that cannot be read left out.
@@ -152,7 +156,7 @@ def sum_up_regions(
         label=label,
     )
     total = Moments.none(model.channels)
-    for table in ahead(output.read_table, output.names()):
+    for table in prefetch(output.read_table, output.names()):
         total = total.merge(read_moments(table))
     return total
 
@@ -161,10 +165,10 @@ def _run(
     worker: type[ExtractionWorker | RegionWorker],
     images: Collection,
     model: EmbeddingNet,
-    how: Description,
+    how: DescriptorSettings,
     *,
     shard_size: int,
-    pool: Pool,
+    pool: ActorPool,
     **options: Any,
 ) -> None:
     """`run_units` of decoded images; the options are its own."""

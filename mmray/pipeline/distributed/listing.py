@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from mmray.images.collection import Collection
 from mmray.images.containers import index
-from mmray.pipeline.distributed.units import ITEMS, UNIT, Pool, run_units, shard_name
+from mmray.pipeline.distributed.units import ITEMS, UNIT, ActorPool, run_units, shard_name
 from mmray.system.folder import Folder
-from mmray.system.locations import ahead
+from mmray.system.locations import prefetch
 
 
 class Indexer:
@@ -23,7 +23,7 @@ class Indexer:
 
 
 def index_containers(
-    uris: Sequence[str], *, column: str | None, output: Folder, pool: Pool
+    uris: Sequence[str], *, column: str | None, output: Folder, pool: ActorPool
 ) -> list[Collection]:
     """The images of each file, as shards in `output` too; those that are there are kept.
 
@@ -37,4 +37,4 @@ def index_containers(
     units = {UNIT: range(len(uris)), ITEMS: [1] * len(uris), "uri": list(uris)}
     run_units(pa.table(units), Indexer, (column,), output=output, pool=pool, label="list")
     names = [shard_name(unit) for unit in range(len(uris))]
-    return [Collection(table) for table in ahead(output.read_table, names)]
+    return [Collection(table) for table in prefetch(output.read_table, names)]

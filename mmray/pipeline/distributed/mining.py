@@ -8,7 +8,7 @@ import ray
 
 from mmray.mining.batches import MiningInput, MiningMethod, mine_batch
 from mmray.mining.files import pools_table
-from mmray.pipeline.distributed.units import ITEMS, UNIT, Pool, run_units
+from mmray.pipeline.distributed.units import ITEMS, UNIT, ActorPool, run_units
 from mmray.system.arrays import Device, Ids
 from mmray.system.folder import Folder
 
@@ -34,7 +34,7 @@ def mine(
     *,
     block: int,
     output: Folder,
-    pool: Pool,
+    pool: ActorPool,
     device: Device = "cpu",
 ) -> None:
     """Write the pools of all anchors (a,), in 0..n-1, as shards of `block` anchors."""

@@ -9,7 +9,7 @@ import ray
 from mmray.mining.files import neighbors_table
 from mmray.mining.knn.approximate import ApproximateIndex
 from mmray.mining.knn.exact import ExactIndex
-from mmray.pipeline.distributed.units import ITEMS, UNIT, Pool, run_units
+from mmray.pipeline.distributed.units import ITEMS, UNIT, ActorPool, run_units
 from mmray.system.folder import Folder
 
 
@@ -27,20 +27,20 @@ class NeighborWorker:
         return neighbors_table(found)
 
 
-def nearest_neighbors(
+def find_neighbors(
     index: ExactIndex | ApproximateIndex,
     k: int,
     *,
     block: int,
     output: Folder,
-    pool: Pool,
+    pool: ActorPool,
     **options: Any,
 ) -> None:
     """Write the k nearest of every row of an index as shards of `block` rows.
 
     Parameters
     ----------
-    options : further keyword arguments of the index's `search`
+    options : further keyword arguments of the index's `nearest_neighbors`
     """
     starts = np.arange(0, len(index.database), block)
     work = pa.table(

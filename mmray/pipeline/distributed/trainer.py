@@ -11,10 +11,10 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
-from mmray.descriptors.embedding import tune_torch
+from mmray.descriptors.embedding import configure_torch
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import load
-from mmray.pipeline.distributed.capacity import Attendance, attended
+from mmray.pipeline.distributed.capacity import WorkerWatchdog, run_watched
 from mmray.pipeline.distributed.cluster import TrainingWorkers
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -28,7 +28,7 @@ from mmray.training.validation import SPREAD, collapsed
 CHECKPOINTS = "checkpoints"
 REFUSED = "refused.txt"  # why a rank cannot go on, for the others and the driver
 RANKS = "RayTrainWorker"  # what Ray Train calls its actors
-SHOWN = ("loss", "health", "map")  # of an epoch's metrics, on the terminal
+SHOWN = ("loss", "manifold_map", "map")  # of an epoch's metrics, on the terminal
 FAILURES = 10  # workers and machines that may vanish before training gives up
 RESIZE_EVERY = 300.0  # seconds between two looks whether more workers have room
 
@@ -36,8 +36,8 @@ Log = Callable[[History], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What a training left: the last network, the healthiest one, metrics of every epoch.
+class TrainingResult:
+    """What a training left: the last network, that of the best epoch, metrics of every epoch.
 
     Either is a mean of networks where such means are measured.
     """
@@ -49,7 +49,7 @@ class Trained:
 
 def fine_tune(
     job: TrainingJob, *, folder: Folder, workers: TrainingWorkers, log: Log = lambda history: None
-) -> Trained:
+) -> TrainingResult:
     """Train, or go on training, with checkpoints in `folder`.
 
     Parameters
@@ -88,16 +88,16 @@ def fine_tune(
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
-    attendance = Attendance(
-        "train", workers=RANKS, needs=workers.resources, patience=workers.patience
+    attendance = WorkerWatchdog(
+        "train", workers=RANKS, needs=workers.resources, timeout=workers.timeout
     )
     # In a thread Ray Train leaves Ctrl-C alone: its own handler would wait for the workers first.
-    result = attended(trainer.fit, attendance.look)
+    result = run_watched(trainer.fit, attendance.check)
     if folder.has(REFUSED):
         raise InputError(folder.read(REFUSED).decode())
     assert result.checkpoint is not None, "every epoch reports a checkpoint"
     with result.checkpoint.as_directory() as path:
-        return Trained(
+        return TrainingResult(
             last=last_measured(Path(path)),
             best=load(Folder(path) / BEST),
             history=saved_history(Path(path)),
@@ -119,7 +119,7 @@ def _train_on_rank(arguments: dict[str, Any]) -> None:
 
 def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train prints every report in full
-    tune_torch(threads)
+    configure_torch(threads)
     tuning = FineTuning(ray.get(job), get_device())
     first = rank_and_size()[0] == 0
     checkpoint = ray.train.get_checkpoint()

@@ -17,7 +17,7 @@ import ray.data
 from ray.data import ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from mmray.pipeline.distributed.capacity import Attendance, Capacity
+from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress
@@ -40,7 +40,7 @@ class Worker(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
+class ActorPool:
     """How many actors work, what each of them takes, and of what."""
 
     minimum: int = 1
@@ -113,7 +113,7 @@ def run_units(
     arguments: tuple[Any, ...],
     *,
     output: Folder,
-    pool: Pool,
+    pool: ActorPool,
     label: str,
     prepare: Preparation | None = None,
     ahead_bytes: int = 0,
@@ -174,10 +174,10 @@ def run_units(
             # what makes an autoscaler add machines, and go to work when these are there.
             compute=ray.data.ActorPoolStrategy(size=size),
         )
-        attendance = Attendance(
-            label, workers=ACTORS, needs=pool.needs, patience=pool.capacity.patience
+        attendance = WorkerWatchdog(
+            label, workers=ACTORS, needs=pool.needs, timeout=pool.capacity.timeout
         )
-        _attend(receipts, attendance)
+        _watch(receipts, attendance)
         for receipt in receipts.iter_rows():
             if receipt["refused"]:
                 raise InputError(receipt["refused"])
@@ -187,12 +187,12 @@ def run_units(
                 return
 
 
-def _attend(dataset: ray.data.Dataset, attendance: Attendance) -> None:
+def _watch(dataset: ray.data.Dataset, attendance: WorkerWatchdog) -> None:
     """Have Ray Data look for workers while it runs; where it must not go on, iterating raises."""
 
     class Attending(ExecutionCallback):
         def on_execution_step(self, executor: Any) -> None:
-            attendance.look()
+            attendance.check()
 
     dataset.context.custom_execution_callback_classes = [Attending]
 

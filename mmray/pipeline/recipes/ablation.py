@@ -9,29 +9,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmray.config.choices import Pooling, Rival
+from mmray.config.choices import Pooling, SupervisedBaseline
 from mmray.config.learning import (
-    Config,
     FinegrainedAblationConfig,
     FinegrainedConfig,
     RetrievalAblationConfig,
+    RetrievalConfig,
     chosen_stages,
 )
-from mmray.config.presets import RIVAL, Changes, changed
+from mmray.config.presets import BASELINE, Changes, changed
+from mmray.config.run import stored
 from mmray.descriptors.weights import state_digest
 from mmray.images.collection import Collection
 from mmray.pipeline.recipes import finegrained, retrieval
 from mmray.pipeline.recipes.comparison import RowResult, comparison, comparison_table
-from mmray.pipeline.recipes.outcome import Outcome
+from mmray.pipeline.recipes.outcome import RunResult
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import DESCRIPTORS, Table
 from mmray.pipeline.session import Counts, Session, identity_of, nested, running, usable_storage
-from mmray.pipeline.stage import Stage, fingerprint
+from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
-from mmray.training.supervised.losses import RIVAL_LABELS
+from mmray.training.supervised.losses import BASELINE_LABELS
 
 AblationConfig = FinegrainedAblationConfig | RetrievalAblationConfig
 RESULT = "result.json"
@@ -62,8 +63,10 @@ def _pools(positives: str, negatives: str) -> Changes:
     }
 
 
-def _rival(rival: Rival) -> Row:
-    return Row(name=rival, label=RIVAL_LABELS[rival], changes={"rival": rival, **RIVAL})
+def _baseline(baseline: SupervisedBaseline) -> Row:
+    return Row(
+        name=baseline, label=BASELINE_LABELS[baseline], changes={"baseline": baseline, **BASELINE}
+    )
 
 
 # Table 1, then what labels would bring, then Table 2.
@@ -106,7 +109,7 @@ METHOD: tuple[Row, ...] = (
     ),
     Row(name="cyclic", label="cyclic match (Li et al. 2016)", changes=_pools("cyclic", "geodesic")),
 )
-RIVALS: tuple[Row, ...] = tuple(_rival(rival) for rival in RIVAL_LABELS)
+BASELINES: tuple[Row, ...] = tuple(_baseline(baseline) for baseline in BASELINE_LABELS)
 
 
 def _features(side: int, scales: tuple[float, ...], pooling: Pooling, pca: int | None) -> Row:
@@ -135,7 +138,7 @@ def rows_of(config: AblationConfig) -> tuple[Row, ...]:
         rows = FEATURES
     elif isinstance(config, FinegrainedConfig):
         # There all items are the anchors to begin with.
-        rows = tuple(row for row in METHOD if row.name != "anchors-all") + RIVALS
+        rows = tuple(row for row in METHOD if row.name != "anchors-all") + BASELINES
     else:
         rows = METHOD
     names = [row.name for row in rows]
@@ -170,7 +173,7 @@ def run(config: AblationConfig) -> str:
         results = _results(session, rows, inputs)
         table = comparison_table(results)
         session.run.log_text("ablation.md", table + "\n")
-        folder = storage / f"ablation-{fingerprint(identity_of(config))}"
+        folder = storage / f"ablation-{fingerprint(stored(identity_of(config)))}"
         folder.write("ablation.md", (table + "\n").encode())
         write_report(session, _report(config, results))
     announce(f"table: {folder.location('ablation.md')}")
@@ -231,39 +234,43 @@ def _results(session: Session[Any], rows: Sequence[Row], inputs: Any) -> list[Ro
 
 
 def _filled(
-    session: Session[Any], row: Row, config: Config | FinegrainedConfig, inputs: Any, marks: Any
+    session: Session[Any],
+    row: Row,
+    config: RetrievalConfig | FinegrainedConfig,
+    inputs: Any,
+    marks: Any,
 ) -> RowResult:
     """A row of one seed: read if it was filled before, else run."""
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         name = f"{row.name}, seed {config.seed}"
         with nested(session, config, session.chosen, name=name) as inner:
             recipe = (
                 finegrained.recipe if isinstance(config, FinegrainedConfig) else retrieval.recipe
             )
-            outcome: Outcome = recipe(inner, inputs)  # type: ignore[arg-type] # they belong together
+            outcome: RunResult = recipe(inner, inputs)  # type: ignore[arg-type] # they belong together
             result = RowResult.of(row.name, row.label, config.seed, outcome)
             write_json(stage.folder, RESULT, dataclasses.asdict(result))
         return {"seed": config.seed, "anchors": result.anchors}
 
-    stage = session.stage(
+    stage = session.run_stage(
         "row",
         row.name,
         row.label,
-        identity_of(config),
+        stored(identity_of(config)),
         marks,
         session.chosen,
         work=work,
-        part_of=session.chosen[-1],
+        stage_flag=session.chosen[-1],
     )
     return RowResult.from_json(read_json(stage.folder, RESULT))
 
 
 def _row_config(
     config: AblationConfig, row: Row, seed: int, anchors: dict[str, int]
-) -> Config | FinegrainedConfig:
+) -> RetrievalConfig | FinegrainedConfig:
     """The settings of a row as those of its own job."""
-    kind = FinegrainedConfig if isinstance(config, FinegrainedConfig) else Config
+    kind = FinegrainedConfig if isinstance(config, FinegrainedConfig) else RetrievalConfig
     names = {field.name for field in dataclasses.fields(kind)}
     plain = kind(**{name: getattr(config, name) for name in names})
     plain = changed(dataclasses.replace(plain, seed=seed), row.changes)
@@ -272,13 +279,13 @@ def _row_config(
     return plain
 
 
-def _inputs(config: Config | FinegrainedConfig) -> retrieval.Inputs | finegrained.Inputs:
+def _inputs(config: RetrievalConfig | FinegrainedConfig) -> retrieval.Inputs | finegrained.Inputs:
     if isinstance(config, FinegrainedConfig):
-        return finegrained.given_inputs(config)
-    return retrieval.given_inputs(config)
+        return finegrained.read_inputs(config)
+    return retrieval.read_inputs(config)
 
 
-def _with_demo(session: Session[Any]) -> Config | FinegrainedConfig:
+def _with_demo(session: Session[Any]) -> RetrievalConfig | FinegrainedConfig:
     if isinstance(session.config, FinegrainedConfig):
         return finegrained.with_demo(session)
     return retrieval.with_demo(session)

@@ -9,7 +9,7 @@ import numpy as np
 from mmray.evaluation.candidates import INITIAL, PLAIN
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
-from mmray.pipeline.recipes.outcome import Outcome
+from mmray.pipeline.recipes.outcome import RunResult
 from mmray.pipeline.reports.tables import DESCRIPTORS, Cells, table
 
 MEASURES = ("mAP", "R@1", "R@2", "R@4", "R@8", "NMI")
@@ -39,7 +39,7 @@ class RowResult:
     tuned: Mapping[str, float]
 
     @classmethod
-    def of(cls, name: str, label: str, seed: int, outcome: Outcome) -> Self:
+    def of(cls, name: str, label: str, seed: int, outcome: RunResult) -> Self:
         learned = outcome.learned
         assert learned is not None, "a row ends with mining or later"
         purity, tuned = learned.purity, learned.tuned

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from mmray.config.choices import Descriptor, Network, Pooling
-from mmray.config.tools import EvaluateConfig
+from mmray.config.tools import EvaluateJobConfig
 from mmray.descriptors.weights import CONFIG, build, load
 from mmray.descriptors.whitening import pca_whitening, read_whitening, whitening_name
-from mmray.evaluation.candidates import LDA, PCA, Candidate
+from mmray.evaluation.candidates import LDA, PCA, EvaluatedNetwork
 from mmray.evaluation.scores import Score
 from mmray.pipeline.recipes.pictures import searches
 from mmray.pipeline.recipes.publishing import scores_table, write_report
 from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.session import Session, running, usable_storage
-from mmray.pipeline.stages.evaluation import evaluate_stages, given_sets
+from mmray.pipeline.stages.evaluation import evaluate_stages, read_labelled_sets
 from mmray.pipeline.stages.labelled_descriptors import PART, Measuring, describe_sample
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -24,7 +24,7 @@ from mmray.system.folder import Folder
 NETWORKS = get_args(Network)
 
 
-def run(config: EvaluateConfig) -> list[Score]:
+def run(config: EvaluateJobConfig) -> list[Score]:
     """Measure all that the settings ask for, as far as it is not done yet.
 
     Returns
@@ -44,7 +44,7 @@ def run(config: EvaluateConfig) -> list[Score]:
     for label, count in Counter(candidate.label for candidate in candidates).items():
         if count > 1:
             raise InputError(f"--model: {count} networks are called {label}: write OTHER={label}")
-    sets = given_sets(config)
+    sets = read_labelled_sets(config)
     with running(config, storage, (PART,)) as session:
         measuring = Measuring(
             config=config,
@@ -75,7 +75,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def read_candidate(
     model: str, poolings: Sequence[Descriptor], *, storage: Folder, uri: str | None
-) -> Candidate:
+) -> EvaluatedNetwork:
     """A network by what --model names: [LABEL=]FOLDER, [LABEL=]NETWORK or [LABEL=]NETWORK:FILE.
 
     Parameters
@@ -96,7 +96,7 @@ def read_candidate(
         name: Network = known  # type: ignore[assignment] # it is one of them
         pooling: Pooling = "mac" if poolings[0] == "embedding" else poolings[0]
         built = build(name, pooling=pooling, weights=weights or None)
-        return Candidate(label=label, network=built)
+        return EvaluatedNetwork(label=label, network=built)
     with model_folder(named, storage=storage, uri=uri) as folder:
         if not folder.has(CONFIG):
             raise InputError(
@@ -110,12 +110,12 @@ def read_candidate(
             for pooling, file in files.items()
             if folder.has(file)
         }
-    return Candidate(label=label, network=network, whitenings=whitenings)
+    return EvaluatedNetwork(label=label, network=network, whitenings=whitenings)
 
 
 def _with_pca(
-    session: Session[EvaluateConfig], candidate: Candidate, measuring: Measuring
-) -> Candidate:
+    session: Session[EvaluateJobConfig], candidate: EvaluatedNetwork, measuring: Measuring
+) -> EvaluatedNetwork:
     """The same network, also measured with PCA whitening learned from independent images."""
     config = session.config
     assert config.pca_images is not None
@@ -125,7 +125,7 @@ def _with_pca(
         candidate.network,
         measuring,
         images=config.pca_sample,
-        part_of=PART,
+        stage_flag=PART,
     )
     learned = {
         (PCA, pooling): pca_whitening(learned_from.features(pooling)) for pooling in config.poolings

@@ -7,27 +7,27 @@ import dataclasses
 from dataclasses import dataclass
 
 from mmray.config.learning import FinegrainedConfig, chosen_stages
-from mmray.config.presets import RIVAL, changed
+from mmray.config.presets import BASELINE, changed
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import build, save, state_digest
 from mmray.evaluation.benchmarks.classes import ClassSet, class_set
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet, as_labelled
-from mmray.evaluation.candidates import INITIAL, Candidate
+from mmray.evaluation.candidates import INITIAL, EvaluatedNetwork
 from mmray.evaluation.purity import labels_of, read_named_labels
 from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection, sample, without
 from mmray.images.sources import list_images
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.recipes.learning import check_dimensions, learn, with_demo_images
-from mmray.pipeline.recipes.outcome import Learned, Outcome, Unlabelled
+from mmray.pipeline.recipes.outcome import LearningResult, RunResult, UnlabelledImages
 from mmray.pipeline.recipes.publishing import publish
 from mmray.pipeline.session import Counts, Session, running, usable_storage
-from mmray.pipeline.stage import Stage
+from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.evaluation import evaluate_stages
 from mmray.pipeline.stages.extraction import extract_stage
 from mmray.pipeline.stages.head import head_stage
 from mmray.pipeline.stages.labelled_descriptors import measuring
-from mmray.pipeline.stages.listing import given_exclusions
+from mmray.pipeline.stages.listing import read_exclusion_list
 from mmray.pipeline.stages.training import classes_stage, train_stage
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -41,7 +41,7 @@ class Inputs:
     The network has no head yet.
     """
 
-    unlabelled: Unlabelled
+    unlabelled: UnlabelledImages
     test: LabelledSet | None
     network: EmbeddingNet
 
@@ -58,22 +58,22 @@ def run(config: FinegrainedConfig) -> list[Score]:
     InputError
         A setting, an input or the cluster cannot be used. What was done until then is kept.
     """
-    if config.rival is not None:
-        config = changed(config, RIVAL)
+    if config.baseline is not None:
+        config = changed(config, BASELINE)
     storage = usable_storage(config)
-    inputs = given_inputs(config) if config.images else None  # mended sooner than Ray is started
+    inputs = read_inputs(config) if config.images else None  # mended sooner than Ray is started
     with running(config, storage, chosen_stages(config)) as session:
-        outcome = recipe(session, inputs or given_inputs(with_demo(session)))
+        outcome = recipe(session, inputs or read_inputs(with_demo(session)))
         publish(session, outcome)
         return outcome.scores
 
 
-def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> Outcome:
+def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
     """All stages in their order, as far as the last that was chosen."""
     images, network = inputs.unlabelled.images(session), inputs.network
     if {"train", "evaluate"} & set(session.chosen):
         network = head_stage(session, images, inputs.network)
-    if session.config.rival is None:
+    if session.config.baseline is None:
         learned = learn(
             session,
             images,
@@ -85,16 +85,16 @@ def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> Outcome:
     else:
         learned = learn_from_labels(session, images, network, inputs)
     if learned is None or learned.tuned is None:
-        return Outcome(learned=learned)
+        return RunResult(learned=learned)
     tuned = learned.tuned
-    outcome = Outcome(learned=learned, model=model_stage(session, tuned.network))
+    outcome = RunResult(learned=learned, model=model_stage(session, tuned.network))
     if session.chosen[-1] == "train":
         return outcome
     if inputs.test is None:
         announce("evaluate: no test classes were given, nothing is measured")
         return outcome
-    candidates = [Candidate(label=INITIAL, network=network)]
-    candidates += [Candidate(label=tuned.label, network=tuned.network)]
+    candidates = [EvaluatedNetwork(label=INITIAL, network=network)]
+    candidates += [EvaluatedNetwork(label=tuned.label, network=tuned.network)]
     measured = evaluate_stages(session, candidates, [inputs.test], measuring(session.config))
     return dataclasses.replace(outcome, scores=measured.scores, found=measured.found)
 
@@ -103,30 +103,32 @@ def model_stage(session: Session[FinegrainedConfig], network: EmbeddingNet) -> F
     """The folder of the network that was kept, ready for use."""
     framing = measuring(session.config).framing
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         save(network, stage.folder / "model", framing=framing)
         return {"dims": network.dim}
 
-    marks = (state_digest(network), framing)
-    stage = session.stage("model", *marks, work=work, part_of="train")
+    inputs = (state_digest(network), framing)
+    stage = session.run_stage("model", *inputs, work=work, stage_flag="train")
     announce(f"model: {stage.folder.location('model')}")
     return stage.folder / "model"
 
 
 def learn_from_labels(
     session: Session[FinegrainedConfig], images: Collection, network: EmbeddingNet, inputs: Inputs
-) -> Learned | None:
+) -> LearningResult | None:
     """A supervised rival of Table 2 in place of mining: the same images, network and optimiser."""
-    labels, rival = inputs.unlabelled.labels, session.config.rival
+    labels, baseline = inputs.unlabelled.labels, session.config.baseline
     assert labels is not None, "settings are validated"
-    assert rival is not None, "asked for"
+    assert baseline is not None, "asked for"
     described = extract_stage(session, inputs.network, images)
     if not {"train", "evaluate"} & set(session.chosen):
         return None
-    mined = classes_stage(session, described.items, labels, rival, session.config.per_class)
+    mined = classes_stage(session, described.items, labels, baseline, session.config.per_class)
     nothing = ManifoldNeighbors.none()
     tuned = train_stage(session, network, described.items, mined, nothing, inputs.test)
-    return Learned(images=described.items, extracted=described.stage, mined=mined, trained=[tuned])
+    return LearningResult(
+        images=described.items, extracted=described.stage, mined=mined, trained=[tuned]
+    )
 
 
 # -- inputs ---------------------------------------------------------------------------------------
@@ -148,7 +150,7 @@ def with_demo(session: Session[FinegrainedConfig]) -> FinegrainedConfig:
     )
 
 
-def given_inputs(config: FinegrainedConfig) -> Inputs:
+def read_inputs(config: FinegrainedConfig) -> Inputs:
     """What the settings name.
 
     Raises
@@ -169,25 +171,27 @@ def given_inputs(config: FinegrainedConfig) -> Inputs:
     test: LabelledSet | None = None
     if config.test.images is not None:
         test = as_labelled(_test_classes(config.test.images, config.test.labels))
-    unlabelled = Unlabelled.given(config, config.pool_labels)
+    unlabelled = UnlabelledImages.given(config, config.pool_labels)
     return Inputs(unlabelled=unlabelled, test=test, network=network)
 
 
-def _halves(config: FinegrainedConfig) -> tuple[Unlabelled, LabelledSet]:
+def _halves(config: FinegrainedConfig) -> tuple[UnlabelledImages, LabelledSet]:
     """The images of half of the classes, which forget their labels, and the others."""
     first, second = _class_folder(config).halves()
     announce(
         f"classes: {len(first.classes)} train, without labels, on {len(first.images):,} images; "
         f"{len(second.classes)} others test, on {len(second.images):,}"
     )
-    images = without(Collection.of(first.images), set(given_exclusions(config)))
+    images = without(Collection.of(first.images), set(read_exclusion_list(config)))
     if config.sample is not None:
         images = sample(images, config.sample, config.seed)
     names = [image.name for image in first.images]
     labels = dict(zip(names, first.labels, strict=True))
     if config.pool_labels:
         labels = read_named_labels(config.pool_labels)
-    return Unlabelled(sources=config.images, listed=images, labels=labels), as_labelled(second)
+    return UnlabelledImages(sources=config.images, listed=images, labels=labels), as_labelled(
+        second
+    )
 
 
 def _test_classes(folder: str, labels: str | None) -> ClassSet:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmray.config.tools import IndexConfig
-from mmray.descriptors.settings import Description
+from mmray.descriptors.settings import DescriptorSettings
 from mmray.images.collection import Collection
 from mmray.images.sources import probe
 from mmray.pipeline.recipes.publishing import write_report
@@ -15,9 +15,9 @@ from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report, Unreadable
 from mmray.pipeline.reports.tables import Cells, Table, table
 from mmray.pipeline.session import Counts, Session, running, usable_storage
-from mmray.pipeline.stage import Stage
-from mmray.pipeline.stages.extraction import describe
-from mmray.pipeline.stages.listing import given_exclusions, list_stage
+from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.extraction import extract_descriptors
+from mmray.pipeline.stages.listing import list_stage, read_exclusion_list
 from mmray.serving.compressed_index import FEWEST, CompressedIndex
 from mmray.serving.encoder import TrainedModel
 from mmray.serving.search_index import (
@@ -40,15 +40,15 @@ from mmray.system.progress import announce
 INDEXES = "indexes"  # below the storage folder: which stage is the index of a name
 
 
-def current_index(storage: Folder, name: str) -> Stage | None:
+def current_index(storage: Folder, name: str) -> StageFolder | None:
     """The stage that left what the index of this name is now."""
     if not (storage / INDEXES).has(f"{name}.json"):
         return None
     mark = read_json(storage / INDEXES, f"{name}.json")["index"]
-    return Stage("index", mark, storage / f"index-{mark}")
+    return StageFolder("index", mark, storage / f"index-{mark}")
 
 
-def point_to(storage: Folder, name: str, stage: Stage) -> None:
+def set_current_index(storage: Folder, name: str, stage: StageFolder) -> None:
     """From now on the index of this name is what this stage left."""
     write_json(storage / INDEXES, f"{name}.json", {"index": stage.fingerprint})
 
@@ -72,7 +72,7 @@ def update(config: IndexConfig) -> str:
     storage = usable_storage(config)
     for source in config.images:
         probe(source, column=config.image_column)
-    excluded = given_exclusions(config)
+    excluded = read_exclusion_list(config)
     with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:
         model = TrainedModel.read(folder)
         with running(config, storage, STAGES) as session:
@@ -80,7 +80,7 @@ def update(config: IndexConfig) -> str:
             listed = [(source, list_stage(session, [source], excluded)) for source in sources]
             before = current_index(storage, config.name)
             stage = _index_stage(session, folder, model, listed, before)
-            point_to(storage, config.name, stage)
+            set_current_index(storage, config.name, stage)
             write_report(session, _report(config, stage))
     if before is not None and before.fingerprint != stage.fingerprint:
         before.folder.remove()
@@ -93,8 +93,8 @@ def _index_stage(
     folder: Folder,
     model: TrainedModel,
     listed: Sequence[tuple[str, Collection]],
-    before: Stage | None,
-) -> Stage:
+    before: StageFolder | None,
+) -> StageFolder:
     """Describe what is new by the model of a folder; write an index of it and of what was known."""
     config = session.config
     about = {
@@ -105,16 +105,16 @@ def _index_stage(
         "precision": config.precision,
     }
     known = _known(config, before, about)
-    wanted = known.updated(listed, retry=config.relist)
+    wanted = known.merged(listed, retry=config.relist)
     fresh = wanted.images.take(np.flatnonzero(wanted.rows == FRESH))
     same_kind = before is None or config.kind in ("auto", before.counts["kind"])
     if before is not None and same_kind and not len(fresh) and len(wanted) == len(known):
         announce(f"index: up to date, {before.folder.uri}")
         return before
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         read, why, new = _described(session, model, fresh, about)
-        catalog, origins = wanted.described(read, why)
+        catalog, origins = wanted.with_descriptors(read, why)
         if not len(origins):
             raise InputError(
                 f"--images {' '.join(config.images)}: none of the {len(wanted):,} images can be "
@@ -138,11 +138,11 @@ def _index_stage(
         }
 
     # The name too: what an index of one name leaves behind is removed when it has changed.
-    marks = (wanted.images.digest(), wanted.rows.tolist(), about, config.kind, config.name)
-    return session.stage("index", *marks, work=work)
+    inputs = (wanted.images.digest(), wanted.rows.tolist(), about, config.kind, config.name)
+    return session.run_stage("index", *inputs, work=work)
 
 
-def _known(config: IndexConfig, before: Stage | None, about: dict[str, Any]) -> Catalog:
+def _known(config: IndexConfig, before: StageFolder | None, about: dict[str, Any]) -> Catalog:
     """What the index holds so far; InputError where that was described otherwise."""
     if before is None:
         return Catalog.empty()
@@ -163,11 +163,11 @@ def _described(
     if not len(fresh):
         return np.empty(0, np.int64), [], np.empty((0, model.network.dim), np.float32)
     config = session.config
-    described = describe(
+    described = extract_descriptors(
         session,
         fresh,
         model.network,
-        how=Description(
+        how=DescriptorSettings(
             longest_side=about["longest_side"],
             crop=about["crop"],
             scales=about["scales"],
@@ -177,7 +177,7 @@ def _described(
             max_pixels=config.max_pixels,
         ),
         shard_size=config.shard_size,
-        part_of="extract",
+        stage_flag="extract",
         max_bad_fraction=None,
     )
     folder = described.stage.folder
@@ -188,7 +188,7 @@ def _described(
     return read, why, described.features("embedding")
 
 
-def _compress(config: IndexConfig, stage: Stage) -> str:
+def _compress(config: IndexConfig, stage: StageFolder) -> str:
     """Which kind of index it becomes; what faiss keeps is written beside the vectors."""
     vectors = read_array(stage.folder, VECTORS)
     kind = config.kind
@@ -206,14 +206,14 @@ def _compress(config: IndexConfig, stage: Stage) -> str:
     return kind
 
 
-def _cells(config: IndexConfig, stage: Stage) -> Cells:
+def _cells(config: IndexConfig, stage: StageFolder) -> Cells:
     counts = stage.counts
     head = ("index", "kind", "images", "unreadable", "dimensions")
     numbers = [f"{counts[key]:,}" for key in ("images", "unreadable", "dims")]
     return head, [(config.name, counts["kind"], *numbers)], len(numbers)
 
 
-def _report(config: IndexConfig, stage: Stage) -> Report:
+def _report(config: IndexConfig, stage: StageFolder) -> Report:
     head, rows, _ = _cells(config, stage)
     bad = Catalog(stage.folder.read_table(IMAGES)).unreadable()
     return Report(

@@ -17,19 +17,19 @@ from mmray.evaluation.purity import (
 from mmray.images.collection import Collection
 from mmray.images.demo.demo_set import render_collection
 from mmray.mining.pool_lists import summary
-from mmray.pipeline.recipes.outcome import Learned
+from mmray.pipeline.recipes.outcome import LearningResult
 from mmray.pipeline.session import Counts, Session, nested
-from mmray.pipeline.stage import Stage
+from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_stage, features_stage
 from mmray.pipeline.stages.galleries import gallery_stage
 from mmray.pipeline.stages.mining import (
-    Mined,
+    MiningResult,
     check_stage,
     graph_stage,
     measure_purity,
     mine_stage,
 )
-from mmray.pipeline.stages.training import Tuned, train_stage
+from mmray.pipeline.stages.training import FineTunedNetwork, train_stage
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress, announce
@@ -39,12 +39,12 @@ from mmray.training.validation import NEIGHBORS
 def learn(
     session: Session[LearningConfig],
     images: Collection,
-    describing: EmbeddingNet,
-    network: EmbeddingNet,
+    feature_network: EmbeddingNet,
+    initial_network: EmbeddingNet,
     *,
     labels: Mapping[str, str] | None,
     labelled: LabelledSet | None,
-) -> Learned | None:
+) -> LearningResult | None:
     """Extract, mine and train, as far as the last stage that was chosen; None where that is sooner.
 
     Parameters
@@ -59,15 +59,17 @@ def learn(
         "images", digest=images.digest(), sources=config.images or ("rendered",), rows=len(images)
     )
     if config.rounds == 1:
-        return learn_once(session, images, describing, network, labels=labels, labelled=labelled)
-    learned, trained = None, list[Tuned]()
+        return learn_once(
+            session, images, feature_network, initial_network, labels=labels, labelled=labelled
+        )
+    learned, trained = None, list[FineTunedNetwork]()
     for number in range(1, config.rounds + 1):
         if trained:
             announce(f"round {number}: features by the network of the round before")
-            describing = network = trained[-1].network
+            feature_network = initial_network = trained[-1].network
         with nested(session, config, session.chosen, name=f"round {number}") as inner:
             learned = learn_once(
-                inner, images, describing, network, labels=labels, labelled=labelled
+                inner, images, feature_network, initial_network, labels=labels, labelled=labelled
             )
         session.stages += inner.stages
         if learned is None or learned.tuned is None:
@@ -84,15 +86,15 @@ def learn(
 def learn_once(
     session: Session[LearningConfig],
     images: Collection,
-    describing: EmbeddingNet,
-    network: EmbeddingNet,
+    feature_network: EmbeddingNet,
+    initial_network: EmbeddingNet,
     *,
     labels: Mapping[str, str] | None,
     labelled: LabelledSet | None,
-) -> Learned | None:
+) -> LearningResult | None:
     """One round of `learn`."""
     config, last = session.config, session.chosen[-1]
-    described = extract_stage(session, describing, images)
+    described = extract_stage(session, feature_network, images)
     source = features_stage(session, described)
     if last == "extract":
         return None
@@ -116,7 +118,7 @@ def learn_once(
         if config.oracle is not None:
             mined = oracle_stage(session, mined, known)
             purity = measure_purity(session, mined, known)
-    learned = Learned(
+    learned = LearningResult(
         images=described.items,
         extracted=described.stage,
         mined=mined,
@@ -127,22 +129,28 @@ def learn_once(
     )
     if last == "mine":
         return learned
-    checked = check_stage(
-        session, source, graph, items=config.training.check_items, neighbors=NEIGHBORS
+    validation_neighbors = check_stage(
+        session, source, graph, items=config.training.validation_items, neighbors=NEIGHBORS
     )
-    tuned = train_stage(session, network, described.items, mined, checked, labelled)
+    tuned = train_stage(
+        session, initial_network, described.items, mined, validation_neighbors, labelled
+    )
     return dataclasses.replace(learned, trained=[tuned])
 
 
-def oracle_stage(session: Session[LearningConfig], mined: Mined, labels: NDArray[Any]) -> Mined:
+def oracle_stage(
+    session: Session[LearningConfig], mined: MiningResult, labels: NDArray[Any]
+) -> MiningResult:
     """The mined pools without their false pairs, by labels (n,): what purer pools would bring."""
     which = session.config.oracle
     assert which is not None, "asked for"
     pools = without_false_pairs(mined.pools, labels, which)
     what = "false pairs" if which == "both" else f"false {which}"
     label = f"{TUNED}, without {what} (uses labels)"
-    marks = (mined.fingerprint, which, labels.tolist())
-    stage = session.stage("oracle", *marks, work=lambda stage: summary(pools), part_of="mine")
+    inputs = (mined.fingerprint, which, labels.tolist())
+    stage = session.run_stage(
+        "oracle", *inputs, work=lambda stage: summary(pools), stage_flag="mine"
+    )
     announce(f"pools: {what} are left out by their labels: an oracle, no result of ours")
     return dataclasses.replace(mined, pools=pools, label=label, oracle=stage)
 
@@ -152,17 +160,17 @@ def with_demo_images(session: Session[LearningConfig]) -> Folder:
     size = dataclasses.asdict(session.config.demo)
     total = 2 * (size["objects"] * size["photos"] + size["distractors"])
 
-    def render(stage: Stage) -> Counts:
+    def render(stage: StageFolder) -> Counts:
         with Progress("render", total=total) as progress:
             return render_collection(stage.folder.write, progress=progress.advance, **size)
 
-    return session.stage("demo", size, work=render, part_of="extract").folder
+    return session.run_stage("demo", size, work=render, stage_flag="extract").folder
 
 
-def check_dimensions(config: LearningConfig, network: EmbeddingNet) -> None:
+def check_dimensions(config: LearningConfig, initial_network: EmbeddingNet) -> None:
     """Refuse more dimensions than a network has; InputError says how many there are."""
-    if config.extraction.pca is not None and config.extraction.pca > network.channels:
+    if config.extraction.pca is not None and config.extraction.pca > initial_network.channels:
         raise InputError(
-            f"--extraction.pca {config.extraction.pca}: {config.network} has {network.channels} "
-            "dimensions; choose as many or fewer"
+            f"--extraction.pca {config.extraction.pca}: {config.network} has "
+            f"{initial_network.channels} dimensions; choose as many or fewer"
         )

@@ -9,8 +9,14 @@ from mmray.pipeline.recipes.publishing import graph_picture, write_report
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
 from mmray.pipeline.session import running, usable_storage
-from mmray.pipeline.stage import Stage
-from mmray.pipeline.stages.mining import Mined, Source, graph_stage, measure_purity, mine_stage
+from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.mining import (
+    FeatureSource,
+    MiningResult,
+    graph_stage,
+    measure_purity,
+    mine_stage,
+)
 from mmray.system.progress import announce
 
 HEAD = ("", "mined")  # of the results table
@@ -33,7 +39,7 @@ def run(config: MineConfig) -> list[tuple[str, str]]:
     labels = read_labels(config.labels, len(given.features)) if config.labels else None
     if given.normalized:
         announce(f"{config.features}: rows are not of unit length; they are l2-normalised")
-    source = Source(given.fingerprint, len(given.features), lambda: given.features)
+    source = FeatureSource(given.fingerprint, len(given.features), lambda: given.features)
     with running(config, storage, ("graph", "mine")) as session:
         graph = graph_stage(session, source)
         mined = mine_stage(session, source, graph)
@@ -53,7 +59,7 @@ def run(config: MineConfig) -> list[tuple[str, str]]:
     return rows
 
 
-def _rows(graph: Stage, mined: Mined, purity: Purity | None) -> list[tuple[str, str]]:
+def _rows(graph: StageFolder, mined: MiningResult, purity: Purity | None) -> list[tuple[str, str]]:
     counted = mined.stage.counts
     rows = [
         ("items", f"{graph.counts['items']:,}"),

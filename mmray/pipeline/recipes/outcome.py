@@ -15,16 +15,16 @@ from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection
 from mmray.images.sources import probe
 from mmray.pipeline.session import Session
-from mmray.pipeline.stage import Stage
-from mmray.pipeline.stages.evaluation import Found
-from mmray.pipeline.stages.listing import given_exclusions, list_stage
-from mmray.pipeline.stages.mining import Mined, Source
-from mmray.pipeline.stages.training import Tuned
+from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.evaluation import SearchExamples
+from mmray.pipeline.stages.listing import list_stage, read_exclusion_list
+from mmray.pipeline.stages.mining import FeatureSource, MiningResult
+from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.system.folder import Folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unlabelled:
+class UnlabelledImages:
     """The images to learn from.
 
     Attributes
@@ -46,7 +46,7 @@ class Unlabelled:
         return list_stage(session, self.sources, self.excluded)
 
     @classmethod
-    def given(cls, config: LearningConfig, labels: str | None) -> "Unlabelled":
+    def given(cls, config: LearningConfig, labels: str | None) -> "UnlabelledImages":
         """What --images names; it is looked for only, not listed.
 
         Parameters
@@ -62,13 +62,13 @@ class Unlabelled:
             probe(source, column=config.image_column)
         return cls(
             sources=config.images,
-            excluded=given_exclusions(config),
+            excluded=read_exclusion_list(config),
             labels=read_named_labels(labels) if labels else None,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
+class LearningResult:
     """What the last round left.
 
     Attributes
@@ -84,22 +84,22 @@ class Learned:
     """
 
     images: Collection
-    mined: Mined
-    extracted: Stage | None = None
-    graph: Stage | None = None
-    source: Source | None = None
+    mined: MiningResult
+    extracted: StageFolder | None = None
+    graph: StageFolder | None = None
+    source: FeatureSource | None = None
     labels: NDArray[Any] | None = None
     purity: Purity | None = None
-    trained: Sequence[Tuned] = ()
+    trained: Sequence[FineTunedNetwork] = ()
 
     @property
-    def tuned(self) -> Tuned | None:
+    def tuned(self) -> FineTunedNetwork | None:
         """What the last round left."""
         return self.trained[-1] if self.trained else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RunResult:
     """What came of a run.
 
     Attributes
@@ -111,6 +111,6 @@ class Outcome:
     """
 
     scores: list[Score] = field(default_factory=list)
-    learned: Learned | None = None
+    learned: LearningResult | None = None
     model: Folder | None = None
-    found: Sequence[Found] = ()
+    found: Sequence[SearchExamples] = ()

@@ -14,11 +14,11 @@ from mmray.evaluation.ranking import Query
 from mmray.images.collection import ImageFile
 from mmray.mining.batches import EUCLIDEAN_K
 from mmray.mining.knn.exact import ExactIndex
-from mmray.pipeline.recipes.outcome import Learned
+from mmray.pipeline.recipes.outcome import LearningResult
 from mmray.pipeline.reports.galleries import frame_color
 from mmray.pipeline.reports.run_page import Chosen, MinedAnchor, QueryGroup, Ranked, Searched
 from mmray.pipeline.reports.thumbnails import FRAMES, Kind, picture_of
-from mmray.pipeline.stages.evaluation import Found
+from mmray.pipeline.stages.evaluation import SearchExamples
 from mmray.pipeline.stages.galleries import importance, shown_anchors
 from mmray.system.arrays import Features, Ids
 
@@ -29,10 +29,10 @@ SIDE = 128  # pixels of a thumbnail
 KINDS = {color: kind for kind, color in FRAMES.items()}
 
 Ranks = Sequence[int | None]
-Pool = tuple[Chosen, ...]
+ActorPool = tuple[Chosen, ...]
 
 
-def mined_anchors(learned: Learned, *, max_pixels: int) -> tuple[MinedAnchor, ...]:
+def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnchor, ...]:
     """Some anchors, the first of their pools, and their nearest neighbours.
 
     Parameters
@@ -50,7 +50,9 @@ def mined_anchors(learned: Learned, *, max_pixels: int) -> tuple[MinedAnchor, ..
     weights = importance(learned.mined, learned.graph)
     places = index.ranks(features[anchors], [pools.negatives[row][:CHOSEN] for row in rows])
 
-    def chosen(anchor: int, items: Ids, manifold: Ranks, euclidean: Ranks, s: Features) -> Pool:
+    def chosen(
+        anchor: int, items: Ids, manifold: Ranks, euclidean: Ranks, s: Features
+    ) -> ActorPool:
         pictures = (
             picture_of(
                 learned.images[item],
@@ -112,7 +114,9 @@ def _manifold_rank(neighbors: Ids, item: int) -> int | None:
 # -- searches -------------------------------------------------------------------------------------
 
 
-def searches(found: Sequence[Found], *, seed: int, max_pixels: int) -> tuple[QueryGroup, ...]:
+def searches(
+    found: Sequence[SearchExamples], *, seed: int, max_pixels: int
+) -> tuple[QueryGroup, ...]:
     """Queries that changed most, or are hardest, and any others: all would be too many to look at.
 
     Parameters
@@ -147,7 +151,7 @@ def searches(found: Sequence[Found], *, seed: int, max_pixels: int) -> tuple[Que
     )
 
 
-def _searched(found: Sequence[Found], query: int, max_pixels: int) -> Searched:
+def _searched(found: Sequence[SearchExamples], query: int, max_pixels: int) -> Searched:
     image = found[0].labelled.queries[query]
     return Searched(
         query=picture_of(image, SIDE, "anchor", max_pixels=max_pixels),
@@ -155,7 +159,7 @@ def _searched(found: Sequence[Found], query: int, max_pixels: int) -> Searched:
     )
 
 
-def _ranked(found: Found, query: int, max_pixels: int) -> Ranked:
+def _ranked(found: SearchExamples, query: int, max_pixels: int) -> Ranked:
     labelled, truth = found.labelled, found.labelled.ground_truth[query]
     return Ranked(
         network=found.network,

@@ -11,7 +11,7 @@ from mmray.config.run import RunConfig
 from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
-from mmray.pipeline.recipes.outcome import Learned, Outcome
+from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.recipes.pictures import mined_anchors, searches
 from mmray.pipeline.registry import log_model
 from mmray.pipeline.reports.charts import Chart, Series
@@ -25,14 +25,14 @@ from mmray.pipeline.reports.run_page import (
 )
 from mmray.pipeline.reports.tables import Table, results
 from mmray.pipeline.session import Session, identity_of
-from mmray.pipeline.stage import PACKAGES, Stage
-from mmray.pipeline.stages.training import Tuned
+from mmray.pipeline.stage import PACKAGES, StageFolder
+from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.serving.encoder import TrainedModel
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
 
 
-def publish(session: Session[LearningConfig], outcome: Outcome) -> None:
+def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
     """Log the model and register it in MLflow, and write the report."""
     if outcome.model is not None:
         _log(session, outcome.model)
@@ -91,7 +91,7 @@ def scores_table(scores: Sequence[Score]) -> Table:
     return Table(head=head, rows=tuple(rows), numbers=numbers, unranked=deviations)
 
 
-def graph_picture(mined: Stage) -> GraphPicture:
+def graph_picture(mined: StageFolder) -> GraphPicture:
     """The picture that the mining stage left."""
     return GraphPicture(png=mined.folder.read("graph.png"))
 
@@ -102,7 +102,7 @@ def unreadable(folder: Folder) -> tuple[Unreadable, ...]:
     return tuple(Unreadable(name=row["uri"], reason=row["error"]) for row in bad)
 
 
-def _times(stages: Sequence[Stage]) -> tuple[StageTime, ...]:
+def _times(stages: Sequence[StageFolder]) -> tuple[StageTime, ...]:
     """Those of one name together, as there may be many; a stage that was read twice counts once."""
     seconds: dict[str, list[float]] = {}
     for stage in {stage.fingerprint: stage for stage in stages}.values():
@@ -114,12 +114,12 @@ def _times(stages: Sequence[Stage]) -> tuple[StageTime, ...]:
 
 CURVES = {  # title of a chart -> metric -> its name in the legend
     "Loss": {"loss": "training", "held_out_loss": "held-out anchors"},
-    "Health, without labels": {"health": "finds the manifold's neighbours"},
+    "Check without labels": {"manifold_map": "finds the manifold's neighbours"},
     "mAP, by labels": {"map": "labelled set"},
 }
 
 
-def learning_report(config: LearningConfig, outcome: Outcome, *, part: str | None) -> Report:
+def learning_report(config: LearningConfig, outcome: RunResult, *, part: str | None) -> Report:
     """The page of a run, as far as its job knows what to show.
 
     Parameters
@@ -145,13 +145,13 @@ def learning_report(config: LearningConfig, outcome: Outcome, *, part: str | Non
     )
 
 
-def _title(config: LearningConfig, learned: Learned | None) -> str:
+def _title(config: LearningConfig, learned: LearningResult | None) -> str:
     tuned = None if learned is None else learned.tuned
     unlabelled = tuned is not None and tuned.label == TUNED
     return config.network + (", fine-tuned without labels" if unlabelled else "")
 
 
-def _summary(outcome: Outcome, part: str | None) -> Iterable[str]:
+def _summary(outcome: RunResult, part: str | None) -> Iterable[str]:
     trained = [] if outcome.learned is None else outcome.learned.trained
     if part is not None:
         yield f"It was to end with the stage {part}."
@@ -161,7 +161,7 @@ def _summary(outcome: Outcome, part: str | None) -> Iterable[str]:
         which = f"Round {number}: " if len(trained) > 1 else ""
         if tuned.epoch == 0:
             yield (
-                f"{which}None of {tuned.epochs} epochs made the network healthier: it is the one "
+                f"{which}None of {tuned.epochs} epochs found the manifold's neighbours better: it is the one "
                 "that training began with."
             )
         else:
@@ -170,7 +170,7 @@ def _summary(outcome: Outcome, part: str | None) -> Iterable[str]:
         yield f"Model: {outcome.model.uri}"
 
 
-def _facts(learned: Learned) -> Iterable[Fact]:
+def _facts(learned: LearningResult) -> Iterable[Fact]:
     yield Fact(name="images", value=f"{len(learned.images):,}")
     if learned.extracted is not None:
         counts = learned.extracted.counts
@@ -193,7 +193,7 @@ def _facts(learned: Learned) -> Iterable[Fact]:
         yield Fact(name="epoch kept", value=str(tuned.epoch), note=note)
 
 
-def _charts(trained: Sequence[Tuned]) -> tuple[Chart, ...]:
+def _charts(trained: Sequence[FineTunedNetwork]) -> tuple[Chart, ...]:
     """Figures by epoch, those that were measured: of each round, which stand side by side."""
     charts = []
     for title, curves in CURVES.items():

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmray.config.learning import Config, chosen_stages
+from mmray.config.learning import RetrievalConfig, chosen_stages
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import build
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
@@ -16,10 +16,10 @@ from mmray.evaluation.candidates import INITIAL, TUNED
 from mmray.evaluation.scores import Score
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.recipes.learning import check_dimensions, learn, with_demo_images
-from mmray.pipeline.recipes.outcome import Learned, Outcome, Unlabelled
+from mmray.pipeline.recipes.outcome import LearningResult, RunResult, UnlabelledImages
 from mmray.pipeline.recipes.publishing import publish
 from mmray.pipeline.session import Session, running, usable_storage
-from mmray.pipeline.stages.evaluation import evaluate_stages, given_sets
+from mmray.pipeline.stages.evaluation import evaluate_stages, read_labelled_sets
 from mmray.pipeline.stages.labelled_descriptors import (
     _measuring,
 )
@@ -33,13 +33,13 @@ from mmray.training.supervised.sfm_tuples import SfmTuples, read_sfm_tuples
 class Inputs:
     """What a run starts from: its images, perhaps labelled sets, a network."""
 
-    unlabelled: Unlabelled
+    unlabelled: UnlabelledImages
     sets: Sequence[LabelledSet]
     network: EmbeddingNet
     tuples: SfmTuples | None = None
 
 
-def run(config: Config) -> list[Score]:
+def run(config: RetrievalConfig) -> list[Score]:
     """Do all that the settings ask for, as far as it is not done yet.
 
     Returns
@@ -52,17 +52,17 @@ def run(config: Config) -> list[Score]:
         A setting, an input or the cluster cannot be used. What was done until then is kept.
     """
     storage = usable_storage(config)
-    inputs = given_inputs(config) if config.images else None  # mended sooner than Ray is started
+    inputs = read_inputs(config) if config.images else None  # mended sooner than Ray is started
     with running(config, storage, chosen_stages(config)) as session:
         if inputs is not None and inputs.tuples is not None:
             outcome = supervised_recipe(session, inputs, inputs.tuples)
         else:
-            outcome = recipe(session, inputs or given_inputs(with_demo(session)))
+            outcome = recipe(session, inputs or read_inputs(with_demo(session)))
         publish(session, outcome)
         return outcome.scores
 
 
-def recipe(session: Session[Config], inputs: Inputs) -> Outcome:
+def recipe(session: Session[RetrievalConfig], inputs: Inputs) -> RunResult:
     """All stages in their order, as far as the last that was chosen."""
     learned = learn(
         session,
@@ -72,27 +72,31 @@ def recipe(session: Session[Config], inputs: Inputs) -> Outcome:
         labels=inputs.unlabelled.labels,
         labelled=inputs.sets[0] if inputs.sets else None,
     )
-    return Outcome() if learned is None else _from_training(session, inputs, learned)
+    return RunResult() if learned is None else _from_training(session, inputs, learned)
 
 
-def supervised_recipe(session: Session[Config], inputs: Inputs, given: SfmTuples) -> Outcome:
+def supervised_recipe(
+    session: Session[RetrievalConfig], inputs: Inputs, given: SfmTuples
+) -> RunResult:
     """The supervised baseline: training takes pairs and clusters from a file, nothing is mined."""
     mined, labelled = tuples_stage(session, given), inputs.sets[0] if inputs.sets else None
     nothing = ManifoldNeighbors.none()
     tuned = train_stage(session, inputs.network, given.images, mined, nothing, labelled)
     return _from_training(
-        session, inputs, Learned(images=given.images, mined=mined, trained=[tuned])
+        session, inputs, LearningResult(images=given.images, mined=mined, trained=[tuned])
     )
 
 
-def _from_training(session: Session[Config], inputs: Inputs, learned: Learned) -> Outcome:
+def _from_training(
+    session: Session[RetrievalConfig], inputs: Inputs, learned: LearningResult
+) -> RunResult:
     """The networks before and after training, whitened and measured, as far as that was chosen."""
     tuned, last = learned.tuned, session.chosen[-1]
     if tuned is None or last == "train":
-        return Outcome(learned=learned)
+        return RunResult(learned=learned)
     networks = {INITIAL: inputs.network, TUNED: tuned.network}
     model, (initial, trained) = whiten_stage(session, learned.images, learned.mined, networks)
-    outcome = Outcome(learned=learned, model=model)
+    outcome = RunResult(learned=learned, model=model)
     if last == "whiten":
         return outcome
     if not inputs.sets:
@@ -103,7 +107,7 @@ def _from_training(session: Session[Config], inputs: Inputs, learned: Learned) -
     return dataclasses.replace(outcome, scores=result.scores, found=result.found)
 
 
-def with_demo(session: Session[Config]) -> Config:
+def with_demo(session: Session[RetrievalConfig]) -> RetrievalConfig:
     """The settings, with the rendered demonstration set as the images."""
     folder = with_demo_images(session)
     test = dataclasses.replace(
@@ -115,7 +119,7 @@ def with_demo(session: Session[Config]) -> Config:
     return dataclasses.replace(session.config, images=(folder.location("train"),), evaluation=test)
 
 
-def given_inputs(config: Config) -> Inputs:
+def read_inputs(config: RetrievalConfig) -> Inputs:
     """What the settings name; the images are looked for only, not listed.
 
     Raises
@@ -128,8 +132,12 @@ def given_inputs(config: Config) -> Inputs:
     check_dimensions(config, network)
     tuples = None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0])
     return Inputs(
-        unlabelled=(Unlabelled.given(config, test.pool_labels) if tuples is None else Unlabelled()),
-        sets=given_sets(test),
+        unlabelled=(
+            UnlabelledImages.given(config, test.pool_labels)
+            if tuples is None
+            else UnlabelledImages()
+        ),
+        sets=read_labelled_sets(test),
         network=network,
         tuples=tuples,
     )

@@ -11,8 +11,8 @@ from mmray.pipeline.recipes.index import INDEXES, current_index
 from mmray.pipeline.reports.search_page import Result, Search, search_page
 from mmray.pipeline.reports.tables import table
 from mmray.pipeline.reports.thumbnails import picture_of
-from mmray.pipeline.stage import Stage
-from mmray.serving.encoder import Describer
+from mmray.pipeline.stage import StageFolder
+from mmray.serving.encoder import ImageEncoder
 from mmray.serving.search_index import SearchIndex
 from mmray.system.arrays import Box
 from mmray.system.errors import InputError
@@ -42,8 +42,8 @@ def run(config: QueryConfig) -> str:
             raise InputError(f"{flag} {value}: choose at least 1")
     storage = open_storage(config.storage)
     index = SearchIndex.read(_index(storage, config).folder)
-    describer = Describer.load(index.model)
-    queries = describer.describe(config.query, index.about["longest_side"], box=config.box)
+    describer = ImageEncoder.load(index.model)
+    queries = describer.encode(config.query, index.about["longest_side"], box=config.box)
     found = index.nearest(queries, config.top, probes=config.probes)
     page = Path(config.page).absolute()
     try:
@@ -56,7 +56,7 @@ def run(config: QueryConfig) -> str:
     return _table(config.query, index, found)
 
 
-def _index(storage: Folder, config: QueryConfig) -> Stage:
+def _index(storage: Folder, config: QueryConfig) -> StageFolder:
     stage = current_index(storage, config.name)
     if stage is None:
         known = [name.removesuffix(".json") for name in (storage / INDEXES).names()]

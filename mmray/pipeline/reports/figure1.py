@@ -13,11 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
-from mmray.pipeline.reports.plane import Toy
+from mmray.pipeline.reports.plane import PlaneExample
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.system.locations import reason
+from mmray.system.locations import error_line
 
 # What tells the time or draws identifiers at random would make each file another.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -62,12 +62,13 @@ def save(output: str, data: bytes) -> str:
         Folder(folder or "/").write(name, data)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
-            f"--output {output}: cannot be written ({reason(error)}); choose a place to write to"
+            f"--output {output}: cannot be written ({error_line(error)}); choose a place to write "
+            "to"
         ) from error
     return location
 
 
-def counts(toy: Toy) -> tuple[Sequence[str], Sequence[str]]:
+def counts(toy: PlaneExample) -> tuple[Sequence[str], Sequence[str]]:
     """A table's head and its row: how many points are in each set, and how many are true.
 
     A positive is true on the anchor's curve, a negative on any other.
@@ -84,7 +85,7 @@ def counts(toy: Toy) -> tuple[Sequence[str], Sequence[str]]:
     return tuple(sets), tuple(map(str, sets.values()))
 
 
-def draw(toy: Toy, kind: str) -> bytes:
+def draw(toy: PlaneExample, kind: str) -> bytes:
     """A picture in a format of `image_format`: the same for the same points, byte by byte."""
     width, height = 3 * _PANEL + 4 * _GAP, _PANEL + _ABOVE + _BELOW
     image = io.BytesIO()
@@ -100,7 +101,7 @@ def draw(toy: Toy, kind: str) -> bytes:
     return image.getvalue()
 
 
-def _draw_euclidean(axes: Axes, toy: Toy) -> None:
+def _draw_euclidean(axes: Axes, toy: PlaneExample) -> None:
     near = toy.euclidean(toy.positive_k)
     _background(axes, toy)
     _points(axes, toy, near, "o", _NEAREST, _named("e", toy.positive_k))
@@ -108,7 +109,7 @@ def _draw_euclidean(axes: Axes, toy: Toy) -> None:
     _finish(axes, toy, "(a) Euclidean neighbours", _of_own(toy, near))
 
 
-def _draw_manifold(axes: Axes, toy: Toy) -> None:
+def _draw_manifold(axes: Axes, toy: PlaneExample) -> None:
     edges = toy.graph.tocoo()
     pairs = np.stack(edges.coords, axis=1)[edges.coords[0] < edges.coords[1]]
     lines = LineCollection(list(toy.places[pairs]), colors=_EDGE, lw=0.5, zorder=0.5, label="graph")
@@ -132,7 +133,7 @@ def _draw_manifold(axes: Axes, toy: Toy) -> None:
     _finish(axes, toy, "(b) Manifold neighbours", _of_own(toy, toy.manifold), below=0.125)
 
 
-def _draw_pools(axes: Axes, toy: Toy) -> None:
+def _draw_pools(axes: Axes, toy: PlaneExample) -> None:
     own = toy.curve == toy.curve[toy.anchor]
     true = toy.positives[own[toy.positives]], toy.negatives[~own[toy.negatives]]
     false = np.concatenate([toy.positives[~own[toy.positives]], toy.negatives[own[toy.negatives]]])
@@ -154,7 +155,7 @@ def _draw_pools(axes: Axes, toy: Toy) -> None:
     )
 
 
-def _background(axes: Axes, toy: Toy) -> None:
+def _background(axes: Axes, toy: PlaneExample) -> None:
     own = toy.curve == toy.curve[toy.anchor]
     star = {"marker": "*", "s": 230, "color": "black", "edgecolor": "white", "lw": 0.8}
     _scatter(axes, toy, np.array([toy.anchor]), **star, zorder=5, label="anchor")
@@ -162,7 +163,7 @@ def _background(axes: Axes, toy: Toy) -> None:
     _scatter(axes, toy, np.flatnonzero(~own), s=13, color=_OTHER, label="other curves")
 
 
-def _circle(axes: Axes, toy: Toy, k: int, style: str = "--") -> None:
+def _circle(axes: Axes, toy: PlaneExample, k: int, style: str = "--") -> None:
     """The circle about the anchor that holds NN^e of k places."""
     centre = toy.places[toy.anchor]
     radius = np.linalg.norm(toy.places[toy.euclidean(k)] - centre, axis=1).max(initial=0)
@@ -171,16 +172,16 @@ def _circle(axes: Axes, toy: Toy, k: int, style: str = "--") -> None:
     axes.plot(x, y, style, color="black", lw=1, zorder=2, label=f"reach of {_named('e', k)}")
 
 
-def _points(axes: Axes, toy: Toy, ids: Ids, marker: str, color: str, label: str) -> None:
+def _points(axes: Axes, toy: PlaneExample, ids: Ids, marker: str, color: str, label: str) -> None:
     _scatter(axes, toy, ids, marker=marker, color=color, s=36, zorder=3, label=label)
 
 
-def _scatter(axes: Axes, toy: Toy, ids: Ids, **style: Any) -> PathCollection:
+def _scatter(axes: Axes, toy: PlaneExample, ids: Ids, **style: Any) -> PathCollection:
     x, y = toy.places[ids].T
     return axes.scatter(x, y, **{"lw": 0} | style)
 
 
-def _finish(axes: Axes, toy: Toy, title: str, caption: str, below: float = 0.025) -> None:
+def _finish(axes: Axes, toy: PlaneExample, title: str, caption: str, below: float = 0.025) -> None:
     axes.set_title(f"{title}\n", fontsize="large", fontweight="bold", linespacing=1.6)
     axes.text(0.5, 1.03, caption, transform=axes.transAxes, ha="center")
     reach = 1.04 * np.abs(toy.places).max()
@@ -202,7 +203,7 @@ def _named(space: str, k: int) -> str:
     return rf"$\mathrm{{NN}}^{space}_{{{k}}}$"
 
 
-def _of_own(toy: Toy, ids: Ids) -> str:
+def _of_own(toy: PlaneExample, ids: Ids) -> str:
     return f"{_share(toy.on_curve(ids), len(ids))} on the anchor's curve"
 
 

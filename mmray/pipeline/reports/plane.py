@@ -12,7 +12,7 @@ from mmray.mining.anchors import select_anchors
 from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.diffusion.solver import diffuse
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
-from mmray.mining.knn.exact import search
+from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pools import mine_pools
 from mmray.system.arrays import Features, Floats, Graph, Ids
 from mmray.system.errors import InputError
@@ -25,7 +25,7 @@ _REACH = 7.0  # widths
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Toy:
+class PlaneExample:
     """Points on curves, and what is mined for one of them.
 
     Attributes
@@ -78,7 +78,7 @@ class Toy:
         return int(np.count_nonzero(self.curve[ids] == self.curve[self.anchor]))
 
 
-def mine_toy(
+def mine_plane_example(
     *,
     points: int,
     curves: int,
@@ -89,7 +89,7 @@ def mine_toy(
     positive_k: int,
     negative_k: int,
     anchor: int | None = None,
-) -> Toy:
+) -> PlaneExample:
     """Make points on spirals and mine for one of them, of all points in the graph.
 
     Parameters
@@ -125,7 +125,7 @@ def mine_toy(
         _check("anchor", anchor, 0, points - 1, points)
     places, curve = spirals(points, curves=curves, noise=noise, rng=np.random.default_rng(seed))
     features = gaussian_features(places)
-    near = search(features, features, graph_k)
+    near = nearest_neighbors(features, features, graph_k)
     graph = reciprocal_knn_graph(near.ids, near.similarities)
     anchors = select_anchors(graph, points)
     if anchor is None and not len(anchors):
@@ -142,7 +142,7 @@ def mine_toy(
         max_negatives=negative_k,
         alpha=alpha,
     )
-    return Toy(
+    return PlaneExample(
         places=places,
         curve=curve,
         features=features,
@@ -153,7 +153,7 @@ def mine_toy(
         negative_k=negative_k,
         # In the order of nodes that mine_pools takes, for the same rounding.
         similarity=diffuse(reorder(normalize_graph(graph)), chosen, alpha=alpha).similarity[0],
-        nearest=search(features, features[chosen], max(positive_k, negative_k)).ids[0],
+        nearest=nearest_neighbors(features, features[chosen], max(positive_k, negative_k)).ids[0],
         manifold=pools.manifold_neighbors[0],
         positives=pools.positives[0],
         negatives=pools.negatives[0],

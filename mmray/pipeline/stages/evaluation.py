@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from mmray.config.choices import Descriptor
 from mmray.config.run import RunConfig
-from mmray.config.sections import MeasuringConfig
+from mmray.config.sections import LabelledSetsConfig
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet, labelled_set
 from mmray.evaluation.benchmarks.published import find_benchmark
-from mmray.evaluation.candidates import Candidate
+from mmray.evaluation.candidates import EvaluatedNetwork
 from mmray.evaluation.expansion import ranked
 from mmray.evaluation.paper_table import paper_scores
 from mmray.evaluation.ranking import mean_average_precision
@@ -21,7 +21,7 @@ from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import clustered, figures
 from mmray.pipeline.reports.tables import results_table
 from mmray.pipeline.session import Counts, Session
-from mmray.pipeline.stage import Stage
+from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.labelled_descriptors import Measuring, _describe_set, _SetFeatures
 from mmray.system.arrays import Floats, Ids
 from mmray.system.formats import read_json, write_json
@@ -31,7 +31,7 @@ SHOWN = 10  # images that a search finds, in pictures
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Found:
+class SearchExamples:
     """What a network's own descriptor finds for the queries of a labelled set, to be looked at.
 
     Attributes
@@ -49,14 +49,14 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Measured:
+class EvaluationResult:
     """The scores of networks on labelled sets, and what each finds for the first of these."""
 
     scores: list[Score]
-    found: list[Found]
+    found: list[SearchExamples]
 
 
-def given_sets(config: MeasuringConfig) -> list[LabelledSet]:
+def read_labelled_sets(config: LabelledSetsConfig) -> list[LabelledSet]:
     """The labelled sets that the settings name, in the order of the table.
 
     Raises
@@ -75,35 +75,35 @@ def given_sets(config: MeasuringConfig) -> list[LabelledSet]:
 
 def evaluate_stages(
     session: Session[RunConfig],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[EvaluatedNetwork],
     sets: Sequence[LabelledSet],
     measuring: Measuring,
-) -> Measured:
+) -> EvaluationResult:
     """Score each descriptor of each network on each set, without and with its whitenings.
 
     Below them the paper's own, where a network and its setting are the paper's; MLflow gets all as
     a table.
     """
     scores: list[Score] = []
-    found: list[Found] = []
+    found: list[SearchExamples] = []
     for labelled in sets:
         described = [_describe_set(session, c.network, labelled, measuring) for c in candidates]
         scores += _evaluate_set(session, candidates, described, labelled, measuring.config)
         if not found:
             pairs = zip(candidates, described, strict=True)
-            found = [_found(*pair, labelled, measuring.config) for pair in pairs]
+            found = [_search_examples(*pair, labelled, measuring.config) for pair in pairs]
     networks = [candidate.network.network for candidate in candidates]
     scores += paper_scores(scores, measuring.config, networks)
     session.run.log_text("results.md", results_table(scores) + "\n")
-    return Measured(scores=scores, found=found)
+    return EvaluationResult(scores=scores, found=found)
 
 
 def _evaluate_set(
     session: Session[RunConfig],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[EvaluatedNetwork],
     described: "Sequence[_SetFeatures]",
     labelled: LabelledSet,
-    config: MeasuringConfig,
+    config: LabelledSetsConfig,
 ) -> list[Score]:
     name = labelled.name
     announce(
@@ -112,7 +112,7 @@ def _evaluate_set(
         + ("" if labelled.complete else "; not the published numbers: figures do not compare")
     )
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         scores = [
             score
             for candidate, features in zip(candidates, described, strict=True)
@@ -121,9 +121,9 @@ def _evaluate_set(
         write_json(stage.folder, "metrics.json", [dataclasses.asdict(s) for s in scores])
         return {_metric(score): score.value for score in scores}
 
-    stage = session.stage(
+    stage = session.run_stage(
         "evaluate",
-        [mark for features in described for mark in features.marks],
+        [fingerprint for features in described for fingerprint in features.fingerprints],
         [[(*key, w.digest()) for key, w in each.whitenings.items()] for each in candidates],
         [each.label for each in candidates],
         labelled.digest(),
@@ -133,9 +133,12 @@ def _evaluate_set(
     return [Score(**row) for row in read_json(stage.folder, "metrics.json")]
 
 
-def _found(
-    candidate: Candidate, features: "_SetFeatures", labelled: LabelledSet, config: MeasuringConfig
-) -> Found:
+def _search_examples(
+    candidate: EvaluatedNetwork,
+    features: "_SetFeatures",
+    labelled: LabelledSet,
+    config: LabelledSetsConfig,
+) -> SearchExamples:
     """By the descriptor that the network was trained with, and whitened, if both are measured."""
     own: Descriptor = candidate.network.pooling
     pooling = own if own in config.poolings else config.poolings[0]
@@ -149,7 +152,9 @@ def _found(
         ranking[ranking != itself][:SHOWN]
         for ranking, itself in zip(ranks.T, labelled.own, strict=True)
     )
-    return Found(network=candidate.label, labelled=labelled, first=first, precision=precision)
+    return SearchExamples(
+        network=candidate.label, labelled=labelled, first=first, precision=precision
+    )
 
 
 def _metric(score: Score) -> str:
@@ -162,10 +167,10 @@ def _metric(score: Score) -> str:
 
 
 def _scores(
-    candidate: Candidate,
+    candidate: EvaluatedNetwork,
     features: _SetFeatures,
     labelled: LabelledSet,
-    config: MeasuringConfig,
+    config: LabelledSetsConfig,
 ) -> list[Score]:
     scores = []
     for pooling in config.poolings:

@@ -15,15 +15,15 @@ from mmray.descriptors import shards
 from mmray.descriptors.moments import blocks
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import RegionWhitening, Rmac
-from mmray.descriptors.settings import Description
+from mmray.descriptors.settings import DescriptorSettings
 from mmray.descriptors.weights import state_digest
 from mmray.descriptors.whitening import pca_from, pca_whitening, read_whitening, write_whitening
 from mmray.images.collection import Collection, sample
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.extraction import extract, sum_up_regions
 from mmray.pipeline.session import Counts, Session
-from mmray.pipeline.stage import Stage
-from mmray.pipeline.stages.mining import Source, need_items
+from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.mining import FeatureSource, need_items
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError
 from mmray.system.formats import read_array, write_header
@@ -31,10 +31,10 @@ from mmray.system.progress import announce
 
 
 @dataclass(frozen=True)
-class Described:
+class ExtractedDescriptors:
     """Images that could be read and their descriptors; an image's id is its place in `items`."""
 
-    stage: Stage
+    stage: StageFolder
     poolings: Sequence[Descriptor]
     items: Collection
 
@@ -43,19 +43,19 @@ class Described:
         return shards.read_features(self.stage.folder, self.poolings, pooling)
 
 
-def describe(
+def extract_descriptors(
     session: Session[RunConfig],
     images: Collection,
     model: EmbeddingNet,
     *,
-    how: Description,
+    how: DescriptorSettings,
     shard_size: int,
-    part_of: str,
-    how_mark: Any = None,
+    stage_flag: str,
+    settings_fingerprint: Any = None,
     max_bad_fraction: float | None = 0.0,
     flag: str = "",
     deduplicate: bool = False,
-) -> Described:
+) -> ExtractedDescriptors:
     """Descriptors of images by a network.
 
     Parameters
@@ -73,7 +73,7 @@ def describe(
         More than the given fraction of the images cannot be read.
     """
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         extract(
             images,
             model,
@@ -81,8 +81,8 @@ def describe(
             output=stage.folder / "features",
             shard_size=shard_size,
             pool=cluster.with_gpus(session.pool),
-            label=part_of,
-            report=session.reporting(part_of),
+            label=stage_flag,
+            report=session.reporting(stage_flag),
             most_bad=int((1 if max_bad_fraction is None else max_bad_fraction) * len(images)),
         )
         return shards.finish_features(
@@ -96,16 +96,18 @@ def describe(
 
     plain = dataclasses.replace(how.regions, whitening=None)
     options = dataclasses.asdict(dataclasses.replace(how, regions=plain))
-    inputs = (images.digest(), state_digest(model), options, how_mark)
-    stage = session.stage("extract", *inputs, shard_size, deduplicate, work=work, part_of=part_of)
+    inputs = (images.digest(), state_digest(model), options, settings_fingerprint)
+    stage = session.run_stage(
+        "extract", *inputs, shard_size, deduplicate, work=work, stage_flag=stage_flag
+    )
     if "deviation" in stage.counts:
         announce(
-            f"{part_of}: cosines of {how.precision} descriptors to those in float32 are 1 less "
+            f"{stage_flag}: cosines of {how.precision} descriptors to those in float32 are 1 less "
             f"{stage.counts['deviation']:.2g} on average, {stage.counts['deviation_max']:.2g} at "
             "most (one image a shard)"
         )
     kept = stage.folder.read_table("images.parquet", ["item"])["item"].to_numpy()
-    return Described(stage, how.poolings, images.take(kept))
+    return ExtractedDescriptors(stage, how.poolings, images.take(kept))
 
 
 REGION_IMAGES = 5000  # of which the PCA of regions is learned
@@ -113,7 +115,7 @@ REGION_IMAGES = 5000  # of which the PCA of regions is learned
 
 def extract_stage(
     session: Session[LearningConfig], model: EmbeddingNet, images: Collection
-) -> Described:
+) -> ExtractedDescriptors:
     """Descriptors of the unlabelled images by the initial network.
 
     Raises
@@ -123,7 +125,7 @@ def extract_stage(
     """
     config = session.config.extraction
     need_items(session.config.mining, len(images), "images")
-    how = Description(
+    how = DescriptorSettings(
         longest_side=config.longest_side,
         scales=config.scales,
         poolings=config.poolings,
@@ -136,14 +138,14 @@ def extract_stage(
     if regions is not None:
         whitening = RegionWhitening.of(read_whitening(regions.folder, "regions.npz"))
         how = dataclasses.replace(how, regions=Rmac(whole=config.rmac_whole, whitening=whitening))
-    described = describe(
+    described = extract_descriptors(
         session,
         images,
         model,
         how=how,
         shard_size=config.shard_size,
-        how_mark=None if regions is None else regions.fingerprint,
-        part_of="extract",
+        settings_fingerprint=None if regions is None else regions.fingerprint,
+        stage_flag="extract",
         max_bad_fraction=config.max_bad_fraction,
         flag="--extraction.max-bad-fraction",
         deduplicate=session.config.deduplicate,
@@ -153,13 +155,16 @@ def extract_stage(
 
 
 def _region_stage(
-    session: Session[LearningConfig], images: Collection, model: EmbeddingNet, how: Description
-) -> Stage:
+    session: Session[LearningConfig],
+    images: Collection,
+    model: EmbeddingNet,
+    how: DescriptorSettings,
+) -> StageFolder:
     """PCA whitening of the regions of R-MAC, learned from a sample of the images."""
     config = session.config
     learned_from = sample(images, REGION_IMAGES, config.seed)
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         moments = sum_up_regions(
             learned_from,
             model,
@@ -179,13 +184,15 @@ def _region_stage(
 
     settings = (how.longest_side, how.scales, how.regions.whole, how.max_pixels)
     inputs = (learned_from.digest(), state_digest(model), settings)
-    return session.stage("regions", *inputs, work=work, part_of="extract")
+    return session.run_stage("regions", *inputs, work=work, stage_flag="extract")
 
 
-def features_stage(session: Session[LearningConfig], described: Described) -> Source:
+def features_stage(
+    session: Session[LearningConfig], described: ExtractedDescriptors
+) -> FeatureSource:
     """The features to mine on: the first of the descriptors, whitened where that is asked for."""
     pooling, dims = described.poolings[0], session.config.extraction.pca
-    source = Source(
+    source = FeatureSource(
         described.stage.fingerprint,
         len(described.items),
         lambda: described.features(pooling),
@@ -194,7 +201,7 @@ def features_stage(session: Session[LearningConfig], described: Described) -> So
     if dims is None:
         return source
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         features = source.load()
         whitening = pca_whitening(features)
         write_whitening(stage.folder, "pca.npz", whitening)
@@ -204,7 +211,7 @@ def features_stage(session: Session[LearningConfig], described: Described) -> So
                 sink.write(whitening.apply(features[block], dims).tobytes())
         return {"images": len(features), "dims": dims}
 
-    stage = session.stage("pca", source.fingerprint, dims, work=work, part_of="extract")
+    stage = session.run_stage("pca", source.fingerprint, dims, work=work, stage_flag="extract")
     return dataclasses.replace(
         source,
         fingerprint=stage.fingerprint,

@@ -14,8 +14,8 @@ from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.pool_lists import Pools
 from mmray.pipeline.reports.galleries import Group, Strip, anchor_gallery, pool_gallery
 from mmray.pipeline.session import Counts, Session
-from mmray.pipeline.stage import Stage
-from mmray.pipeline.stages.mining import Mined, Source
+from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.mining import FeatureSource, MiningResult
 from mmray.system.arrays import Floats, Ids, Pixels
 
 STRIPS, ANCHORS = 12, 48  # anchors with their pools, and anchors alone
@@ -26,9 +26,9 @@ POOLS_PNG, ANCHORS_PNG = "pools.png", "anchors.png"
 def gallery_stage(
     session: Session[MiningRunConfig],
     images: Collection,
-    source: Source,
-    graph: Stage,
-    mined: Mined,
+    source: FeatureSource,
+    graph: StageFolder,
+    mined: MiningResult,
     labels: NDArray[Any] | None,
     *,
     max_pixels: int,
@@ -47,7 +47,7 @@ def gallery_stage(
         image = images[item]
         return load_image(image, longest_side=2 * SIDE, max_pixels=max_pixels).pixels
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         pools = mined.pools
         shown = shown_anchors(pools, STRIPS)
         strips = _strips(session, source, mined, shown)
@@ -65,8 +65,8 @@ def gallery_stage(
         stage.folder.write(ANCHORS_PNG, png)
         return {"anchors": len(shown)}
 
-    marks = (mined.fingerprint, None if labels is None else labels.tolist())
-    stage = session.stage("gallery", *marks, work=work, part_of="mine")
+    inputs = (mined.fingerprint, None if labels is None else labels.tolist())
+    stage = session.run_stage("gallery", *inputs, work=work, stage_flag="mine")
     for file in (POOLS_PNG, ANCHORS_PNG):
         session.run.log_file(stage.folder, file, "galleries")
 
@@ -83,7 +83,7 @@ def shown_anchors(pools: Pools, count: int) -> Ids:
 
 
 def _strips(
-    session: Session[MiningRunConfig], source: Source, mined: Mined, rows: Ids
+    session: Session[MiningRunConfig], source: FeatureSource, mined: MiningResult, rows: Ids
 ) -> list[Strip]:
     """The pools of some anchors, and beside them those of the baseline of Table 1."""
     pools, features = mined.pools, np.asarray(source.load())
@@ -109,7 +109,7 @@ def _strips(
     ]
 
 
-def importance(mined: Mined, graph: Stage) -> Floats:
+def importance(mined: MiningResult, graph: StageFolder) -> Floats:
     """π of the anchors (a,) float64, as a multiple of that of an item on average."""
     found = mined.stage.folder.read_table("anchors.parquet")["importance"].to_numpy()
     scaled: Floats = found * graph.counts["kept"]

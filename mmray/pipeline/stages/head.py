@@ -10,8 +10,8 @@ from mmray.descriptors.weights import with_head
 from mmray.descriptors.whitening import pca_whitening, read_whitening, write_whitening
 from mmray.images.collection import Collection, sample
 from mmray.pipeline.session import Counts, Session
-from mmray.pipeline.stage import Stage
-from mmray.pipeline.stages.extraction import describe
+from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.extraction import extract_descriptors
 from mmray.pipeline.stages.labelled_descriptors import measuring
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError
@@ -37,13 +37,13 @@ def head_stage(
         rng = np.random.default_rng(config.seed)
         weight = rng.standard_normal((config.dim, network.channels)) / np.sqrt(network.channels)
         return with_head(network, weight.astype(np.float32), np.zeros(config.dim, "f4"))
-    described = describe(
+    described = extract_descriptors(
         session,
         sample(images, HEAD_IMAGES, config.seed),
         network,
         how=dataclasses.replace(measuring(config).how, poolings=(config.training.pooling,)),
         shard_size=config.extraction.shard_size,
-        part_of="extract",
+        stage_flag="extract",
         max_bad_fraction=config.extraction.max_bad_fraction,
         flag="--extraction.max-bad-fraction",
         deduplicate=config.deduplicate,
@@ -54,12 +54,12 @@ def head_stage(
             "components: add some, lower it, or give --head random"
         )
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         learned = pca_whitening(described.features(config.training.pooling))
         write_whitening(stage.folder, "pca.npz", learned)
         return {"images": len(described.items), "dims": config.dim}
 
-    stage = session.stage("head", described.stage.fingerprint, work=work, part_of="extract")
+    stage = session.run_stage("head", described.stage.fingerprint, work=work, stage_flag="extract")
     learned = read_whitening(stage.folder, "pca.npz")
     weight = unit_rows(learned.projection[: config.dim])
     return with_head(network, weight, -weight @ learned.mean)

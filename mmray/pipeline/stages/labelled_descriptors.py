@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 
 from mmray.config.choices import Descriptor
-from mmray.config.learning import Config, FinegrainedConfig
+from mmray.config.learning import FinegrainedConfig, RetrievalConfig
 from mmray.config.run import RunConfig
-from mmray.config.sections import MeasuringConfig, TrainingConfig
+from mmray.config.sections import LabelledSetsConfig, TrainingConfig
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.settings import Description
+from mmray.descriptors.settings import DescriptorSettings
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.images.collection import Collection, sample
 from mmray.images.sources import list_images
 from mmray.pipeline.session import Session
-from mmray.pipeline.stages.extraction import Described, describe
+from mmray.pipeline.stages.extraction import ExtractedDescriptors, extract_descriptors
 from mmray.system.arrays import Features
 
 PART = "evaluate"
@@ -31,7 +31,7 @@ class Measuring:
     center_crop : pixels of a side of the centre that is described; None: all of an image
     """
 
-    config: MeasuringConfig
+    config: LabelledSetsConfig
     shard_size: int
     batch_size: int
     max_pixels: int
@@ -47,8 +47,8 @@ class Measuring:
         }
 
     @property
-    def how(self) -> Description:
-        return Description(
+    def how(self) -> DescriptorSettings:
+        return DescriptorSettings(
             longest_side=self.config.longest_side,
             crop=self.center_crop,
             scales=self.config.scales,
@@ -66,19 +66,21 @@ def describe_sample(
     measuring: Measuring,
     *,
     images: int,
-    part_of: str,
-) -> Described:
+    stage_flag: str,
+) -> ExtractedDescriptors:
     """Descriptors of independent images, drawn at random, to learn PCA whitening from."""
     listed = sample(Collection.of(list_images(folder)), images, session.config.seed)
-    return describe_images(session, listed, network, measuring, part_of=part_of, most_bad=MOST_BAD)
+    return describe_images(
+        session, listed, network, measuring, stage_flag=stage_flag, most_bad=MOST_BAD
+    )
 
 
 @dataclass(frozen=True)
 class _SetFeatures:
     """Descriptors of a labelled set: its images, and its distractors."""
 
-    items: Described
-    distractors: Described | None
+    items: ExtractedDescriptors
+    distractors: ExtractedDescriptors | None
 
     @property
     def others(self) -> int:
@@ -86,7 +88,7 @@ class _SetFeatures:
         return 0 if self.distractors is None else len(self.distractors.items)
 
     @property
-    def marks(self) -> list[str]:
+    def fingerprints(self) -> list[str]:
         others = [] if self.distractors is None else [self.distractors.stage.fingerprint]
         return [self.items.stage.fingerprint, *others]
 
@@ -103,12 +105,12 @@ def _describe_set(
 ) -> _SetFeatures:
     """Distractors are a stage of their own, which benchmarks that have the same ones share."""
     items = Collection.of(labelled.items)
-    of_items = describe_images(session, items, network, measuring, part_of=PART)
+    of_items = describe_images(session, items, network, measuring, stage_flag=PART)
     if not labelled.distractors:
         return _SetFeatures(of_items, None)
     others = Collection.of(labelled.distractors)
     of_others = describe_images(
-        session, others, network, measuring, part_of=PART, most_bad=MOST_BAD
+        session, others, network, measuring, stage_flag=PART, most_bad=MOST_BAD
     )
     return _SetFeatures(of_items, of_others)
 
@@ -119,17 +121,17 @@ def describe_images(
     network: EmbeddingNet,
     measuring: Measuring,
     *,
-    part_of: str,
+    stage_flag: str,
     most_bad: float = 0.0,
-) -> Described:
+) -> ExtractedDescriptors:
     """Descriptors of images, all of which must be readable but for a fraction."""
-    return describe(
+    return extract_descriptors(
         session,
         images,
         network,
         how=measuring.how,
         shard_size=measuring.shard_size,
-        part_of=part_of,
+        stage_flag=stage_flag,
         max_bad_fraction=most_bad,
     )
 
@@ -138,7 +140,7 @@ def measuring(config: FinegrainedConfig) -> Measuring:
     """Test images are seen as training embeds them."""
     training, extraction = config.training, config.extraction
     return Measuring(
-        config=MeasuringConfig(
+        config=LabelledSetsConfig(
             longest_side=training.longest_side,
             poolings=("embedding",),
             precision=extraction.precision,
@@ -156,7 +158,7 @@ def embedded_crop(training: TrainingConfig) -> int | None:
     return training.crop_size if training.augmentation == "crop" else None
 
 
-def _measuring(config: Config) -> Measuring:
+def _measuring(config: RetrievalConfig) -> Measuring:
     """How images are described for retrieval."""
     extraction = config.extraction
     return Measuring(

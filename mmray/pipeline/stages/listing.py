@@ -7,10 +7,10 @@ from typing import Any
 
 from mmray.config.run import ListingConfig
 from mmray.images.collection import Collection, read_exclusions, sample, without
-from mmray.images.sources import Found, Stamp, find, unchanged
+from mmray.images.sources import SourceListing, Stamp, find, unchanged
 from mmray.pipeline.distributed.listing import index_containers
 from mmray.pipeline.session import Counts, Session
-from mmray.pipeline.stage import Stage, fingerprint
+from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json
 from mmray.system.locations import absolute
@@ -19,7 +19,7 @@ from mmray.system.progress import announce
 IMAGES, SOURCES = "list.parquet", "sources.json"
 
 
-def given_exclusions(config: ListingConfig) -> frozenset[str]:
+def read_exclusion_list(config: ListingConfig) -> frozenset[str]:
     """The names of --exclude."""
     return frozenset() if config.exclude is None else frozenset(read_exclusions(config.exclude))
 
@@ -40,7 +40,7 @@ def list_stage(
     """
     config = session.config
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         found = [find(source, column=config.image_column) for source in sources]
         for source in found:
             announce(f"list: {source.summary}")
@@ -58,7 +58,7 @@ def list_stage(
         stage.folder.write_table(IMAGES, images.table)
         return {"images": len(images), "listed": len(listed)}
 
-    def stale(stage: Stage) -> bool:
+    def stale(stage: StageFolder) -> bool:
         if "extract" not in session.chosen:
             return False  # the stages that are done have their images
         stamps = [Stamp(**stamp) for stamp in read_json(stage.folder, SOURCES)]
@@ -74,7 +74,7 @@ def list_stage(
         config.sample,
     )
     drawn = None if config.sample is None else config.seed
-    stage = session.stage("list", *inputs, drawn, work=work, part_of="extract", stale=stale)
+    stage = session.run_stage("list", *inputs, drawn, work=work, stage_flag="extract", stale=stale)
     return Collection(stage.folder.read_table(IMAGES))
 
 
@@ -89,7 +89,10 @@ def _tell_of_excluded(images: int, names: AbstractSet[str]) -> None:
 
 
 def _with_contained(
-    session: Session[ListingConfig], stage: Stage, found: list[Found], stamps: list[dict[str, Any]]
+    session: Session[ListingConfig],
+    stage: StageFolder,
+    found: list[SourceListing],
+    stamps: list[dict[str, Any]],
 ) -> Collection:
     """The files of each source, then the images in its archives."""
     containers = [uri for source in found for uri in source.containers]

@@ -30,7 +30,7 @@ from mmray.mining.files import (
     write_manifold,
 )
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
-from mmray.mining.graph_statistics import GraphReport, describe, graph_report
+from mmray.mining.graph_statistics import GraphReport, graph_report, summarize
 from mmray.mining.knn.approximate import ApproximateIndex
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.recall import measured_recall
@@ -38,11 +38,11 @@ from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining.pool_lists import Pools, summary
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.mining import mine
-from mmray.pipeline.distributed.neighbors import nearest_neighbors
-from mmray.pipeline.distributed.units import Pool
+from mmray.pipeline.distributed.neighbors import find_neighbors
+from mmray.pipeline.distributed.units import ActorPool
 from mmray.pipeline.reports.graph_figure import graph_figure
 from mmray.pipeline.session import Counts, Session
-from mmray.pipeline.stage import Stage
+from mmray.pipeline.stage import StageFolder
 from mmray.system.arrays import Device, Features
 from mmray.system.errors import InputError
 from mmray.system.formats import read_array, read_json, write_array, write_json
@@ -52,7 +52,7 @@ from mmray.training.supervised.losses import LabelledImages
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """Features (n, d) to mine on, read when a stage needs them."""
 
     fingerprint: str
@@ -62,7 +62,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Mined:
+class MiningResult:
     """The mining stage, and the pools that it left, by image id.
 
     Attributes
@@ -72,11 +72,11 @@ class Mined:
     label : what a network is called that was trained on this
     """
 
-    stage: Stage
+    stage: StageFolder
     pools: Pools
     supervision: LabelledPairs | LabelledImages | None = None
     label: str = TUNED
-    oracle: Stage | None = None
+    oracle: StageFolder | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -84,22 +84,22 @@ class Mined:
         return (self.oracle or self.stage).fingerprint
 
 
-def neighbors_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
+def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) -> StageFolder:
     """The nearest neighbours of every item; graphs of the same k share them."""
     config = session.config.mining
     need_items(config, source.count, source.what)
     k = config.graph_k + (0 if config.count_self else 1)
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         pool, device = _workers(session)
         exact, counts = ExactIndex.of(np.asarray(source.load())), {"items": source.count, "k": k}
         shards: dict[str, Any] = {"block": config.query_block, "output": stage.folder / "neighbors"}
         if config.search == "exact":
-            nearest_neighbors(exact, k, **shards, pool=pool, device=device)
+            find_neighbors(exact, k, **shards, pool=pool, device=device)
             return counts
         index = _approximate(stage, exact, config.search, session.config.seed)
         effort = config.search_effort
-        nearest_neighbors(index, k, **shards, pool=_cpu_pool(session), effort=effort)
+        find_neighbors(index, k, **shards, pool=_cpu_pool(session), effort=effort)
         found = measured_recall(index, exact, k, effort=effort)
         announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (of 1,000 items)")
         return {**counts, "recall": found}
@@ -107,11 +107,11 @@ def neighbors_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
     how = None if config.search == "exact" else (config.search, config.search_effort)
     seed = None if config.search == "exact" else session.config.seed
     inputs = (source.fingerprint, k, config.query_block, how, seed)
-    return session.stage("knn", *inputs, work=work, part_of="graph")
+    return session.run_stage("knn", *inputs, work=work, stage_flag="graph")
 
 
 def _approximate(
-    stage: Stage, exact: ExactIndex, method: ApproximateSearch, seed: int
+    stage: StageFolder, exact: ExactIndex, method: ApproximateSearch, seed: int
 ) -> ApproximateIndex:
     """An index that is built once: a run that goes on searches the same one."""
     if stage.folder.has("index.npy"):
@@ -127,18 +127,18 @@ def _approximate(
     return index
 
 
-def graph_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
+def graph_stage(session: Session[MiningRunConfig], source: FeatureSource) -> StageFolder:
     """Reciprocal k-NN graph of the items, eq. (1)."""
     config = session.config.mining
     neighbors = neighbors_stage(session, source)
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         features, found = source.load(), read_neighbors(neighbors.folder)
         whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
         report = graph_report(whole, features)
         counts = dataclasses.asdict(report)
         write_json(stage.folder, "report.json", counts)
-        announce(f"graph: {describe(report)}")
+        announce(f"graph: {summarize(report)}")
         every = np.arange(len(features))
         items = largest_component(whole) if config.component == "largest" else every
         need_items(config, len(items), f"{source.what} in the graph's largest component")
@@ -148,19 +148,21 @@ def graph_stage(session: Session[MiningRunConfig], source: Source) -> Stage:
         return {"kept": len(items), "recall": neighbors.counts.get("recall", 1.0), **numbers}
 
     inputs = (neighbors.fingerprint, config.power, config.component)
-    stage = session.stage("graph", *inputs, work=work)
+    stage = session.run_stage("graph", *inputs, work=work)
     session.run.log_file(stage.folder, "report.json", "graph")
     return stage
 
 
-def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) -> Mined:
+def mine_stage(
+    session: Session[MiningRunConfig], source: FeatureSource, graph: StageFolder
+) -> MiningResult:
     """Anchors, and their pools of positives and negatives, eqs. (2)-(6)."""
     config, seed = session.config.mining, session.config.seed
     names = {field.name for field in dataclasses.fields(MiningMethod)} - {"seed"}
     method = MiningMethod(**{name: getattr(config, name) for name in names}, seed=seed)
     pool, device = _workers(session)
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         stored = read_graph(graph.folder)
         count = len(stored.items) if config.anchors is None else config.anchors
         anchors = select_anchors(stored.raw, count, selection=config.selection, seed=seed)
@@ -193,13 +195,18 @@ def mine_stage(session: Session[MiningRunConfig], source: Source, graph: Stage) 
     drawn = seed if random else None
     options = dataclasses.asdict(dataclasses.replace(method, seed=0))
     anchors = (config.anchors, config.selection, config.anchor_block, drawn)
-    stage = session.stage("mine", graph.fingerprint, anchors, options, device, work=work)
+    stage = session.run_stage("mine", graph.fingerprint, anchors, options, device, work=work)
     session.run.log_file(stage.folder, "graph.png", "graph")
-    return Mined(stage, read_pools(stage.folder))
+    return MiningResult(stage, read_pools(stage.folder))
 
 
 def check_stage(
-    session: Session[MiningRunConfig], source: Source, graph: Stage, *, items: int, neighbors: int
+    session: Session[MiningRunConfig],
+    source: FeatureSource,
+    graph: StageFolder,
+    *,
+    items: int,
+    neighbors: int,
 ) -> ManifoldNeighbors:
     """Manifold neighbours of linked items drawn at random, by which a network is checked.
 
@@ -212,7 +219,7 @@ def check_stage(
     """
     config, seed = session.config.mining, session.config.seed
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         stored = read_graph(graph.folder)
         drawn = select_anchors(stored.raw, max(items, 1), selection="random", seed=seed)[:items]
         near = manifold_neighbors(
@@ -229,11 +236,13 @@ def check_stage(
 
     solver = (config.alpha, config.rtol, config.max_iter)
     inputs = (graph.fingerprint, items, neighbors, solver, seed)
-    stage = session.stage("check", *inputs, work=work, part_of="train")
+    stage = session.run_stage("check", *inputs, work=work, stage_flag="train")
     return read_manifold(stage.folder)
 
 
-def measure_purity(session: Session[MiningRunConfig], mined: Mined, labels: NDArray[Any]) -> Purity:
+def measure_purity(
+    session: Session[MiningRunConfig], mined: MiningResult, labels: NDArray[Any]
+) -> Purity:
     """How many of the mined pairs are true, by labels (n,) that serve nothing else."""
     purity = pool_purity(mined.pools, labels)
     rates = {"positives": purity.positives, "negatives": purity.negatives}
@@ -255,7 +264,7 @@ def need_items(config: MiningConfig, count: int, what: str) -> None:
             )
 
 
-def _workers(session: Session[MiningRunConfig]) -> tuple[Pool, Device]:
+def _workers(session: Session[MiningRunConfig]) -> tuple[ActorPool, Device]:
     """The actors of a mining stage, and where they compute."""
     config = session.config.mining
     pool = _cpu_pool(session)
@@ -263,5 +272,5 @@ def _workers(session: Session[MiningRunConfig]) -> tuple[Pool, Device]:
     return (cluster.with_gpus(pool) if device == "cuda" else pool), device
 
 
-def _cpu_pool(session: Session[MiningRunConfig]) -> Pool:
+def _cpu_pool(session: Session[MiningRunConfig]) -> ActorPool:
     return dataclasses.replace(session.pool, cpus=session.config.mining.threads)

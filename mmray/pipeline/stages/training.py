@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray.config.choices import Rival
-from mmray.config.learning import Config, LearningConfig
+from mmray.config.choices import SupervisedBaseline
+from mmray.config.learning import LearningConfig, RetrievalConfig
+from mmray.config.run import stored
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import load, save, state_digest
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
@@ -19,23 +20,24 @@ from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.caching import cache_images, cached
 from mmray.pipeline.distributed.trainer import fine_tune
 from mmray.pipeline.session import Counts, Session
-from mmray.pipeline.stage import Stage
-from mmray.pipeline.stages.mining import Mined
+from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.mining import MiningResult
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
+from mmray.training.checkpoints import renamed_history
 from mmray.training.job import History, TrainingJob
 from mmray.training.supervised.labelled_tuples import NO_POOLS
-from mmray.training.supervised.losses import RIVAL_LABELS, LabelledImages
+from mmray.training.supervised.losses import BASELINE_LABELS, LabelledImages
 from mmray.training.supervised.sfm_tuples import SfmTuples
-from mmray.training.validation import DATABASE, HEALTH, healthiest
+from mmray.training.validation import DATABASE, MANIFOLD_MAP, best_epoch
 
 SUPERVISED = "supervised (uses labels)"
 
 
 @dataclass(frozen=True)
-class Tuned:
+class FineTunedNetwork:
     """The network that was kept, and after how many epochs; 0: it is the initial one.
 
     Attributes
@@ -55,7 +57,7 @@ class Tuned:
         return max(0, len(self.history) - 1)
 
 
-def tuples_stage(session: Session[Config], given: SfmTuples) -> Mined:
+def tuples_stage(session: Session[RetrievalConfig], given: SfmTuples) -> MiningResult:
     """The pairs of a file, which stand in for what is mined without labels."""
     pairs = given.pairs
     counts = {
@@ -65,22 +67,24 @@ def tuples_stage(session: Session[Config], given: SfmTuples) -> Mined:
     }
     columns = (pairs.clusters, pairs.queries, pairs.positives)
     lists, digest = [ids.tolist() for ids in columns], given.images.digest()
-    stage = session.stage("tuples", digest, lists, work=lambda stage: counts, part_of="train")
+    stage = session.run_stage(
+        "tuples", digest, lists, work=lambda stage: counts, stage_flag="train"
+    )
     announce(
         f"tuples: {SUPERVISED}: {counts['pairs']:,} pairs and {counts['clusters']:,} clusters of "
         f"{counts['images']:,} images, from {given.file}; without a graph no network is checked: "
         "the last one is kept"
     )
-    return Mined(stage, pairs.as_pools(), pairs, SUPERVISED)
+    return MiningResult(stage, pairs.as_pools(), pairs, SUPERVISED)
 
 
 def classes_stage(
     session: Session[LearningConfig],
     images: Collection,
     labels: Mapping[str, str],
-    rival: Rival,
+    baseline: SupervisedBaseline,
     per_class: int,
-) -> Mined:
+) -> MiningResult:
     """The classes of the images, by name, which stand in for what is mined without labels.
 
     Raises
@@ -93,51 +97,51 @@ def classes_stage(
     if "" in known.tolist():
         without = names[known.tolist().index("")]
         raise InputError(
-            f"--rival {rival}: image {without} has no label; add it to --pool-labels, or leave the "
-            "image out with --exclude"
+            f"--baseline {baseline}: image {without} has no label; add it to --pool-labels, or "
+            "leave the image out with --exclude"
         )
     of_images = np.unique(known, return_inverse=True)[1].astype(np.int64)
-    supervision = LabelledImages(classes=of_images, rival=rival, per_class=per_class)
+    supervision = LabelledImages(classes=of_images, baseline=baseline, per_class=per_class)
     counts = {"images": len(images), "classes": int(of_images.max()) + 1}
-    marks = (images.digest(), known.tolist(), rival, per_class)
-    stage = session.stage("classes", *marks, work=lambda stage: counts, part_of="train")
-    label = RIVAL_LABELS[rival]
+    inputs = (images.digest(), known.tolist(), baseline, per_class)
+    stage = session.run_stage("classes", *inputs, work=lambda stage: counts, stage_flag="train")
+    label = BASELINE_LABELS[baseline]
     announce(
         f"classes: {label}: {counts['classes']:,} classes of {counts['images']:,} images; without "
         "a graph no network is checked: the last one is kept"
     )
-    return Mined(stage, NO_POOLS, supervision, label)
+    return MiningResult(stage, NO_POOLS, supervision, label)
 
 
 def train_stage(
     session: Session[LearningConfig],
     network: EmbeddingNet,
     images: Collection,
-    mined: Mined,
-    checked: ManifoldNeighbors,
+    mined: MiningResult,
+    validation_neighbors: ManifoldNeighbors,
     labelled: LabelledSet | None,
-) -> Tuned:
+) -> FineTunedNetwork:
     """The network fine-tuned on the mined tuples, or on those of `tuples_stage`.
 
     Parameters
     ----------
     images : of the ids in the pools
-    checked : manifold neighbours of some items, see `health`
+    validation_neighbors : manifold neighbours of some items, see `validation`
     labelled : to measure on
     """
     config, seed = session.config.training, session.config.seed
-    options = dataclasses.asdict(config)
+    options = stored(dataclasses.asdict(config))
     # Any number of workers follows one trajectory, and measuring it does not change it.
     del options["workers"], options["monitor_every"]
 
-    def work(stage: Stage) -> Counts:
-        cached_images, places = _cached(session, images, mined, checked)
+    def work(stage: StageFolder) -> Counts:
+        cached_images, places = _cached(session, images, mined, validation_neighbors)
         job = TrainingJob(
             model=network,
             images=cached_images,
             # Under labels there are none, and all images keep their places.
             pools=(mined.pools if mined.supervision is None else NO_POOLS).renamed(places),
-            checked=checked.renamed(places),
+            validation_neighbors=validation_neighbors.renamed(places),
             config=config,
             seed=seed,
             max_pixels=session.config.extraction.max_pixels,
@@ -149,14 +153,15 @@ def train_stage(
         )
         trained = fine_tune(job, folder=stage.folder, workers=workers, log=session.run.log_epochs)
         last = len(trained.history) - 1
-        kept = healthiest(trained.history) if config.keep == "best" else last
+        kept = best_epoch(trained.history) if config.keep == "best" else last
         save(trained.best if config.keep == "best" else trained.last, stage.folder / "model")
         write_json(stage.folder, "history.json", trained.history)
         return {"epochs": last, "kept_epoch": kept, "loss": trained.history[-1].get("loss", 0.0)}
 
-    digest = (state_digest(network), [near.tolist() for near in checked.neighbors])
-    stage = session.stage("train", mined.fingerprint, digest, options, seed, work=work)
+    digest = (state_digest(network), [near.tolist() for near in validation_neighbors.neighbors])
+    stage = session.run_stage("train", mined.fingerprint, digest, options, seed, work=work)
     epoch, history = stage.counts["kept_epoch"], read_json(stage.folder, "history.json")
+    history = renamed_history(history)
     session.run.log_epochs(history)  # where the server lost what it was told
     verdict, known = _verdict(history, epoch), ""
     if mined.label != TUNED:
@@ -164,20 +169,25 @@ def train_stage(
         known = f"{mined.label}: "
     announce(f"train: {known}{verdict}")
     network = load(stage.folder / "model")
-    return Tuned(network, epoch, mined.label, history)
+    return FineTunedNetwork(network, epoch, mined.label, history)
 
 
 def _cached(
-    session: Session[LearningConfig], images: Collection, mined: Mined, checked: ManifoldNeighbors
+    session: Session[LearningConfig],
+    images: Collection,
+    mined: MiningResult,
+    validation_neighbors: ManifoldNeighbors,
 ) -> tuple[Collection, Ids]:
     """The images that training needs, resized and kept, and the place of each image among them."""
     size = session.config.training.longest_side
-    ids = _needed(mined, checked, len(images), np.random.default_rng(session.config.seed))
+    ids = _needed(
+        mined, validation_neighbors, len(images), np.random.default_rng(session.config.seed)
+    )
     places = np.full(len(images), -1)
     places[ids] = np.arange(len(ids))
     chosen, shard_size = images.take(ids), session.config.extraction.shard_size
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         cache_images(
             chosen,
             longest_side=size,
@@ -190,12 +200,16 @@ def _cached(
         )
         return {"images": len(chosen)}
 
-    stage = session.stage("cache", chosen.digest(), size, shard_size, work=work, part_of="train")
+    stage = session.run_stage(
+        "cache", chosen.digest(), size, shard_size, work=work, stage_flag="train"
+    )
     entries = cached(chosen, stage.folder, longest_side=size, shard_size=shard_size)
     return entries, places
 
 
-def _needed(mined: Mined, checked: ManifoldNeighbors, n: int, rng: np.random.Generator) -> Ids:
+def _needed(
+    mined: MiningResult, validation_neighbors: ManifoldNeighbors, n: int, rng: np.random.Generator
+) -> Ids:
     """The images of the pools and of the check, and others at random for the check to search.
 
     Under labels any of the n images may become a negative.
@@ -208,7 +222,7 @@ def _needed(mined: Mined, checked: ManifoldNeighbors, n: int, rng: np.random.Gen
         np.concatenate(
             [
                 *(pools.anchors, *pools.positives, *pools.negatives),
-                *(checked.items, *checked.neighbors, others),
+                *(validation_neighbors.items, *validation_neighbors.neighbors, others),
             ]
         )
     )
@@ -216,18 +230,18 @@ def _needed(mined: Mined, checked: ManifoldNeighbors, n: int, rng: np.random.Gen
 
 def _verdict(history: History, kept: int) -> str:
     """What came of the training, in a sentence."""
-    last, health = len(history) - 1, [metrics.get(HEALTH) for metrics in history]
-    if health[0] is None:
-        return f"the network after epoch {kept} is kept, the last one; its health was not checked"
-    after = [value for value in health[1:] if value is not None]
+    last, figures = len(history) - 1, [metrics.get(MANIFOLD_MAP) for metrics in history]
+    if figures[0] is None:
+        return f"the network after epoch {kept} is kept, the last one; no check chose an epoch"
+    after = [value for value in figures[1:] if value is not None]
     if kept == 0:
         return (
-            f"no epoch of {last} made the network healthier (initial {health[0]:.3f}, then "
+            f"no epoch of {last} raised manifold_map (initially {figures[0]:.3f}, then "
             f"{max(after, default=0):.3f} at best): the initial network is kept. Its pools may be "
             "impure (lower --mining.positive-k, raise --mining.positive-cut) or the steps too long "
             "(lower --training.learning-rate)"
         )
     return (
-        f"the network after epoch {kept} of {last} is kept: health {health[kept]:.3f}, initially "
-        f"{health[0]:.3f}"
+        f"the network after epoch {kept} of {last} is kept: manifold_map {figures[kept]:.3f}, "
+        f"initially {figures[0]:.3f}"
     )

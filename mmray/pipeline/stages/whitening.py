@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from mmray.config.choices import Descriptor
-from mmray.config.learning import Config
+from mmray.config.learning import RetrievalConfig
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import save
 from mmray.descriptors.whitening import (
@@ -16,18 +16,18 @@ from mmray.descriptors.whitening import (
     whitening_name,
     write_whitening,
 )
-from mmray.evaluation.candidates import INITIAL, LDA, PCA, TUNED, Candidate
+from mmray.evaluation.candidates import INITIAL, LDA, PCA, TUNED, EvaluatedNetwork
 from mmray.images.collection import Collection
 from mmray.mining.pool_lists import matching_pairs
 from mmray.pipeline.session import Counts, Session
-from mmray.pipeline.stage import Stage
-from mmray.pipeline.stages.extraction import Described
+from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.extraction import ExtractedDescriptors
 from mmray.pipeline.stages.labelled_descriptors import (
     _measuring,
     describe_images,
     describe_sample,
 )
-from mmray.pipeline.stages.mining import Mined
+from mmray.pipeline.stages.mining import MiningResult
 from mmray.system.arrays import Ids
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
@@ -36,8 +36,11 @@ WHITENING_NAMES = {INITIAL: PCA, TUNED: LDA}
 
 
 def whiten_stage(
-    session: Session[Config], images: Collection, mined: Mined, networks: dict[str, EmbeddingNet]
-) -> tuple[Folder, list[Candidate]]:
+    session: Session[RetrievalConfig],
+    images: Collection,
+    mined: MiningResult,
+    networks: dict[str, EmbeddingNet],
+) -> tuple[Folder, list[EvaluatedNetwork]]:
     """The networks with PCA whitening of the initial, LDA whitening of the fine-tuned one.
 
     The folder holds the fine-tuned one with its whitening, ready for use. PCA learns from
@@ -49,12 +52,12 @@ def whiten_stage(
     pairs = matching_pairs(mined.pools, config.pairs, rng)
     paired, measuring = np.unique(pairs), _measuring(session.config)
 
-    def described_by(name: str, ids: Ids) -> Described:
+    def described_by(name: str, ids: Ids) -> ExtractedDescriptors:
         return describe_images(
-            session, images.take(ids), networks[name], measuring, part_of="whiten"
+            session, images.take(ids), networks[name], measuring, stage_flag="whiten"
         )
 
-    def described_for_pca() -> Described:
+    def described_for_pca() -> ExtractedDescriptors:
         if test.pca_images is None:
             return described_by(INITIAL, sample)
         return describe_sample(
@@ -63,7 +66,7 @@ def whiten_stage(
             networks[INITIAL],
             measuring,
             images=config.images,
-            part_of="whiten",
+            stage_flag="whiten",
         )
 
     learned_from = {INITIAL: described_for_pca(), TUNED: described_by(TUNED, paired)}
@@ -74,7 +77,7 @@ def whiten_stage(
             return pca_whitening(features)
         return lda_whitening(features, *np.searchsorted(paired, pairs))
 
-    def work(stage: Stage) -> Counts:
+    def work(stage: StageFolder) -> Counts:
         for name, pooling in itertools.product(networks, test.poolings):
             whitening = learned(name, pooling)
             write_whitening(stage.folder, f"{name}-{pooling}.npz", whitening)
@@ -84,11 +87,11 @@ def whiten_stage(
         save(networks[TUNED], stage.folder / "model", framing=measuring.framing)
         return {"images": len(learned_from[INITIAL].items), "pairs": pairs.shape[1]}
 
-    marks = [each.stage.fingerprint for each in learned_from.values()]
-    stage = session.stage("whiten", marks, pairs.tolist(), work=work)
+    inputs = [each.stage.fingerprint for each in learned_from.values()]
+    stage = session.run_stage("whiten", inputs, pairs.tolist(), work=work)
     announce(f"model: {stage.folder.location('model')}")
     return stage.folder / "model", [
-        Candidate(
+        EvaluatedNetwork(
             label=name,
             network=network,
             whitenings={

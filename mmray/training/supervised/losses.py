@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmray.config.choices import Rival
+from mmray.config.choices import SupervisedBaseline
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.training.losses import MARGINS
 
-RIVAL_LABELS: dict[Rival, str] = {
+BASELINE_LABELS: dict[SupervisedBaseline, str] = {
     "triplet-semihard": "triplet, semi-hard negatives (uses labels)",
     "lifted-structure": "lifted structure (uses labels)",
     "proxy-nca": "proxy NCA (uses labels)",
@@ -44,7 +44,7 @@ RIVAL_LABELS: dict[Rival, str] = {
 }
 
 
-class RivalLoss(nn.Module):
+class BaselineLoss(nn.Module):
     """A loss of a batch, and the choice of its tuples where there is one.
 
     What it learns, proxies or centres, are its parameters.
@@ -75,7 +75,7 @@ class RivalLoss(nn.Module):
         return found
 
 
-def rival_loss(name: Rival, *, classes: int, dim: int, seed: int) -> RivalLoss:
+def baseline_loss(name: SupervisedBaseline, *, classes: int, dim: int, seed: int) -> BaselineLoss:
     """The loss of a rival; see the module for its values.
 
     Parameters
@@ -84,10 +84,12 @@ def rival_loss(name: Rival, *, classes: int, dim: int, seed: int) -> RivalLoss:
     seed : of what it learns and of what it draws; torch's own generator stays as it is
     """
     loss, miner = _parts(name, classes, dim, seed)
-    return RivalLoss(loss, miner, seed)
+    return BaselineLoss(loss, miner, seed)
 
 
-def _parts(name: Rival, classes: int, dim: int, seed: int) -> tuple[nn.Module, nn.Module | None]:
+def _parts(
+    name: SupervisedBaseline, classes: int, dim: int, seed: int
+) -> tuple[nn.Module, nn.Module | None]:
     # Only now: it takes seconds, for which nobody should wait who learns without labels.
     from pytorch_metric_learning import losses, miners
     from pytorch_metric_learning.distances import LpDistance
@@ -220,13 +222,13 @@ class LabelledImages:
     """
 
     classes: Ids
-    rival: Rival
+    baseline: SupervisedBaseline
     per_class: int
 
-    def loss(self, dim: int, seed: int) -> RivalLoss:
-        """See `rival_loss`."""
+    def loss(self, dim: int, seed: int) -> BaselineLoss:
+        """See `baseline_loss`."""
         classes = int(self.classes.max()) + 1
-        return rival_loss(self.rival, classes=classes, dim=dim, seed=seed)
+        return baseline_loss(self.baseline, classes=classes, dim=dim, seed=seed)
 
     def batches(self, *, tuples: int, batch_size: int, rng: np.random.Generator) -> Ids:
         """See `class_batches`: as many images as so many triplets have, in batches of as many.

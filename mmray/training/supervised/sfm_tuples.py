@@ -20,7 +20,7 @@ from mmray.images.collection import Collection
 from mmray.images.sources import list_files
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
-from mmray.system.locations import read_bytes, reason
+from mmray.system.locations import error_line, read_bytes
 from mmray.training.supervised.labelled_tuples import LabelledPairs
 
 _CID = re.compile(r"[0-9A-Za-z]{6,255}")  # becomes a path: nothing that leaves the folder
@@ -60,7 +60,7 @@ def read_sfm_tuples(
         data = read_bytes(file)
     except OSError as error:
         raise InputError(
-            f"--tuples {file}: cannot be read ({reason(error)}); name retrieval-SfM-30k.pkl or "
+            f"--tuples {file}: cannot be read ({error_line(error)}); name retrieval-SfM-30k.pkl or "
             "retrieval-SfM-120k.pkl"
         ) from error
     content = load_plain(data, file)
@@ -82,7 +82,7 @@ def read_sfm_tuples(
         raise _damaged(where, "it needs a pair and images of two clusters at least")
     return SfmTuples(
         file=file,
-        images=_found(cids, images_folder, file),
+        images=_images_of_tuples(cids, images_folder, file),
         pairs=LabelledPairs(queries=queries, positives=positives, clusters=clusters),
     )
 
@@ -92,7 +92,7 @@ def path_of(cid: str) -> str:
     return f"{cid[-2:]}/{cid[-4:-2]}/{cid[-6:-4]}/{cid}"
 
 
-def _found(cids: Sequence[str], folder: str, file: str) -> Collection:
+def _images_of_tuples(cids: Sequence[str], folder: str, file: str) -> Collection:
     """The files of all images, in their order."""
     listed = {each.name: each for each in list_files(folder)}
     paths = [path_of(cid) for cid in cids]

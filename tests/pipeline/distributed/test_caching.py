@@ -14,7 +14,7 @@ from mmray.images.decoding import load_image
 from mmray.images.sources import find
 from mmray.pipeline.distributed.caching import CachingWorker, cache_images, cached
 from mmray.pipeline.distributed.decoding import Decoder
-from mmray.pipeline.distributed.units import Pool
+from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from tests.made import synthetic
@@ -58,7 +58,7 @@ def cache(images, folder, *, maximum=2):
         images,
         max_pixels=10**6,
         output=folder,
-        pool=Pool(maximum=maximum),
+        pool=ActorPool(maximum=maximum),
         label="cache",
         **SIZES,
     )

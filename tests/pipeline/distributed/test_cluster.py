@@ -10,7 +10,7 @@ from ray.util.state import get_actor
 
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.capacity import Capacity
-from mmray.pipeline.distributed.units import Pool
+from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.errors import InputError
 from tests.end_to_end import clusters
 
@@ -77,16 +77,16 @@ def test_resources_are_shared_out_as_far_as_they_go():
     assert (many.fewest, many.most, many.resources) == (2, total - 2, {"CPU": 1})
     with pytest.raises(InputError, match=rf"--training.workers {total}: the cluster has {total}"):
         cluster.training_workers(total, fewest=1, capacity=here)
-    assert cluster.with_gpus(Pool()).gpus == 0
+    assert cluster.with_gpus(ActorPool()).gpus == 0
     with pytest.raises(InputError, match=r"--mining\.device cuda: the cluster has no GPU"):
         cluster.mining_device("cuda", here)
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_cluster_that_starts_from_zero_is_planned_for_by_what_it_will_have():
-    told = Capacity(given_cpus=64, given_gpus=4, patience=7)
+    told = Capacity(given_cpus=64, given_gpus=4, timeout=7)
     workers = cluster.training_workers(None, fewest=2, capacity=told)
-    assert (workers.fewest, workers.most, workers.patience) == (2, 4, 7)
+    assert (workers.fewest, workers.most, workers.timeout) == (2, 4, 7)
     assert workers.resources == {"GPU": 1, "CPU": 1}
     assert cluster.mining_device("auto", told) == "cuda"
     assert cluster.mining_device("cpu", told) == "cpu"
@@ -118,7 +118,7 @@ def test_the_size_of_a_machine_that_is_not_there_yet_is_waited_for(monkeypatch):
 )
 def test_actors_share_gpus_where_more_are_wanted_than_there_are(monkeypatch, gpus, fewest, share):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": float(gpus)})
-    pool = cluster.with_gpus(Pool(minimum=fewest))
+    pool = cluster.with_gpus(ActorPool(minimum=fewest))
     assert pool.gpus == share
     assert pool.size() >= fewest
 

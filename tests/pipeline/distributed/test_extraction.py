@@ -13,7 +13,7 @@ from pyarrow import fs
 from mmray.descriptors import shards
 from mmray.descriptors.embedding import embed, region_moments
 from mmray.descriptors.pooling import Rmac
-from mmray.descriptors.settings import Description
+from mmray.descriptors.settings import DescriptorSettings
 from mmray.descriptors.weights import build
 from mmray.images.collection import Collection, ImageFile
 from mmray.images.containers import index
@@ -24,14 +24,14 @@ from mmray.pipeline.distributed import extraction
 from mmray.pipeline.distributed.decoding import Decoder, units_of, unpacked
 from mmray.pipeline.distributed.extraction import extract, sum_up_regions
 from mmray.pipeline.distributed.listing import index_containers
-from mmray.pipeline.distributed.units import Pool
-from mmray.pipeline.stage import Stage
+from mmray.pipeline.distributed.units import ActorPool
+from mmray.pipeline.stage import StageFolder
 from mmray.system.folder import Folder
 from tests.made import synthetic
 from tests.made.bad_images import bad_files, odd_files
 
 POOLINGS = ("rmac", "mac")
-HOW = Description(longest_side=64, poolings=POOLINGS, batch_size=2)
+HOW = DescriptorSettings(longest_side=64, poolings=POOLINGS, batch_size=2)
 needs_ray = pytest.mark.usefixtures("ray_cluster")
 
 
@@ -51,18 +51,20 @@ def photos(tmp_path_factory):
 
 
 def described(images, model, folder, *, how=HOW, bad=2, **options):
-    stage = Stage.of(Folder(str(folder)), "extract", "x")
+    stage = StageFolder.of(Folder(str(folder)), "extract", "x")
     extract(
         images,
         model,
         how=how,
         output=stage.folder / "features",
         shard_size=options.pop("shard_size", 7),
-        pool=Pool(maximum=options.pop("maximum", 2)),
+        pool=ActorPool(maximum=options.pop("maximum", 2)),
         label="extract",
         **options,
     )
-    counts = shards.finish_features(stage.folder, how.poolings, total=len(images), max_bad_fraction=0.8)
+    counts = shards.finish_features(
+        stage.folder, how.poolings, total=len(images), max_bad_fraction=0.8
+    )
     assert (counts["images"], counts["quarantined"]) == (len(images) - bad, bad)
     return stage
 
@@ -100,9 +102,9 @@ def test_decoding_ahead_of_the_actors_gives_the_same_files(
         return run_units(*arguments, **options | {"ahead_bytes": 1 << 20})
 
     monkeypatch.setattr(extraction, "run_units", run_ahead)
-    ahead = described(photos, model, tmp_path)
+    prefetch = described(photos, model, tmp_path)
     for name in (whole.folder / "features").names():
-        assert (whole.folder / "features").read(name) == (ahead.folder / "features").read(name)
+        assert (whole.folder / "features").read(name) == (prefetch.folder / "features").read(name)
 
 
 def test_bad_images_are_listed_with_their_reason(whole, photos):
@@ -162,7 +164,7 @@ def test_folder_tar_parquet_and_s3_give_equal_features(whole, photos, model, tmp
     remote = find(f"s3://photos/all{s3}")
     containers = [*uris, *remote.containers]
     tar, parquet, remote_tar = index_containers(
-        containers, column=None, output=Folder(str(tmp_path / "list")), pool=Pool()
+        containers, column=None, output=Folder(str(tmp_path / "list")), pool=ActorPool()
     )
     images = Collection.joined([tar, parquet, remote_tar, remote.images[9:]])
     assert images.table["name"].to_pylist() == 2 * [photo.name for photo in photos]
@@ -177,7 +179,7 @@ def test_folder_tar_parquet_and_s3_give_equal_features(whole, photos, model, tmp
 
 
 def test_bfloat16_stays_near_and_says_how_near(whole, photos, model, tmp_path):
-    how = Description(longest_side=64, poolings=POOLINGS, precision="bfloat16")
+    how = DescriptorSettings(longest_side=64, poolings=POOLINGS, precision="bfloat16")
     stage = described(photos, model, tmp_path, how=how)
     cosines = (rows(whole) * rows(stage)).sum(axis=1)
     assert 0.98 < cosines.min() < 0.99999
@@ -195,7 +197,7 @@ def test_the_moments_of_regions_equal_the_core_s(photos, model, tmp_path):
         how=HOW,
         output=Folder(str(tmp_path)),
         shard_size=7,
-        pool=Pool(maximum=2),
+        pool=ActorPool(maximum=2),
         label="regions",
     )
     good = [photo for place, photo in enumerate(photos) if place not in (2, 8)]
@@ -255,10 +257,10 @@ def test_a_decoder_counts_bytes_and_bad_images_and_knows_equal_contents(photos):
     again = Decoder(64, 10**6)({**unit, "items": 2, "images": unit["images"][:1] * 2})
     assert len(set(again["digest"])) == 1
     # An actor that died once decodes in a process of its own: the same.
-    careful = Decoder(64, 10**6)
-    assert careful({**unit, "restarted": True}) == decoded
-    assert careful.careful._process is not None
-    careful.careful.close()
+    isolated = Decoder(64, 10**6)
+    assert isolated({**unit, "restarted": True}) == decoded
+    assert isolated.isolated._process is not None
+    isolated.isolated.close()
     # 48 x 64 pixels are too many for this limit.
     small = Decoder(64, 3071)(unit)
     assert small["bad"] == 14

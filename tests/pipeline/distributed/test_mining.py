@@ -9,12 +9,12 @@ from mmray.mining.batches import MiningInput, MiningMethod
 from mmray.mining.files import read_neighbors, read_pools
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.approximate import ApproximateIndex
-from mmray.mining.knn.exact import ExactIndex, search
+from mmray.mining.knn.exact import ExactIndex, nearest_neighbors
 from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import mine_pools
 from mmray.pipeline.distributed.mining import mine
-from mmray.pipeline.distributed.neighbors import nearest_neighbors
-from mmray.pipeline.distributed.units import Pool
+from mmray.pipeline.distributed.neighbors import find_neighbors
+from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.folder import Folder
 from tests.made import synthetic
 
@@ -32,11 +32,11 @@ def assert_equal(left: Pools, right: Pools) -> None:
 def test_neighbors_equal_the_core_whatever_the_blocks(tmp_path, maximum):
     features = synthetic.curves(3)
     folder = Folder(str(tmp_path))
-    pool = Pool(maximum=maximum)
+    pool = ActorPool(maximum=maximum)
     index = ExactIndex.of(features)
-    nearest_neighbors(index, 11, block=50, output=folder / "neighbors", pool=pool)
+    find_neighbors(index, 11, block=50, output=folder / "neighbors", pool=pool)
     found = read_neighbors(folder)
-    wanted = search(features, features, 11)
+    wanted = nearest_neighbors(features, features, 11)
     np.testing.assert_array_equal(found.ids, wanted.ids)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
 
@@ -45,8 +45,8 @@ def test_neighbors_equal_the_core_whatever_the_blocks(tmp_path, maximum):
 def test_approximate_neighbors_equal_the_core_whatever_the_blocks(tmp_path, method):
     features = np.concatenate([synthetic.curves(seed) for seed in range(10)])
     folder, index = Folder(str(tmp_path)), ApproximateIndex.of(features, method)
-    nearest_neighbors(
-        index, 11, block=300, output=folder / "neighbors", pool=Pool(maximum=2), effort=4
+    find_neighbors(
+        index, 11, block=300, output=folder / "neighbors", pool=ActorPool(maximum=2), effort=4
     )
     found, wanted = read_neighbors(folder), index.search(features, 11, effort=4)
     np.testing.assert_array_equal(found.ids, wanted.ids)
@@ -56,7 +56,7 @@ def test_approximate_neighbors_equal_the_core_whatever_the_blocks(tmp_path, meth
 @pytest.mark.parametrize("maximum", [1, 2])
 def test_pools_equal_the_core_and_go_by_image_id(tmp_path, maximum):
     features = synthetic.curves(4)
-    found = search(features, features, 6)
+    found = nearest_neighbors(features, features, 6)
     graph = reciprocal_knn_graph(found.ids, found.similarities)
     items = largest_component(graph)
     assert 30 <= len(items) < len(features)
@@ -68,7 +68,7 @@ def test_pools_equal_the_core_and_go_by_image_id(tmp_path, maximum):
         MiningMethod(**SETTINGS),
         block=3,
         output=Folder(str(tmp_path)) / "pools",
-        pool=Pool(maximum=maximum),
+        pool=ActorPool(maximum=maximum),
     )
     pools = read_pools(Folder(str(tmp_path)))
     assert_equal(pools, mine_pools(features, graph, items[anchors], items=items, **SETTINGS))

@@ -80,7 +80,7 @@ def test_training_moves_the_network_and_notes_every_epoch(job, uninterrupted):
     assert len(history) == 3
     assert [round(epoch["learning_rate"], 9) for epoch in history[1:]] == [1e-3, 1e-4]
     assert all(epoch["loss"] > 0 for epoch in history[1:])
-    assert all(0 < epoch["map"] <= 1 and 0 < epoch["health"] <= 1 for epoch in history)
+    assert all(0 < epoch["map"] <= 1 and 0 < epoch["manifold_map"] <= 1 for epoch in history)
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -107,10 +107,10 @@ def test_two_workers_follow_one_under_labels_too(job, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rival", ["proxy-nca", "distance-weighted"])
-def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, rival):
+def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, baseline):
     # Eight images a step: the stripes of three workers are 3, 3 and 2.
     changes = {"epochs": 1, "held_out": 0, "learning_rate": 1e-4}
-    labelled = synthetic.class_job(job, rival)
+    labelled = synthetic.class_job(job, baseline)
     labelled = dataclasses.replace(labelled, config=dataclasses.replace(CONFIG, **changes))
     (one, first), (three, third) = (
         trained(labelled, tmp_path / str(workers), workers=workers) for workers in (1, 3)

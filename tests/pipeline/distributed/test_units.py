@@ -13,8 +13,8 @@ import pytest
 import ray
 
 from mmray.pipeline.distributed import capacity
-from mmray.pipeline.distributed.capacity import Capacity, attended
-from mmray.pipeline.distributed.units import Pool, run_units
+from mmray.pipeline.distributed.capacity import Capacity, run_watched
+from mmray.pipeline.distributed.units import ActorPool, run_units
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
@@ -54,7 +54,7 @@ def run(
     *,
     units: int = 7,
     maximum: int | None = 2,
-    pool: Pool | None = None,
+    pool: ActorPool | None = None,
     **options: Any,
 ) -> Path:
     arguments = (str(tmp_path / f"{name}.calls"), *options.pop("arguments", ()))
@@ -63,7 +63,7 @@ def run(
         Squares,
         arguments,
         output=Folder(str(tmp_path / name)),
-        pool=pool or Pool(maximum=maximum),
+        pool=pool or ActorPool(maximum=maximum),
         label=name,
         **options,
     )
@@ -118,7 +118,7 @@ def test_units_that_wait_for_an_actor_are_bounded(tmp_path):
         Slow,
         (),
         output=Folder(str(tmp_path / "x")),
-        pool=Pool(maximum=1),
+        pool=ActorPool(maximum=1),
         label="x",
         prepare=swollen,
         ahead_bytes=64 << 20,
@@ -184,7 +184,7 @@ def test_an_actor_that_dies_is_replaced_and_what_prepares_its_units_is_told(tmp_
         Noting,
         (),
         output=Folder(str(tmp_path / "x")),
-        pool=Pool(maximum=1),
+        pool=ActorPool(maximum=1),
         label="x",
         prepare=dies_once,
     )
@@ -214,42 +214,42 @@ def test_actors_never_take_every_cpu(monkeypatch, cpus, free):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
     assert Capacity().free_cpus == free
     if free:
-        assert Pool().size() == free
+        assert ActorPool().size() == free
     else:
         with pytest.raises(InputError, match="1 CPUs and 0 GPUs, a stage needs 2 CPUs"):
-            Pool().size()
+            ActorPool().size()
 
 
 def test_a_pool_leaves_two_cpus_to_tasks_and_says_when_there_are_too_few():
     total = int(ray.cluster_resources()["CPU"])
-    assert Pool().size() == total - 2
-    assert Pool(minimum=5, maximum=2).size() == 2
+    assert ActorPool().size() == total - 2
+    assert ActorPool(minimum=5, maximum=2).size() == 2
     with pytest.raises(InputError, match=rf"{total} CPUs and 0 GPUs, a stage needs .* CPUs"):
-        Pool(cpus=total).size()
+        ActorPool(cpus=total).size()
     with pytest.raises(InputError, match="1 GPUs: add machines"):
-        Pool(gpus=1).size()
+        ActorPool(gpus=1).size()
 
 
 def test_what_a_job_is_told_to_count_on_goes_before_what_is_there():
     told = Capacity(given_cpus=100, given_gpus=8)
-    assert Pool(capacity=told).size() == 98
-    assert Pool(capacity=told, gpus=1).size() == 8
-    assert Pool(capacity=Capacity(given_cpus=3)).size() == 2
+    assert ActorPool(capacity=told).size() == 98
+    assert ActorPool(capacity=told, gpus=1).size() == 8
+    assert ActorPool(capacity=Capacity(given_cpus=3)).size() == 2
 
 
 def test_a_stage_works_with_the_actors_that_have_room(tmp_path):
     """Of twenty that an autoscaler was to make room for."""
-    folder = run(tmp_path, "x", units=25, pool=Pool(capacity=Capacity(given_cpus=22)))
+    folder = run(tmp_path, "x", units=25, pool=ActorPool(capacity=Capacity(given_cpus=22)))
     assert files(folder) == files(run(tmp_path, "plain", units=25))
 
 
 def test_a_stage_that_gets_no_machine_says_what_it_waits_for_and_gives_up(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(capacity, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(capacity, "CHECK_EVERY", 0.1)
     monkeypatch.setattr(capacity, "SAY_AFTER", 0.3)
     monkeypatch.setattr(capacity, "SAY_EVERY", 0.5)
-    pool = Pool(gpus=1.0, capacity=Capacity(given_gpus=4, patience=1.5))
+    pool = ActorPool(gpus=1.0, capacity=Capacity(given_gpus=4, timeout=1.5))
     with pytest.raises(InputError) as raised:
         run(tmp_path, "x", pool=pool)
     sentence = str(raised.value)
@@ -261,9 +261,9 @@ def test_a_stage_that_gets_no_machine_says_what_it_waits_for_and_gives_up(
 
 
 def test_work_that_is_attended_gives_its_result_or_what_was_raised(monkeypatch):
-    monkeypatch.setattr(capacity, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(capacity, "CHECK_EVERY", 0.01)
     looks = []
-    assert attended(lambda: time.sleep(0.1) or 7, lambda: looks.append(1)) == 7
+    assert run_watched(lambda: time.sleep(0.1) or 7, lambda: looks.append(1)) == 7
     assert looks
 
     def fails():
@@ -273,6 +273,6 @@ def test_work_that_is_attended_gives_its_result_or_what_was_raised(monkeypatch):
         raise InputError("enough")
 
     with pytest.raises(KeyError, match="x"):
-        attended(fails, lambda: None)
+        run_watched(fails, lambda: None)
     with pytest.raises(InputError, match="enough"):
-        attended(lambda: time.sleep(5), stops)
+        run_watched(lambda: time.sleep(5), stops)
