@@ -152,7 +152,7 @@ def export(arguments: list[str]) -> None:
     storage = Folder(absolute(config.storage))
     with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:
         describer = ImageEncoder.load(folder, dims=config.dims)
-    difference = export_onnx(describer.net, config.output, describer.framing)
+    difference = export_onnx(describer.net, config.output, describer.preprocessing)
     size = Path(config.output).stat().st_size / 1e6
     print(
         f"{config.output}: {size:.1f} MB, {describer.net.dim} dimensions, at most "

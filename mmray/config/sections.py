@@ -42,7 +42,21 @@ class DemoConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractionConfig:
+class DescribingConfig:
+    """How a job describes images, whatever they are described for."""
+
+    precision: Precision = "float32"
+    """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
+    shard_size: int = 256
+    """Images in a shard, the unit of work that is computed again after a kill."""
+    batch_size: int = 32
+    """Images of one shape in a forward pass, at most."""
+    max_pixels: int = 178_956_970
+    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionConfig(DescribingConfig):
     """Features Y for mining (Sec. 4.3)."""
 
     longest_side: int | None = 362
@@ -57,16 +71,8 @@ class ExtractionConfig:
     """R-MAC whitens each region by a PCA learned from regions, as in Tolias et al. 2016."""
     pca: int | None = None
     """Dimensions left by a PCA whitening of the features, learned from them; None: no whitening."""
-    precision: Precision = "float32"
-    """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
-    shard_size: int = 256
-    """Images in a shard, the unit of work that is computed again after a kill."""
-    batch_size: int = 32
-    """Images of one shape in a forward pass, at most."""
     max_bad_fraction: float = 0.5
     """More unreadable images than this stop the job."""
-    max_pixels: int = 178_956_970
-    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
 
 
 @dataclass(frozen=True, kw_only=True)

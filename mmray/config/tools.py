@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from mmray.config.choices import IndexKind, MinePreset, Precision
+from mmray.config.choices import IndexKind, MinePreset
 from mmray.config.run import NEWEST, ListingConfig, MiningRunConfig, RunConfig
-from mmray.config.sections import LabelledSetsConfig
+from mmray.config.sections import DescribingConfig, LabelledSetsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,24 +20,18 @@ class MineConfig(MiningRunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateJobConfig(LabelledSetsConfig, RunConfig):
+class EvaluateJobConfig(LabelledSetsConfig, DescribingConfig, RunConfig):
     """Measure networks on labelled sets: mAP, and what else a set's own rules ask for."""
 
     model: tuple[str, ...] = ()
     """Networks, a row of the table each: folders `model` that a run left, MLflow's URIs of models,
     or names such as vgg16 for the published weights, or vgg16:FILE for weights from a file."""
-    shard_size: int = 256
-    """Images in a shard, the unit of work that is computed again after a kill."""
-    batch_size: int = 32
-    """Images of one shape in a forward pass, at most."""
-    max_pixels: int = 178_956_970
-    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
     pca_sample: int = 5000
     """Of the images for PCA whitening so many are drawn at random, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexConfig(ListingConfig):
+class IndexConfig(ListingConfig, DescribingConfig):
     """Describe images by a model, so that they can be searched.
 
     The same command again, or with other --images, brings the index up to date: what is known
@@ -54,14 +48,6 @@ class IndexConfig(ListingConfig):
     exactly, for sets too large for memory; auto: flat up to a million images."""
     longest_side: int | None = None
     """Longest side that images are reduced to, pixels; by default that of the model."""
-    precision: Precision = "float32"
-    """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
-    shard_size: int = 256
-    """Images in a shard, the unit of work that is computed again after a kill."""
-    batch_size: int = 32
-    """Images of one shape in a forward pass, at most."""
-    max_pixels: int = 178_956_970
-    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
 
 
 @dataclass(frozen=True, kw_only=True)

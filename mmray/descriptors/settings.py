@@ -1,21 +1,23 @@
-"""Settings that say how an image becomes a descriptor."""
+"""How an image becomes a descriptor: its preprocessing, and the settings of the network's pass."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mmray.config.choices import Descriptor, Precision
-from mmray.descriptors import weights
+from mmray.config.sections import DescribingConfig
 from mmray.descriptors.pooling import Rmac
 from mmray.images.decoding import MAX_PIXELS
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
+CONFIG = "config.json"  # of a model's folder
+
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images are made ready for a network.
+    """How pixels are made ready for a network.
 
     Attributes
     ----------
@@ -29,9 +31,13 @@ class Preprocessing:
     crop: int | None = None
     scales: tuple[float, ...] = (1.0,)
 
+    def stored(self) -> dict[str, Any]:
+        """Return the attributes as JSON-like values, as `read` finds them in a model's folder."""
+        return {"longest_side": self.longest_side, "crop": self.crop, "scales": list(self.scales)}
+
     @classmethod
     def read(cls, folder: Folder) -> "Preprocessing":
-        """What config.json of a model's folder says; the defaults where it says nothing.
+        """Read config.json of a model's folder; the defaults stand where it says nothing.
 
         Raises
         ------
@@ -39,15 +45,15 @@ class Preprocessing:
             The file is missing or unreadable, a size is neither null nor a whole number from 1, or
             the scales are no list of numbers from 0.05 to 4.
         """
-        path = folder.location(weights.CONFIG)
+        path = folder.location(CONFIG)
         try:
-            config = json.loads(folder.read(weights.CONFIG))
+            config = json.loads(folder.read(CONFIG))
             sizes = {k: config[k] for k in ("longest_side", "crop") if k in config}
             scales = config.get("scales", [1.0])
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{path}: not the description of a saved model ({error!r})") from error
         for name, size in sizes.items():
-            if size is not None and not _is_size(size):
+            if size is not None and not is_size(size):
                 raise InputError(
                     f"{path}: {name} is {size!r}: write a whole number of pixels from 1, or null"
                 )
@@ -63,31 +69,62 @@ def _is_scale(value: Any) -> bool:
     return number and 0.05 <= value <= 4
 
 
-def _is_size(value: Any) -> bool:
+def is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class DescriptorSettings:
-    """How images are described.
+    """How an image becomes descriptors: all that the stages, the workers and the index need of it.
 
     Attributes
     ----------
-    longest_side : pixels that images are reduced to; None: as they are
-    crop : their centre is described, of so many pixels a side; None: all of them
-    scales : at which each is described
-    poolings : p descriptors of one pass
-    regions : those of "rmac"
+    preprocessing : of the pixels, before the network
+    poolings : p descriptors of one forward pass
+    regions : the regions of "rmac"
     precision : of the network
-    batch_size : images of one shape in a pass, at most
+    batch_size : images of one shape in a forward pass, at most
     max_pixels : images with more are refused
+    shard_size : images in a unit of work; no descriptor depends on it
     """
 
-    longest_side: int | None
-    crop: int | None = None
+    preprocessing: Preprocessing
     poolings: Sequence[Descriptor]
-    scales: Sequence[float] = (1.0,)
     regions: Rmac = field(default_factory=Rmac)
     precision: Precision = "float32"
     batch_size: int = 32
     max_pixels: int = MAX_PIXELS
+    shard_size: int = 256
+
+    @classmethod
+    def of(
+        cls,
+        config: DescribingConfig,
+        preprocessing: Preprocessing,
+        poolings: Sequence[Descriptor],
+        *,
+        precision: Precision | None = None,
+    ) -> "DescriptorSettings":
+        """Complete what a job says of describing; `precision` stands before that of `config`."""
+        return cls(
+            preprocessing=preprocessing,
+            poolings=poolings,
+            precision=precision or config.precision,
+            batch_size=config.batch_size,
+            max_pixels=config.max_pixels,
+            shard_size=config.shard_size,
+        )
+
+    def stored(self) -> dict[str, Any]:
+        """Return what descriptors depend on as JSON-like values, for a stage's fingerprint.
+
+        Where a whitening of regions comes from does not show here.
+        """
+        return {
+            **self.preprocessing.stored(),
+            "poolings": self.poolings,
+            "regions": asdict(replace(self.regions, whitening=None)),
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "max_pixels": self.max_pixels,
+        }

@@ -10,7 +10,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import safetensors
 import safetensors.torch
@@ -23,13 +23,13 @@ from mmray.config.choices import Network, Pooling
 from mmray.descriptors.backbones import BACKBONES
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import POOLINGS
+from mmray.descriptors.settings import CONFIG, Preprocessing
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
 
 FORMAT_VERSION = 2  # of the folder that `save` writes; the first had no head
-CONFIG = "config.json"  # of such a folder
 _HEAD = "head."  # before the names of the head's tensors; no backbone has such names
 
 
@@ -58,14 +58,16 @@ def build(network: Network, *, pooling: Pooling, weights: str | Path | None = No
     return model
 
 
-def save(model: EmbeddingNet, folder: Folder, *, framing: Mapping[str, Any] | None = None) -> None:
+def save(
+    model: EmbeddingNet, folder: Folder, *, preprocessing: Preprocessing | None = None
+) -> None:
     """Write `model.safetensors` and `config.json`.
 
     The former is the backbone's state dict, fit for `build`, and the head's under `head.`.
 
     Parameters
     ----------
-    framing : how images are made ready for the network, see `describer.Preprocessing`
+    preprocessing : of the images that the network is for; None: not known
     """
     state = {k: tensor.cpu().contiguous() for k, tensor in _parts(model).items()}
     folder.write("model.safetensors", safetensors.torch.save(state))
@@ -75,7 +77,7 @@ def save(model: EmbeddingNet, folder: Folder, *, framing: Mapping[str, Any] | No
         "pooling": model.pooling,
         "dim": model.dim,
         "head": model.head is not None,
-        **(framing or {}),
+        **({} if preprocessing is None else preprocessing.stored()),
     }
     folder.write(CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 

@@ -34,6 +34,9 @@ _SAMPLES_PER_DIRECTION = 4
 _SMALLEST_VARIANCE = 1e-6
 
 
+WHITENING = "whitening.npz"  # in a model's folder, of its network's own descriptor
+
+
 @dataclass(frozen=True)
 class Whitening:
     """An affine map that is followed by l2-normalisation.
@@ -244,7 +247,7 @@ def _check_pairs(queries: Ids, positives: Ids, n: int) -> None:
 
 def whitening_name(pooling: str, trained: str) -> str:
     """File in a model's folder with the whitening of a descriptor; the network trained with one."""
-    return "whitening.npz" if pooling == trained else f"whitening-{pooling}.npz"
+    return WHITENING if pooling == trained else f"whitening-{pooling}.npz"
 
 
 def write_whitening(folder: Folder, name: str, whitening: Whitening) -> None:

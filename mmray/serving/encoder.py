@@ -20,8 +20,8 @@ from mmray.descriptors import weights
 from mmray.descriptors.embedding import CPU_PIXELS, as_batch
 from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.settings import Preprocessing, _is_size
-from mmray.descriptors.whitening import Whitening
+from mmray.descriptors.settings import CONFIG, Preprocessing, is_size
+from mmray.descriptors.whitening import WHITENING, Whitening, read_whitening
 from mmray.images.collection import ImageFile
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import decode, load_image, same_shape_batches
@@ -29,8 +29,6 @@ from mmray.system.arrays import Box, Features, Pixels
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
-
-WHITENING = "whitening.npz"  # as artifacts.whitening_name, which would bring all of mining along
 
 # Decoded at a time: enough that many share a shape, and 64 photos of 1024 pixels take 150 MB.
 _CHUNK = 64
@@ -41,7 +39,7 @@ ImageSource: TypeAlias = str | os.PathLike[str] | bytes  # a path or URI; or a f
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """What a model's folder holds: the network, the whitening of its embeddings, the framing.
+    """What a model's folder holds: the network, the whitening of its embeddings, the preprocessing.
 
     Attributes
     ----------
@@ -50,7 +48,7 @@ class TrainedModel:
 
     network: EmbeddingNet
     whitening: Whitening | None
-    framing: Preprocessing
+    preprocessing: Preprocessing
 
     @classmethod
     def read(cls, folder: Folder) -> "TrainedModel":
@@ -61,15 +59,14 @@ class TrainedModel:
         InputError
             It is no model's folder, or a file in it is unreadable.
         """
-        if not folder.has(weights.CONFIG):
+        if not folder.has(CONFIG):
             raise InputError(
-                f"{folder.uri}: not a model's folder (there is no {weights.CONFIG}); name one that "
+                f"{folder.uri}: not a model's folder (there is no {CONFIG}); name one that "
                 "a run left as model/"
             )
         network, whitening = weights.load(folder), None
         if folder.has(WHITENING):
-            with folder.reading(WHITENING) as source:
-                whitening = Whitening.load(source)
+            whitening = read_whitening(folder, WHITENING)
         return cls(network, whitening, Preprocessing.read(folder))
 
     def whiten(self, rows: Features) -> Features:
@@ -172,11 +169,11 @@ class ImageEncoder:
     Attributes
     ----------
     net : on the device where it is to run; `describer.net.to("cuda")` moves it
-    framing : how the network sees images
+    preprocessing : how the network sees images
     """
 
     net: WhitenedNet
-    framing: Preprocessing
+    preprocessing: Preprocessing
 
     @classmethod
     def load(
@@ -196,9 +193,9 @@ class ImageEncoder:
         """
         opened = folder if isinstance(folder, Folder) else Folder(absolute(os.fspath(folder)))
         model = TrainedModel.read(opened)
-        scales = model.framing.scales
+        scales = model.preprocessing.scales
         net = WhitenedNet(model.network, model.whitening, dims=dims, scales=scales)
-        return cls(net, model.framing)
+        return cls(net, model.preprocessing)
 
     def encode(
         self,
@@ -231,15 +228,15 @@ class ImageEncoder:
         """
         if isinstance(images, str | bytes):
             raise InputError("images: one path or content was given; put it into a list")
-        side = self.framing.longest_side if longest_side == "own" else longest_side
-        if side is not None and not _is_size(side):
+        side = self.preprocessing.longest_side if longest_side == "own" else longest_side
+        if side is not None and not is_size(side):
             raise InputError(f"longest_side is {side!r}: choose a whole number of pixels from 1")
         rows = np.zeros((len(images), self.net.dim), np.float32)
         for start in range(0, len(images), _CHUNK):
             pixels = []
             for place, image in enumerate(images[start : start + _CHUNK], start + 1):
                 decoded = _decoded(image, f"image {place} of {len(images)}", side, box)
-                crop = self.framing.crop
+                crop = self.preprocessing.crop
                 pixels.append(decoded if crop is None else center_crop(decoded, crop))
             rows[start : start + _CHUNK] = self._rows(pixels)
         return rows

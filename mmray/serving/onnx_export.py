@@ -34,7 +34,9 @@ _OPSET = 18
 _COMPARED = ((1, 1.0, 1.0), (1, 3.0, 3.0), (2, 2.3, 4.1), (1, 4.57, 2.75), (2, 3.53, 3.53))
 
 
-def export_onnx(net: WhitenedNet, path: str | os.PathLike[str], framing: Preprocessing) -> float:
+def export_onnx(
+    net: WhitenedNet, path: str | os.PathLike[str], preprocessing: Preprocessing
+) -> float:
     """Compare an ONNX program with torch on a few shapes of random images, and write it to a file.
 
     Its input "images" is uint8 RGB (batch, 3, height, width), its output "descriptors" float32
@@ -46,7 +48,7 @@ def export_onnx(net: WhitenedNet, path: str | os.PathLike[str], framing: Preproc
     ----------
     net : on the CPU
     path : of the file, all in one; one that exists is replaced
-    framing : of the images, for the metadata
+    preprocessing : of the images, for the metadata
 
     Returns
     -------
@@ -78,7 +80,7 @@ def export_onnx(net: WhitenedNet, path: str | os.PathLike[str], framing: Preproc
         )
     try:
         with Folder(str(target.parent)).writing(target.name) as sink:
-            sink.write(_described(program, _properties(net, framing)))
+            sink.write(_described(program, _properties(net, preprocessing)))
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); name another file"
@@ -86,7 +88,7 @@ def export_onnx(net: WhitenedNet, path: str | os.PathLike[str], framing: Preproc
     return difference
 
 
-def _properties(net: WhitenedNet, framing: Preprocessing) -> dict[str, str]:
+def _properties(net: WhitenedNet, preprocessing: Preprocessing) -> dict[str, str]:
     """What a user of the file must know; "" stands for none."""
     return {
         "mmray_version": __version__,
@@ -95,8 +97,8 @@ def _properties(net: WhitenedNet, framing: Preprocessing) -> dict[str, str]:
         "head": str(net.net.head is not None).lower(),
         "whitened": str(net.projection is not None).lower(),
         "dimensions": str(net.dim),
-        "longest_side": str(framing.longest_side or ""),
-        "crop": str(framing.crop or ""),
+        "longest_side": str(preprocessing.longest_side or ""),
+        "crop": str(preprocessing.crop or ""),
         "smallest_side": str(net.net.stride),
         "pixels": "RGB, 0-255, uint8",
     }

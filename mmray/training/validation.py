@@ -106,8 +106,8 @@ class ManifoldValidation:
         -------
         manifold_map : weighted mAP of the items, their manifold neighbours being what is relevant
         held_out_loss : mean over the held-out anchors, of all their tuples, unweighted
-        triplet_accuracy : share of these tuples whose positive is nearer to the anchor than the negative;
-            a tie counts half
+        triplet_accuracy : share of these tuples whose positive is nearer to the anchor than the
+            negative; a tie counts half
         spread : 1 - mean cosine of two images; 0 is a collapse
 
         A figure is left out where there is nothing to measure it on.

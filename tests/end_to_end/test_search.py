@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jobs import search as job
+from mmray.descriptors.settings import Preprocessing
 from mmray.descriptors.weights import build, save
 from mmray.serving.encoder import ImageEncoder
 from mmray.system.folder import Folder
@@ -117,7 +118,7 @@ def test_an_index_is_made_added_to_and_searched(photos, model, run, tmp_path):
     save(
         build("efficientnet_lite0", pooling="gem"),
         Folder(str(tmp_path / "gem")),
-        framing={"longest_side": 96},
+        preprocessing=Preprocessing(96),
     )
     status, _, said = run(*make[:1], "--model", tmp_path / "gem", *make[3:])
     assert (status, "made with another model" in said) == (2, True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmray.descriptors.settings import Preprocessing
 from mmray.descriptors.weights import build, save
 from mmray.descriptors.whitening import Whitening
 from mmray.serving.encoder import WHITENING, ImageEncoder
@@ -20,7 +21,7 @@ def model_folder(base: Path) -> Path:
     folder = base / "exported" / "model"
     if not folder.exists():
         network = build("efficientnet_lite0", pooling="mac")
-        save(network, Folder(str(folder)), framing={"longest_side": SIDE, "crop": None})
+        save(network, Folder(str(folder)), preprocessing=Preprocessing(SIDE))
         rng = np.random.default_rng(0)
         mean = rng.uniform(0, 0.05, network.dim).astype(np.float32)
         projection = rng.standard_normal((network.dim, network.dim)).astype(np.float32)
@@ -33,7 +34,7 @@ def onnx_file(base: Path) -> tuple[Path, float]:
     file, noted = base / "exported" / "model.onnx", base / "exported" / "difference"
     if not file.exists():
         describer = ImageEncoder.load(model_folder(base))
-        noted.write_text(repr(export_onnx(describer.net, file, describer.framing)))
+        noted.write_text(repr(export_onnx(describer.net, file, describer.preprocessing)))
     return file, float(noted.read_text())
 
 

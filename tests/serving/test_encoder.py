@@ -202,18 +202,18 @@ def test_the_whitening_is_found_under_the_name_that_runs_give_it():
 def test_a_folder_without_a_whitening_gives_embeddings(network, tmp_path):
     save(network, Folder(str(tmp_path)))
     describer = ImageEncoder.load(Folder(str(tmp_path)), dims=9)
-    assert describer.framing == Preprocessing(longest_side=1024, crop=None)
+    assert describer.preprocessing == Preprocessing(longest_side=1024, crop=None)
     assert describer.net.projection is None
     assert describer.encode(photos()[:1]).shape == (1, 9)
 
 
 def test_the_folder_says_how_images_are_framed(tmp_path):
-    for config, framing in (
+    for config, preprocessing in (
         ({"longest_side": None, "crop": 224}, Preprocessing(None, 224)),
         ({"crop": None}, Preprocessing(1024, None)),
     ):
         (tmp_path / CONFIG).write_text(json.dumps(config))
-        assert Preprocessing.read(Folder(str(tmp_path))) == framing
+        assert Preprocessing.read(Folder(str(tmp_path))) == preprocessing
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, "362", [362]])

@@ -139,7 +139,7 @@ class ExactIndex:
         return Neighbors(ids, similarities)
 
     def ranks(self, queries: Features, ids: Sequence[Ids]) -> list[Ids]:
-        """Places (from 1) of given items in the complete ranking that `nearest_neighbors` would give.
+        """Places (from 1) of given items in the complete ranking by similarity.
 
         Parameters
         ----------

@@ -1,6 +1,5 @@
 """Extraction: images to descriptors, a shard of images at a time."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from mmray.descriptors.embedding import embed, region_moments
+from mmray.descriptors.embedding import configure_torch, embed, region_moments
 from mmray.descriptors.inference import fused
 from mmray.descriptors.moments import Moments
 from mmray.descriptors.network import EmbeddingNet
@@ -24,11 +23,8 @@ from mmray.system.locations import prefetch
 
 
 def _prepared_device(threads: int) -> torch.device:
-    """Where this actor computes."""
-    # oneDNN compiles a kernel for each layer and shape of a batch, and keeps but 1,024: with images
-    # of many shapes it would compile most of the time (bfloat16: 11.4 ms an image instead of 8).
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
-    torch.set_num_threads(threads)
+    """Prepare this actor for computing, and return its device."""
+    configure_torch(threads)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -36,20 +32,20 @@ class ExtractionWorker:
     """Holds the network and turns units of decoded images into shards of descriptors."""
 
     def __init__(
-        self, network: list[ray.ObjectRef[Any]], how: DescriptorSettings, threads: int
+        self, network: list[ray.ObjectRef[Any]], settings: DescriptorSettings, threads: int
     ) -> None:
         self.device = _prepared_device(threads)
         model: EmbeddingNet = ray.get(network[0])
         self.exact = fused(model).to(self.device)
         self.reduced = None
-        if how.precision == "bfloat16":
+        if settings.precision == "bfloat16":
             self.reduced = fused(model, dtype=torch.bfloat16).to(self.device)
-        self.how, self.regions = how, how.regions.to(self.device)
+        self.settings, self.regions = settings, settings.regions.to(self.device)
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
         images = unpacked(unit["pixels"], unit["shape"])
         good = np.flatnonzero([error is None for error in unit["error"]])
-        shape = (unit[ITEMS], len(self.how.poolings), self.exact.width(self.how.poolings))
+        shape = (unit[ITEMS], len(self.settings.poolings), self.exact.width(self.settings.poolings))
         descriptors = np.zeros(shape, np.float32)
         deviations: list[float | None] = [None] * unit[ITEMS]
         descriptors[good] = self._embed(self.reduced or self.exact, images)
@@ -61,20 +57,20 @@ class ExtractionWorker:
             item=unit["first"] + np.arange(unit[ITEMS]),
             **{name: unit[name] for name in ("uri", "width", "height", "digest", "error")},
             deviation=deviations,
-            poolings=self.how.poolings,
+            poolings=self.settings.poolings,
             descriptors=descriptors,
         )
 
     def _embed(self, model: EmbeddingNet, images: Sequence[Pixels]) -> Features:
         """(m, p, d)."""
-        how = self.how
+        settings = self.settings
         return embed(
             model,
             images,
-            how.poolings,
-            batch_size=how.batch_size,
+            settings.poolings,
+            batch_size=settings.batch_size,
             device=self.device,
-            scales=how.scales,
+            scales=settings.preprocessing.scales,
             regions=self.regions,
         )
 
@@ -83,19 +79,19 @@ class RegionWorker:
     """Sums up the vectors of the regions of a unit's images, from which a PCA is learned."""
 
     def __init__(
-        self, network: list[ray.ObjectRef[Any]], how: DescriptorSettings, threads: int
+        self, network: list[ray.ObjectRef[Any]], settings: DescriptorSettings, threads: int
     ) -> None:
         self.device = _prepared_device(threads)
         self.model = fused(ray.get(network[0])).to(self.device)
-        self.how = how
+        self.settings = settings
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
         moments = region_moments(
             self.model,
             unpacked(unit["pixels"], unit["shape"]),
-            self.how.regions,
-            scales=self.how.scales,
-            batch_size=self.how.batch_size,
+            self.settings.regions,
+            scales=self.settings.preprocessing.scales,
+            batch_size=self.settings.batch_size,
             device=self.device,
         )
         return moments_table(moments)
@@ -105,9 +101,8 @@ def extract(
     images: Collection,
     model: EmbeddingNet,
     *,
-    how: DescriptorSettings,
+    settings: DescriptorSettings,
     output: Folder,
-    shard_size: int,
     pool: ActorPool,
     label: str,
     report: Callable[[Mapping[str, float]], None] | None = None,
@@ -121,9 +116,8 @@ def extract(
         ExtractionWorker,
         images,
         model,
-        how,
+        settings,
         output=output,
-        shard_size=shard_size,
         pool=pool,
         label=label,
         report=report,
@@ -135,9 +129,8 @@ def sum_up_regions(
     images: Collection,
     model: EmbeddingNet,
     *,
-    how: DescriptorSettings,
+    settings: DescriptorSettings,
     output: Folder,
-    shard_size: int,
     pool: ActorPool,
     label: str,
 ) -> Moments:
@@ -149,9 +142,8 @@ def sum_up_regions(
         RegionWorker,
         images,
         model,
-        how,
+        settings,
         output=output,
-        shard_size=shard_size,
         pool=pool,
         label=label,
     )
@@ -165,19 +157,19 @@ def _run(
     worker: type[ExtractionWorker | RegionWorker],
     images: Collection,
     model: EmbeddingNet,
-    how: DescriptorSettings,
+    settings: DescriptorSettings,
     *,
-    shard_size: int,
     pool: ActorPool,
     **options: Any,
 ) -> None:
     """`run_units` of decoded images; the options are its own."""
+    preprocessing = settings.preprocessing
     run_units(
-        units_of(images, shard_size=shard_size, longest_side=how.longest_side),
+        units_of(images, shard_size=settings.shard_size, longest_side=preprocessing.longest_side),
         worker,
-        ([ray.put(model.cpu())], how, pool.cpus),
+        ([ray.put(model.cpu())], settings, pool.cpus),
         pool=pool,
-        prepare=Decoder(how.longest_side, how.max_pixels, how.crop),
+        prepare=Decoder(preprocessing.longest_side, settings.max_pixels, preprocessing.crop),
         ahead_bytes=PIXEL_BUDGET if pool.gpus else 0,
         **options,
     )

@@ -7,7 +7,8 @@ from typing import get_args
 
 from mmray.config.choices import Descriptor, Network, Pooling
 from mmray.config.tools import EvaluateJobConfig
-from mmray.descriptors.weights import CONFIG, build, load
+from mmray.descriptors.settings import CONFIG, DescriptorSettings, Preprocessing
+from mmray.descriptors.weights import build, load
 from mmray.descriptors.whitening import pca_whitening, read_whitening, whitening_name
 from mmray.evaluation.candidates import LDA, PCA, EvaluatedNetwork
 from mmray.evaluation.scores import Score
@@ -17,7 +18,7 @@ from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.session import Session, running, usable_storage
 from mmray.pipeline.stages.evaluation import evaluate_stages, read_labelled_sets
-from mmray.pipeline.stages.labelled_descriptors import PART, Measuring, describe_sample
+from mmray.pipeline.stages.labelled_descriptors import PART, describe_sample
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
@@ -46,15 +47,11 @@ def run(config: EvaluateJobConfig) -> list[Score]:
             raise InputError(f"--model: {count} networks are called {label}: write OTHER={label}")
     sets = read_labelled_sets(config)
     with running(config, storage, (PART,)) as session:
-        measuring = Measuring(
-            config=config,
-            shard_size=config.shard_size,
-            batch_size=config.batch_size,
-            max_pixels=config.max_pixels,
-        )
+        preprocessing = Preprocessing(config.longest_side, scales=config.scales)
+        settings = DescriptorSettings.of(config, preprocessing, config.poolings)
         if config.pca_images is not None:
-            candidates = [_with_pca(session, each, measuring) for each in candidates]
-        measured = evaluate_stages(session, candidates, sets, measuring)
+            candidates = [_with_pca(session, each, settings) for each in candidates]
+        measured = evaluate_stages(session, candidates, sets, config, settings)
         write_report(
             session,
             Report(
@@ -114,7 +111,7 @@ def read_candidate(
 
 
 def _with_pca(
-    session: Session[EvaluateJobConfig], candidate: EvaluatedNetwork, measuring: Measuring
+    session: Session[EvaluateJobConfig], candidate: EvaluatedNetwork, settings: DescriptorSettings
 ) -> EvaluatedNetwork:
     """The same network, also measured with PCA whitening learned from independent images."""
     config = session.config
@@ -123,7 +120,7 @@ def _with_pca(
         session,
         config.pca_images,
         candidate.network,
-        measuring,
+        settings,
         images=config.pca_sample,
         stage_flag=PART,
     )

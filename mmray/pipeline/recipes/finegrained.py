@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mmray.config.learning import FinegrainedConfig, chosen_stages
 from mmray.config.presets import BASELINE, changed
+from mmray.config.sections import LabelledSetsConfig
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import build, save, state_digest
 from mmray.evaluation.benchmarks.classes import ClassSet, class_set
@@ -26,7 +27,7 @@ from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.evaluation import evaluate_stages
 from mmray.pipeline.stages.extraction import extract_stage
 from mmray.pipeline.stages.head import head_stage
-from mmray.pipeline.stages.labelled_descriptors import measuring
+from mmray.pipeline.stages.labelled_descriptors import class_set_settings
 from mmray.pipeline.stages.listing import read_exclusion_list
 from mmray.pipeline.stages.training import classes_stage, train_stage
 from mmray.system.errors import InputError
@@ -95,19 +96,25 @@ def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
         return outcome
     candidates = [EvaluatedNetwork(label=INITIAL, network=network)]
     candidates += [EvaluatedNetwork(label=tuned.label, network=tuned.network)]
-    measured = evaluate_stages(session, candidates, [inputs.test], measuring(session.config))
+    settings = class_set_settings(session.config)
+    searched = LabelledSetsConfig(
+        longest_side=settings.preprocessing.longest_side or 0,
+        poolings=("embedding",),
+        clusterings=session.config.test.clusterings,
+    )
+    measured = evaluate_stages(session, candidates, [inputs.test], searched, settings)
     return dataclasses.replace(outcome, scores=measured.scores, found=measured.found)
 
 
 def model_stage(session: Session[FinegrainedConfig], network: EmbeddingNet) -> Folder:
     """The folder of the network that was kept, ready for use."""
-    framing = measuring(session.config).framing
+    preprocessing = class_set_settings(session.config).preprocessing
 
     def work(stage: StageFolder) -> Counts:
-        save(network, stage.folder / "model", framing=framing)
+        save(network, stage.folder / "model", preprocessing=preprocessing)
         return {"dims": network.dim}
 
-    inputs = (state_digest(network), framing)
+    inputs = (state_digest(network), preprocessing.stored())
     stage = session.run_stage("model", *inputs, work=work, stage_flag="train")
     announce(f"model: {stage.folder.location('model')}")
     return stage.folder / "model"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,11 +98,12 @@ def _index_stage(
 ) -> StageFolder:
     """Describe what is new by the model of a folder; write an index of it and of what was known."""
     config = session.config
+    own = model.preprocessing
+    preprocessing = replace(own, longest_side=config.longest_side or own.longest_side)
+    settings = DescriptorSettings.of(config, preprocessing, ("embedding",))
     about = {
         "model": model.digest(),
-        "longest_side": config.longest_side or model.framing.longest_side,
-        "crop": model.framing.crop,
-        "scales": list(model.framing.scales),
+        **preprocessing.stored(),
         "precision": config.precision,
     }
     known = _known(config, before, about)
@@ -113,7 +115,7 @@ def _index_stage(
         return before
 
     def work(stage: StageFolder) -> Counts:
-        read, why, new = _described(session, model, fresh, about)
+        read, why, new = _described(session, model, fresh, settings)
         catalog, origins = wanted.with_descriptors(read, why)
         if not len(origins):
             raise InputError(
@@ -157,26 +159,19 @@ def _known(config: IndexConfig, before: StageFolder | None, about: dict[str, Any
 
 
 def _described(
-    session: Session[IndexConfig], model: TrainedModel, fresh: Collection, about: dict[str, Any]
+    session: Session[IndexConfig],
+    model: TrainedModel,
+    fresh: Collection,
+    settings: DescriptorSettings,
 ) -> tuple[Ids, list[str | None], Features]:
     """Of fresh images the places of those that could be read, why not, and their descriptors."""
     if not len(fresh):
         return np.empty(0, np.int64), [], np.empty((0, model.network.dim), np.float32)
-    config = session.config
     described = extract_descriptors(
         session,
         fresh,
         model.network,
-        how=DescriptorSettings(
-            longest_side=about["longest_side"],
-            crop=about["crop"],
-            scales=about["scales"],
-            poolings=("embedding",),
-            precision=config.precision,
-            batch_size=config.batch_size,
-            max_pixels=config.max_pixels,
-        ),
-        shard_size=config.shard_size,
+        settings=settings,
         stage_flag="extract",
         max_bad_fraction=None,
     )

@@ -161,8 +161,8 @@ def _summary(outcome: RunResult, part: str | None) -> Iterable[str]:
         which = f"Round {number}: " if len(trained) > 1 else ""
         if tuned.epoch == 0:
             yield (
-                f"{which}None of {tuned.epochs} epochs found the manifold's neighbours better: it is the one "
-                "that training began with."
+                f"{which}None of {tuned.epochs} epochs found the manifold's neighbours better: it "
+                "is the one that training began with."
             )
         else:
             yield f"{which}The network after epoch {tuned.epoch} of {tuned.epochs} is kept."

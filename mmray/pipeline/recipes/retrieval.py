@@ -21,7 +21,7 @@ from mmray.pipeline.recipes.publishing import publish
 from mmray.pipeline.session import Session, running, usable_storage
 from mmray.pipeline.stages.evaluation import evaluate_stages, read_labelled_sets
 from mmray.pipeline.stages.labelled_descriptors import (
-    _measuring,
+    labelled_set_settings,
 )
 from mmray.pipeline.stages.training import train_stage, tuples_stage
 from mmray.pipeline.stages.whitening import whiten_stage
@@ -103,7 +103,13 @@ def _from_training(
         announce("evaluate: no labelled set was given, nothing is measured")
         return outcome
     candidates = [initial, dataclasses.replace(trained, label=tuned.label)]
-    result = evaluate_stages(session, candidates, inputs.sets, _measuring(session.config))
+    result = evaluate_stages(
+        session,
+        candidates,
+        inputs.sets,
+        session.config.evaluation,
+        labelled_set_settings(session.config),
+    )
     return dataclasses.replace(outcome, scores=result.scores, found=result.found)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mmray.config.choices import Descriptor
 from mmray.config.run import RunConfig
 from mmray.config.sections import LabelledSetsConfig
+from mmray.descriptors.settings import DescriptorSettings
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet, labelled_set
 from mmray.evaluation.benchmarks.published import find_benchmark
 from mmray.evaluation.candidates import EvaluatedNetwork
@@ -22,7 +23,7 @@ from mmray.evaluation.scoring import clustered, figures
 from mmray.pipeline.reports.tables import results_table
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
-from mmray.pipeline.stages.labelled_descriptors import Measuring, _describe_set, _SetFeatures
+from mmray.pipeline.stages.labelled_descriptors import _describe_set, _SetFeatures
 from mmray.system.arrays import Floats, Ids
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
@@ -77,7 +78,8 @@ def evaluate_stages(
     session: Session[RunConfig],
     candidates: Sequence[EvaluatedNetwork],
     sets: Sequence[LabelledSet],
-    measuring: Measuring,
+    config: LabelledSetsConfig,
+    settings: DescriptorSettings,
 ) -> EvaluationResult:
     """Score each descriptor of each network on each set, without and with its whitenings.
 
@@ -87,13 +89,13 @@ def evaluate_stages(
     scores: list[Score] = []
     found: list[SearchExamples] = []
     for labelled in sets:
-        described = [_describe_set(session, c.network, labelled, measuring) for c in candidates]
-        scores += _evaluate_set(session, candidates, described, labelled, measuring.config)
+        described = [_describe_set(session, c.network, labelled, settings) for c in candidates]
+        scores += _evaluate_set(session, candidates, described, labelled, config)
         if not found:
             pairs = zip(candidates, described, strict=True)
-            found = [_search_examples(*pair, labelled, measuring.config) for pair in pairs]
+            found = [_search_examples(*pair, labelled, config) for pair in pairs]
     networks = [candidate.network.network for candidate in candidates]
-    scores += paper_scores(scores, measuring.config, networks)
+    scores += paper_scores(scores, config, networks)
     session.run.log_text("results.md", results_table(scores) + "\n")
     return EvaluationResult(scores=scores, found=found)
 

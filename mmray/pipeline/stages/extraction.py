@@ -15,7 +15,7 @@ from mmray.descriptors import shards
 from mmray.descriptors.moments import blocks
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import RegionWhitening, Rmac
-from mmray.descriptors.settings import DescriptorSettings
+from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.descriptors.weights import state_digest
 from mmray.descriptors.whitening import pca_from, pca_whitening, read_whitening, write_whitening
 from mmray.images.collection import Collection, sample
@@ -48,8 +48,7 @@ def extract_descriptors(
     images: Collection,
     model: EmbeddingNet,
     *,
-    how: DescriptorSettings,
-    shard_size: int,
+    settings: DescriptorSettings,
     stage_flag: str,
     settings_fingerprint: Any = None,
     max_bad_fraction: float | None = 0.0,
@@ -60,9 +59,8 @@ def extract_descriptors(
 
     Parameters
     ----------
-    shard_size : images in a unit of work
-    how_mark : JSON-like
-        What of `how` does not show in its settings: where its whitening of regions comes from.
+    settings_fingerprint : JSON-like
+        What `settings.stored` does not show: where its whitening of regions comes from.
     max_bad_fraction : of the images, that may be unreadable; None: even all of them
     flag : that sets it, for the message
     deduplicate : of images with equal content, keep the first only
@@ -77,9 +75,8 @@ def extract_descriptors(
         extract(
             images,
             model,
-            how=how,
+            settings=settings,
             output=stage.folder / "features",
-            shard_size=shard_size,
             pool=cluster.with_gpus(session.pool),
             label=stage_flag,
             report=session.reporting(stage_flag),
@@ -87,27 +84,26 @@ def extract_descriptors(
         )
         return shards.finish_features(
             stage.folder,
-            how.poolings,
+            settings.poolings,
             total=len(images),
             max_bad_fraction=max_bad_fraction,
             flag=flag,
             deduplicate=deduplicate,
         )
 
-    plain = dataclasses.replace(how.regions, whitening=None)
-    options = dataclasses.asdict(dataclasses.replace(how, regions=plain))
-    inputs = (images.digest(), state_digest(model), options, settings_fingerprint)
-    stage = session.run_stage(
-        "extract", *inputs, shard_size, deduplicate, work=work, stage_flag=stage_flag
+    inputs = (
+        *(images.digest(), state_digest(model), settings.stored(), settings_fingerprint),
+        *(settings.shard_size, deduplicate),
     )
+    stage = session.run_stage("extract", *inputs, work=work, stage_flag=stage_flag)
     if "deviation" in stage.counts:
         announce(
-            f"{stage_flag}: cosines of {how.precision} descriptors to those in float32 are 1 less "
-            f"{stage.counts['deviation']:.2g} on average, {stage.counts['deviation_max']:.2g} at "
-            "most (one image a shard)"
+            f"{stage_flag}: cosines of {settings.precision} descriptors to those in float32 are 1 "
+            f"less {stage.counts['deviation']:.2g} on average, "
+            f"{stage.counts['deviation_max']:.2g} at most (one image a shard)"
         )
     kept = stage.folder.read_table("images.parquet", ["item"])["item"].to_numpy()
-    return ExtractedDescriptors(stage, how.poolings, images.take(kept))
+    return ExtractedDescriptors(stage, settings.poolings, images.take(kept))
 
 
 REGION_IMAGES = 5000  # of which the PCA of regions is learned
@@ -125,25 +121,19 @@ def extract_stage(
     """
     config = session.config.extraction
     need_items(session.config.mining, len(images), "images")
-    how = DescriptorSettings(
-        longest_side=config.longest_side,
-        scales=config.scales,
-        poolings=config.poolings,
-        regions=Rmac(whole=config.rmac_whole),
-        precision=config.precision,
-        batch_size=config.batch_size,
-        max_pixels=config.max_pixels,
-    )
-    regions = _region_stage(session, images, model, how) if config.region_whitening else None
+    preprocessing = Preprocessing(config.longest_side, scales=config.scales)
+    settings = DescriptorSettings.of(config, preprocessing, config.poolings)
+    settings = dataclasses.replace(settings, regions=Rmac(whole=config.rmac_whole))
+    regions = _region_stage(session, images, model, settings) if config.region_whitening else None
     if regions is not None:
         whitening = RegionWhitening.of(read_whitening(regions.folder, "regions.npz"))
-        how = dataclasses.replace(how, regions=Rmac(whole=config.rmac_whole, whitening=whitening))
+        whitened = dataclasses.replace(settings.regions, whitening=whitening)
+        settings = dataclasses.replace(settings, regions=whitened)
     described = extract_descriptors(
         session,
         images,
         model,
-        how=how,
-        shard_size=config.shard_size,
+        settings=settings,
         settings_fingerprint=None if regions is None else regions.fingerprint,
         stage_flag="extract",
         max_bad_fraction=config.max_bad_fraction,
@@ -158,7 +148,7 @@ def _region_stage(
     session: Session[LearningConfig],
     images: Collection,
     model: EmbeddingNet,
-    how: DescriptorSettings,
+    settings: DescriptorSettings,
 ) -> StageFolder:
     """PCA whitening of the regions of R-MAC, learned from a sample of the images."""
     config = session.config
@@ -168,9 +158,8 @@ def _region_stage(
         moments = sum_up_regions(
             learned_from,
             model,
-            how=how,
+            settings=settings,
             output=stage.folder / "moments",
-            shard_size=config.extraction.shard_size,
             pool=cluster.with_gpus(session.pool),
             label="regions",
         )
@@ -182,8 +171,9 @@ def _region_stage(
         write_whitening(stage.folder, "regions.npz", pca_from(moments))
         return {"images": len(learned_from), "regions": moments.count}
 
-    settings = (how.longest_side, how.scales, how.regions.whole, how.max_pixels)
-    inputs = (learned_from.digest(), state_digest(model), settings)
+    seen = (settings.preprocessing.longest_side, settings.preprocessing.scales)
+    options = (*seen, settings.regions.whole, settings.max_pixels)
+    inputs = (learned_from.digest(), state_digest(model), options)
     return session.run_stage("regions", *inputs, work=work, stage_flag="extract")
 
 

@@ -12,7 +12,7 @@ from mmray.images.collection import Collection, sample
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_descriptors
-from mmray.pipeline.stages.labelled_descriptors import measuring
+from mmray.pipeline.stages.labelled_descriptors import class_set_settings
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError
 
@@ -41,8 +41,9 @@ def head_stage(
         session,
         sample(images, HEAD_IMAGES, config.seed),
         network,
-        how=dataclasses.replace(measuring(config).how, poolings=(config.training.pooling,)),
-        shard_size=config.extraction.shard_size,
+        settings=dataclasses.replace(
+            class_set_settings(config), poolings=(config.training.pooling,)
+        ),
         stage_flag="extract",
         max_bad_fraction=config.extraction.max_bad_fraction,
         flag="--extraction.max-bad-fraction",

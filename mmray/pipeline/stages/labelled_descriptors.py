@@ -1,16 +1,14 @@
 """The stages that describe labelled sets and samples."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from mmray.config.choices import Descriptor
 from mmray.config.learning import FinegrainedConfig, RetrievalConfig
 from mmray.config.run import RunConfig
-from mmray.config.sections import LabelledSetsConfig, TrainingConfig
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.settings import DescriptorSettings
+from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.images.collection import Collection, sample
 from mmray.images.sources import list_images
@@ -22,48 +20,11 @@ PART = "evaluate"
 MOST_BAD = 0.05  # of the distractors and of the images for whitening may be unreadable
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measuring:
-    """How labelled sets are described and searched; `config` is the user's part of it.
-
-    Attributes
-    ----------
-    center_crop : pixels of a side of the centre that is described; None: all of an image
-    """
-
-    config: LabelledSetsConfig
-    shard_size: int
-    batch_size: int
-    max_pixels: int
-    center_crop: int | None = None
-
-    @property
-    def framing(self) -> dict[str, Any]:
-        """How images are made ready for a network, as a model's folder keeps it."""
-        return {
-            "longest_side": self.config.longest_side,
-            "crop": self.center_crop,
-            "scales": list(self.config.scales),
-        }
-
-    @property
-    def how(self) -> DescriptorSettings:
-        return DescriptorSettings(
-            longest_side=self.config.longest_side,
-            crop=self.center_crop,
-            scales=self.config.scales,
-            poolings=self.config.poolings,
-            precision=self.config.precision,
-            batch_size=self.batch_size,
-            max_pixels=self.max_pixels,
-        )
-
-
 def describe_sample(
     session: Session[RunConfig],
     folder: str,
     network: EmbeddingNet,
-    measuring: Measuring,
+    settings: DescriptorSettings,
     *,
     images: int,
     stage_flag: str,
@@ -71,7 +32,7 @@ def describe_sample(
     """Descriptors of independent images, drawn at random, to learn PCA whitening from."""
     listed = sample(Collection.of(list_images(folder)), images, session.config.seed)
     return describe_images(
-        session, listed, network, measuring, stage_flag=stage_flag, most_bad=MOST_BAD
+        session, listed, network, settings, stage_flag=stage_flag, most_bad=MOST_BAD
     )
 
 
@@ -101,16 +62,19 @@ class _SetFeatures:
 
 
 def _describe_set(
-    session: Session[RunConfig], network: EmbeddingNet, labelled: LabelledSet, measuring: Measuring
+    session: Session[RunConfig],
+    network: EmbeddingNet,
+    labelled: LabelledSet,
+    settings: DescriptorSettings,
 ) -> _SetFeatures:
     """Distractors are a stage of their own, which benchmarks that have the same ones share."""
     items = Collection.of(labelled.items)
-    of_items = describe_images(session, items, network, measuring, stage_flag=PART)
+    of_items = describe_images(session, items, network, settings, stage_flag=PART)
     if not labelled.distractors:
         return _SetFeatures(of_items, None)
     others = Collection.of(labelled.distractors)
     of_others = describe_images(
-        session, others, network, measuring, stage_flag=PART, most_bad=MOST_BAD
+        session, others, network, settings, stage_flag=PART, most_bad=MOST_BAD
     )
     return _SetFeatures(of_items, of_others)
 
@@ -119,7 +83,7 @@ def describe_images(
     session: Session[RunConfig],
     images: Collection,
     network: EmbeddingNet,
-    measuring: Measuring,
+    settings: DescriptorSettings,
     *,
     stage_flag: str,
     most_bad: float = 0.0,
@@ -129,41 +93,26 @@ def describe_images(
         session,
         images,
         network,
-        how=measuring.how,
-        shard_size=measuring.shard_size,
+        settings=settings,
         stage_flag=stage_flag,
         max_bad_fraction=most_bad,
     )
 
 
-def measuring(config: FinegrainedConfig) -> Measuring:
-    """Test images are seen as training embeds them."""
-    training, extraction = config.training, config.extraction
-    return Measuring(
-        config=LabelledSetsConfig(
-            longest_side=training.longest_side,
-            poolings=("embedding",),
-            precision=extraction.precision,
-            clusterings=config.test.clusterings,
-        ),
-        center_crop=embedded_crop(training),
-        shard_size=extraction.shard_size,
-        batch_size=extraction.batch_size,
-        max_pixels=extraction.max_pixels,
+def labelled_set_settings(config: RetrievalConfig) -> DescriptorSettings:
+    """How the retrieval job describes labelled sets, and the images that whitening learns from."""
+    test = config.evaluation
+    return DescriptorSettings.of(
+        config.extraction,
+        Preprocessing(test.longest_side, scales=test.scales),
+        test.poolings,
+        precision=test.precision,
     )
 
 
-def embedded_crop(training: TrainingConfig) -> int | None:
-    """Pixels of a side of the centre that is embedded; None: all of an image."""
-    return training.crop_size if training.augmentation == "crop" else None
-
-
-def _measuring(config: RetrievalConfig) -> Measuring:
-    """How images are described for retrieval."""
-    extraction = config.extraction
-    return Measuring(
-        config=config.evaluation,
-        shard_size=extraction.shard_size,
-        batch_size=extraction.batch_size,
-        max_pixels=extraction.max_pixels,
-    )
+def class_set_settings(config: FinegrainedConfig) -> DescriptorSettings:
+    """How the fine-grained job describes test classes: as training embeds images."""
+    training = config.training
+    crop = training.crop_size if training.augmentation == "crop" else None
+    preprocessing = Preprocessing(training.longest_side, crop)
+    return DescriptorSettings.of(config.extraction, preprocessing, ("embedding",))

@@ -23,9 +23,9 @@ from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import ExtractedDescriptors
 from mmray.pipeline.stages.labelled_descriptors import (
-    _measuring,
     describe_images,
     describe_sample,
+    labelled_set_settings,
 )
 from mmray.pipeline.stages.mining import MiningResult
 from mmray.system.arrays import Ids
@@ -50,11 +50,11 @@ def whiten_stage(
     rng, total = np.random.default_rng(session.config.seed), len(images)
     sample = np.sort(rng.choice(total, min(config.images, total), replace=False))
     pairs = matching_pairs(mined.pools, config.pairs, rng)
-    paired, measuring = np.unique(pairs), _measuring(session.config)
+    paired, settings = np.unique(pairs), labelled_set_settings(session.config)
 
     def described_by(name: str, ids: Ids) -> ExtractedDescriptors:
         return describe_images(
-            session, images.take(ids), networks[name], measuring, stage_flag="whiten"
+            session, images.take(ids), networks[name], settings, stage_flag="whiten"
         )
 
     def described_for_pca() -> ExtractedDescriptors:
@@ -64,7 +64,7 @@ def whiten_stage(
             session,
             test.pca_images,
             networks[INITIAL],
-            measuring,
+            settings,
             images=config.images,
             stage_flag="whiten",
         )
@@ -84,7 +84,7 @@ def whiten_stage(
             if name == TUNED:
                 file = whitening_name(pooling, session.config.training.pooling)
                 write_whitening(stage.folder / "model", file, whitening)
-        save(networks[TUNED], stage.folder / "model", framing=measuring.framing)
+        save(networks[TUNED], stage.folder / "model", preprocessing=settings.preprocessing)
         return {"images": len(learned_from[INITIAL].items), "pairs": pairs.shape[1]}
 
     inputs = [each.stage.fingerprint for each in learned_from.values()]
