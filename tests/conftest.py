@@ -1,26 +1,71 @@
-"""One local Ray for all tests that need it, without the token that would outlive them."""
+"""One local Ray for all tests that need it, and the marks that folders give to their tests.
+
+`make test-fast` leaves out what is marked `ray`, `process` or `slow`. Tests are `ray` where they
+use the Ray of the tests, and in end_to_end/; `process` in end_to_end/ and jobs/, where jobs are run
+as users run them. A single test elsewhere that starts a process says so itself.
+"""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many workers as CPUs: with more threads each they wait for one another. Before numpy.
+    os.environ |= dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+    )
+os.environ["RAY_AUTH_MODE"] = "disabled"  # read when ray is imported; else a token outlives us
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # training here takes seconds
+# Of the local S3 server: the workers of Ray inherit them.
+os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # read when ray is imported
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Of the local S3 server: the workers of Ray inherit them.
-os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-
+import hypothesis
 import pytest
-import ray
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from mmray.pipeline.distributed import cluster
 from mmray.system import locations
+
+TESTS = Path(__file__).parent
+MARKS = {"end_to_end": ("ray", "process"), "jobs": ("process",)}  # by folder
+
+# The same examples every time, however slow the machine is.
+hypothesis.settings.register_profile(
+    "ci", deadline=None, derandomize=True, max_examples=50, database=None
+)
+hypothesis.settings.load_profile("ci")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        marks = {*MARKS.get(folder, ())}
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            marks.add("ray")
+        for mark in marks:
+            item.add_marker(mark)
+        if marks:  # one after the other, in one process: with Ray they take all CPUs there are
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    chosen = terminalreporter.config.option.markexpr
+    if "not ray" in chosen:
+        terminalreporter.write_line(
+            "This was the fast part: `make test` adds all that runs on Ray or in new processes, "
+            "`make test-all` what takes minutes each."
+        )
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
+    import ray
+
+    from mmray.pipeline.distributed import cluster
+
     cluster.connect()
     yield
     ray.shutdown()
@@ -29,6 +74,8 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def on_cluster(ray_cluster: None) -> dict[str, str]:
     """The environment of a job on the cluster of the tests: starting one each time takes longer."""
+    import ray
+
     address = ray.get_runtime_context().gcs_address
     return os.environ | {"RAY_ADDRESS": address, "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -36,6 +83,8 @@ def on_cluster(ray_cluster: None) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """A local server that speaks S3: the query that its URIs end with."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(port=0)
     server.start()
     host, port = server.get_host_and_port()

@@ -17,8 +17,8 @@ from mmray.mining.baselines import (
 )
 from mmray.mining.diffusion.reordering import ReorderedGraph, reorder
 from mmray.mining.knn.exact import ExactIndex
-from mmray.mining.pool_lists import Pools, _empty
-from mmray.mining.pools import pools_of
+from mmray.mining.pool_lists import Pools
+from mmray.mining.pools import MiningMethod, pools_of
 from mmray.system.arrays import Device, Features, Graph, Ids
 
 EUCLIDEAN_K = 5  # of Table 1: NN^e_5, the anchor counted
@@ -75,23 +75,6 @@ class MiningInput:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class MiningMethod:
-    """Which pools to mine, and their sizes; see `pools_of` and `baselines`."""
-
-    positives: Positives = "manifold"
-    negatives: Negatives = "manifold"
-    positive_k: int
-    negative_k: int
-    max_negatives: int
-    positive_cut: float = 0.0
-    geodesic_far: float = 0.5
-    alpha: float = 0.99
-    rtol: float = 1e-10
-    max_iter: int = 20
-    seed: int = 0
-
-
 def mine_batch(
     given: MiningInput,
     anchors: Ids,
@@ -115,22 +98,9 @@ def mine_batch(
     """
     index = given.index
     if "manifold" in (method.positives, method.negatives):
-        pools = pools_of(
-            index,
-            given.normalized,
-            anchors,
-            positive_k=method.positive_k,
-            negative_k=method.negative_k,
-            max_negatives=method.max_negatives,
-            positive_cut=method.positive_cut,
-            alpha=method.alpha,
-            rtol=method.rtol,
-            max_iter=method.max_iter,
-            device=device,
-            threads=threads,
-        )
+        pools = pools_of(index, given.normalized, anchors, method, device=device, threads=threads)
     else:
-        pools = _empty(anchors)
+        pools = Pools.empty(anchors)
     if method.positives != "manifold":
         pools = _with_positives(pools, index, _positives(given, anchors, method))
     if method.negatives != "manifold":

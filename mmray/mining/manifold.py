@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmray.mining.diffusion.reordering import ReorderedGraph
-from mmray.mining.diffusion.solver import diffuse_blocks
+from mmray.mining.diffusion.solver import Solver, diffuse_blocks
 from mmray.system.arrays import Features, Ids
 
 
@@ -73,10 +73,8 @@ def manifold_neighbors(
     normalized: ReorderedGraph,
     items: Ids,
     k: int,
+    solver: Solver = Solver(),  # noqa: B008 (it is frozen)
     *,
-    alpha: float = 0.99,
-    rtol: float = 1e-10,
-    max_iter: int = 20,
     threads: int = 1,
 ) -> ManifoldNeighbors:
     """The first k items of NN^m of each item, the item itself not counted.
@@ -88,15 +86,13 @@ def manifold_neighbors(
     items : (q,) int64, in 0..n-1
     k : int
         From 1; all others where there are no more.
-    alpha, rtol, max_iter, threads
-        See `diffuse`.
+    threads : int
+        CPU threads, from 1; the result does not depend on them.
     """
     k = min(k + 1, normalized.graph.shape[0])
     neighbors: dict[int, Ids] = {}
     similarity: dict[int, Features] = {}
-    for rows, diffusion in diffuse_blocks(
-        normalized, items, alpha=alpha, rtol=rtol, max_iter=max_iter, threads=threads
-    ):
+    for rows, diffusion in diffuse_blocks(normalized, items, solver, threads=threads):
         for row, values in zip(rows, diffusion.similarity, strict=True):
             near = Ranking(values).first(k)
             near = near[(near != items[row]) & (values[near] > 0)][: k - 1]

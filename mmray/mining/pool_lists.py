@@ -54,6 +54,25 @@ class Pools:
     residual: Floats
     iterations: Ids
 
+    @classmethod
+    def empty(cls, anchors: Ids) -> "Pools":
+        """Return pools without a member for anchors (a,), which nothing was diffused from."""
+        ids: tuple[Ids, ...] = tuple(np.empty(0, np.int64) for _ in anchors)
+        values: tuple[Features, ...] = tuple(np.empty(0, np.float32) for _ in anchors)
+        return cls(
+            anchors=anchors.astype(np.int64),
+            positives=ids,
+            positive_similarity=values,
+            positive_rank_e=ids,
+            negatives=ids,
+            negative_similarity=values,
+            negative_rank_m=ids,
+            manifold_neighbors=ids,
+            zero_positives=np.zeros(len(anchors), np.int64),
+            residual=np.zeros(len(anchors)),
+            iterations=np.zeros(len(anchors), np.int64),
+        )
+
     def renamed(self, items: Ids) -> "Pools":
         """The same pools with items[i] (n,) int64 written for every item i."""
         return replace(
@@ -63,26 +82,6 @@ class Pools:
             negatives=tuple(items[ids] for ids in self.negatives),
             manifold_neighbors=tuple(items[ids] for ids in self.manifold_neighbors),
         )
-
-
-def _empty(anchors: Ids) -> Pools:
-    ids: tuple[Ids, ...] = tuple(np.empty(0, np.int64) for _ in anchors)
-    values: tuple[Features, ...] = tuple(np.empty(0, np.float32) for _ in anchors)
-    zeros = np.zeros(len(anchors), np.int64)
-    residual: Floats = np.zeros(len(anchors))
-    return Pools(
-        anchors=anchors.astype(np.int64),
-        positives=ids,
-        positive_similarity=values,
-        positive_rank_e=ids,
-        negatives=ids,
-        negative_similarity=values,
-        negative_rank_m=ids,
-        manifold_neighbors=ids,
-        zero_positives=zeros,
-        residual=residual,
-        iterations=zeros,
-    )
 
 
 def matching_pairs(pools: Pools, count: int, rng: np.random.Generator) -> Ids:

@@ -4,17 +4,75 @@ n items, d dimensions, a anchors. NN^m are the items by manifold similarity s_m 
 those by Euclidean similarity s_e (inner product); both break ties by id and count the anchor too.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from mmray.config.choices import Negatives, Positives
+from mmray.config.sections import MiningConfig
 from mmray.mining.diffusion.reordering import ReorderedGraph, reorder
-from mmray.mining.diffusion.solver import diffuse_blocks
+from mmray.mining.diffusion.solver import Solver, diffuse_blocks
 from mmray.mining.graph import normalize_graph
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.manifold import Ranking
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Device, Features, Graph, Ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningMethod:
+    """Which pools to mine, and their sizes.
+
+    Attributes
+    ----------
+    positives, negatives
+        Those of the manifold, eqs. (5) and (6), or of a baseline, see `baselines`.
+    positive_k : int
+        50 in eq. (5), 1..n.
+    negative_k : int
+        K of eq. (6), from 1; ⌈n/2⌉ where that is less.
+    max_negatives : int
+        How many of P⁻ are kept, from 1.
+    positive_cut : float
+        In [0, 1]: positives whose s_m is below this share of that of the anchor's first manifold
+        neighbour are left out. Not in the paper (0): its collections have many images an object;
+        where an object has fewer than positive_k, NN^m goes on with other objects.
+    geodesic_far : float
+        Share of all items that geodesic negatives are farther than, see `geodesic_negatives`.
+    solver : of the diffusion
+    seed : of random negatives
+    """
+
+    positives: Positives = "manifold"
+    negatives: Negatives = "manifold"
+    positive_k: int
+    negative_k: int
+    max_negatives: int
+    positive_cut: float = 0.0
+    geodesic_far: float = 0.5
+    solver: Solver = Solver()  # noqa: RUF009 (it is frozen)
+    seed: int = 0
+
+    @classmethod
+    def of(cls, config: MiningConfig, seed: int) -> "MiningMethod":
+        """Take the method from a job's settings."""
+        return cls(
+            positives=config.positives,
+            negatives=config.negatives,
+            positive_k=config.positive_k,
+            negative_k=config.negative_k,
+            max_negatives=config.max_negatives,
+            positive_cut=config.positive_cut,
+            geodesic_far=config.geodesic_far,
+            solver=Solver(config.alpha, config.rtol, config.max_iter),
+            seed=seed,
+        )
+
+    def stored(self) -> dict[str, Any]:
+        """Return all but the seed as JSON-like values, for a stage's fingerprint."""
+        flat = asdict(self)
+        return {**flat, **flat.pop("solver"), "seed": 0}
 
 
 def mine_pools(
@@ -40,12 +98,12 @@ def mine_pools(
         A of eq. (1), not normalised.
     anchors : (a,) int64
     positive_k, negative_k, max_negatives, positive_cut
-        See `pools_of`.
+        See `MiningMethod`.
     items : (m,) int64, ascending
         Work on these items only, as if there were no others; all where None. In the retrieval
         setting the largest component.
     alpha, rtol, max_iter
-        See `diffuse`.
+        See `Solver`.
 
     Returns
     -------
@@ -62,18 +120,15 @@ def mine_pools(
         raise ValueError(f"anchor {outside[0]} is not one of the {len(kept)} items mined")
     if items is not None:
         features, graph = features[kept], graph[kept][:, kept]
-    pools = pools_of(
-        ExactIndex.of(features),
-        reorder(normalize_graph(graph)),
-        np.searchsorted(kept, anchors),
+    method = MiningMethod(
         positive_k=positive_k,
         negative_k=negative_k,
         max_negatives=max_negatives,
         positive_cut=positive_cut,
-        alpha=alpha,
-        rtol=rtol,
-        max_iter=max_iter,
+        solver=Solver(alpha, rtol, max_iter),
     )
+    index, reordered = ExactIndex.of(features), reorder(normalize_graph(graph))
+    pools = pools_of(index, reordered, np.searchsorted(kept, anchors), method)
     return pools.renamed(kept)
 
 
@@ -81,18 +136,12 @@ def pools_of(
     index: ExactIndex,
     normalized: ReorderedGraph,
     anchors: Ids,
+    method: MiningMethod,
     *,
-    positive_k: int,
-    negative_k: int,
-    max_negatives: int,
-    positive_cut: float = 0.0,
-    alpha: float = 0.99,
-    rtol: float = 1e-10,
-    max_iter: int = 20,
     device: Device = "cpu",
     threads: int = 1,
 ) -> Pools:
-    """The part of `mine_pools` that is done batch by batch, on what is prepared once.
+    """Mine the pools of some anchors, on what is prepared once for all of them: eqs. (2)-(6).
 
     Parameters
     ----------
@@ -100,17 +149,8 @@ def pools_of(
     normalized : (n, n)
         Â from `normalize_graph`, reordered.
     anchors : (a,) int64, in 0..n-1
-    positive_k : int
-        50 in eq. (5), 1..n.
-    negative_k : int
-        K of eq. (6), from 1; ⌈n/2⌉ where that is less.
-    max_negatives : int
-        How many of P⁻ are kept, from 1.
-    positive_cut : float
-        In [0, 1]: positives whose s_m is below this share of that of the anchor's first manifold
-        neighbour are left out. Not in the paper (0): its collections have many images an object;
-        where an object has fewer than positive_k, NN^m goes on with other objects.
-    alpha, rtol, max_iter, device, threads
+    method : sizes and solver; both kinds of pools are the manifold's
+    device, threads
         See `diffuse`.
 
     Returns
@@ -124,32 +164,18 @@ def pools_of(
         refused by `diffuse` or `nearest_neighbors`.
     """
     n = len(index.database)
-    _check_sizes(n, normalized.graph, positive_k, negative_k, max_negatives)
-    negative_k = min(negative_k, -(-n // 2))
-    queries = index.database[anchors]
-    nearest = index.search(queries, max(positive_k, negative_k), device=device, threads=threads)
+    _check_sizes(n, normalized.graph, method)
+    method = replace(method, negative_k=min(method.negative_k, -(-n // 2)))
+    queries, k = index.database[anchors], max(method.positive_k, method.negative_k)
+    nearest = index.search(queries, k, device=device, threads=threads)
     mined: dict[int, _AnchorPools] = {}
     residual, iterations = np.empty(len(anchors)), np.empty(len(anchors), np.int64)
     for rows, diffusion in diffuse_blocks(
-        normalized,
-        anchors,
-        alpha=alpha,
-        rtol=rtol,
-        max_iter=max_iter,
-        device=device,
-        threads=threads,
+        normalized, anchors, method.solver, device=device, threads=threads
     ):
         for row, similarity in zip(rows, diffusion.similarity, strict=True):
             euclidean = nearest.ids[row], nearest.similarities[row]
-            mined[row] = _select(
-                anchors[row],
-                Ranking(similarity),
-                euclidean,
-                positive_k,
-                negative_k,
-                max_negatives,
-                positive_cut,
-            )
+            mined[row] = _select(anchors[row], Ranking(similarity), euclidean, method)
         residual[rows], iterations[rows] = diffusion.residual, diffusion.iterations
     chosen = [mined[row] for row in range(len(anchors))]
     positives = tuple(pools.positives for pools in chosen)
@@ -185,13 +211,11 @@ def _select(
     anchor: np.int64,
     manifold: Ranking,
     euclidean: tuple[Ids, Features],
-    positive_k: int,
-    negative_k: int,
-    max_negatives: int,
-    positive_cut: float,
+    method: MiningMethod,
 ) -> _AnchorPools:
     """Eqs. (5) and (6) for one anchor, given NN^e and s_e of at least positive_k and negative_k."""
     nearest_e, similarity_e = euclidean
+    positive_k, negative_k = method.positive_k, method.negative_k
     nearest_m = manifold.first(max(positive_k, negative_k))
 
     matching = nearest_m[:positive_k]
@@ -200,10 +224,10 @@ def _select(
     linked = (manifold.similarity[matching] > 0) & (matching != anchor)
     positives = named[manifold.similarity[named] > 0]
     strongest = manifold.similarity[matching[linked]].max(initial=0)
-    strong = positives[manifold.similarity[positives] >= positive_cut * strongest]
+    strong = positives[manifold.similarity[positives] >= method.positive_cut * strongest]
 
     farther = ~np.isin(nearest_e[:negative_k], nearest_m[:negative_k])
-    places = np.flatnonzero(farther & (nearest_e[:negative_k] != anchor))[:max_negatives]
+    places = np.flatnonzero(farther & (nearest_e[:negative_k] != anchor))[: method.max_negatives]
     return _AnchorPools(
         positives=strong,
         positive_similarity=manifold.similarity[strong],
@@ -215,14 +239,12 @@ def _select(
     )
 
 
-def _check_sizes(
-    n: int, normalized: Graph, positive_k: int, negative_k: int, max_negatives: int
-) -> None:
+def _check_sizes(n: int, normalized: Graph, method: MiningMethod) -> None:
     if normalized.shape != (n, n):
         raise ValueError(f"the graph has shape {normalized.shape}, but there are {n} features")
-    if not 1 <= positive_k <= n:
-        raise ValueError(f"positive_k must be between 1 and the {n} items, got {positive_k}")
-    if negative_k < 1:
-        raise ValueError(f"negative_k must be at least 1, got {negative_k}")
-    if max_negatives < 1:
-        raise ValueError(f"max_negatives must be at least 1, got {max_negatives}")
+    if not 1 <= method.positive_k <= n:
+        raise ValueError(f"positive_k must be between 1 and the {n} items, got {method.positive_k}")
+    if method.negative_k < 1:
+        raise ValueError(f"negative_k must be at least 1, got {method.negative_k}")
+    if method.max_negatives < 1:
+        raise ValueError(f"max_negatives must be at least 1, got {method.max_negatives}")

@@ -50,8 +50,8 @@ def test_an_image_that_ends_the_process_has_that_as_its_error(isolated, how):
 def test_the_process_ends_with_the_one_that_uses_it():
     code = (
         "import os, signal\n"
-        "from mmray.images.isolated_decoding import CarefulDecoder\n"
-        "decoder = CarefulDecoder()\n"
+        "from mmray.images.isolated_decoding import IsolatedDecoder\n"
+        "decoder = IsolatedDecoder()\n"
         "decoder(b'', longest_side=9)\n"
         "print(decoder._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -13,12 +13,12 @@ from mmray.mining.baselines import (
     geodesic_negatives,
     random_negatives,
 )
-from mmray.mining.batches import MiningInput, MiningMethod, mine_batch
+from mmray.mining.batches import MiningInput, mine_batch
 from mmray.mining.files import pools_table
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pool_lists import summary
-from mmray.mining.pools import mine_pools
+from mmray.mining.pools import MiningMethod, mine_pools
 from tests import oracles
 from tests.made.synthetic import curves
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmray.mining.diffusion.reordering import reorder
-from mmray.mining.diffusion.solver import diffuse
+from mmray.mining.diffusion.solver import Solver, diffuse
 from mmray.mining.graph import normalize_graph
 from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining.pools import mine_pools
@@ -17,7 +17,8 @@ ALPHA = 0.9
 
 
 def neighbors_of(graph, items, k, **options):
-    return manifold_neighbors(reorder(normalize_graph(graph)), np.array(items), k, **options)
+    reordered = reorder(normalize_graph(graph))
+    return manifold_neighbors(reordered, np.array(items), k, Solver(**options))
 
 
 def literal_neighbors(graph, item, k):

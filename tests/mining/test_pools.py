@@ -13,7 +13,7 @@ from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.diffusion.solver import diffuse
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import ExactIndex, nearest_neighbors
-from mmray.mining.pools import mine_pools, pools_of
+from mmray.mining.pools import MiningMethod, mine_pools, pools_of
 from tests import oracles
 from tests.made.synthetic import clouds, curves, graph_of, permuted, unit_rows
 
@@ -28,7 +28,8 @@ def graph_of_features(features, k=8):
 
 
 def prepared_pools(features, normalized, anchors, **sizes):
-    return pools_of(ExactIndex.of(features), reorder(normalized), anchors, **sizes)
+    method = MiningMethod(**sizes)
+    return pools_of(ExactIndex.of(features), reorder(normalized), anchors, method)
 
 
 def assert_same(left, right):

@@ -71,7 +71,7 @@ def test_a_row_changes_what_its_label_says_and_nothing_else(config):
 
 def test_rows_that_use_labels_say_so_and_no_other_does():
     for row in (*METHOD, *BASELINES, *FEATURES):
-        uses = bool({"oracle", "rival"} & set(row.changes))
+        uses = bool({"oracle", "baseline"} & set(row.changes))
         assert ("(uses labels)" in row.label) == uses, row
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from mmray.system import locations
 from mmray.system.locations import (
+    error_line,
     is_uri,
     local_path,
     open_file,
     open_folder,
     read_bytes,
-    reason,
     resolve,
     uri_of,
     with_retries,
@@ -288,4 +288,4 @@ def test_a_local_file_is_tried_once(pauses):
     ],
 )
 def test_a_reason_is_one_line_without_the_name(error, text):
-    assert reason(error) == text
+    assert error_line(error) == text

@@ -193,7 +193,7 @@ def test_adam_goes_on_with_its_averages(job, tmp_path):
     assert whole.history[-1]["learning_rate"] == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("rival", ["soft-triple", "distance-weighted"])
+@pytest.mark.parametrize("baseline", ["soft-triple", "distance-weighted"])
 def test_a_rival_goes_on_with_what_its_loss_has_learned(job, tmp_path, baseline):
     labelled = synthetic.class_job(job, baseline)
     whole = assert_restored_goes_on(with_config(labelled, epochs=2, held_out=0), tmp_path)

@@ -21,6 +21,38 @@ from mmray.mining.diffusion.reordering import ReorderedGraph, unordered
 from mmray.system.arrays import Device, Features, Floats, Graph, Ids
 
 
+@dataclass(frozen=True)
+class Solver:
+    """Parameters of the diffusion and of the conjugate gradients that solve it, as released.
+
+    Attributes
+    ----------
+    alpha : float
+        In [0, 1), eq. (2). The condition number is at most (1+α)/(1−α): 199 at 0.99.
+    rtol : float
+        A column stops when its residual, carried along by the iteration, is at most this.
+    max_iter : int
+        Or after so many steps, from 1. The f of smallest residual is returned, not the last.
+
+    Raises
+    ------
+    ValueError
+        alpha is outside [0, 1), rtol is negative, or max_iter is below 1.
+    """
+
+    alpha: float = 0.99
+    rtol: float = 1e-10
+    max_iter: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < 1:
+            raise ValueError(f"alpha must be in [0, 1), got {self.alpha}")
+        if not self.rtol >= 0:
+            raise ValueError(f"rtol must not be negative, got {self.rtol}")
+        if self.max_iter < 1:
+            raise ValueError(f"max_iter must be at least 1, got {self.max_iter}")
+
+
 @dataclass(frozen=True, eq=False)
 class Diffusion:
     """Solutions of eq. (3), one row an anchor.
@@ -72,12 +104,8 @@ def diffuse(
     normalized : (n, n) float32 or float64 CSR
         Â from `normalize_graph`, reordered for speed or not; the solver works in its precision.
     anchors : (a,) int64, in 0..n-1
-    alpha : float
-        In [0, 1). The condition number is at most (1+α)/(1−α): 199 at 0.99.
-    rtol : float
-        A column stops when its residual, carried along by the iteration, is at most this.
-    max_iter : int
-        Or after so many steps, from 1. The f of smallest residual is returned, not the last.
+    alpha, rtol, max_iter
+        See `Solver`.
     device : "cpu" or "cuda"
         Where the work arrays are; results differ in rounding.
     threads : int
@@ -91,8 +119,8 @@ def diffuse(
     Raises
     ------
     ValueError
-        The graph is not square or not float, an anchor is outside 0..n-1, alpha is outside [0, 1),
-        rtol is negative, or max_iter or threads is below 1.
+        The graph is not square or not float, an anchor is outside 0..n-1, threads is below 1, or
+        `Solver` refuses a value.
     """
     n = normalized.items.size if isinstance(normalized, ReorderedGraph) else normalized.shape[0]
     result = Diffusion(
@@ -101,13 +129,7 @@ def diffuse(
         iterations=np.empty(len(anchors), np.int64),
     )
     for rows, block in diffuse_blocks(
-        normalized,
-        anchors,
-        alpha=alpha,
-        rtol=rtol,
-        max_iter=max_iter,
-        device=device,
-        threads=threads,
+        normalized, anchors, Solver(alpha, rtol, max_iter), device=device, threads=threads
     ):
         result.similarity[rows] = block.similarity
         result.residual[rows] = block.residual
@@ -118,14 +140,12 @@ def diffuse(
 def diffuse_blocks(
     normalized: Graph | ReorderedGraph,
     anchors: Ids,
+    solver: Solver = Solver(),
     *,
-    alpha: float = 0.99,
-    rtol: float = 1e-10,
-    max_iter: int = 20,
     device: Device = "cpu",
     threads: int = 1,
 ) -> Iterator[tuple[Ids, Diffusion]]:
-    """What `diffuse` gives, a few anchors at a time, where (a, n) numbers are too many to hold.
+    """Diffuse as `diffuse`, a few anchors at a time, where (a, n) numbers are too many to hold.
 
     Yields
     ------
@@ -133,22 +153,24 @@ def diffuse_blocks(
         next are taken.
     """
     graph = normalized if isinstance(normalized, ReorderedGraph) else unordered(normalized)
-    _check(graph.graph, anchors, alpha, rtol, max_iter, threads)
+    _check(graph.graph, anchors, threads)
     vectors: Vectors = (
-        CpuVectors(graph, alpha, threads) if device == "cpu" else TorchVectors(graph, alpha, device)
+        CpuVectors(graph, solver.alpha, threads)
+        if device == "cpu"
+        else TorchVectors(graph, solver.alpha, device)
     )
     similarity = np.empty((vectors.columns, len(graph.items)), np.float32)
     # Anchors that are near each other reach the same part of the graph first.
     nearby = np.argsort(graph.positions[anchors], kind="stable")
     for start in range(0, len(anchors), vectors.columns):
         rows = nearby[start : start + vectors.columns]
-        iterations = _conjugate_gradient(vectors, anchors[rows], rtol, max_iter)
+        iterations = _conjugate_gradient(vectors, anchors[rows], solver)
         residual = vectors.residuals(anchors[rows])[: len(rows)]
         vectors.write(similarity[: len(rows)])
         yield rows, Diffusion(similarity[: len(rows)], residual, iterations)
 
 
-def _conjugate_gradient(vectors: Vectors, sources: Ids, rtol: float, max_iter: int) -> Ids:
+def _conjugate_gradient(vectors: Vectors, sources: Ids, solver: Solver) -> Ids:
     """Leave f of each source in the vectors' solution; return the steps (len(sources),) taken."""
     vectors.start(sources)
     active = np.arange(vectors.columns) < len(sources)
@@ -156,7 +178,7 @@ def _conjugate_gradient(vectors: Vectors, sources: Ids, rtol: float, max_iter: i
     smallest = np.full(vectors.columns, np.inf)
     current_is_best = np.ones(vectors.columns, bool)
     steps = np.zeros(vectors.columns, np.int64)
-    for _ in range(max_iter):
+    for _ in range(solver.max_iter):
         curvature = vectors.multiply()
         active &= curvature > 0  # otherwise p has vanished in rounding
         step = _quotient(squared, curvature, active)
@@ -171,7 +193,7 @@ def _conjugate_gradient(vectors: Vectors, sources: Ids, rtol: float, max_iter: i
         steps += active
         vectors.step_solution(step, _quotient(updated, squared, active))
         squared = np.where(active, updated, squared)
-        active &= squared > rtol**2
+        active &= squared > solver.rtol**2
         if not active.any():
             break
     if not current_is_best.all():
@@ -183,9 +205,7 @@ def _quotient(numerator: Floats, denominator: Floats, where: NDArray[np.bool_]) 
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=where)
 
 
-def _check(
-    normalized: Graph, anchors: Ids, alpha: float, rtol: float, max_iter: int, threads: int
-) -> None:
+def _check(normalized: Graph, anchors: Ids, threads: int) -> None:
     n = normalized.shape[0]
     if normalized.shape != (n, n) or normalized.dtype not in (np.float32, np.float64):
         raise ValueError(
@@ -195,11 +215,5 @@ def _check(
     outside = np.flatnonzero((anchors < 0) | (anchors >= n))
     if len(outside):
         raise ValueError(f"anchor {anchors[outside[0]]} is outside 0..{n - 1}")
-    if not 0 <= alpha < 1:
-        raise ValueError(f"alpha must be in [0, 1), got {alpha}")
-    if not rtol >= 0:
-        raise ValueError(f"rtol must not be negative, got {rtol}")
-    if max_iter < 1:
-        raise ValueError(f"max_iter must be at least 1, got {max_iter}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")

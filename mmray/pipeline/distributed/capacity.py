@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import ray
-from ray._private import state
 
 from mmray.config.run import RunConfig
+from mmray.pipeline.distributed.ray_internals import living_actors
 from mmray.system.errors import InputError
 from mmray.system.progress import announce
 
@@ -105,9 +105,7 @@ class WorkerWatchdog:
             announce(f"{self.stage}: waiting for a worker: {self._lack()}")
 
     def _has_worker(self) -> bool:
-        job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-        alive = state.actors(job_id=job, actor_state_name="ALIVE")
-        return any(actor["ActorClassName"].startswith(self.workers) for actor in alive.values())
+        return any(name.startswith(self.workers) for name in living_actors())
 
     def _lack(self) -> str:
         free = ray.available_resources()

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import ray
 import ray.data
-from ray._private.utils import read_ray_address
 
 from mmray.config.run import RunConfig
 from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog, run_watched
+from mmray.pipeline.distributed.ray_internals import read_ray_address
 from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.arrays import Device
 from mmray.system.errors import InputError
@@ -186,10 +186,10 @@ def _largest_machine(capacity: Capacity) -> int:
     if not largest():  # all were idle, and went: how large they are shows when one is back
         needs = {"CPU": 1.0}
         scout: Any = ray.remote(_ScaleUpProbe).options(num_cpus=1).remote()
-        attendance = WorkerWatchdog(
+        watchdog = WorkerWatchdog(
             "train", workers=_ScaleUpProbe.__name__, needs=needs, timeout=capacity.timeout
         )
-        run_watched(lambda: ray.get(scout.ping.remote()), attendance.check)
+        run_watched(lambda: ray.get(scout.ping.remote()), watchdog.check)
         ray.kill(scout)
     return largest()
 

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from mmray.mining.batches import MiningInput, MiningMethod, mine_batch
+from mmray.mining.batches import MiningInput, mine_batch
 from mmray.mining.files import pools_table
+from mmray.mining.pools import MiningMethod
 from mmray.pipeline.distributed.units import ITEMS, UNIT, ActorPool, run_units
 from mmray.system.arrays import Device, Ids
 from mmray.system.folder import Folder

@@ -15,9 +15,9 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ExecutionResources
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog
+from mmray.pipeline.distributed.ray_internals import ExecutionCallback, set_callbacks
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress
@@ -174,10 +174,10 @@ def run_units(
             # what makes an autoscaler add machines, and go to work when these are there.
             compute=ray.data.ActorPoolStrategy(size=size),
         )
-        attendance = WorkerWatchdog(
+        watchdog = WorkerWatchdog(
             label, workers=ACTORS, needs=pool.needs, timeout=pool.capacity.timeout
         )
-        _watch(receipts, attendance)
+        _watch(receipts, watchdog)
         for receipt in receipts.iter_rows():
             if receipt["refused"]:
                 raise InputError(receipt["refused"])
@@ -187,14 +187,14 @@ def run_units(
                 return
 
 
-def _watch(dataset: ray.data.Dataset, attendance: WorkerWatchdog) -> None:
+def _watch(dataset: ray.data.Dataset, watchdog: WorkerWatchdog) -> None:
     """Have Ray Data look for workers while it runs; where it must not go on, iterating raises."""
 
-    class Attending(ExecutionCallback):
+    class Watching(ExecutionCallback):
         def on_execution_step(self, executor: Any) -> None:
-            attendance.check()
+            watchdog.check()
 
-    dataset.context.custom_execution_callback_classes = [Attending]
+    set_callbacks(dataset, Watching)
 
 
 def _bound(dataset: ray.data.Dataset, unit_bytes: int, actors: int, cpus: int) -> None:

@@ -18,8 +18,9 @@ from mmray.config.sections import MiningConfig
 from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import Purity, pool_purity
 from mmray.mining.anchors import select_anchors, stationary_distribution
-from mmray.mining.batches import MiningInput, MiningMethod
+from mmray.mining.batches import MiningInput
 from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.diffusion.solver import Solver
 from mmray.mining.files import (
     read_graph,
     read_manifold,
@@ -36,6 +37,7 @@ from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.recall import measured_recall
 from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining.pool_lists import Pools, summary
+from mmray.mining.pools import MiningMethod
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.mining import mine
 from mmray.pipeline.distributed.neighbors import find_neighbors
@@ -158,8 +160,7 @@ def mine_stage(
 ) -> MiningResult:
     """Anchors, and their pools of positives and negatives, eqs. (2)-(6)."""
     config, seed = session.config.mining, session.config.seed
-    names = {field.name for field in dataclasses.fields(MiningMethod)} - {"seed"}
-    method = MiningMethod(**{name: getattr(config, name) for name in names}, seed=seed)
+    method = MiningMethod.of(config, seed)
     pool, device = _workers(session)
 
     def work(stage: StageFolder) -> Counts:
@@ -193,9 +194,10 @@ def mine_stage(
 
     random = config.selection in ("random", "filled") or config.negatives == "random"
     drawn = seed if random else None
-    options = dataclasses.asdict(dataclasses.replace(method, seed=0))
     anchors = (config.anchors, config.selection, config.anchor_block, drawn)
-    stage = session.run_stage("mine", graph.fingerprint, anchors, options, device, work=work)
+    stage = session.run_stage(
+        "mine", graph.fingerprint, anchors, method.stored(), device, work=work
+    )
     session.run.log_file(stage.folder, "graph.png", "graph")
     return MiningResult(stage, read_pools(stage.folder))
 
@@ -218,6 +220,7 @@ def check_stage(
     neighbors : of each, at most
     """
     config, seed = session.config.mining, session.config.seed
+    solver = (config.alpha, config.rtol, config.max_iter)
 
     def work(stage: StageFolder) -> Counts:
         stored = read_graph(graph.folder)
@@ -226,15 +229,12 @@ def check_stage(
             reorder(stored.normalized),
             drawn,
             neighbors,
-            alpha=config.alpha,
-            rtol=config.rtol,
-            max_iter=config.max_iter,
+            Solver(*solver),
             threads=os.cpu_count() or 1,
         )
         write_manifold(stage.folder, near.renamed(stored.items))
         return {"items": len(drawn)}
 
-    solver = (config.alpha, config.rtol, config.max_iter)
     inputs = (graph.fingerprint, items, neighbors, solver, seed)
     stage = session.run_stage("check", *inputs, work=work, stage_flag="train")
     return read_manifold(stage.folder)

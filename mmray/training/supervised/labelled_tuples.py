@@ -9,7 +9,7 @@ no two of the same cluster. The two steps, and what they share, are those of `tu
 m pairs (query, positive), n images, t of the pairs in an epoch, d dimensions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,26 +38,16 @@ class LabelledPairs:
 
     def as_pools(self) -> Pools:
         """The pairs as if they were mined: an anchor each, one positive of weight 1."""
-        m = len(self.queries)
-        none = (np.empty(0, np.int64),) * m
         matching = tuple(self.positives[:, None])
-        return Pools(
-            anchors=self.queries,
+        return replace(
+            Pools.empty(self.queries),
             positives=matching,
-            positive_similarity=(np.ones(1, np.float32),) * m,
-            positive_rank_e=none,
-            negatives=none,
-            negative_similarity=(np.empty(0, np.float32),) * m,
-            negative_rank_m=none,
+            positive_similarity=(np.ones(1, np.float32),) * len(matching),
             manifold_neighbors=matching,
-            zero_positives=np.zeros(m, np.int64),
-            residual=np.zeros(m),
-            iterations=np.zeros(m, np.int64),
         )
 
 
-_NONE = np.empty(0, np.int64)
-NO_POOLS = LabelledPairs(queries=_NONE, positives=_NONE, clusters=_NONE).as_pools()
+NO_POOLS = Pools.empty(np.empty(0, np.int64))
 
 
 def sample_labelled_pairs(

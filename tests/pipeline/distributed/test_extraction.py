@@ -15,7 +15,7 @@ from mmray.descriptors.embedding import embed, region_moments
 from mmray.descriptors.pooling import Rmac
 from mmray.descriptors.settings import DescriptorSettings
 from mmray.descriptors.weights import build
-from mmray.images.collection import Collection, ImageFile
+from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import index
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import load_image
@@ -245,7 +245,7 @@ def test_a_unit_holds_all_that_is_known_of_its_images():
         ]
     )
     (images,) = units_of(items, shard_size=4, longest_side=64)["images"].to_pylist()
-    assert [extraction.image_of(image) for image in images] == list(items)
+    assert [image_of(image) for image in images] == list(items)
 
 
 def test_a_decoder_counts_bytes_and_bad_images_and_knows_equal_contents(photos):

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mmray.mining.batches import MiningInput, MiningMethod
+from mmray.mining.batches import MiningInput
 from mmray.mining.files import read_neighbors, read_pools
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.approximate import ApproximateIndex
 from mmray.mining.knn.exact import ExactIndex, nearest_neighbors
 from mmray.mining.pool_lists import Pools
-from mmray.mining.pools import mine_pools
+from mmray.mining.pools import MiningMethod, mine_pools
 from mmray.pipeline.distributed.mining import mine
 from mmray.pipeline.distributed.neighbors import find_neighbors
 from mmray.pipeline.distributed.units import ActorPool

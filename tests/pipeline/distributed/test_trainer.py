@@ -107,10 +107,10 @@ def test_two_workers_follow_one_under_labels_too(job, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rival", ["proxy-nca", "distance-weighted"])
-def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, baseline):
+def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, rival):
     # Eight images a step: the stripes of three workers are 3, 3 and 2.
     changes = {"epochs": 1, "held_out": 0, "learning_rate": 1e-4}
-    labelled = synthetic.class_job(job, baseline)
+    labelled = synthetic.class_job(job, rival)
     labelled = dataclasses.replace(labelled, config=dataclasses.replace(CONFIG, **changes))
     (one, first), (three, third) = (
         trained(labelled, tmp_path / str(workers), workers=workers) for workers in (1, 3)
