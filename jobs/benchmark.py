@@ -1,147 +1,148 @@
 """How fast mmray is, beside what one would call instead; both sides in one run, as a table.
 
-Or, with `features`, the synthetic features themselves in a file, for `jobs/mine.py`.
+Or, with `features`, the synthetic features themselves in a file, for `jobs/mine.py`; or, with
+`gpu`, what one GPU could do and what mmray gets out of it.
 """
 
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
+from benchmarks.options import (
+    DiffusionOptions,
+    ExtractionOptions,
+    FeaturesOptions,
+    GpuOptions,
+    KnnOptions,
+    Photos,
+    RankingOptions,
+    SearchOptions,
+    SyntheticFeatures,
+    Threads,
+    TrainingOptions,
+)
 
-from mmray.config.choices import Loss, Network, Precision
 from mmray.config.command_line import exit_status
 
 if TYPE_CHECKING:
-    from jobs.benchmarks.extraction import Rate
+    from benchmarks.extraction import Rate
+    from benchmarks.mining import Comparison
+
     from mmray.images.collection import Collection
+    from mmray.system.arrays import Features
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """What is measured, and on how much."""
-
-    what: tyro.conf.Positional[
-        Literal["extraction", "training", "knn", "diffusion", "ranking", "search", "features"]
-    ]
-    items: int = 100_000
-    dims: int = 64
-    intrinsic: int = 8
-    """Dimensions of the manifold that the features lie on."""
-    k: int = 30
-    queries: int = 8192
-    """Rows that neighbours are searched for (knn), or all rows ranked for (ranking); of others
-    beside the items, which are searched for one after the other (search), 50 at most."""
-    top: int = 20
-    """Items to find (search)."""
-    probes: tuple[int, ...] = (1, 4, 16, 64, 256)
-    """Cells that an ivf-pq index looks into (search)."""
-    anchors: int = 64
-    """Anchors diffused from (diffusion)."""
-    solved: int = 4
-    """How many of these scipy solves; its time is scaled to all (diffusion)."""
-    threads: int = 0
-    """CPU threads on both sides; 0: all."""
-    repeats: int = 3
-    """Times each side is measured; the best counts (knn, diffusion)."""
-    output: Path = Path("features.npy")
-    """Where `features` writes."""
-    images: tuple[str, ...] = ()
-    """Photos (extraction, training), as for jobs/retrieval.py; none: rendered ones."""
-    sample: int = 1000
-    """Photos at most (extraction, training)."""
-    network: Network = "efficientnet_lite0"
-    weights: str | None = None
-    longest_side: int = 362
-    precision: Precision = "float32"
-    """bfloat16 is measured besides float32 (extraction), or instead (training)."""
-    shard_size: int = 64
-    batch_size: int = 32
-    loss: Loss = "contrastive"
-    steps: int = 20
-    """In an epoch of 5 tuples each, 15 images (training)."""
-    workers: int = 2
-    """Processes that share the threads, where training is distributed."""
+# Benchmarks import what they run only when they run, as the jobs of mmray.__main__ do.
 
 
-def main() -> int:
-    options = tyro.cli(Benchmark, description=__doc__)
+def extraction(options: ExtractionOptions) -> Table:
+    """Describe photos of mixed shapes in every way."""
+    from benchmarks.extraction import compare_extraction
 
-    def job() -> None:
-        from mmray.pipeline.reports.tables import table
+    from mmray.descriptors.settings import DescriptorSettings, Preprocessing
+    from mmray.descriptors.weights import build
 
-        if options.what == "features":
-            from jobs.benchmarks.mining import manifold_features
-
-            size = (options.items, options.dims)
-            np.save(options.output, manifold_features(*size, intrinsic=options.intrinsic))
-            return
-        others = {
-            "extraction": extraction,
-            "training": training,
-            "ranking": ranking,
-            "search": searching,
-        }
-        print(table(*others.get(options.what, part)(options)))
-
-    return exit_status(job)
-
-
-def part(options: Benchmark) -> Table:
-    """The k-NN search or the diffusion, on synthetic features."""
-    import torch
-
-    from jobs.benchmarks.mining import compare_diffusion, compare_knn, manifold_features
-
-    features = manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
-    same = {"threads": options.threads or torch.get_num_threads(), "repeats": options.repeats}
-    if options.what == "knn":
-        found = compare_knn(features, options.k, queries=options.queries, **same)
-    else:
-        anchors = {"anchors": options.anchors, "solved": options.solved}
-        found = compare_diffusion(features, options.k, **anchors, **same)
-    row = (found.part, found.baseline, f"{found.theirs:.2f}", f"{found.ours:.2f}")
-    return ("part", "against", "its seconds", "ours", "times faster"), [
-        (*row, f"{found.ratio:.1f}")
-    ]
+    with tempfile.TemporaryDirectory() as rendered:
+        settings = DescriptorSettings(
+            preprocessing=Preprocessing(options.longest_side),
+            poolings=("mac",),
+            precision=options.precision,
+            batch_size=options.batch_size,
+            shard_size=options.shard_size,
+        )
+        rates = compare_extraction(
+            _photos(options, rendered),
+            build(options.network, pooling="mac", weights=options.weights),
+            settings,
+            threads=_threads(options),
+        )
+    return _of_rates(rates, "largest 1 - cosine")
 
 
-def ranking(options: Benchmark) -> Table:
-    """Searching a whole database of synthetic features, as an evaluation does."""
-    import torch
+def training(options: TrainingOptions) -> Table:
+    """Take steps of fine-tuning on photos of mixed shapes in every way."""
+    from benchmarks.training import compare_training
 
-    from jobs.benchmarks.mining import manifold_features, time_ranking
+    from mmray.config.sections import TrainingConfig
+    from mmray.descriptors.weights import build
 
-    features = manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
-    threads = options.threads or torch.get_num_threads()
-    timed = time_ranking(features, queries=options.queries, threads=threads)
+    with tempfile.TemporaryDirectory() as rendered:
+        config = TrainingConfig(
+            loss=options.loss,
+            learning_rate=1e-3,
+            precision=options.precision,
+            longest_side=options.longest_side,
+        )
+        rates = compare_training(
+            _photos(options, rendered),
+            build(options.network, pooling="mac", weights=options.weights),
+            config,
+            steps=options.steps,
+            workers=options.workers,
+            threads=_threads(options),
+        )
+    return _of_rates(rates, "deviation of the loss")
+
+
+def knn(options: KnnOptions) -> Table:
+    """Search synthetic features for the nearest neighbours of some of them."""
+    from benchmarks.mining import compare_knn
+
+    found = compare_knn(
+        _features(options),
+        options.k,
+        queries=options.queries,
+        threads=_threads(options),
+        repeats=options.repeats,
+    )
+    return _of_comparison(found)
+
+
+def diffusion(options: DiffusionOptions) -> Table:
+    """Diffuse on the graph of synthetic features."""
+    from benchmarks.mining import compare_diffusion
+
+    found = compare_diffusion(
+        _features(options),
+        options.k,
+        anchors=options.anchors,
+        solved=options.solved,
+        threads=_threads(options),
+        repeats=options.repeats,
+    )
+    return _of_comparison(found)
+
+
+def ranking(options: RankingOptions) -> Table:
+    """Search a whole database of synthetic features, as an evaluation does."""
+    from benchmarks.mining import time_ranking
+
+    timed = time_ranking(_features(options), queries=options.queries, threads=_threads(options))
     return ("search", "seconds", "most memory, MB"), [
         (each.search, f"{each.seconds:.1f}", f"{each.peak:,.0f}") for each in timed
     ]
 
 
-def searching(options: Benchmark) -> Table:
-    """Searching an index of synthetic features, as `jobs/search.py query` does."""
-    import torch
+def search(options: SearchOptions) -> Table:
+    """Search an index of synthetic features, as `jobs/search.py query` does."""
+    from benchmarks.search import compare_search, stored_features
 
-    from jobs.benchmarks.search import compare_search, stored_features
     from mmray.system.folder import Folder
 
     with tempfile.TemporaryDirectory() as stored:
         vectors, queries = stored_features(
             Folder(stored),
             *(options.items, options.dims),
-            queries=min(options.queries, 50),
+            queries=options.queries,
             intrinsic=options.intrinsic,
         )
-        threads = options.threads or torch.get_num_threads()
-        ways = compare_search(vectors, queries, options.top, probes=options.probes, threads=threads)
+        ways = compare_search(
+            *(vectors, queries, options.top), probes=options.probes, threads=_threads(options)
+        )
     head = ("way", "probes", "seconds to build", "MB", "ms a query", "in a batch")
     return (*head, f"recall@{options.top}"), [
         (
@@ -157,73 +158,98 @@ def searching(options: Benchmark) -> Table:
     ]
 
 
-def extraction(options: Benchmark) -> Table:
-    """Describing photos of mixed shapes."""
+def features(options: FeaturesOptions) -> None:
+    """Write synthetic features into a file."""
+    np.save(options.output, _features(options))
+
+
+def gpu(options: GpuOptions) -> None:
+    """Measure on a GPU; ends the process with status 1 if a part failed."""
+    from benchmarks.gpu import measure_parts
+
+    failed = measure_parts(options.parts, options.scale)
+    if failed:
+        sys.exit(
+            f"gpu: {', '.join(failed)} failed ({len(failed)} of {len(options.parts)} parts); the "
+            "tracebacks are above"
+        )
+
+
+# By the name of its subcommand: the class of its options, and what runs with them.
+BENCHMARKS: dict[str, tuple[type, Callable[[Any], Table | None]]] = {
+    "extraction": (ExtractionOptions, extraction),
+    "training": (TrainingOptions, training),
+    "knn": (KnnOptions, knn),
+    "diffusion": (DiffusionOptions, diffusion),
+    "ranking": (RankingOptions, ranking),
+    "search": (SearchOptions, search),
+    "features": (FeaturesOptions, features),
+    "gpu": (GpuOptions, gpu),
+}
+
+
+def measure(arguments: list[str]) -> None:
+    """Run the benchmark that the first argument names, and print its table.
+
+    Raises
+    ------
+    InputError
+        An input cannot be used. Arguments that cannot be parsed end the process with status 2.
+    """
+    options = tyro.extras.subcommand_cli_from_dict(
+        {name: kind for name, (kind, _) in BENCHMARKS.items()},
+        args=arguments,
+        description=__doc__,
+    )
+    run = dict(BENCHMARKS.values())[type(options)]
+    found = run(options)
+    if found is not None:
+        from mmray.pipeline.reports.tables import table
+
+        print(table(*found))
+
+
+def main() -> int:
+    return exit_status(lambda: measure(sys.argv[1:]))
+
+
+def _threads(options: Threads) -> int:
     import torch
 
-    from jobs.benchmarks.extraction import compare_extraction
-    from mmray.descriptors.settings import DescriptorSettings
-    from mmray.descriptors.weights import build
-
-    with tempfile.TemporaryDirectory() as rendered:
-        how = DescriptorSettings(
-            longest_side=options.longest_side,
-            poolings=("mac",),
-            precision=options.precision,
-            batch_size=options.batch_size,
-        )
-        rates = compare_extraction(
-            photos(options, rendered),
-            build(options.network, pooling="mac", weights=options.weights),
-            how,
-            shard_size=options.shard_size,
-            threads=options.threads or torch.get_num_threads(),
-        )
-    return of_rates(rates, "largest 1 - cosine")
+    return options.threads or torch.get_num_threads()
 
 
-def training(options: Benchmark) -> Table:
-    """Steps of fine-tuning on photos of mixed shapes."""
-    import torch
+def _features(options: SyntheticFeatures) -> "Features":
+    from benchmarks.mining import manifold_features
 
-    from jobs.benchmarks.training import compare_training
-    from mmray.config.sections import TrainingConfig
-    from mmray.descriptors.weights import build
-
-    with tempfile.TemporaryDirectory() as rendered:
-        config = TrainingConfig(
-            loss=options.loss,
-            learning_rate=1e-3,
-            precision=options.precision,
-            longest_side=options.longest_side,
-        )
-        rates = compare_training(
-            photos(options, rendered),
-            build(options.network, pooling="mac", weights=options.weights),
-            config,
-            steps=options.steps,
-            workers=options.workers,
-            threads=options.threads or torch.get_num_threads(),
-        )
-    return of_rates(rates, "deviation of the loss")
+    return manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
 
 
-def photos(options: Benchmark, rendered: str) -> "Collection":
-    """The photos named, or some that are rendered into a folder."""
+def _photos(options: Photos, rendered: str) -> "Collection":
+    """Photos that are named, or some that are rendered into a folder."""
     from mmray.images.collection import Collection, sample
     from mmray.images.demo.demo_set import render_collection
     from mmray.images.sources import find
     from mmray.system.folder import Folder
 
     if not options.images:
-        size = {"objects": 12, "photos": 13, "distractors": 20, "longest_side": 512}
-        render_collection(Folder(rendered).write, **size, seed=0)
+        render_collection(
+            Folder(rendered).write, objects=12, photos=13, distractors=20, longest_side=512, seed=0
+        )
     found = [find(source).images for source in options.images or (rendered,)]
     return sample(Collection.joined(found), options.sample, seed=0)
 
 
-def of_rates(rates: "Sequence[Rate]", deviation: str) -> Table:
-    """The ways beside the first one."""
+def _of_comparison(found: "Comparison") -> Table:
+    """A table of one row: both sides, and their ratio."""
+    row = (found.part, found.baseline, f"{found.theirs:.2f}", f"{found.ours:.2f}")
+    return ("part", "against", "its seconds", "ours", "times faster"), [
+        (*row, f"{found.ratio:.1f}")
+    ]
+
+
+def _of_rates(rates: "Sequence[Rate]", deviation: str) -> Table:
+    """A table of the ways, each beside the first one."""
     base = rates[0].images_per_second
     return ("way", "start-up, s", deviation, "images/s", "times one at a time"), [
         (

@@ -65,25 +65,25 @@ class Photos(Dataset[Pixels]):
 def compare_extraction(
     images: Collection,
     model: EmbeddingNet,
-    how: DescriptorSettings,
+    settings: DescriptorSettings,
     *,
-    shard_size: int,
     threads: int,
 ) -> list[Rate]:
     """Rates of MAC descriptors: two loops over a DataLoader, and ours.
 
     The first takes one image at a time, as the field's code does; the second is a bare loop with
-    batches of one shape, out of `shard_size` images each. A loader decodes in the loop's process or
+    batches of one shape, out of a shard of images each. A loader decodes in the loop's process or
     in `threads` others; the faster counts. Ours runs last: to fork processes beside a Ray that is
     connected is not safe.
 
     Parameters
     ----------
-    how : its sizes, precision and batch size; single precision is measured too
+    settings : the poolings are MAC alone; single precision is measured too
     """
-    assert how.longest_side is not None
+    longest_side = settings.preprocessing.longest_side
+    assert longest_side is not None
     torch.set_num_threads(threads)
-    photos = Photos(images, how.longest_side)
+    photos = Photos(images, longest_side)
 
     def loop(way: str, chunk: int, largest: int) -> tuple[Rate, Features]:
         best, rows = 0.0, np.empty(0, np.float32)
@@ -96,11 +96,11 @@ def compare_extraction(
 
     _embedded(model, [[photos[0]]], 1)
     single, alone = loop("one image at a time", 1, 1)
-    bare, rows = loop("bare loop, batches of one shape", shard_size, how.batch_size)
+    bare, rows = loop("bare loop, batches of one shape", settings.shard_size, settings.batch_size)
     rates = [single, replace(bare, deviation=_deviation(rows, alone))]
     cluster.connect()
-    for precision in dict.fromkeys(("float32", how.precision)):
-        rate, rows = _extracted(images, model, replace(how, precision=precision), shard_size)
+    for precision in dict.fromkeys(("float32", settings.precision)):
+        rate, rows = _extracted(images, model, replace(settings, precision=precision))
         rates.append(replace(rate, deviation=_deviation(rows, alone)))
     return rates
 
@@ -120,7 +120,7 @@ def _embedded(model: EmbeddingNet, chunks: Iterable[Sequence[Pixels]], largest: 
 
 
 def _extracted(
-    images: Collection, model: EmbeddingNet, how: DescriptorSettings, shard_size: int
+    images: Collection, model: EmbeddingNet, settings: DescriptorSettings
 ) -> tuple[Rate, Features]:
     """Our rate, and the descriptors (n, d)."""
     with tempfile.TemporaryDirectory() as folder:
@@ -130,9 +130,8 @@ def _extracted(
         extract(
             images,
             model,
-            how=how,
+            settings=settings,
             output=shards,
-            shard_size=shard_size,
             pool=pool,
             label="extract",
         )
@@ -141,11 +140,11 @@ def _extracted(
         ended = sorted((shards.local / name).stat().st_mtime for name in shards.names())
         first = min(2 * pool.size(), len(ended) - 2)
         rate = (len(ended) - 1 - first) * len(images) / len(ended) / (ended[-1] - ended[first])
-        finish_features(stage.folder, how.poolings, total=len(images), max_bad_fraction=0)
-        rows = np.array(read_features(stage.folder, how.poolings, POOLING))
+        finish_features(stage.folder, settings.poolings, total=len(images), max_bad_fraction=0)
+        rows = np.array(read_features(stage.folder, settings.poolings, POOLING))
     startup = ended[-1] - start - len(images) / rate
     return Rate(
-        way=f"mmray, {how.precision}", images_per_second=rate, startup=startup, deviation=0
+        way=f"mmray, {settings.precision}", images_per_second=rate, startup=startup, deviation=0
     ), rows
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jobs.benchmarks.mining import manifold_features, seconds
+from benchmarks.mining import manifold_features, seconds
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.knn.recall import recall
 from mmray.mining.knn.results import Neighbors

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import tyro
 
-from mmray.config.learning import FinegrainedConfig, RetrievalConfig
-from mmray.config.presets import FINEGRAINED_RECIPES, RECIPES, with_defaults
+from mmray.config.learning import LearningConfig
+from mmray.config.presets import recipe_names, with_defaults
 from mmray.config.run import RunConfig
 from mmray.system.errors import InputError
 
@@ -26,10 +26,9 @@ def parse(presets: Mapping[Any, Settings], arguments: list[str], description: st
     recipe = flag_value("--recipe", arguments)
     if recipe is None and flag_value("--tuples", arguments) not in (None, "None"):
         recipe = "supervised"
-    known: Any = FINEGRAINED_RECIPES if isinstance(default, FinegrainedConfig) else RECIPES
-    if isinstance(default, RetrievalConfig | FinegrainedConfig) and recipe in known:
-        kind: Any = type(default)
-        default = with_defaults(kind(preset=default.preset, recipe=recipe))
+    if isinstance(default, LearningConfig) and recipe in recipe_names(default):
+        own: Any = default  # `preset` and `recipe` are fields of the applications
+        default = with_defaults(type(own)(preset=own.preset, recipe=recipe))
     settings: Settings = tyro.cli(
         type(default), args=arguments, default=default, description=description
     )

@@ -1,10 +1,18 @@
 """Recipes and sizes: the sets of values that defaults come from."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from mmray.config.choices import FinegrainedPreset, FinegrainedRecipe, MinePreset, Preset, Recipe
+from mmray.config.choices import (
+    Application,
+    FinegrainedPreset,
+    FinegrainedRecipe,
+    MinePreset,
+    Preset,
+    Recipe,
+)
 from mmray.config.learning import (
     FinegrainedAblationConfig,
     FinegrainedConfig,
@@ -19,7 +27,7 @@ Changed = TypeVar("Changed", bound=LearningConfig)
 Changes = dict[str, Any]  # of fields; those of a section in a dict of their own
 
 # The paper's values suit a million photos of landmarks. With these, smaller and less pure
-# collections gain too, and none loses: RESULTS.md, "Steady training".
+# collections gain too, and none loses: docs/results/steady-training.md.
 STEADY: Changes = {
     "mining": {"graph_k": 10, "positive_k": 20, "selection": "filled"},
     "training": {
@@ -134,18 +142,33 @@ FINEGRAINED_SIZES: dict[FinegrainedPreset, Changes] = {
 }
 
 
+# What each application changes first, then by its recipes, then by its sizes.
+_FIRST: dict[Application, Changes] = {"retrieval": {}, "finegrained": FINEGRAINED}
+_RECIPES: dict[Application, Mapping[Any, Changes]] = {
+    "retrieval": RECIPES,
+    "finegrained": FINEGRAINED_RECIPES,
+}
+_SIZES: dict[Application, Mapping[Any, Changes]] = {
+    "retrieval": SIZES,
+    "finegrained": FINEGRAINED_SIZES,
+}
+
+
 def preset(name: Preset, recipe: Recipe = "steady") -> RetrievalConfig:
-    """The paper's values, as changed by a recipe, then by the sizes of a preset."""
+    """Return the paper's values, as changed by a recipe, then by the sizes of a preset."""
     return with_defaults(RetrievalConfig(preset=name, recipe=recipe))
 
 
 def with_defaults(config: Changed) -> Changed:
-    """The settings of the preset and the recipe that a config names."""
-    if isinstance(config, FinegrainedConfig):
-        recipe, sizes = FINEGRAINED_RECIPES[config.recipe], FINEGRAINED_SIZES[config.preset]
-        return changed(config, FINEGRAINED, recipe, sizes)
-    assert isinstance(config, RetrievalConfig), "there are two applications"
-    return changed(config, RECIPES[config.recipe], SIZES[config.preset])
+    """Return the settings of the preset and the recipe that a config names."""
+    own: Any = config  # `preset` and `recipe` are fields of the applications
+    recipes, sizes = _RECIPES[config.kind], _SIZES[config.kind]
+    return changed(config, _FIRST[config.kind], recipes[own.recipe], sizes[own.preset])
+
+
+def recipe_names(config: LearningConfig) -> tuple[str, ...]:
+    """Return the recipes of an application."""
+    return tuple(_RECIPES[config.kind])
 
 
 def changed(config: Changed, *changes: Changes) -> Changed:

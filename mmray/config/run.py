@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from mmray.config.bounds import EXECUTION, Between
 from mmray.config.sections import MiningConfig
 
 ALIAS = "newest"  # in MLflow's registry, of the version that was registered last
@@ -16,23 +17,23 @@ NEWEST = f"models:/{RETRIEVAL_MODEL}@{ALIAS}"
 class RunConfig:
     """What every job that leaves artifacts has."""
 
-    storage: str = "mmray-runs"
+    storage: Annotated[str, EXECUTION] = "mmray-runs"
     """Folder or URI where everything a run makes is kept."""
-    seed: int = 0
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 0
     """Seed of every random choice."""
-    tracking_uri: str | None = None
+    tracking_uri: Annotated[str | None, EXECUTION] = None
     """MLflow server; by default a database under the storage folder."""
-    experiment: str = "mmray"
+    experiment: Annotated[str, EXECUTION] = "mmray"
     """MLflow experiment."""
-    min_workers: int = 1
+    min_workers: Annotated[int, Between(1, 100_000), EXECUTION] = 1
     """Actors of a stage at least, where they must share GPUs; training goes on with as few."""
-    max_workers: int | None = None
+    max_workers: Annotated[int | None, Between(1, 100_000), EXECUTION] = None
     """Actors of a stage at most; by default as many as the cluster has CPUs or GPUs for."""
-    num_cpus: int | None = None
+    num_cpus: Annotated[int | None, Between(1, 10**7), EXECUTION] = None
     """CPUs to count on, where an autoscaler adds machines; by default those that are there."""
-    num_gpus: int | None = None
+    num_gpus: Annotated[int | None, Between(0, 10**6), EXECUTION] = None
     """GPUs to count on, where an autoscaler adds machines; by default those that are there."""
-    resource_timeout: float = 1800.0
+    resource_timeout: Annotated[float, Between(1, 10**9), EXECUTION] = 1800.0
     """Seconds that a stage waits for machines, while it has no worker, until it gives up."""
 
     @property
@@ -58,9 +59,9 @@ class ListingConfig(RunConfig):
     """Column of Parquet files that holds the images; by default found."""
     exclude: str | None = None
     """Text file of names of images to leave out, one a line (the paper removes test landmarks)."""
-    sample: int | None = None
+    sample: Annotated[int | None, Between(1, 10**12)] = None
     """So many images, drawn at random by --seed; None: all."""
-    relist: bool = False
+    relist: Annotated[bool, EXECUTION] = False
     """Look for images again, where a rerun would go by the list that it kept."""
 
 

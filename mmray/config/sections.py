@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mmray.config.bounds import EXECUTION, Between
 from mmray.config.choices import (
     Augmentation,
     BenchmarkName,
@@ -24,18 +25,21 @@ from mmray.config.choices import (
     Selection,
 )
 
+SCALE = Between(0.05, 4)  # multiples of an image's size
+_CHECK_ITEMS = tyro.conf.arg(aliases=["--training.check-items"])  # as the flag was called before
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """The rendered demonstration set, used where no images are given."""
 
-    objects: int = 24
+    objects: Annotated[int, Between(2, 10_000)] = 24
     """Objects in each of the two parts: one trains without labels, the other tests."""
-    photos: int = 13
+    photos: Annotated[int, Between(3, 1000)] = 13
     """Photos of each object."""
-    distractors: int = 40
+    distractors: Annotated[int, Between(0, 100_000)] = 40
     """Photos of none of the objects, in each part."""
-    longest_side: int = 256
+    longest_side: Annotated[int, Between(32, 4096)] = 256
     """Longest side of a photo, pixels."""
     seed: int = 0
     """Another seed renders other objects."""
@@ -47,11 +51,11 @@ class DescribingConfig:
 
     precision: Precision = "float32"
     """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
-    shard_size: int = 256
+    shard_size: Annotated[int, Between(1, 1_000_000)] = 256
     """Images in a shard, the unit of work that is computed again after a kill."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Between(1, 65_536)] = 32
     """Images of one shape in a forward pass, at most."""
-    max_pixels: int = 178_956_970
+    max_pixels: Annotated[int, Between(1, 10**12)] = 178_956_970
     """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
 
 
@@ -59,9 +63,9 @@ class DescribingConfig:
 class ExtractionConfig(DescribingConfig):
     """Features Y for mining (Sec. 4.3)."""
 
-    longest_side: int | None = 362
+    longest_side: Annotated[int | None, Between(32, 16_384)] = 362
     """Longest side images are reduced to, pixels (never enlarged); None: as they are."""
-    scales: tuple[float, ...] = (1.0,)
+    scales: Annotated[tuple[float, ...], SCALE] = (1.0,)
     """Each image is described at these multiples of its size, and the descriptors are summed."""
     poolings: tuple[Pooling, ...] = ("rmac", "mac")
     """Descriptors taken from one forward pass; mining uses the first."""
@@ -69,9 +73,9 @@ class ExtractionConfig(DescribingConfig):
     """R-MAC includes the MAC of the whole map; both variants are in the literature."""
     region_whitening: bool = False
     """R-MAC whitens each region by a PCA learned from regions, as in Tolias et al. 2016."""
-    pca: int | None = None
+    pca: Annotated[int | None, Between(1, 100_000)] = None
     """Dimensions left by a PCA whitening of the features, learned from them; None: no whitening."""
-    max_bad_fraction: float = 0.5
+    max_bad_fraction: Annotated[float, Between(0, 1)] = 0.5
     """More unreadable images than this stop the job."""
 
 
@@ -79,50 +83,50 @@ class ExtractionConfig(DescribingConfig):
 class MiningConfig:
     """Graph, anchors, diffusion and pools (Sec. 3.1-3.3; values of Sec. 4.3)."""
 
-    graph_k: int = 30
+    graph_k: Annotated[int, Between(2, 1_000_000)] = 30
     """Neighbours of an item in the graph, eq. (1)."""
     count_self: bool = True
     """The item is one of its own graph_k neighbours, as in the authors' released code."""
     search: Search = "exact"
     """k-NN of all items: exact, or approximate by faiss's inverted lists or navigable graph."""
-    search_effort: int = 64
+    search_effort: Annotated[int, Between(1, 10**9)] = 64
     """Lists probed (ivf) or items kept while walking (hnsw): more find more, in more time."""
-    power: float = 3.0
+    power: Annotated[float, Between(0, 100)] = 3.0
     """Exponent of the similarities, eq. (1)."""
     component: Literal["largest", "all"] = "largest"
     """Keep the graph's largest connected component only, or every item."""
     selection: Selection = "walk"
     """Anchors: the random walk's local maxima; these, filled up by others drawn at random; every
     linked item; or some drawn at random."""
-    anchors: int | None = 1500
+    anchors: Annotated[int | None, Between(1, 10**9)] = 1500
     """Anchors kept, by importance in the random walk (as released); None: all that are selected."""
     positives: Positives = "manifold"
     """P+ of eq. (5), or of a rival: the 5 nearest, or those on a cycle of 4 (Li et al. 2016)."""
     negatives: Negatives = "manifold"
     """P- of eq. (6), or of a rival: at random past the 5 nearest, or far along the graph (Li)."""
-    alpha: float = 0.99
+    alpha: Annotated[float, Between(0, 0.999999)] = 0.99
     """Teleport parameter of the diffusion, eq. (2), in [0, 1)."""
-    rtol: float = 1e-10
+    rtol: Annotated[float, Between(0, 1)] = 1e-10
     """Relative residual at which conjugate gradients stop (as released)."""
-    max_iter: int = 20
+    max_iter: Annotated[int, Between(1, 1_000_000)] = 20
     """Iterations of conjugate gradients at most (as released)."""
-    positive_k: int = 50
+    positive_k: Annotated[int, Between(1, 1_000_000)] = 50
     """Neighbours compared for the positives, eq. (5)."""
-    positive_cut: float = 0.0
+    positive_cut: Annotated[float, Between(0, 1)] = 0.0
     """Positives below this share of the anchor's highest similarity on the manifold are dropped."""
-    negative_k: int = 10_000
+    negative_k: Annotated[int, Between(1, 10**9)] = 10_000
     """Neighbours compared for the negatives, eq. (6); capped at half of the items."""
-    max_negatives: int = 50
+    max_negatives: Annotated[int, Between(1, 1_000_000)] = 50
     """Negatives kept for an anchor (as released)."""
-    geodesic_far: float = 0.5
+    geodesic_far: Annotated[float, Between(0, 1)] = 0.5
     """Geodesic negatives are farther along the graph than this share of all items."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], EXECUTION] = "auto"
     """Where the k-NN search and the diffusion run; auto: on GPUs if the cluster has any."""
-    threads: int = 1
+    threads: Annotated[int, Between(1, 10_000), EXECUTION] = 1
     """CPUs of an actor that searches or diffuses; more save memory on machines with many."""
-    query_block: int = 4096
+    query_block: Annotated[int, Between(1, 10**9)] = 4096
     """Rows of the k-NN search in a shard."""
-    anchor_block: int = 32
+    anchor_block: Annotated[int, Between(1, 100_000)] = 32
     """Anchors whose diffusions are solved together, a shard."""
 
 
@@ -133,56 +137,58 @@ class TrainingConfig:
     pooling: Pooling = "mac"
     loss: Loss = "contrastive"
     """Eq. (7) or eq. (8)."""
-    margin: float | None = None
+    margin: Annotated[float | None, Between(0, 4)] = None
     """Margin m; by default 0.7 (contrastive) or 0.5 (triplet)."""
     weighted: bool = True
     """Multiply a tuple's loss by the manifold similarity of its positive (+W)."""
     normalized_weights: bool = False
     """Divide the weights by their mean: their scale depends on the graph, and acts as a rate."""
-    epochs: int = 30
-    anchors_per_epoch: int = 1000
+    epochs: Annotated[int, Between(1, 100_000)] = 30
+    anchors_per_epoch: Annotated[int, Between(1, 10**9)] = 1000
     """Tuples drawn anew in each epoch, one an anchor."""
-    batch_size: int = 5
+    batch_size: Annotated[int, Between(1, 1_000_000)] = 5
     """Tuples in an optimiser step, over all workers together."""
-    positives: int = 1
+    positives: Annotated[int, Between(1, 1000)] = 1
     """Positives of a tuple; its loss is the mean over all pairs of a positive and a negative."""
-    negatives: int = 1
+    negatives: Annotated[int, Between(1, 1000)] = 1
     """Negatives of a tuple."""
-    top_positives: int | None = None
+    top_positives: Annotated[int | None, Between(1, 1_000_000)] = None
     """Positives are drawn among so many of their pool, the most similar on the manifold."""
-    hard_negatives: int = 10
+    hard_negatives: Annotated[int, Between(1, 1_000_000)] = 10
     """Negatives are drawn among so many of their pool, the nearest to the anchor (as released)."""
-    negative_pool: int = 20_000
+    negative_pool: Annotated[int, Between(2, 10**9)] = 20_000
     """With --tuples: images drawn anew in each epoch, the pool of all its anchors' negatives."""
     sum_negatives: bool = False
     """The loss of a tuple has the sum over its negatives, not their mean."""
     augmentation: Augmentation = "none"
     """crop: random resized crops and flips, for fine-grained learning."""
-    crop_size: int = 224
+    crop_size: Annotated[int, Between(32, 4096)] = 224
     """Pixels of a side of a crop."""
     optimizer: Optimizer = "sgd"
-    learning_rate: float = 1e-2
+    learning_rate: Annotated[float, Between(0, 1000)] = 1e-2
     schedule: Schedule = "step"
     """The learning rate falls in steps, along half a cosine to 0, or not at all."""
-    decay: float = 0.1
+    decay: Annotated[float, Between(0, 1)] = 0.1
     """Factor on the learning rate every `decay_epochs` epochs (step)."""
-    decay_epochs: int = 10
-    warmup_epochs: float = 0.0
+    decay_epochs: Annotated[int, Between(1, 100_000)] = 10
+    warmup_epochs: Annotated[float, Between(0, 100_000)] = 0.0
     """The learning rate rises from 0 during so many epochs."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Between(0, 1)] = 0.9
     """Of sgd."""
-    weight_decay: float = 5e-4
-    clip_norm: float | None = None
+    weight_decay: Annotated[float, Between(0, 1000)] = 5e-4
+    clip_norm: Annotated[float | None, Between(0, 1e9)] = None
     """Largest norm of a step's gradient; None: any."""
     precision: Precision = "float32"
     """bfloat16: of the passes through the network; weights and losses stay in float32."""
-    longest_side: int = 362
+    longest_side: Annotated[int, Between(32, 16_384)] = 362
     """Longest side of training images, pixels."""
-    embed_batch_size: int = 32
+    embed_batch_size: Annotated[int, Between(1, 65_536)] = 32
     """Images of one shape in a forward pass without gradients, at most."""
-    held_out: float = 0.0
+    held_out: Annotated[float, Between(0, 0.9)] = 0.0
     """Share of the anchors that never train: their loss is logged."""
-    validation_items: Annotated[int, tyro.conf.arg(aliases=["--training.check-items"])] = 300
+    validation_items: Annotated[
+        int, tyro.conf.arg(aliases=["--training.check-items"]), Between(0, 1_000_000)
+    ] = 300
     """Items drawn at random whose manifold neighbours a good network finds, the check without
     labels that chooses an epoch; 0: no check."""
     average: bool = False
@@ -190,11 +196,11 @@ class TrainingConfig:
     keep: Literal["best", "last"] = "last"
     """The network that is kept: that of the best epoch by this check, the initial one included, or
     the last."""
-    patience: int | None = None
+    patience: Annotated[int | None, Between(1, 100_000)] = None
     """Training ends after so many epochs without a better network; None: never early."""
-    monitor_every: int = 1
+    monitor_every: Annotated[int, Between(0, 100_000)] = 1
     """Epochs between two measurements of mAP during training, where labels exist; 0: never."""
-    workers: int | None = None
+    workers: Annotated[int | None, Between(1, 100_000), EXECUTION] = None
     """Workers of distributed data parallel at most; by default one a GPU, or one."""
 
 
@@ -202,9 +208,9 @@ class TrainingConfig:
 class WhiteningConfig:
     """PCA whitening for the initial network, LDA for the fine-tuned one (Sec. 4.3)."""
 
-    images: int = 5000
+    images: Annotated[int, Between(2, 10**9)] = 5000
     """Unlabelled images from which PCA whitening is learned."""
-    pairs: int = 10_000
+    pairs: Annotated[int, Between(2, 10**9)] = 10_000
     """Matching pairs (anchor, manifold neighbour) from which LDA whitening is learned."""
 
 
@@ -223,9 +229,9 @@ class LabelledSetsConfig:
     ground_truth: str | None = None
     """A gnd_*.pkl file or a folder of *_query.txt, *_good.txt, *_ok.txt, *_junk.txt; None: the
     images of a class lie in a folder of its own."""
-    longest_side: int = 1024
+    longest_side: Annotated[int, Between(32, 16_384)] = 1024
     """Longest side of test images, pixels; a query's box is cut before."""
-    scales: tuple[float, ...] = (1.0,)
+    scales: Annotated[tuple[float, ...], SCALE] = (1.0,)
     """Each image is described at these multiples of its size, and the descriptors are summed."""
     poolings: tuple[Descriptor, ...] = ("rmac", "mac")
     """Descriptors that are measured; embedding: what the network learned, a head included."""
@@ -235,11 +241,11 @@ class LabelledSetsConfig:
     """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
     pca_images: str | None = None
     """Folder of independent images from which PCA whitening is learned."""
-    dims: int | None = None
+    dims: Annotated[int | None, Between(1, 100_000)] = None
     """Dimensions that whitened descriptors are reduced to; None: all."""
     search: tuple[QuerySearch, ...] = ("plain",)
     """Also by expanded queries, averaged or weighted by similarity, or by diffusion."""
-    clusterings: int = 5
+    clusterings: Annotated[int, Between(1, 10_000)] = 5
     """Where images are in classes: runs of k-means, of as many seeds, that NMI is the mean of."""
 
 
@@ -262,5 +268,5 @@ class ClassesConfig:
     """Whether --images is split so where no test images are given; else nothing is measured."""
     labels: str | None = None
     """CSV of these images' name,label, where they do not lie in folders of their classes."""
-    clusterings: int = 5
+    clusterings: Annotated[int, Between(1, 10_000)] = 5
     """Runs of k-means, of as many seeds, that NMI is the mean of."""

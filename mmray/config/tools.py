@@ -1,7 +1,9 @@
 """Settings of the jobs beside learning: mine, evaluate, search, export, figure."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from mmray.config.bounds import Between
 from mmray.config.choices import IndexKind, MinePreset
 from mmray.config.run import NEWEST, ListingConfig, MiningRunConfig, RunConfig
 from mmray.config.sections import DescribingConfig, LabelledSetsConfig
@@ -26,7 +28,7 @@ class EvaluateJobConfig(LabelledSetsConfig, DescribingConfig, RunConfig):
     model: tuple[str, ...] = ()
     """Networks, a row of the table each: folders `model` that a run left, MLflow's URIs of models,
     or names such as vgg16 for the published weights, or vgg16:FILE for weights from a file."""
-    pca_sample: int = 5000
+    pca_sample: Annotated[int, Between(2, 10**9)] = 5000
     """Of the images for PCA whitening so many are drawn at random, at most."""
 
 
@@ -46,7 +48,7 @@ class IndexConfig(ListingConfig, DescribingConfig):
     kind: IndexKind = "auto"
     """flat: every image is compared; ivf-pq: those of near cells, by 64 bytes each, and the best
     exactly, for sets too large for memory; auto: flat up to a million images."""
-    longest_side: int | None = None
+    longest_side: Annotated[int | None, Between(32, 16_384)] = None
     """Longest side that images are reduced to, pixels; by default that of the model."""
 
 
@@ -60,11 +62,11 @@ class QueryConfig:
     """Folder or URI where the index was made."""
     name: str = "images"
     """What the index is called."""
-    top: int = 20
+    top: Annotated[int, Between(1, 10**9)] = 20
     """Images to find."""
     box: tuple[float, float, float, float] | None = None
     """Search with a part of the image: left, top, right and bottom, pixels of the upright file."""
-    probes: int = 256
+    probes: Annotated[int, Between(1, 10**9)] = 256
     """Cells that an ivf-pq index looks into: more find more, in more time."""
     page: str = "search.html"
     """File for the page."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mmray.config.choices import Descriptor, Precision
-from mmray.config.sections import DescribingConfig
+from mmray.config.sections import SCALE, DescribingConfig
 from mmray.descriptors.pooling import Rmac
 from mmray.images.decoding import MAX_PIXELS
 from mmray.system.errors import InputError
@@ -59,14 +59,15 @@ class Preprocessing:
                 )
         if not (isinstance(scales, list) and scales and all(map(_is_scale, scales))):
             raise InputError(
-                f"{path}: scales is {scales!r}: write a list of numbers from 0.05 to 4"
+                f"{path}: scales is {scales!r}: write a list of numbers from "
+                f"{SCALE.low:g} to {SCALE.high:g}"
             )
         return cls(**sizes, scales=tuple(map(float, scales)))
 
 
 def _is_scale(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0.05 <= value <= 4
+    return number and SCALE.low <= value <= SCALE.high
 
 
 def is_size(value: Any) -> bool:

@@ -72,7 +72,7 @@ class MiningMethod:
     def stored(self) -> dict[str, Any]:
         """Return all but the seed as JSON-like values, for a stage's fingerprint."""
         flat = asdict(self)
-        return {**flat, **flat.pop("solver"), "seed": 0}
+        return flat.pop("solver") | flat | {"seed": 0}
 
 
 def mine_pools(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
+from mmray.config.bounds import execution_settings
 from mmray.config.run import RunConfig, settings, stored
 from mmray.config.validation import validate
 from mmray.pipeline.distributed import cluster
@@ -22,26 +23,6 @@ KILLED = "KILLED"  # what MLflow calls the run of a job that was stopped
 Counts = Mapping[str, Any]
 Settings = TypeVar("Settings", bound=RunConfig, covariant=True)
 Given = TypeVar("Given", bound=RunConfig)
-
-# Flags that change how a run is carried out, not what comes of it: it stays the same MLflow run.
-EXECUTION_SETTINGS = {
-    "storage",
-    "stages",
-    "tracking_uri",
-    "experiment",
-    "min_workers",
-    "max_workers",
-    "num_cpus",
-    "num_gpus",
-    "resource_timeout",
-    "relist",
-    "registered_model",
-    "rows",
-    "seeds",
-    "mining.threads",
-    "mining.device",
-    "training.workers",
-}
 
 
 class Session(Generic[Settings]):
@@ -65,6 +46,10 @@ class Session(Generic[Settings]):
                 timeout=config.resource_timeout,
             ),
         )
+
+    def ends_with(self, stage: str) -> bool:
+        """Tell whether this is the last stage of --stages."""
+        return self.chosen[-1] == stage
 
     def reporting(self, label: str) -> Callable[[Mapping[str, float]], None]:
         """Logs the figures of a `Progress` under a label, by the items that are done."""
@@ -91,7 +76,7 @@ class Session(Generic[Settings]):
             All that determines what the stage leaves.
         work
             Fills the stage's folder and returns what it counted.
-        part_of
+        stage_flag
             The stage of --stages that this one belongs to, if it is not its own.
         stale
             Whether what a stage that is done left does not hold any more: then it is done again.
@@ -217,4 +202,5 @@ def _tracked(
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
     """The settings that determine what comes of a run, by flag."""
-    return {key: value for key, value in settings(config).items() if key not in EXECUTION_SETTINGS}
+    carried_out = execution_settings(config)
+    return {key: value for key, value in settings(config).items() if key not in carried_out}

@@ -75,7 +75,7 @@ def test_presets_are_possible_and_know_their_name(name, recipe):
         ("training", {"learning_rate": -1.0}, r"--training.learning-rate -1"),
         ("extraction", {"poolings": ()}, r"--extraction.poolings is empty"),
         ("extraction", {"scales": ()}, r"--extraction.scales is empty"),
-        ("extraction", {"scales": (1.0, 0.0)}, r"--extraction.scales 0: .* from 0.05 to 4"),
+        ("extraction", {"scales": (1.0, 0.0)}, r"--extraction.scales 0.0: .* from 0.05 to 4"),
         ("extraction", {"scales": (float("nan"),)}, r"--extraction.scales nan"),
         (
             "extraction",
@@ -131,7 +131,7 @@ MEASURED = replace(EVALUATE, model=("vgg16",), images="x")
         ({"benchmark": ("instre", "instre"), "data": "d"}, r"^--benchmark names instre twice"),
         ({"search": ("aqe", "aqe")}, r"^--search names aqe twice"),
         ({"poolings": ()}, r"^--poolings is empty"),
-        ({"scales": (9.0,)}, r"^--scales 9: .* from 0.05 to 4"),
+        ({"scales": (9.0,)}, r"^--scales 9.0: .* from 0.05 to 4"),
         ({"longest_side": 8}, r"^--longest-side 8: .* from 32"),
         ({"dims": 0}, r"^--dims 0"),
         ({"shard_size": 0}, r"^--shard-size 0"),

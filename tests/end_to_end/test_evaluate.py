@@ -2,17 +2,12 @@
 
 import json
 import pickle
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs import evaluate
 from mmray.descriptors.embedding import embed
 from mmray.descriptors.weights import build, save
 from mmray.descriptors.whitening import lda_whitening, pca_whitening, write_whitening
@@ -21,27 +16,20 @@ from mmray.evaluation.expansion import expand
 from mmray.evaluation.ranking import Query, mean_average_precision, rank, recall_at_k
 from mmray.images.decoding import decode
 from mmray.system.folder import Folder
+from tests.end_to_end.small_job import ONE, cells, run_apart, run_here
 from tests.made import synthetic
 
-ROOT = Path(__file__).resolve().parents[2]
 BOX = (4, 8, 40, 44)
 POSITIVES, JUNK = ([1, 5], [2, 3, 7]), ([9], [])  # of the queries 00 and 04
 HARD = ([5], [7])
 
 
-def evaluated(environment, *arguments):
-    command = [sys.executable, ROOT / "jobs" / "evaluate.py", *arguments, "--longest-side", "64"]
-    return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300
-    )
+def evaluated(*arguments):
+    return run_here("evaluate", *arguments, "--longest-side", "64", *ONE)
 
 
 def rows(done):
-    """Cells of the table, the rule under its head left out."""
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [cells[0], *cells[2:]]
+    return cells(done.succeeded.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +84,11 @@ def metrics(storage):
 
 
 def test_benchmarks_are_measured_by_their_rules_and_share_their_distractors(
-    data, on_cluster, tmp_path
+    data, ray_cluster, tmp_path
 ):
     flags = ("--model", "net=efficientnet_lite0", "--storage", tmp_path, "--search", "plain", "aqe")
     command = (*flags, "--benchmark", "oxford5k", "oxford105k", "roxford5k", "--data", data)
-    done = evaluated(on_cluster, *command)
+    done = evaluated(*command)
     head, *body = rows(done)
     revisited = [f"roxford5k {m} {p}" for m in ("mAP", "mP@10") for p in ("Easy", "Medium", "Hard")]
     titles = ["descriptor", "network", "whitening", "search"]
@@ -131,7 +119,7 @@ def test_benchmarks_are_measured_by_their_rules_and_share_their_distractors(
 
     counts = [len(pq.read_table(file)) for file in tmp_path.glob("extract-*/images.parquet")]
     assert counts.count(20) == 1
-    again = evaluated(on_cluster, *command)
+    again = evaluated(*command)
     assert rows(again) == [head, *body]
     # Three times the images, once the distractors, three times the figures.
     assert again.stderr.count("done before") == 3 + 1 + 3
@@ -146,7 +134,7 @@ def test_benchmarks_are_measured_by_their_rules_and_share_their_distractors(
     assert "Points are those" not in text
 
 
-def test_a_model_of_a_run_is_measured_with_its_whitenings_on_classes(data, on_cluster, tmp_path):
+def test_a_model_of_a_run_is_measured_with_its_whitenings_on_classes(data, ray_cluster, tmp_path):
     network = build("efficientnet_lite0", pooling="mac")
     files = sorted((data / "own").rglob("*.png"))
     features = described(network, files)
@@ -155,7 +143,6 @@ def test_a_model_of_a_run_is_measured_with_its_whitenings_on_classes(data, on_cl
     save(network, folder)
     write_whitening(folder, "whitening.npz", lda)
     done = evaluated(
-        on_cluster,
         *("--model", tmp_path / "model", "--images", data / "own", "--storage", tmp_path),
         *("--poolings", "mac", "--pca-images", data / "oxford5k" / "jpg", "--dims", 8),
     )
@@ -187,12 +174,13 @@ def test_a_model_of_a_run_is_measured_with_its_whitenings_on_classes(data, on_cl
         (("--model", "efficientnet_lite0", "--images", "nowhere"), "nowhere"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_a_sentence(
-    data, tmp_path, monkeypatch, capsys, arguments, message
-):
+def test_what_cannot_be_measured_is_refused_in_a_sentence(data, tmp_path, arguments, message):
     arguments = [str(data / each) if each == "own" else each for each in arguments]
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the job would take SIGTERM for itself
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, "--storage", str(tmp_path)])
-    assert evaluate.main() == 2
-    (sentence,) = capsys.readouterr().err.splitlines()
-    assert message in sentence
+    done = run_here("evaluate", *arguments, "--storage", tmp_path)
+    assert message in done.error
+    assert done.stderr == f"{done.error}\n"
+
+
+def test_it_is_refused_in_a_process_too(tmp_path):
+    done = run_apart("evaluate", "--model", "vgg16", "--storage", tmp_path)
+    assert "name a labelled set" in done.error

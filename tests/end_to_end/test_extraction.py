@@ -4,7 +4,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,18 +16,13 @@ from mmray.descriptors.weights import build
 from mmray.descriptors.whitening import Whitening
 from mmray.images.decoding import decode
 from mmray.system.folder import Folder
-from tests.end_to_end.small_job import the_run
+from tests.end_to_end.small_job import ONE, command, run_here, the_run
 from tests.made import synthetic
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
     *("--stages", "extract", "--mining.graph-k", 4, "--mining.positive-k", 4),
     *("--extraction.longest-side", 64, "--extraction.shard-size", 8),
 )
-
-
-def command(*arguments):
-    return [sys.executable, str(ROOT / "jobs" / "retrieval.py"), *map(str, (*arguments, *FLAGS))]
 
 
 def extraction(storage):
@@ -50,24 +44,17 @@ def photos(tmp_path_factory):
     return root
 
 
-def finished(arguments, environment):
-    """Output of a run to its end."""
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
 @pytest.mark.slow
 def test_killed_five_times_each_image_is_described_exactly_once(photos, on_cluster, tmp_path):
     """SIGKILL of the driver after a random number of shards; as if by one image at a time."""
     storage, log = tmp_path / "runs", tmp_path / "log"
-    arguments = command("--images", photos / "packed", "--storage", storage)
+    arguments = ("--images", photos / "packed", "--storage", storage, *FLAGS)
     draw, written = random.Random(0), 0
     for _ in range(5):
         wanted = written + draw.randint(1, 7)
         with log.open("w") as output:
             process = subprocess.Popen(
-                [*arguments, "--max-workers", "1"],
+                command("retrieval", *arguments, *ONE),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=on_cluster,
@@ -80,7 +67,7 @@ def test_killed_five_times_each_image_is_described_exactly_once(photos, on_clust
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert 0 < written < 50
-    told = finished(arguments, on_cluster)
+    told = run_here("retrieval", *arguments).succeeded.stderr
     assert "list: done before" in told
     assert re.search(r" extract: 400/400, ", told)
     table = Folder(str(extraction(storage))).read_table("images.parquet")
@@ -98,7 +85,7 @@ def test_killed_five_times_each_image_is_described_exactly_once(photos, on_clust
         np.testing.assert_allclose(found, wanted[:, place], atol=1e-5)
 
 
-def test_every_option_of_the_extraction_in_one_run(photos, on_cluster, tmp_path):
+def test_every_option_of_the_extraction_in_one_run(photos, ray_cluster, tmp_path):
     folder = tmp_path / "my photos"
     folder.mkdir()
     for file in sorted((photos / "loose").iterdir())[:40]:
@@ -115,7 +102,8 @@ def test_every_option_of_the_extraction_in_one_run(photos, on_cluster, tmp_path)
         *("--extraction.region-whitening", "--extraction.no-rmac-whole"),
     )
     storage = tmp_path / "runs"
-    told = finished(command("--images", listed, "--storage", storage, *options), on_cluster)
+    given = ("--images", listed, "--storage", storage, *options, *FLAGS, *ONE)
+    told = run_here("retrieval", *given).succeeded.stderr
     assert "cosines of bfloat16 descriptors to those in float32" in told
     _, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")
     metrics = run.data.metrics

@@ -1,27 +1,21 @@
 """Fine-grained learning as a user runs it: classes in, Recall@k and NMI of other classes out."""
 
+import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 
-from mmray.config.command_line import parse
-from mmray.config.presets import FINEGRAINED_PRESETS
 from mmray.descriptors.settings import Preprocessing
 from mmray.images.demo.demo_set import render_collection
-from mmray.pipeline.recipes import finegrained
 from mmray.serving.encoder import ImageEncoder
-from mmray.system.errors import InputError
-from tests.end_to_end.small_job import table, the_run
+from tests.end_to_end.small_job import ONE, command, run_apart, run_here, table, the_run
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = shlex.split(
     """
     --demo.objects 4 --demo.photos 8 --demo.longest-side 96
@@ -32,16 +26,6 @@ SMALL = shlex.split(
     """
 )
 FIGURES = ["mAP", "R@1", "R@2", "R@4", "R@8", "NMI", "NMI sd"]
-
-
-def command(job, folder, *arguments):
-    return [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--storage", str(folder), *arguments]
-
-
-def run(job, folder, *arguments, env):
-    return subprocess.run(
-        command(job, folder, *map(str, arguments)), capture_output=True, text=True, env=env
-    )
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +54,9 @@ def birds(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory, on_cluster):
+def demo(tmp_path_factory, ray_cluster):
     folder = tmp_path_factory.mktemp("demo")
-    return folder, run("finegrained", folder, *SMALL, env=on_cluster)
+    return folder, run_here("finegrained", "--storage", folder, *SMALL, *ONE)
 
 
 def test_without_arguments_rendered_objects_are_told_apart(demo):
@@ -100,38 +84,41 @@ def test_without_arguments_rendered_objects_are_told_apart(demo):
     assert artifacts == {"galleries/pools.png", "galleries/anchors.png"}
 
 
-def test_the_same_command_reads_what_is_done(demo, on_cluster):
+def test_the_same_command_reads_what_is_done(demo):
     folder, done = demo
-    again = run("finegrained", folder, *SMALL, env=on_cluster)
-    assert again.returncode == 0, again.stderr
+    again = run_here("finegrained", "--storage", folder, *SMALL).succeeded
     assert table(again.stdout) == table(done.stdout)
+    assert "train: done before" in again.stderr
     started = [line for line in again.stderr.splitlines() if line.endswith(str(folder))]
     assert not started
 
 
-def test_half_of_the_classes_train_and_the_others_test(birds, tmp_path, ray_cluster, capsys):
+@pytest.mark.parametrize(
+    "layouts", [[""], pytest.param(["", "images"], marks=pytest.mark.slow)], ids=len
+)
+def test_half_of_the_classes_train_and_the_others_test(birds, tmp_path, ray_cluster, layouts):
     """In CUB's layout, or a folder per class: the same images, the same pools, by an oracle."""
     said = []
-    for images in (birds, birds / "images"):
-        few = ("--mining.graph-k", "4", "--mining.positive-k", "4")
-        stages = ("--stages", "extract,graph,mine", "--storage", str(tmp_path / images.name))
-        given = [*SMALL, "--images", str(images), "--oracle", "positives", *few, *stages]
-        assert not finegrained.run(parse(FINEGRAINED_PRESETS, given, ""))
-        text = capsys.readouterr().err
-        assert "classes: 2 train, without labels, on 16 images; 2 others test, on 16" in text
-        said.append([line for line in text.splitlines() if line.startswith("pools: ")])
+    for place, layout in enumerate(layouts):
+        storage = tmp_path / str(place)
+        few = ("--mining.graph-k", "4", "--mining.positive-k", "4", "--oracle", "positives")
+        stages = ("--stages", "extract,graph,mine", "--storage", storage, *ONE)
+        done = run_here("finegrained", *SMALL, "--images", birds / layout, *few, *stages).succeeded
+        assert not table(done.stdout)
+        assert "classes: 2 train, without labels, on 16 images; 2 others test, on 16" in done.stderr
+        said.append([line for line in done.stderr.splitlines() if line.startswith("pools: ")])
         assert "% of the positives show the anchor's label" in said[-1][0]
         assert "100.0% of the positives show" in said[-1][-1], "without the false ones"
-        (page,) = (tmp_path / images.name / "reports").glob("*-to-mine.html")
+        (page,) = (storage / "reports").glob("*-to-mine.html")
         assert page.read_text().count("data:image/png") == 1, "the graph that was mined from"
-    assert said[0] == said[1]
+    assert said == [said[0]] * len(layouts)
 
 
 @pytest.mark.slow
-def test_a_rival_learns_from_labels_and_says_so(birds, tmp_path, on_cluster):
+def test_a_rival_learns_from_labels_and_says_so(birds, tmp_path, ray_cluster):
     options = ("--images", birds, "--baseline", "proxy-nca", "--mining.graph-k", 4)
-    done = run("finegrained", tmp_path, *SMALL, *options, "--mining.positive-k", 4, env=on_cluster)
-    assert done.returncode == 0, done.stdout + done.stderr
+    few = ("--mining.positive-k", 4, "--storage", tmp_path)
+    done = run_here("finegrained", *SMALL, *options, *few).succeeded
     label = "proxy NCA (uses labels)"
     assert [row.split("|")[2].strip() for row in table(done.stdout)[2:]] == ["initial", label]
     assert f"classes: {label}: 2 classes of 16 images" in done.stderr
@@ -169,19 +156,16 @@ def test_what_cannot_be_is_one_sentence(birds, tmp_path, ray_cluster, arguments,
     names = {"loose": loose, "birds": birds, "csv": csv}
     few = "--mining.graph-k 4 --mining.positive-k 4"
     given = shlex.split(f"{few} {arguments}".format(**names))
-    storage = ["--storage", str(tmp_path / "runs")]
-    config = parse(FINEGRAINED_PRESETS, [*SMALL, *storage, *given], "")
-    with pytest.raises(InputError, match=words):
-        finegrained.run(config)
+    storage = ["--storage", tmp_path / "runs", *ONE]
+    assert re.search(words, run_here("finegrained", *SMALL, *storage, *given).error)
 
 
 @pytest.mark.slow
-def test_all_images_train_where_others_are_labelled(birds, tmp_path, on_cluster):
+def test_all_images_train_where_others_are_labelled(birds, tmp_path, ray_cluster):
     """With --test.images, the images to learn from need no classes."""
     arguments = ("--images", birds / "images", "--test.images", birds, "--mining.graph-k", 4)
-    stages = ("--stages", "extract,graph,mine", "--mining.positive-k", 4)
-    done = run("finegrained", tmp_path, *SMALL, *arguments, *stages, env=on_cluster)
-    assert done.returncode == 0, done.stdout + done.stderr
+    stages = ("--stages", "extract,graph,mine", "--mining.positive-k", 4, "--storage", tmp_path)
+    done = run_here("finegrained", *SMALL, *arguments, *stages).succeeded
     assert "list: " in done.stderr
     assert "32/32" in done.stderr
     assert "show the anchor's label" not in done.stderr  # no labels were given for these
@@ -195,12 +179,12 @@ ROWS = ("--rows", "weighted", "oracle-both", "lifted-structure", "--seeds", "0",
 @pytest.mark.slow
 def test_an_ablation_that_is_killed_goes_on_with_the_missing_rows(tmp_path, on_cluster):
     arguments = [*SMALL, *ROWS]
-    whole = run("ablation", tmp_path / "whole", *arguments, env=on_cluster)
-    assert whole.returncode == 0, whole.stdout + whole.stderr
+    undisturbed = ("--storage", tmp_path / "whole")
+    whole = run_apart("ablation", *undisturbed, *arguments, env=on_cluster).succeeded
     folder, done_rows = tmp_path / "killed", set()
     for rows in (1, 2, 4):
         process = subprocess.Popen(
-            command("ablation", folder, *arguments),
+            command("ablation", "--storage", folder, *arguments),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=on_cluster,
@@ -215,8 +199,7 @@ def test_an_ablation_that_is_killed_goes_on_with_the_missing_rows(tmp_path, on_c
         assert done_rows <= set(folder.glob("row-*/_SUCCESS.json"))
         done_rows = set(folder.glob("row-*/_SUCCESS.json"))
     times = {path: path.stat().st_mtime_ns for path in done_rows}
-    last = run("ablation", folder, *arguments, env=on_cluster)
-    assert last.returncode == 0, last.stdout + last.stderr
+    last = run_apart("ablation", "--storage", folder, *arguments, env=on_cluster).succeeded
     assert {path: path.stat().st_mtime_ns for path in done_rows} == times
     assert last.stderr.count("row: done before") == len(done_rows)
     assert table(last.stdout) == table(whole.stdout)
@@ -232,10 +215,9 @@ def test_an_ablation_that_is_killed_goes_on_with_the_missing_rows(tmp_path, on_c
 
 
 @pytest.mark.slow
-def test_features_are_compared_by_how_pure_their_pools_are(tmp_path, on_cluster):
+def test_features_are_compared_by_how_pure_their_pools_are(tmp_path, ray_cluster):
     options = ("--study", "features", "--rows", "112-1-rmac-128", "--mining.positive-k", "6")
-    done = run("ablation", tmp_path, *SMALL, *options, env=on_cluster)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_here("ablation", "--storage", tmp_path, *SMALL, *options).succeeded
     head, _, row = table(done.stdout)
     assert [cell.strip() for cell in head.split("|")[1:-1]] == [
         "row",

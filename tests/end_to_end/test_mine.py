@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,11 +16,7 @@ from mmray.mining.graph import largest_component, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pools import mine_pools
 from tests.end_to_end.clusters import processes, running_head, start_node, stop, vanish, wait_for
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "jobs"))
-
-import mine as mine_job  # noqa: E402
+from tests.end_to_end.small_job import ONE, ROOT, command, run_apart, run_here, table
 
 # Many small units of work, so that there is a middle to be killed in.
 FLAGS = (
@@ -30,10 +24,6 @@ FLAGS = (
     *("--mining.anchors", 400, "--mining.selection", "random", "--mining.positive-k", 20),
     *("--mining.negative-k", 300, "--experiment", "mining"),
 )
-
-
-def command(*arguments):
-    return [sys.executable, str(ROOT / "jobs" / "mine.py"), *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +40,14 @@ def cluster(tmp_path_factory):
         yield address
 
 
-def mine(features, storage, cluster, *flags, **options):
-    return subprocess.run(
-        command("--features", features, "--storage", storage, *FLAGS, *flags),
-        env={**os.environ, "RAY_ADDRESS": cluster},
-        capture_output=True,
-        text=True,
-        **options,
-    )
+def given(features, storage):
+    return ("--features", features, "--storage", storage, *FLAGS)
 
 
-def started(features, storage, cluster, log):
+def started(features, storage, log, env):
     with log.open("w") as output:
         return subprocess.Popen(
-            command("--features", features, "--storage", storage, *FLAGS),
-            env={**os.environ, "RAY_ADDRESS": cluster},
-            stdout=output,
-            stderr=output,
+            command("mine", *given(features, storage)), env=env, stdout=output, stderr=output
         )
 
 
@@ -89,11 +70,9 @@ def digests(storage):
 
 
 @pytest.fixture(scope="module")
-def whole(features, cluster, tmp_path_factory):
+def whole(features, ray_cluster, tmp_path_factory):
     storage = tmp_path_factory.mktemp("whole") / "runs"
-    done = mine(features, storage, cluster, "--max-workers", 1)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return storage, done
+    return storage, run_here("mine", *given(features, storage), *ONE).succeeded
 
 
 def test_the_job_mines_what_the_core_mines(whole, features):
@@ -120,15 +99,16 @@ def test_its_page_has_the_table_and_the_graph(whole):
     (page,) = (storage / "reports").glob("mine-*.html")
     text = page.read_text()
     assert "Mined from features.npy" in text
-    for row in [line for line in done.stdout.splitlines() if line.startswith("|")][2:]:
+    for row in table(done.stdout)[2:]:
         assert all(f">{cell.strip()}</td>" in text for cell in row.strip("|").split("|")), row
     assert text.count("data:image/png") == 1
 
 
 @pytest.mark.slow  # the stages have a test of their own for each number of actors
 def test_three_actors_give_the_same_bytes_as_one(whole, features, cluster, tmp_path):
-    done = mine(features, tmp_path, cluster, "--max-workers", 3, "--min-workers", 3)
-    assert done.returncode == 0, done.stderr
+    three = ("--max-workers", 3, "--min-workers", 3)
+    env = os.environ | {"RAY_ADDRESS": cluster}
+    assert run_apart("mine", *given(features, tmp_path), *three, env=env).succeeded
     assert digests(tmp_path) == digests(whole[0])
 
 
@@ -136,20 +116,28 @@ def shards(storage, pattern):
     return sum(1 for file in storage.glob(pattern) if not file.name.startswith("."))
 
 
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        ["mine-*/pools/part-*"],
+        pytest.param(["knn-*/neighbors/part-*", "mine-*/pools/part-*"], marks=pytest.mark.slow),
+    ],
+    ids=len,
+)
 def test_killed_with_sigkill_and_started_again_it_ends_with_the_same_bytes(
-    whole, features, cluster, tmp_path
+    whole, features, on_cluster, tmp_path, patterns
 ):
     storage, log = tmp_path / "runs", tmp_path / "log"
-    for pattern in ("knn-*/neighbors/part-*", "mine-*/pools/part-*"):
-        process = started(features, storage, cluster, log)
+    for pattern in patterns:
+        process = started(features, storage, log, on_cluster)
         wait_for(lambda pattern=pattern: shards(storage, pattern) >= 5, process)
         process.kill()
         process.wait()
         kept = shards(storage, pattern)
         assert 5 <= kept < (40 if "knn" in pattern else 50), "killed in the middle"
-    done = mine(features, storage, cluster)
-    assert done.returncode == 0, done.stderr
+    done = run_here("mine", *given(features, storage)).succeeded
     assert "knn: done before" in done.stderr
+    assert "mine: done before" not in done.stderr
     assert digests(storage) == digests(whole[0])
 
 
@@ -163,7 +151,7 @@ def test_an_actor_that_is_killed_and_a_node_that_vanishes_change_nothing(
         *(f"--address={cluster}", "--num-cpus=2", "--object-store-memory", 100_000_000),
         log=tmp_path / "node",
     )
-    process = started(features, storage, cluster, log)
+    process = started(features, storage, log, os.environ | {"RAY_ADDRESS": cluster})
     for pattern in ("knn-*/neighbors/part-*", "mine-*/pools/part-*"):
         wait_for(lambda pattern=pattern: shards(storage, pattern) >= 5, process)
         actors = processes("ray::MapWorker")
@@ -189,7 +177,7 @@ def test_an_actor_that_is_killed_and_a_node_that_vanishes_change_nothing(
     ],
 )
 def test_input_that_cannot_be_used_is_named_in_one_sentence(
-    tmp_path, monkeypatch, capsys, ray_cluster, name, flags, words
+    tmp_path, monkeypatch, ray_cluster, name, flags, words
 ):
     broken = manifold_features(100, 8)
     broken[[7, 9], 2] = np.nan
@@ -199,19 +187,10 @@ def test_input_that_cannot_be_used_is_named_in_one_sentence(
     (tmp_path / "cut.npy").write_bytes((tmp_path / "nan.npy").read_bytes()[:500])
     (tmp_path / "labels.txt").write_text("1\n2\n")
     monkeypatch.chdir(tmp_path)
-    given = ["--features", name] if name else []
-    monkeypatch.setattr(sys, "argv", ["mine.py", *given, *flags, "--storage", "runs"])
-    assert mine_job.main() == 2
-    (sentence,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert words in sentence
+    named = ["--features", name] if name else []
+    assert words in run_here("mine", *named, *flags, "--storage", "runs").error
 
 
 def test_a_kind_of_file_that_is_not_known_ends_the_process_with_status_2(tmp_path):
-    done = subprocess.run(
-        command("--features", ROOT / "README.md", "--storage", tmp_path),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert ".npy" in done.stderr
+    done = run_apart("mine", "--features", ROOT / "README.md", "--storage", tmp_path)
+    assert ".npy" in done.error

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import os
 import re
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,23 +16,26 @@ from PIL import Image
 
 from mmray.descriptors.whitening import Whitening
 from mmray.system.folder import Folder
-from tests.end_to_end.small_job import SMALL, table, the_run
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "jobs"))
-
-import retrieval  # noqa: E402
-
-
-def command(*arguments):
-    return [sys.executable, str(ROOT / "jobs" / "retrieval.py"), *map(str, arguments)]
+from tests.end_to_end.small_job import ONE, SMALL, command, run_apart, run_here, table, the_run
 
 
 def start(log, *arguments, env=None):
     with log.open("w") as output:
         return subprocess.Popen(
-            command(*arguments), stdout=output, stderr=subprocess.STDOUT, cwd=log.parent, env=env
+            command("retrieval", *arguments),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            env=env,
         )
+
+
+def wait_for_line(pattern, log, process, seconds=300):
+    pattern, deadline = re.compile(pattern, re.MULTILINE), time.monotonic() + seconds
+    while not pattern.search(log.read_text()) and time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    assert pattern.search(log.read_text()), log.read_text()
 
 
 def digests(storage, pattern):
@@ -46,13 +48,9 @@ def digests(storage, pattern):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Storage and output of a run that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    done = subprocess.run(
-        command("--storage", "runs", *SMALL), cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "runs", done
+    """Storage and output of a run that nothing disturbed, in a process and on a Ray of its own."""
+    storage = tmp_path_factory.mktemp("whole") / "runs"
+    return storage, run_apart("retrieval", "--storage", storage, *SMALL, *ONE).succeeded
 
 
 def test_the_job_ends_with_a_table_and_shows_progress(whole):
@@ -130,18 +128,13 @@ def test_the_report_shows_what_was_mined_and_what_changed(whole):
     assert artifact.path == f"report/{file.name}"
 
 
-def test_a_run_that_ends_sooner_keeps_the_page_of_the_whole(whole, on_cluster):
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_that_ends_sooner_keeps_the_page_of_the_whole(whole):
     storage, _ = whole
     (page,) = (storage / "reports").glob("*.html")
     before = page.read_bytes()
     stages = ("--stages", "extract,graph,mine")
-    done = subprocess.run(
-        command("--storage", storage, *SMALL, *stages),
-        capture_output=True,
-        text=True,
-        env=on_cluster,
-    )
-    assert done.returncode == 0, done.stderr
+    assert run_here("retrieval", "--storage", storage, *SMALL, *stages).succeeded
     assert page.read_bytes() == before
     shorter = page.with_name(f"{page.stem}-to-mine.html").read_text()
     assert "It was to end with the stage mine." in shorter
@@ -150,14 +143,9 @@ def test_a_run_that_ends_sooner_keeps_the_page_of_the_whole(whole, on_cluster):
 
 
 @pytest.mark.slow
-def test_rounds_are_runs_within_the_run_and_each_has_its_curves(on_cluster, tmp_path):
-    done = subprocess.run(
-        command("--storage", tmp_path, *SMALL, "--rounds", 2),
-        capture_output=True,
-        text=True,
-        env=on_cluster,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.usefixtures("ray_cluster")
+def test_rounds_are_runs_within_the_run_and_each_has_its_curves(tmp_path):
+    assert run_here("retrieval", "--storage", tmp_path, *SMALL, "--rounds", 2).succeeded
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("mmray").experiment_id])
     (outer,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
@@ -174,65 +162,69 @@ def test_rounds_are_runs_within_the_run_and_each_has_its_curves(on_cluster, tmp_
         assert f"Loss: round {number}" in page.read_text()
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_same_command_again_runs_nothing_and_prints_the_same_table(whole):
     storage, done = whole
     before = digests(storage, "*-*/**/*.*")
-    again = subprocess.run(
-        command("--storage", storage, *SMALL), capture_output=True, text=True, check=True
-    )
+    again = run_here("retrieval", "--storage", storage, *SMALL).succeeded
     assert table(again.stdout) == table(done.stdout)
+    assert "train: done before" in again.stderr
     assert "epoch 1:" not in again.stderr
     assert digests(storage, "*-*/**/*.*") == before
     client, _ = the_run(f"sqlite:///{storage / 'mlflow.db'}")  # one alone: the same run goes on
     assert [str(version.version) for version in client.search_model_versions()] == ["1"]
 
 
-@pytest.mark.parametrize(
-    "stages",
-    [
-        ("extract", "mine", "train"),
-        pytest.param(("demo", "graph", "whiten", "evaluate"), marks=pytest.mark.slow),
-    ],
-)
-def test_killed_in_any_stage_it_ends_with_the_same_pools_and_table(
-    whole, on_cluster, tmp_path, stages
-):
+def test_killed_in_training_it_goes_on_and_ends_with_the_same_network(whole, on_cluster, tmp_path):
+    """SIGKILL after an epoch; all before it is read, and what follows finds the same network."""
+    storage, log = whole[0], tmp_path / "log"
+    kept = shutil.copytree(storage, tmp_path / "kept", symlinks=True)
+    try:
+        for folder in storage.glob("train-*"):
+            shutil.rmtree(folder)
+        process = start(log, "--storage", storage, *SMALL, *ONE, env=on_cluster)
+        wait_for_line(r"epoch 1/2: ", log, process)
+        process.kill()
+        process.wait()
+        assert "mine: done before" in log.read_text()
+        assert not [*storage.glob("train-*/_SUCCESS.json")]
+        done = run_here("retrieval", "--storage", storage, *SMALL, *ONE).succeeded
+        assert "epoch 1/2: " not in done.stderr, "that epoch was kept"
+        assert "train: done before" not in done.stderr
+        assert table(done.stdout) == table(whole[1].stdout)
+        pattern = "train-*/**/*.safetensors"
+        assert len(digests(kept, pattern)) >= 2
+        assert digests(storage, pattern) == digests(kept, pattern)
+    finally:  # for the tests that follow, at the same place: the names of stages go by it
+        shutil.rmtree(storage)
+        kept.rename(storage)
+
+
+@pytest.mark.slow
+def test_killed_in_any_stage_it_ends_with_the_same_pools_and_table(whole, on_cluster, tmp_path):
     """SIGKILL soon after each line that announces a stage; the last start runs to the end."""
     storage, log = tmp_path / "runs", tmp_path / "log"
-    for stage in stages:
+    for stage in ("demo", "extract", "graph", "mine", "train", "whiten", "evaluate"):
         process = start(log, "--storage", storage, *SMALL, env=on_cluster)
-        # A done stage says "done before": what is waited for is the first to run.
-        pattern = re.compile(rf"^{stage}: (?!done before)", re.MULTILINE)
-        if stage == "train":
-            pattern = re.compile(r"epoch 1/2: ")  # one epoch is kept, the second is cut
-        deadline = time.monotonic() + 600
-        while not pattern.search(log.read_text()) and time.monotonic() < deadline:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        assert pattern.search(log.read_text()), log.read_text()
+        # A done stage says "done before": what is waited for is the first to run. In training one
+        # epoch is kept, the second is cut.
+        line = r"epoch 1/2: " if stage == "train" else rf"^{stage}: (?!done before)"
+        wait_for_line(line, log, process, seconds=600)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = subprocess.run(
-        command("--storage", storage, *SMALL),
-        capture_output=True,
-        text=True,
-        check=True,
-        env=on_cluster,
-    )
+    done = run_apart("retrieval", "--storage", storage, *SMALL, env=on_cluster).succeeded
     undisturbed, first = whole
     assert table(done.stdout) == table(first.stdout)
     for pattern in ("mine-*/pools/*", "graph-*/*.npz", "*/metrics.json"):
-        assert {name.split("/")[-1]: d for name, d in digests(storage, pattern).items()} == {
-            name.split("/")[-1]: d for name, d in digests(undisturbed, pattern).items()
-        }
+        expected = {name.split("/")[-1]: d for name, d in digests(undisturbed, pattern).items()}
+        assert expected
+        assert {name.split("/")[-1]: d for name, d in digests(storage, pattern).items()} == expected
 
 
-def test_ctrl_c_ends_with_130_and_the_run_as_killed(tmp_path):
+def test_ctrl_c_ends_with_130_and_the_run_as_killed(tmp_path, on_cluster):
     log = tmp_path / "log"
-    process = start(log, "--storage", tmp_path / "runs", *SMALL)
-    while "extract: " not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.05)
+    process = start(log, "--storage", tmp_path / "runs", *SMALL, env=on_cluster)
+    wait_for_line("extract: ", log, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 130
     assert log.read_text().rstrip().endswith("interrupted: the same command goes on from here")
@@ -261,16 +253,6 @@ def photos(tmp_path):
     return folder
 
 
-def failing(*arguments, env):
-    """Output of a run that must end with status 2, one sentence and no traceback."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, env=env)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(sentences) == 1, done.stderr
-    return sentences[0]
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -284,48 +266,39 @@ def failing(*arguments, env):
 )
 @pytest.mark.usefixtures("ray_cluster", "photos")
 def test_input_that_cannot_be_used_ends_with_status_2_and_a_sentence(
-    arguments, words, tmp_path, monkeypatch, capsys
+    arguments, words, tmp_path, monkeypatch
 ):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the job would take SIGTERM for itself
-    small = ("--mining.graph-k", "4", "--mining.positive-k", "4", "--storage", "runs")
-    monkeypatch.setattr(sys, "argv", ["retrieval.py", *small, *arguments])
-    assert retrieval.main() == 2
-    (sentence,) = [
-        line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")
-    ]
-    assert words in sentence
+    small = ("--mining.graph-k", "4", "--mining.positive-k", "4", "--storage", "runs", *ONE)
+    assert words in run_here("retrieval", *small, *arguments).error
 
 
 def test_an_unknown_network_is_refused_by_the_command_line():
-    done = subprocess.run(command("--network", "vgg17"), capture_output=True, text=True)
+    done = run_apart("retrieval", "--network", "vgg17")
     assert done.returncode == 2
     assert "vgg17" in done.stdout + done.stderr
     assert "efficientnet_lite0" in done.stdout + done.stderr
 
 
-def test_weights_that_cannot_be_downloaded_name_the_flag(photos, tmp_path):
+@pytest.mark.usefixtures("ray_cluster")
+def test_weights_that_cannot_be_downloaded_name_the_flag(photos, tmp_path, monkeypatch):
     """The hub's folder is empty and its site cannot be reached from here."""
-    done = subprocess.run(
-        command("--images", photos, *SMALL, "--storage", tmp_path / "runs", "--network", "vgg16"),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TORCH_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"},
-    )
-    assert done.returncode == 2
-    assert "--weights FILE" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    arguments = ("--images", photos, *SMALL, "--storage", tmp_path / "runs", "--network", "vgg16")
+    assert "--weights FILE" in run_here("retrieval", *arguments).error
 
 
-def test_unreadable_images_are_quarantined_or_refused_together(photos, tmp_path, on_cluster):
+@pytest.mark.usefixtures("ray_cluster")
+def test_unreadable_images_are_quarantined_or_refused_together(photos, tmp_path):
     (photos / "3.png").write_bytes(b"not an image")
     arguments = (
-        *("--images", photos, "--storage", tmp_path / "runs", "--stages", "extract"),
+        *("--images", photos, "--storage", tmp_path / "runs", "--stages", "extract", *ONE),
         *("--mining.graph-k", 4, "--mining.positive-k", 4, "--extraction.longest-side", 64),
     )
-    subprocess.run(command(*arguments), check=True, capture_output=True, env=on_cluster)
+    assert run_here("retrieval", *arguments).succeeded
     (stage,) = (tmp_path / "runs").glob("extract-*")
     folder = Folder(str(stage))
     assert len(folder.read_table("images.parquet")) == 11
@@ -334,6 +307,6 @@ def test_unreadable_images_are_quarantined_or_refused_together(photos, tmp_path,
     assert "not an image" in bad["error"]
     for file in photos.iterdir():
         file.write_bytes(b"")
-    sentence = failing(*arguments, "--relist", env=on_cluster)
+    sentence = run_here("retrieval", *arguments, "--relist").error
     assert "12 of 12 images could not be read" in sentence
     assert "empty file" in sentence

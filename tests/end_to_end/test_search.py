@@ -1,18 +1,15 @@
 """`jobs/search.py` as a user runs it: index photos, add some, find what is like one of them."""
 
-import signal
-import sys
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs import search as job
 from mmray.descriptors.settings import Preprocessing
 from mmray.descriptors.weights import build, save
 from mmray.serving.encoder import ImageEncoder
 from mmray.system.folder import Folder
+from tests.end_to_end.small_job import ONE, cells, run_here
 from tests.made.exported import model_folder
 
 
@@ -38,27 +35,19 @@ def photos(tmp_path, monkeypatch):
     save_photos(folder, *(f"{n}.png" for n in range(12)), "a b/Füße (1).png", "a b/<i>&'.png")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff cut off")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the job would take SIGTERM for itself
     return folder
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Exit status, lines of the table, and what was said, of the job with these arguments."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["search.py", *map(str, arguments)])
-        status, said = job.main(), capsys.readouterr()
-        rows = [line for line in said.out.splitlines() if line.startswith("|")]
-        return status, [[c.strip() for c in row.strip("|").split("|")] for row in rows], said.err
-
-    return call
+def run(*arguments):
+    """Exit status, rows of the table, and what was said, of the job with these arguments."""
+    done = run_here("search", *arguments)
+    return done.returncode, cells(done.stdout), done.stderr
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_index_is_made_added_to_and_searched(photos, model, run, tmp_path):
+def test_an_index_is_made_added_to_and_searched(photos, model, tmp_path):
     storage = tmp_path / "runs"
-    make = ("index", "--model", model, "--images", photos, "--storage", storage)
+    make = ("index", "--model", model, "--images", photos, "--storage", storage, *ONE)
     status, rows, _ = run(*make)
     assert (status, rows[-1]) == (0, ["images", "flat", "14", "1", "1,280"])
     (first,) = storage.glob("index-*")
@@ -77,9 +66,9 @@ def test_an_index_is_made_added_to_and_searched(photos, model, run, tmp_path):
     assert status == 0
     asked = names.index("a b/Füße (1).png")
     brute = np.argsort(-(vectors @ vectors[asked]), kind="stable")[:5]
-    assert [row[0] for row in rows[2:]] == [str(photos / names[item]) for item in brute]
-    assert [row[1] for row in rows[2:]] == ["1", "2", "3", "4", "5"]
-    assert float(rows[2][2]) == pytest.approx(1, abs=1e-4)
+    assert [row[0] for row in rows[1:]] == [str(photos / names[item]) for item in brute]
+    assert [row[1] for row in rows[1:]] == ["1", "2", "3", "4", "5"]
+    assert float(rows[1][2]) == pytest.approx(1, abs=1e-4)
     page = (tmp_path / "search.html").read_text()
     assert page.count("data:image/jpeg") == 6
     assert "page: " + str(tmp_path / "search.html") in said
@@ -110,7 +99,7 @@ def test_an_index_is_made_added_to_and_searched(photos, model, run, tmp_path):
     box = ("--box", 0, 0, 20, 30)
     status, rows, _ = run("query", query, *box, "--storage", storage, "--page", "part.html")
     assert status == 0
-    assert float(rows[2][2]) < 0.999
+    assert float(rows[1][2]) < 0.999
     status, _, said = run("query", query, "--box", 90, 90, 99, 99, "--storage", storage)
     assert (status, "holds no pixel" in said) == (2, True)
 
@@ -133,7 +122,7 @@ def _places(names, wanted):
     [
         (("query", "x.jpg"), "--name images: no such index under --storage"),
         (("query",), "no image to search with"),
-        (("query", "x.jpg", "--top", "0"), "--top 0: choose at least 1"),
+        (("query", "x.jpg", "--top", "0"), "--top 0: choose a value from 1"),
         (("index", "--images", "my photos"), "newest: no run has been made under --storage"),
         (("index", "--images", "my photos", "--model", ""), "--model is missing"),
         (("index", "--model", "none", "--images", "my photos"), "none: not a model's folder"),
@@ -142,15 +131,15 @@ def _places(names, wanted):
     ],
 )
 @pytest.mark.usefixtures("photos")
-def test_what_cannot_be_used_is_refused_with_a_sentence(arguments, words, run):
+def test_what_cannot_be_used_is_refused_with_a_sentence(arguments, words):
     status, _, said = run(*arguments)
     (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert (status, words in sentence) == (2, True), sentence
 
 
-def test_a_corrupt_query_is_named(photos, model, run, tmp_path, ray_cluster):
+def test_a_corrupt_query_is_named(photos, model, tmp_path, ray_cluster):
     storage = tmp_path / "runs"
-    run("index", "--model", model, "--images", photos / "a b", "--storage", storage)
+    run("index", "--model", model, "--images", photos / "a b", "--storage", storage, *ONE)
     status, _, said = run("query", photos / "broken.jpg", "--storage", storage)
     assert status == 2
     (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -160,7 +149,7 @@ def test_a_corrupt_query_is_named(photos, model, run, tmp_path, ray_cluster):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_where_no_image_can_be_read_there_is_no_index(photos, model, run, tmp_path):
+def test_where_no_image_can_be_read_there_is_no_index(photos, model, tmp_path):
     for path in photos.rglob("*.png"):
         path.unlink()
     status, _, said = run("index", "--model", model, "--images", photos, "--storage", tmp_path)

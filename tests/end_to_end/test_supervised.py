@@ -1,23 +1,13 @@
 """The supervised baseline as a user runs it: tuples of a file in, a marked network out."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.small_job import the_run
+from tests.end_to_end.small_job import ONE, run_here, the_run
 from tests.made import sfm
 
-ROOT = Path(__file__).resolve().parents[2]
 LABEL = "supervised (uses labels)"
-
-
-def run(folder, *arguments, env=None):
-    command = [sys.executable, str(ROOT / "jobs" / "retrieval.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +29,7 @@ def given(tmp_path_factory):
 
 ARGUMENTS = (
     *("--tuples", "retrieval-SfM-tiny.pkl", "--images", "ims", "--storage", "runs"),
+    *ONE,
     *("--network", "efficientnet_lite0", "--training.longest-side", 64, "--training.epochs", 1),
     *("--training.anchors-per-epoch", 8, "--training.negative-pool", 16),
     *("--whitening.images", 12, "--evaluation.longest-side", 64, "--evaluation.poolings", "mac"),
@@ -46,9 +37,10 @@ ARGUMENTS = (
 )
 
 
-def test_it_trains_whitens_and_marks_what_used_labels(given, on_cluster):
-    done = run(given, *ARGUMENTS, env=on_cluster)
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.usefixtures("ray_cluster")
+def test_it_trains_whitens_and_marks_what_used_labels(given, monkeypatch):
+    monkeypatch.chdir(given)
+    done = run_here("retrieval", *ARGUMENTS).succeeded
     assert f"tuples: {LABEL}: 36 pairs and 6 clusters of 24 images, from " in done.stderr
     assert f"train: {LABEL}: the network after epoch 1 is kept, the last one" in done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
@@ -68,9 +60,10 @@ def test_it_trains_whitens_and_marks_what_used_labels(given, on_cluster):
     assert ">Training</h2>" in page.read_text("utf-8"), "the curve of its loss"
 
 
-def test_an_image_that_is_missing_ends_with_one_sentence(given, tmp_path):
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_image_that_is_missing_ends_with_one_sentence(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(given)
     (tmp_path / "ims").mkdir()
-    done = run(given, *ARGUMENTS, "--images", tmp_path / "ims", "--storage", tmp_path / "runs")
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "missing, as are 24 of the 24 images of retrieval-SfM-tiny.pkl" in done.stderr
-    assert "Traceback" not in done.stderr
+    elsewhere = ("--images", tmp_path / "ims", "--storage", tmp_path / "runs")
+    sentence = run_here("retrieval", *ARGUMENTS, *elsewhere).error
+    assert "missing, as are 24 of the 24 images of retrieval-SfM-tiny.pkl" in sentence

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.benchmarks.mining import Comparison, manifold_features
-from jobs.benchmarks.search import stored_features
-from jobs.benchmarks.training import compare_training
+from mmray.__main__ import run
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.network import EmbeddingNet
 from mmray.images.sources import find
@@ -20,7 +18,11 @@ from mmray.system.folder import Folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 
+# As the script imports them: its own folder is first in sys.path.
 import benchmark as job
+from benchmarks.mining import Comparison, manifold_features
+from benchmarks.search import stored_features
+from benchmarks.training import compare_training
 
 from tests.made import synthetic
 
@@ -73,6 +75,40 @@ def test_each_part_ends_with_a_table(monkeypatch, capsys, arguments, words):
     assert re.search(words.replace(" | ", r" +\| +"), row)
 
 
+def test_the_command_of_the_package_runs_the_script(capsys):
+    small = ("--items", "600", "--dims", "8", "--k", "10", "--repeats", "1", "--queries", "50")
+    assert run("benchmark", ["knn", *small]) == 0
+    assert "exact k-NN, 50 of 600 x 8, k = 10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("knn", ("--anchors", "5")),
+        ("diffusion", ("--queries", "5")),
+        ("ranking", ("--k", "5")),
+        ("search", ("--k", "5")),
+        ("features", ("--threads", "1")),
+        ("extraction", ("--items", "5")),
+        ("training", ("--shard-size", "5")),
+        ("gpu", ("--items", "5")),
+        ("speed", ()),
+    ],
+)
+def test_a_benchmark_refuses_the_flags_of_others(capsys, name, flags):
+    with pytest.raises(SystemExit) as ended:
+        job.measure([name, *flags])
+    assert ended.value.code == 2
+    assert (flags[0] if flags else name) in capsys.readouterr().err
+
+
+def test_photos_that_are_not_there_are_refused(monkeypatch, tmp_path, capsys):
+    missing = str(tmp_path / "missing")
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "extraction", "--images", missing])
+    assert job.main() == 2
+    assert missing in capsys.readouterr().err
+
+
 def test_more_probes_find_more_and_all_cells_all(monkeypatch, capsys):
     small = ("--items", "10000", "--dims", "4", "--intrinsic", "2", "--threads", "1")
     flags = ("--queries", "20", "--top", "20", "--probes", "1", "2", "156")  # of 156 cells
@@ -121,6 +157,8 @@ def on_photos(what, folder, *flags, on_cluster):
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
+@pytest.mark.ray
+@pytest.mark.process
 def test_extraction_is_compared_on_photos_of_mixed_shapes(tmp_path, on_cluster):
     synthetic.save_noise(tmp_path, 12, [(48, 64), (64, 48), (64, 64)])
     flags = ("--threads", "1", "--shard-size", "2")
@@ -135,6 +173,8 @@ def test_extraction_is_compared_on_photos_of_mixed_shapes(tmp_path, on_cluster):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.process
 def test_all_ways_of_training_take_the_same_steps(tmp_path, on_cluster):
     synthetic.save_noise(tmp_path, 8, [(48, 64), (64, 48), (64, 64)])
     flags = ("--threads", "2", "--steps", "2", "--loss", "triplet")

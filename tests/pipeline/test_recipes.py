@@ -10,7 +10,7 @@ from mmray.config.presets import DEMO
 from mmray.evaluation.candidates import EvaluatedNetwork
 from mmray.images.collection import Collection, ImageFile
 from mmray.pipeline.recipes import learning, retrieval
-from mmray.pipeline.recipes.outcome import UnlabelledImages
+from mmray.pipeline.recipes.outcome import Inputs, UnlabelledImages
 from mmray.pipeline.stages.training import FineTunedNetwork
 
 PHOTOS = Collection.of([ImageFile(uri="/photo.jpg", name="photo.jpg")])
@@ -52,16 +52,26 @@ def calls(monkeypatch):
 
 @contextmanager
 def nested(outer, config, chosen, *, name):
-    yield SimpleNamespace(config=config, chosen=chosen, run=name, stages=[f"a stage of {name}"])
+    yield session_of(config, chosen, name, stages=[f"a stage of {name}"])
+
+
+def session_of(config, chosen, run, stages=()):
+    return SimpleNamespace(
+        config=config,
+        chosen=chosen,
+        run=run,
+        stages=list(stages),
+        ends_with=lambda stage: chosen[-1] == stage,
+    )
 
 
 def run(rounds, last="evaluate"):
     config = dataclasses.replace(DEMO, rounds=rounds)
-    unlabelled = UnlabelledImages(listed=PHOTOS)
-    inputs = retrieval.Inputs(unlabelled=unlabelled, sets=["a set"], network="initial")
+    unlabelled = UnlabelledImages(images=PHOTOS)
+    inputs = Inputs(unlabelled=unlabelled, sets=["a set"], network="initial")
     told = SimpleNamespace(log_data=lambda *names, **values: None, labels=[])
     told.log_labels = told.labels.append
-    session = SimpleNamespace(config=config, chosen=("extract", last), run=told, stages=[])
+    session = session_of(config, ("extract", last), told)
     return retrieval.recipe(session, inputs), session
 
 

@@ -7,9 +7,9 @@ common, as the features and the graph, is one stage, computed once. A row that i
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from mmray.config.choices import Pooling, SupervisedBaseline
+from mmray.config.choices import Application, Pooling, SupervisedBaseline
 from mmray.config.learning import (
     FinegrainedAblationConfig,
     FinegrainedConfig,
@@ -23,7 +23,7 @@ from mmray.descriptors.weights import state_digest
 from mmray.images.collection import Collection
 from mmray.pipeline.recipes import finegrained, retrieval
 from mmray.pipeline.recipes.comparison import RowResult, comparison, comparison_table
-from mmray.pipeline.recipes.outcome import RunResult
+from mmray.pipeline.recipes.outcome import Inputs, RunResult
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import DESCRIPTORS, Table
@@ -34,7 +34,24 @@ from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
 from mmray.training.supervised.losses import BASELINE_LABELS
 
+
+class LearningApplication(Protocol):
+    """A use of the method, as a module: retrieval or fine-grained."""
+
+    def read_inputs(self, config: Any) -> Inputs: ...
+    def with_demo(self, session: Session[Any]) -> Any: ...
+    def recipe(self, session: Session[Any], inputs: Inputs) -> RunResult: ...
+
+
 AblationConfig = FinegrainedAblationConfig | RetrievalAblationConfig
+APPLICATIONS: dict[Application, LearningApplication] = {
+    "retrieval": retrieval,
+    "finegrained": finegrained,
+}
+CONFIGS: dict[Application, type[RetrievalConfig] | type[FinegrainedConfig]] = {
+    "retrieval": RetrievalConfig,
+    "finegrained": FinegrainedConfig,
+}
 RESULT = "result.json"
 TO_MINE = ("extract", "graph", "mine")  # the stages that a row has at least
 
@@ -136,7 +153,7 @@ def rows_of(config: AblationConfig) -> tuple[Row, ...]:
     """The rows that the settings ask for; InputError names one that does not exist."""
     if config.study == "features":
         rows = FEATURES
-    elif isinstance(config, FinegrainedConfig):
+    elif config.kind == "finegrained":
         # There all items are the anchors to begin with.
         rows = tuple(row for row in METHOD if row.name != "anchors-all") + BASELINES
     else:
@@ -167,9 +184,10 @@ def run(config: AblationConfig) -> str:
     rows, stages = rows_of(config), chosen_stages(config)
     if config.study == "features":
         stages = tuple(stage for stage in stages if stage in TO_MINE)
-    given = _inputs(config) if config.images else None
+    application = APPLICATIONS[config.kind]
+    given = application.read_inputs(config) if config.images else None
     with running(config, storage, stages) as session:
-        inputs = given or _inputs(_with_demo(session))
+        inputs = given or application.read_inputs(application.with_demo(session))
         results = _results(session, rows, inputs)
         table = comparison_table(results)
         session.run.log_text("ablation.md", table + "\n")
@@ -206,27 +224,28 @@ def _check(config: AblationConfig) -> None:
         raise InputError(f"--stages {config.stages}: every row needs {','.join(missing)} too")
 
 
-def _results(session: Session[Any], rows: Sequence[Row], inputs: Any) -> list[RowResult]:
+def _results(session: Session[Any], rows: Sequence[Row], inputs: Inputs) -> list[RowResult]:
     config, results = session.config, []
     seeds = config.seeds if config.study == "method" else config.seeds[:1]
-    images = inputs.unlabelled.images(session)
+    images = inputs.unlabelled.listed(session)
     inputs = dataclasses.replace(
-        inputs, unlabelled=dataclasses.replace(inputs.unlabelled, listed=images)
+        inputs, unlabelled=dataclasses.replace(inputs.unlabelled, images=images)
     )
-    sets = inputs.sets if isinstance(inputs, retrieval.Inputs) else [inputs.test]
-    marks = (
+    # Where a set is missing, the fingerprint of a fine-grained row has None for it.
+    no_set = [None] if config.kind == "finegrained" else []
+    digests = (
         images.digest(),
         state_digest(inputs.network),
         sorted((inputs.unlabelled.labels or {}).items()),
-        [None if each is None else each.digest() for each in sets],
-        [None if each is None else Collection.of(each.items).digest() for each in sets],
+        [each.digest() for each in inputs.sets] or no_set,
+        [Collection.of(each.items).digest() for each in inputs.sets] or no_set,
     )
     for seed in seeds:
         anchors: dict[str, int] = {}
         for number, row in enumerate(rows, start=1):
             announce(f"row {number} of {len(rows)}, seed {seed}: {row.label}")
             of_row = _row_config(config, row, seed, anchors)
-            result = _filled(session, row, of_row, inputs, marks)
+            result = _filled(session, row, of_row, inputs, digests)
             anchors[row.name] = result.anchors
             results.append(result)
             session.run.log_metrics(result.metrics(), step=seed)
@@ -238,17 +257,14 @@ def _filled(
     row: Row,
     config: RetrievalConfig | FinegrainedConfig,
     inputs: Any,
-    marks: Any,
+    digests: Any,
 ) -> RowResult:
     """A row of one seed: read if it was filled before, else run."""
 
     def work(stage: StageFolder) -> Counts:
         name = f"{row.name}, seed {config.seed}"
         with nested(session, config, session.chosen, name=name) as inner:
-            recipe = (
-                finegrained.recipe if isinstance(config, FinegrainedConfig) else retrieval.recipe
-            )
-            outcome: RunResult = recipe(inner, inputs)  # type: ignore[arg-type] # they belong together
+            outcome = APPLICATIONS[config.kind].recipe(inner, inputs)
             result = RowResult.of(row.name, row.label, config.seed, outcome)
             write_json(stage.folder, RESULT, dataclasses.asdict(result))
         return {"seed": config.seed, "anchors": result.anchors}
@@ -258,7 +274,7 @@ def _filled(
         row.name,
         row.label,
         stored(identity_of(config)),
-        marks,
+        digests,
         session.chosen,
         work=work,
         stage_flag=session.chosen[-1],
@@ -270,22 +286,10 @@ def _row_config(
     config: AblationConfig, row: Row, seed: int, anchors: dict[str, int]
 ) -> RetrievalConfig | FinegrainedConfig:
     """The settings of a row as those of its own job."""
-    kind = FinegrainedConfig if isinstance(config, FinegrainedConfig) else RetrievalConfig
+    kind = CONFIGS[config.kind]
     names = {field.name for field in dataclasses.fields(kind)}
     plain = kind(**{name: getattr(config, name) for name in names})
     plain = changed(dataclasses.replace(plain, seed=seed), row.changes)
     if row.anchors_of is not None:
         plain = changed(plain, {"mining": {"anchors": max(anchors[row.anchors_of], 1)}})
     return plain
-
-
-def _inputs(config: RetrievalConfig | FinegrainedConfig) -> retrieval.Inputs | finegrained.Inputs:
-    if isinstance(config, FinegrainedConfig):
-        return finegrained.read_inputs(config)
-    return retrieval.read_inputs(config)
-
-
-def _with_demo(session: Session[Any]) -> RetrievalConfig | FinegrainedConfig:
-    if isinstance(session.config, FinegrainedConfig):
-        return finegrained.with_demo(session)
-    return retrieval.with_demo(session)

@@ -4,9 +4,8 @@ n items, c channels of the backbone's last map, d dimensions of the embedding.
 """
 
 import dataclasses
-from dataclasses import dataclass
 
-from mmray.config.learning import FinegrainedConfig, chosen_stages
+from mmray.config.learning import FinegrainedConfig
 from mmray.config.presets import BASELINE, changed
 from mmray.config.sections import LabelledSetsConfig
 from mmray.descriptors.network import EmbeddingNet
@@ -19,10 +18,14 @@ from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection, sample, without
 from mmray.images.sources import list_images
 from mmray.mining.manifold import ManifoldNeighbors
-from mmray.pipeline.recipes.learning import check_dimensions, learn, with_demo_images
-from mmray.pipeline.recipes.outcome import LearningResult, RunResult, UnlabelledImages
-from mmray.pipeline.recipes.publishing import publish
-from mmray.pipeline.session import Counts, Session, running, usable_storage
+from mmray.pipeline.recipes.learning import (
+    check_dimensions,
+    learn,
+    run_recipe,
+    with_demo_images,
+)
+from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
+from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.evaluation import evaluate_stages
 from mmray.pipeline.stages.extraction import extract_stage
@@ -35,43 +38,16 @@ from mmray.system.folder import Folder
 from mmray.system.progress import announce
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a run starts from: its images, classes to measure on if there are any, a network.
-
-    The network has no head yet.
-    """
-
-    unlabelled: UnlabelledImages
-    test: LabelledSet | None
-    network: EmbeddingNet
-
-
 def run(config: FinegrainedConfig) -> list[Score]:
-    """Do all that the settings ask for, as far as it is not done yet.
-
-    Returns
-    -------
-    The scores on the test classes; none if there are none, or no stage `evaluate`.
-
-    Raises
-    ------
-    InputError
-        A setting, an input or the cluster cannot be used. What was done until then is kept.
-    """
+    """See `run_recipe`."""
     if config.baseline is not None:
         config = changed(config, BASELINE)
-    storage = usable_storage(config)
-    inputs = read_inputs(config) if config.images else None  # mended sooner than Ray is started
-    with running(config, storage, chosen_stages(config)) as session:
-        outcome = recipe(session, inputs or read_inputs(with_demo(session)))
-        publish(session, outcome)
-        return outcome.scores
+    return run_recipe(config, read_inputs, with_demo, recipe)
 
 
 def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
     """All stages in their order, as far as the last that was chosen."""
-    images, network = inputs.unlabelled.images(session), inputs.network
+    images, network = inputs.unlabelled.listed(session), inputs.network
     if {"train", "evaluate"} & set(session.chosen):
         network = head_stage(session, images, inputs.network)
     if session.config.baseline is None:
@@ -81,7 +57,7 @@ def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
             inputs.network,
             network,
             labels=inputs.unlabelled.labels,
-            labelled=inputs.test,
+            labelled=inputs.labelled,
         )
     else:
         learned = learn_from_labels(session, images, network, inputs)
@@ -89,9 +65,9 @@ def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
         return RunResult(learned=learned)
     tuned = learned.tuned
     outcome = RunResult(learned=learned, model=model_stage(session, tuned.network))
-    if session.chosen[-1] == "train":
+    if session.ends_with("train"):
         return outcome
-    if inputs.test is None:
+    if not inputs.sets:
         announce("evaluate: no test classes were given, nothing is measured")
         return outcome
     candidates = [EvaluatedNetwork(label=INITIAL, network=network)]
@@ -102,7 +78,7 @@ def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
         poolings=("embedding",),
         clusterings=session.config.test.clusterings,
     )
-    measured = evaluate_stages(session, candidates, [inputs.test], searched, settings)
+    measured = evaluate_stages(session, candidates, inputs.sets, searched, settings)
     return dataclasses.replace(outcome, scores=measured.scores, found=measured.found)
 
 
@@ -132,7 +108,7 @@ def learn_from_labels(
         return None
     mined = classes_stage(session, described.items, labels, baseline, session.config.per_class)
     nothing = ManifoldNeighbors.none()
-    tuned = train_stage(session, network, described.items, mined, nothing, inputs.test)
+    tuned = train_stage(session, network, described.items, mined, nothing, inputs.labelled)
     return LearningResult(
         images=described.items, extracted=described.stage, mined=mined, trained=[tuned]
     )
@@ -174,12 +150,12 @@ def read_inputs(config: FinegrainedConfig) -> Inputs:
         )
     if config.test.images is None and config.test.split:
         first, second = _halves(config)
-        return Inputs(unlabelled=first, test=second, network=network)
-    test: LabelledSet | None = None
+        return Inputs(unlabelled=first, sets=[second], network=network)
+    sets = []
     if config.test.images is not None:
-        test = as_labelled(_test_classes(config.test.images, config.test.labels))
-    unlabelled = UnlabelledImages.given(config, config.pool_labels)
-    return Inputs(unlabelled=unlabelled, test=test, network=network)
+        sets.append(as_labelled(_test_classes(config.test.images, config.test.labels)))
+    unlabelled = UnlabelledImages.read(config, config.pool_labels)
+    return Inputs(unlabelled=unlabelled, sets=sets, network=network)
 
 
 def _halves(config: FinegrainedConfig) -> tuple[UnlabelledImages, LabelledSet]:
@@ -196,7 +172,7 @@ def _halves(config: FinegrainedConfig) -> tuple[UnlabelledImages, LabelledSet]:
     labels = dict(zip(names, first.labels, strict=True))
     if config.pool_labels:
         labels = read_named_labels(config.pool_labels)
-    return UnlabelledImages(sources=config.images, listed=images, labels=labels), as_labelled(
+    return UnlabelledImages(image_sources=config.images, images=images, labels=labels), as_labelled(
         second
     )
 

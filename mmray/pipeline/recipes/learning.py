@@ -1,12 +1,12 @@
 """Unlabelled images to a fine-tuned network: what all applications of the method share."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from mmray.config.learning import LearningConfig
+from mmray.config.learning import LearningConfig, chosen_stages
 from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import TUNED
@@ -14,11 +14,13 @@ from mmray.evaluation.purity import (
     labels_of,
     without_false_pairs,
 )
+from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection
 from mmray.images.demo.demo_set import render_collection
 from mmray.mining.pool_lists import summary
-from mmray.pipeline.recipes.outcome import LearningResult
-from mmray.pipeline.session import Counts, Session, nested
+from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult
+from mmray.pipeline.recipes.publishing import publish
+from mmray.pipeline.session import Counts, Session, nested, running, usable_storage
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_stage, features_stage
 from mmray.pipeline.stages.galleries import gallery_stage
@@ -34,6 +36,40 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress, announce
 from mmray.training.validation import NEIGHBORS
+
+Settings = TypeVar("Settings", bound=LearningConfig)
+
+
+def run_recipe(
+    config: Settings,
+    read_inputs: Callable[[Settings], Inputs],
+    with_demo: Callable[[Session[Settings]], Settings],
+    recipe: Callable[[Session[Settings], Inputs], RunResult],
+) -> list[Score]:
+    """Do all that the settings ask for, as far as it is not done yet.
+
+    Parameters
+    ----------
+    read_inputs : what the settings name; it is looked for only, not listed
+    with_demo : the settings with the rendered demonstration set, where no images are given
+    recipe : all stages in their order, as far as the last that was chosen
+
+    Returns
+    -------
+    The scores on the labelled sets; none if there are none, or no stage `evaluate`.
+
+    Raises
+    ------
+    InputError
+        A setting, an input or the cluster cannot be used. What was done until then is kept.
+    """
+    storage = usable_storage(config)
+    # Input that cannot be read is told before Ray is started.
+    inputs = read_inputs(config) if config.images else None
+    with running(config, storage, chosen_stages(config)) as session:
+        result = recipe(session, inputs or read_inputs(with_demo(session)))
+        publish(session, result)
+        return result.scores
 
 
 def learn(
@@ -93,13 +129,13 @@ def learn_once(
     labelled: LabelledSet | None,
 ) -> LearningResult | None:
     """One round of `learn`."""
-    config, last = session.config, session.chosen[-1]
+    config = session.config
     described = extract_stage(session, feature_network, images)
     source = features_stage(session, described)
-    if last == "extract":
+    if session.ends_with("extract"):
         return None
     graph = graph_stage(session, source)
-    if last == "graph":
+    if session.ends_with("graph"):
         return None
     mined, purity, known = mine_stage(session, source, graph), None, None
     if labels is not None:
@@ -127,7 +163,7 @@ def learn_once(
         labels=known,
         purity=purity,
     )
-    if last == "mine":
+    if session.ends_with("mine"):
         return learned
     validation_neighbors = check_stage(
         session, source, graph, items=config.training.validation_items, neighbors=NEIGHBORS

@@ -7,10 +7,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mmray.config.learning import LearningConfig
-from mmray.evaluation.purity import (
-    Purity,
-    read_named_labels,
-)
+from mmray.descriptors.network import EmbeddingNet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
+from mmray.evaluation.purity import Purity, read_named_labels
 from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection
 from mmray.images.sources import probe
@@ -21,6 +20,7 @@ from mmray.pipeline.stages.listing import list_stage, read_exclusion_list
 from mmray.pipeline.stages.mining import FeatureSource, MiningResult
 from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.system.folder import Folder
+from mmray.training.supervised.sfm_tuples import SfmTuples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,25 +29,25 @@ class UnlabelledImages:
 
     Attributes
     ----------
-    sources, excluded : where they are, to be listed as a stage
-    listed : the images themselves, where that has been done
+    image_sources, excluded : where they are, to be listed as a stage
+    images : the images themselves, where they have been listed
     labels : of the images, by name, which measure how pure the pools are; None: there are none
     """
 
-    sources: Sequence[str] = ()
+    image_sources: Sequence[str] = ()
     excluded: frozenset[str] = frozenset()
-    listed: Collection | None = None
+    images: Collection | None = None
     labels: Mapping[str, str] | None = None
 
-    def images(self, session: Session[LearningConfig]) -> Collection:
-        """The list, made now if it was not before."""
-        if self.listed is not None:
-            return self.listed
-        return list_stage(session, self.sources, self.excluded)
+    def listed(self, session: Session[LearningConfig]) -> Collection:
+        """Return the images, listed by a stage if they were not before."""
+        if self.images is not None:
+            return self.images
+        return list_stage(session, self.image_sources, self.excluded)
 
     @classmethod
-    def given(cls, config: LearningConfig, labels: str | None) -> "UnlabelledImages":
-        """What --images names; it is looked for only, not listed.
+    def read(cls, config: LearningConfig, labels: str | None) -> "UnlabelledImages":
+        """Read what --images names; it is looked for only, not listed.
 
         Parameters
         ----------
@@ -61,15 +61,37 @@ class UnlabelledImages:
         for source in config.images:
             probe(source, column=config.image_column)
         return cls(
-            sources=config.images,
+            image_sources=config.images,
             excluded=read_exclusion_list(config),
             labels=read_named_labels(labels) if labels else None,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run starts from.
+
+    Attributes
+    ----------
+    sets : labelled, to measure on; the first of them also while training
+    network : without a head
+    tuples : pairs of a file to train on instead of mining, with labels
+    """
+
+    unlabelled: UnlabelledImages
+    sets: Sequence[LabelledSet]
+    network: EmbeddingNet
+    tuples: SfmTuples | None = None
+
+    @property
+    def labelled(self) -> LabelledSet | None:
+        """The set that is measured on while training."""
+        return self.sets[0] if self.sets else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class LearningResult:
-    """What the last round left.
+    """What the last round of learning left.
 
     Attributes
     ----------
@@ -94,13 +116,13 @@ class LearningResult:
 
     @property
     def tuned(self) -> FineTunedNetwork | None:
-        """What the last round left."""
+        """The network of the last round."""
         return self.trained[-1] if self.trained else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What came of a run.
+    """The outcome of a run: scores, the model, and what led to it.
 
     Attributes
     ----------

@@ -6,7 +6,7 @@ from datetime import datetime
 from importlib.metadata import version
 
 from mmray import __version__
-from mmray.config.learning import LearningConfig, all_stages
+from mmray.config.learning import LearningConfig
 from mmray.config.run import RunConfig
 from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.scores import Score
@@ -37,7 +37,7 @@ def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
     if outcome.model is not None:
         _log(session, outcome.model)
     config, last = session.config, session.chosen[-1]
-    part = None if last == all_stages(config)[-1] else last
+    part = None if last == config.all_stages[-1] else last
     write_report(session, learning_report(config, outcome, part=part), part=part)
 
 

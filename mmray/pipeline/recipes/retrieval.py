@@ -5,20 +5,20 @@ stage that is done is read instead of run, so the same command goes on where it 
 """
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-from mmray.config.learning import RetrievalConfig, chosen_stages
-from mmray.descriptors.network import EmbeddingNet
+from mmray.config.learning import RetrievalConfig
 from mmray.descriptors.weights import build
-from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import INITIAL, TUNED
 from mmray.evaluation.scores import Score
 from mmray.mining.manifold import ManifoldNeighbors
-from mmray.pipeline.recipes.learning import check_dimensions, learn, with_demo_images
-from mmray.pipeline.recipes.outcome import LearningResult, RunResult, UnlabelledImages
-from mmray.pipeline.recipes.publishing import publish
-from mmray.pipeline.session import Session, running, usable_storage
+from mmray.pipeline.recipes.learning import (
+    check_dimensions,
+    learn,
+    run_recipe,
+    with_demo_images,
+)
+from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
+from mmray.pipeline.session import Session
 from mmray.pipeline.stages.evaluation import evaluate_stages, read_labelled_sets
 from mmray.pipeline.stages.labelled_descriptors import (
     labelled_set_settings,
@@ -29,88 +29,49 @@ from mmray.system.progress import announce
 from mmray.training.supervised.sfm_tuples import SfmTuples, read_sfm_tuples
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a run starts from: its images, perhaps labelled sets, a network."""
-
-    unlabelled: UnlabelledImages
-    sets: Sequence[LabelledSet]
-    network: EmbeddingNet
-    tuples: SfmTuples | None = None
-
-
 def run(config: RetrievalConfig) -> list[Score]:
-    """Do all that the settings ask for, as far as it is not done yet.
-
-    Returns
-    -------
-    The scores on the labelled set; none if there is no such set, or no stage `evaluate`.
-
-    Raises
-    ------
-    InputError
-        A setting, an input or the cluster cannot be used. What was done until then is kept.
-    """
-    storage = usable_storage(config)
-    inputs = read_inputs(config) if config.images else None  # mended sooner than Ray is started
-    with running(config, storage, chosen_stages(config)) as session:
-        if inputs is not None and inputs.tuples is not None:
-            outcome = supervised_recipe(session, inputs, inputs.tuples)
-        else:
-            outcome = recipe(session, inputs or read_inputs(with_demo(session)))
-        publish(session, outcome)
-        return outcome.scores
+    """See `run_recipe`."""
+    return run_recipe(config, read_inputs, with_demo, recipe)
 
 
 def recipe(session: Session[RetrievalConfig], inputs: Inputs) -> RunResult:
-    """All stages in their order, as far as the last that was chosen."""
-    learned = learn(
-        session,
-        inputs.unlabelled.images(session),
-        inputs.network,
-        inputs.network,
-        labels=inputs.unlabelled.labels,
-        labelled=inputs.sets[0] if inputs.sets else None,
-    )
-    return RunResult() if learned is None else _from_training(session, inputs, learned)
-
-
-def supervised_recipe(
-    session: Session[RetrievalConfig], inputs: Inputs, given: SfmTuples
-) -> RunResult:
-    """The supervised baseline: training takes pairs and clusters from a file, nothing is mined."""
-    mined, labelled = tuples_stage(session, given), inputs.sets[0] if inputs.sets else None
-    nothing = ManifoldNeighbors.none()
-    tuned = train_stage(session, inputs.network, given.images, mined, nothing, labelled)
-    return _from_training(
-        session, inputs, LearningResult(images=given.images, mined=mined, trained=[tuned])
-    )
-
-
-def _from_training(
-    session: Session[RetrievalConfig], inputs: Inputs, learned: LearningResult
-) -> RunResult:
-    """The networks before and after training, whitened and measured, as far as that was chosen."""
-    tuned, last = learned.tuned, session.chosen[-1]
-    if tuned is None or last == "train":
+    """Run all stages in their order, as far as the last that was chosen."""
+    learned: LearningResult | None
+    if inputs.tuples is not None:
+        learned = _learn_from_tuples(session, inputs, inputs.tuples)
+    else:
+        images, labels = inputs.unlabelled.listed(session), inputs.unlabelled.labels
+        network = inputs.network
+        learned = learn(session, images, network, network, labels=labels, labelled=inputs.labelled)
+    if learned is None or learned.tuned is None or session.ends_with("train"):
         return RunResult(learned=learned)
-    networks = {INITIAL: inputs.network, TUNED: tuned.network}
-    model, (initial, trained) = whiten_stage(session, learned.images, learned.mined, networks)
-    outcome = RunResult(learned=learned, model=model)
-    if last == "whiten":
-        return outcome
+    networks = {INITIAL: inputs.network, TUNED: learned.tuned.network}
+    model, whitened = whiten_stage(session, learned.images, learned.mined, networks)
+    result = RunResult(learned=learned, model=model)
+    if session.ends_with("whiten"):
+        return result
     if not inputs.sets:
         announce("evaluate: no labelled set was given, nothing is measured")
-        return outcome
-    candidates = [initial, dataclasses.replace(trained, label=tuned.label)]
-    result = evaluate_stages(
+        return result
+    initial, trained = whitened
+    trained = dataclasses.replace(trained, label=learned.tuned.label)
+    measured = evaluate_stages(
         session,
-        candidates,
+        [initial, trained],
         inputs.sets,
         session.config.evaluation,
         labelled_set_settings(session.config),
     )
-    return dataclasses.replace(outcome, scores=result.scores, found=result.found)
+    return dataclasses.replace(result, scores=measured.scores, found=measured.found)
+
+
+def _learn_from_tuples(
+    session: Session[RetrievalConfig], inputs: Inputs, given: SfmTuples
+) -> LearningResult:
+    """Train the supervised baseline on pairs and clusters from a file; nothing is mined."""
+    mined, nothing = tuples_stage(session, given), ManifoldNeighbors.none()
+    tuned = train_stage(session, inputs.network, given.images, mined, nothing, inputs.labelled)
+    return LearningResult(images=given.images, mined=mined, trained=[tuned])
 
 
 def with_demo(session: Session[RetrievalConfig]) -> RetrievalConfig:
@@ -139,7 +100,7 @@ def read_inputs(config: RetrievalConfig) -> Inputs:
     tuples = None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0])
     return Inputs(
         unlabelled=(
-            UnlabelledImages.given(config, test.pool_labels)
+            UnlabelledImages.read(config, test.pool_labels)
             if tuples is None
             else UnlabelledImages()
         ),

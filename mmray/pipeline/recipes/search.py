@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmray.config.bounds import check_bounds
 from mmray.config.tools import QueryConfig
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import load_image
@@ -37,9 +38,7 @@ def run(config: QueryConfig) -> str:
     """
     if not config.query:
         raise InputError("no image to search with: name one after `query`")
-    for flag, value in (("--top", config.top), ("--probes", config.probes)):
-        if value < 1:
-            raise InputError(f"{flag} {value}: choose at least 1")
+    check_bounds(config)
     storage = open_storage(config.storage)
     index = SearchIndex.read(_index(storage, config).folder)
     describer = ImageEncoder.load(index.model)

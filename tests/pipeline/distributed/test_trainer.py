@@ -1,6 +1,8 @@
-"""Training on Ray follows one trajectory: for one worker or two, interrupted or not."""
+"""Training on Ray follows that of one process without Ray: by one worker or two, cut or not."""
 
+import copy
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from mmray.pipeline.distributed.cluster import TrainingWorkers
 from mmray.pipeline.distributed.trainer import fine_tune
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.training.fine_tuning import FineTuning
 from tests.made import synthetic
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -63,34 +66,44 @@ def assert_near(left, right, atol):
         torch.testing.assert_close(right[name], tensor, atol=atol, rtol=0)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return tmp_path_factory.mktemp("one")
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """Weights after the first epoch and the last, and the metrics of all."""
+
+    first: dict[str, torch.Tensor]
+    last: dict[str, torch.Tensor]
+    history: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(job, alone):
-    return trained(job, alone)
+def alone(job):
+    """The core without Ray, in as many threads as a rank has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    own = dataclasses.replace(job, model=copy.deepcopy(job.model))
+    tuning, states = FineTuning(own, torch.device("cpu")), []
+    tuning.run(tuning.network, lambda: states.append(copy.deepcopy(tuning.network.state_dict())))
+    torch.set_num_threads(threads)
+    return Trajectory(states[1], states[2], tuning.history)
 
 
-def test_training_moves_the_network_and_notes_every_epoch(job, uninterrupted):
-    state, history = uninterrupted
+def test_training_moves_the_network_and_notes_every_epoch(job, alone):
     start = job.model.state_dict()
-    assert max(float((state[k] - start[k]).abs().max()) for k in state) > 1e-4
-    assert len(history) == 3
-    assert [round(epoch["learning_rate"], 9) for epoch in history[1:]] == [1e-3, 1e-4]
-    assert all(epoch["loss"] > 0 for epoch in history[1:])
-    assert all(0 < epoch["map"] <= 1 and 0 < epoch["manifold_map"] <= 1 for epoch in history)
+    assert max(float((alone.last[k] - start[k]).abs().max()) for k in start) > 1e-4
+    assert len(alone.history) == 3
+    assert [round(epoch["learning_rate"], 9) for epoch in alone.history[1:]] == [1e-3, 1e-4]
+    assert all(epoch["loss"] > 0 for epoch in alone.history[1:])
+    assert all(0 < epoch["map"] <= 1 and 0 < epoch["manifold_map"] <= 1 for epoch in alone.history)
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_more_workers_follow_the_trajectory_of_one(job, uninterrupted, alone, tmp_path, workers):
+def test_more_workers_follow_the_trajectory_of_one(job, alone, tmp_path, workers):
     # Four tuples in steps of three, two steps an epoch: the stripes of two workers are 2 and 1,
     # then 1 and none.
     state, history = trained(job, tmp_path, workers=workers)
-    assert_near(weights(alone, 1), weights(tmp_path, 1), atol=1e-5)
-    assert_near(uninterrupted[0], state, atol=1e-5)
-    assert_same(uninterrupted[1], history, rel=1e-3)
+    assert_near(alone.first, weights(tmp_path, 1), atol=1e-5)
+    assert_near(alone.last, state, atol=1e-5)
+    assert_same(alone.history, history, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -121,26 +134,30 @@ def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, rival):
     assert_same(first, third, rel=1e-2)
 
 
-def test_training_goes_on_where_it_stopped_bit_for_bit(job, uninterrupted, tmp_path):
+def test_training_goes_on_where_it_stopped_bit_for_bit(job, alone, tmp_path):
+    """Where images vanished in between, which ends it with one sentence, too."""
     first = dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1))
     _, short = trained(first, tmp_path)
-    state, history = trained(job, tmp_path)
     assert len(short) == 2
-    assert_near(uninterrupted[0], state, atol=0)
-    assert_same(uninterrupted[1], history, rel=0)
-    again, _ = trained(job, tmp_path)  # nothing is left to do
-    assert_near(state, again, atol=0)
-
-
-def test_an_image_that_vanished_ends_training_with_one_sentence(job, tmp_path):
-    rows = [dataclasses.replace(item, uri=f"{item.uri}.gone") for item in job.images]
-    broken = dataclasses.replace(job, images=Collection.of(rows))
+    assert_near(alone.first, weights(tmp_path, 1), atol=0)
     with pytest.raises(InputError, match=r"00\.png\.gone: FileNotFoundError.*restore it"):
-        trained(broken, tmp_path)
-    assert_near(job.model.state_dict(), weights_after(job, tmp_path), atol=0)
+        trained(without_images(job), tmp_path)
+    state, history = trained(job, tmp_path)
+    assert_near(alone.last, state, atol=0)
+    assert_same(alone.history, history, rel=0)
 
 
-def weights_after(job, path):
-    """Of the initial network, which a job that is mended and run again begins with."""
-    trained(dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1)), path)
-    return weights(path, 0)
+def without_images(job):
+    rows = [dataclasses.replace(item, uri=f"{item.uri}.gone") for item in job.images]
+    return dataclasses.replace(job, images=Collection.of(rows))
+
+
+@pytest.mark.slow
+def test_images_that_were_never_there_leave_the_initial_network_to_begin_with(job, tmp_path):
+    with pytest.raises(InputError, match=r"00\.png\.gone: FileNotFoundError.*restore it"):
+        trained(without_images(job), tmp_path)
+    first = dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1))
+    state, _ = trained(first, tmp_path)
+    assert_near(job.model.state_dict(), weights(tmp_path, 0), atol=0)
+    again, _ = trained(first, tmp_path)  # nothing is left to do
+    assert_near(state, again, atol=0)

@@ -1,0 +1,137 @@
+"""The options of each benchmark, without what it runs: `--help` does not wait for torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mmray.config.choices import Loss, Network, Precision
+
+GpuPart = Literal["env", "net", "extract", "train", "knn", "mine", "stage", "demo"]
+Scale = Literal["small", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticFeatures:
+    """Features to search: points of a curved manifold, see `mining.manifold_features`."""
+
+    items: int = 100_000
+    dims: int = 64
+    """Even."""
+    intrinsic: int = 8
+    """Dimensions of the manifold that the features lie on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesOptions(SyntheticFeatures):
+    """Write the synthetic features into a file, for `jobs/mine.py`."""
+
+    output: Path = Path("features.npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threads:
+    """The share of the machine that both sides of a comparison get."""
+
+    threads: int = 0
+    """CPU threads on both sides; 0: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnOptions(SyntheticFeatures, Threads):
+    """Compare the exact k-NN search with `faiss.knn`."""
+
+    k: int = 30
+    queries: int = 8192
+    """Rows, the first ones, that neighbours are searched for."""
+    repeats: int = 3
+    """Times that each side is measured; the best counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionOptions(SyntheticFeatures, Threads):
+    """Compare diffusion with `scipy.sparse.linalg.cg`, anchor by anchor."""
+
+    k: int = 30
+    """Neighbours of an item in the graph."""
+    anchors: int = 64
+    """Anchors diffused from."""
+    solved: int = 4
+    """How many of these scipy solves; its time is scaled to all."""
+    repeats: int = 3
+    """Times that each side is measured; the best counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingOptions(SyntheticFeatures, Threads):
+    """Compare the ways to rank a whole database, as an evaluation does."""
+
+    queries: int = 8192
+    """Rows, the first ones, that all rows are ranked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(SyntheticFeatures, Threads):
+    """Compare the ways to search an index, as `jobs/search.py query` does."""
+
+    queries: int = 50
+    """Vectors beside the items, searched for one after the other and all at once."""
+    top: int = 20
+    """Items to find."""
+    probes: tuple[int, ...] = (1, 4, 16, 64, 256)
+    """Cells that an ivf-pq index looks into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photos(Threads):
+    """Photos of mixed shapes, and the network that embeds them."""
+
+    images: tuple[str, ...] = ()
+    """Photos, as for jobs/retrieval.py; none: rendered ones."""
+    sample: int = 1000
+    """Photos at most."""
+    network: Network = "efficientnet_lite0"
+    weights: str | None = None
+    longest_side: int = 362
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionOptions(Photos):
+    """Compare extraction with loops over a DataLoader."""
+
+    precision: Precision = "float32"
+    """bfloat16 is measured besides float32."""
+    shard_size: int = 64
+    """Images in a unit of work, and in a chunk of the loops."""
+    batch_size: int = 32
+    """Images of one shape in a forward pass, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Photos):
+    """Compare training steps with loops over a DataLoader, alone and distributed."""
+
+    precision: Precision = "float32"
+    loss: Loss = "contrastive"
+    steps: int = 20
+    """In an epoch of 5 tuples each, 15 images."""
+    workers: int = 2
+    """Processes that share the threads, where training is distributed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuOptions:
+    """Measure what a GPU could do and what mmray gets out of it: a line of JSON a measurement.
+
+    Under nine minutes on an H100. Each part catches its own failure, so that one does not hide the
+    others; the exit status is 1 if any failed.
+    """
+
+    parts: tuple[GpuPart, ...] = (
+        *("env", "net", "extract", "train"),
+        *("knn", "mine", "stage", "demo"),
+    )
+    """The machine, the network alone, a unit of extraction, training steps, k-NN of a million,
+    mining, the extraction stage from JPEG files, the demonstration."""
+    scale: Scale | None = None
+    """How much is measured; by default full on a GPU, and small on a CPU, which is a test of this
+    benchmark and no measurement."""

@@ -1,0 +1,52 @@
+"""Bounds of settings, which stand beside the fields: `graph_k: Annotated[int, Between(2, 100)]`.
+
+`EXECUTION` stands there too, beside those that change how a run is carried out and not its outcome.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from mmray.system.errors import InputError
+
+EXECUTION = "execution"  # metadata of a field: no result depends on it
+
+
+@dataclass(frozen=True)
+class Between:
+    """The smallest and the largest value that a setting may have."""
+
+    low: float
+    high: float
+
+
+def annotated_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Each setting of a job: its name ("mining.alpha"), its value and what is annotated to it."""
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if dataclasses.is_dataclass(value):
+            yield from annotated_fields(value, f"{prefix}{field.name}.")
+        else:
+            metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+            yield f"{prefix}{field.name}", value, metadata
+
+
+def check_bounds(config: Any) -> None:
+    """Raise InputError for the first setting outside its bounds, with its flag and the bounds."""
+    for name, value, metadata in annotated_fields(config):
+        for bound in metadata:
+            if not isinstance(bound, Between) or value is None:
+                continue
+            for each in value if isinstance(value, tuple) else (value,):
+                if not bound.low <= each <= bound.high:
+                    raise InputError(
+                        f"--{name.replace('_', '-')} {each}: choose a value from {bound.low:g} to "
+                        f"{bound.high:g}"
+                    )
+
+
+def execution_settings(config: Any) -> set[str]:
+    """Names of the settings that change how a run is carried out, not what comes of it."""
+    return {name for name, _, metadata in annotated_fields(config) if EXECUTION in metadata}

@@ -1,0 +1,162 @@
+"""The GPU benchmark, small and on a CPU: every part prints its lines, and failures show."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
+
+# As the script imports them: its own folder is first in sys.path.
+import benchmark as job
+from benchmarks import gpu, gpu_jobs
+from benchmarks.gpu_trial import Trial
+
+NETWORKS = {
+    ("net", precision, batch, poolings)
+    for precision in ("fp32", "tf32", "bf16")
+    for batch in (1, 4)
+    for poolings in ("rmac+mac", "mac")
+}
+
+
+@pytest.fixture(autouse=True)
+def sigterm():
+    """A job takes the signal for itself."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def lines_of(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_all_parts_of_this_process_print_their_measurements(capsys):
+    parts = ("env", "net", "extract", "train", "knn", "mine")
+    job.measure(["gpu", "--scale", "small", "--parts", *parts])
+    lines = lines_of(capsys.readouterr().out)
+    assert not any("failed" in line for line in lines)
+    assert {line["part"] for line in lines} == {
+        *("env", "net", "deviation", "unit", "train", "knn", "mine"),
+    }
+    nets = [line for line in lines if line["part"] == "net"]
+    assert {
+        (line["part"], line["precision"], line["batch"], line["poolings"]) for line in nets
+    } == NETWORKS
+    steps = [
+        (line["part"], line.get("step"), line.get("precision") or line.get("device"))
+        for line in lines
+        if line["part"] in ("unit", "train", "knn", "mine")
+    ]
+    assert steps == [
+        ("unit", None, None),
+        ("unit", "unpack", None),
+        ("unit", "stack", None),
+        ("unit", "stack+to device", None),
+        *(
+            ("unit", step, precision)
+            for precision in ("float32", "bfloat16")
+            for step in ("whole worker", "embed")
+        ),
+        *(
+            ("train", step, precision)
+            for precision in ("float32", "bfloat16")
+            for step in (None, "embed_ids (two reading threads)")
+        ),
+        ("knn", "upload of the database, done for every unit", None),
+        ("knn", "a unit as it is", None),
+        ("knn", "most_similar of 256, database resident", None),
+        ("knn", "products of 256, float32", None),
+        ("knn", "products of 256, bf16", None),
+        ("knn", "topk 97 of a tile 256 x 3000", None),
+        ("knn", "settling 256 on a CPU thread", None),
+        ("mine", "graph and its order", None),
+        ("mine", "diffusion of 32 anchors alone", "cpu"),
+        ("mine", "a unit of 32 anchors as it is", "cpu"),
+        ("mine", "ranks, of one anchor, on the CPU", None),
+    ]
+    for line in lines:
+        for name in ("ms", "images_s", "steps_s", "seconds", "whole_seconds"):
+            assert line.get(name, 1.0) > 0, line
+
+
+def test_a_deviation_keeps_its_digits_however_small_it_is(capsys):
+    Trial(full=False, device="cpu").say("deviation", of="bf16", largest=0.0000012345678, count=3)
+    (line,) = lines_of(capsys.readouterr().out)
+    assert line == {
+        "t": 0,
+        "part": "deviation",
+        "of": "bf16",
+        "largest": 1.2346e-06,
+        "count": 3,
+    }
+
+
+def test_bfloat16_deviates_from_single_precision_and_shows_by_how_much(capsys):
+    job.measure(["gpu", "--scale", "small", "--parts", "net"])
+    deviations = {
+        line["of"]: line["one_minus_cosine_max"]
+        for line in lines_of(capsys.readouterr().out)
+        if line["part"] == "deviation"
+    }
+    assert abs(deviations["tf32"]) < 1e-12  # which a CPU does not have
+    assert 1e-8 < deviations["bf16"] < 1e-3
+
+
+def test_a_part_that_fails_hides_no_other_and_the_status_is_1(monkeypatch, capsys):
+    def fail(trial):
+        raise ValueError("no memory is left")
+
+    monkeypatch.setitem(gpu.PARTS, "knn", fail)
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark.py", "gpu", "--scale", "small", "--parts", "knn", "env"]
+    )
+    with pytest.raises(SystemExit, match=r"gpu: knn failed \(1 of 2 parts\)") as ended:
+        job.main()
+    assert isinstance(ended.value.code, str)  # printed, with exit status 1
+    printed = capsys.readouterr()
+    failed, env = lines_of(printed.out)
+    assert (failed["part"], failed["failed"]) == ("knn", True)
+    assert failed["error"] == "ValueError('no memory is left')"
+    assert (env["part"], env["gpu"]) == ("env", "none")
+    assert "Traceback" in printed.err
+
+
+@pytest.mark.ray
+def test_the_stage_is_measured_from_jpeg_files(ray_cluster, capsys):
+    job.measure(["gpu", "--scale", "small", "--parts", "stage"])
+    photos, stage = (line for line in lines_of(capsys.readouterr().out) if line["part"] == "stage")
+    assert photos["photos_s"] > 0
+    assert (stage["precision"], stage["images"], stage["gpu_share"]) == ("bfloat16", 40, 0)
+    assert stage["actors"] >= 1
+    assert stage["images_s_with_start"] > 0
+    assert stage["gpu_percent"] is None
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_demonstration_that_fails_is_a_part_that_fails(monkeypatch, tmp_path, capsys, status):
+    script = tmp_path / "jobs" / "retrieval.py"
+    script.parent.mkdir()
+    script.write_text(f"import sys; print('a table'); sys.exit({status})")
+    monkeypatch.setattr(gpu_jobs.mmray, "__file__", str(tmp_path / "mmray" / "__init__.py"))
+    assert gpu.measure_parts(["demo"], "small") == (["demo"] if status else [])
+    printed = capsys.readouterr()
+    demo, *failed = lines_of(printed.out)
+    assert (demo["part"], demo["status"]) == ("demo", status)
+    assert demo["seconds"] > 0
+    assert len(failed) == bool(status)
+    assert "a table" in printed.err
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.process
+def test_the_demonstration_is_measured(monkeypatch, on_cluster, capsys):
+    monkeypatch.setenv("RAY_ADDRESS", on_cluster["RAY_ADDRESS"])
+    assert gpu.measure_parts(["demo"], "small") == []
+    (demo,) = lines_of(capsys.readouterr().out)
+    assert demo["status"] == 0
