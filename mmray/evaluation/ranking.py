@@ -3,15 +3,21 @@
 n database items, q queries, d dimensions, p positives of a query.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmray.system.arrays import Box, Features, Floats, Ids
 
+Difficulty = Literal["easy", "medium", "hard"]
+_OF_DIFFICULTY: dict[Difficulty, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "easy": (("easy",), ("junk", "hard")),
+    "medium": (("easy", "hard"), ("junk",)),
+    "hard": (("hard",), ("junk", "easy")),
+}
 _BLOCK = 1024  # rows of a similarity matrix held at a time
 _PART = 65_536  # rows of the database held in double precision at a time
 
@@ -103,16 +109,25 @@ def rank(database: Features, queries: Features) -> Ids:
     return ranks
 
 
-def mean_average_precision(ranks: Ids, ground_truth: Sequence[Query]) -> tuple[float, Floats]:
+def mean_average_precision(
+    ranks: NDArray[Any],
+    ground_truth: Sequence[Query | Mapping[str, Any]],
+    *,
+    difficulty: Difficulty = "medium",
+) -> tuple[float, Floats]:
     """Score a ranking as the program of the Oxford buildings benchmark does (Philbin et al. 2007).
 
     Parameters
     ----------
-    ranks : (n, q) int64
+    ranks : (n, q) of any integer type
         Column j lists every database row once, best first, as `rank` returns them.
     ground_truth : sequence of q queries
-        An id repeated in a list counts once; an id both positive and junk is taken out of the
-        ranking but still asked for, as in the original program.
+        `Query` objects, or the `gnd` list of a published pickle: dicts with the ids `ok` and
+        `junk`, or with `easy`, `hard` and `junk` (Radenović et al. 2018); other entries are
+        ignored. An id repeated in a list counts once; an id both positive and junk is taken out of
+        the ranking but still asked for, as in the original program.
+    difficulty : of dicts with `easy` and `hard`
+        Positives are the easy ones, both, or the hard ones; the ids of the other list are junk.
 
     Returns
     -------
@@ -122,14 +137,53 @@ def mean_average_precision(ranks: Ids, ground_truth: Sequence[Query]) -> tuple[f
     Raises
     ------
     ValueError
-        Not one query per column, a column that does not list every row once, or an id of the
-        ground truth outside 0..n-1.
+        Not one query per column, a column that does not list every row once, an id of the ground
+        truth outside 0..n-1, ids that are no integers, or a dict of another layout.
+
+    Examples
+    --------
+    >>> ranks = np.array([[2], [0], [1]])
+    >>> mean_average_precision(ranks, [{"ok": [0, 1], "junk": [2]}])
+    (1.0, array([1.]))
     """
+    queries = [
+        entry if isinstance(entry, Query) else _query_of(entry, place, difficulty)
+        for place, entry in enumerate(ground_truth)
+    ]
     precisions = np.array(
-        [_average_precision(found, query) for found, query in _each(ranks, ground_truth)],
+        [_average_precision(found, query) for found, query in _each(ranks, queries)],
         dtype=np.float64,
     )
     return _mean(precisions), precisions
+
+
+def _query_of(entry: Mapping[str, Any], place: int, difficulty: Difficulty) -> Query:
+    """The query of an entry of a published `gnd` list."""
+    name = f"query {place}"
+    if {"ok", "junk"} <= entry.keys():
+        positives, junk = ("ok",), ("junk",)
+    elif {"easy", "hard", "junk"} <= entry.keys():
+        positives, junk = _OF_DIFFICULTY[difficulty]
+    else:
+        raise ValueError(
+            f"{name}: has {', '.join(map(str, entry)) or 'nothing'}; the lists `ok` and `junk`, or "
+            "`easy`, `hard` and `junk` are wanted"
+        )
+
+    def joined(lists: tuple[str, ...]) -> Ids:
+        return np.concatenate([_ids(entry[each], f"{name}: {each}") for each in lists])
+
+    return Query(str(place), "", None, positives=joined(positives), junk=joined(junk))
+
+
+def _ids(values: Any, name: str) -> Ids:
+    """Ids as int64; an empty list has any type, and NumPy takes it for floats."""
+    array = np.asarray(values)
+    if not array.size:
+        return np.empty(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: a list of integers is wanted, not {array.dtype} {array.shape}")
+    return array.astype(np.int64)
 
 
 def mean_precision_at_k(ranks: Ids, ground_truth: Sequence[Query], k: int) -> float:
@@ -206,8 +260,10 @@ def _each(ranks: Ids, ground_truth: Sequence[Query]) -> Iterator[tuple[Ids, Quer
 
 def _places_of_positives(ranking: Ids, query: Query) -> Ids:
     """Places, from 0, ascending, of the positives that are not junk once the junk is taken out."""
-    n = len(ranking)
-    for ids in (query.positives, query.junk):
+    n, ranking = len(ranking), _ids(ranking, f"query {query.name}: ranking")
+    positives = _ids(query.positives, f"query {query.name}: positives")
+    junk = np.unique(_ids(query.junk, f"query {query.name}: junk"))
+    for ids in (positives, junk):
         if len(ids) and not 0 <= np.min(ids) <= np.max(ids) < n:
             raise ValueError(f"query {query.name}: ground truth has ids outside 0..{n - 1}")
     place = np.full(n, -1, dtype=np.int64)
@@ -216,8 +272,7 @@ def _places_of_positives(ranking: Ids, query: Query) -> Ids:
     place[ranking] = np.arange(n)
     if (place < 0).any():
         raise ValueError(f"query {query.name}: ranking does not list row {np.argmin(place)}")
-    junk = np.unique(query.junk)
-    found = np.sort(place[np.setdiff1d(query.positives, junk)])
+    found = np.sort(place[np.setdiff1d(positives, junk)])
     found -= np.searchsorted(np.sort(place[junk]), found)
     return found
 

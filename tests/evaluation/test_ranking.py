@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -312,3 +313,58 @@ def test_recall_refuses_what_has_no_answer() -> None:
     for ks in ([], [0], [2, -1]):
         with pytest.raises(ValueError, match="each at least 1"):
             recall_at_k(embeddings, labels, ks)
+
+
+# -- published ground truth -----------------------------------------------------------------------
+
+
+def shuffled(n, q, dtype=np.int64):
+    rng = np.random.default_rng(n)
+    return np.stack([rng.permutation(n) for _ in range(q)], axis=1).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.uint64])
+def test_the_gnd_list_of_a_published_pickle_is_ground_truth(dtype):
+    ranks = shuffled(12, 3, dtype)
+    gnd = [
+        {"bbx": [0, 0, 1, 1], "ok": [1, 5], "junk": np.array([2], dtype)},
+        {"ok": np.array([0], dtype), "junk": []},
+        {"ok": [], "junk": np.array([], np.float64)},
+    ]
+    queries = [
+        query(positives=[1, 5], junk=[2]),
+        query(positives=[0], junk=[]),
+        query(positives=[], junk=[]),
+    ]
+    mean, precisions = mean_average_precision(ranks, gnd)
+    wanted, each = mean_average_precision(ranks.astype(np.int64), queries)
+    assert mean == wanted
+    np.testing.assert_array_equal(precisions, each)
+    assert np.isnan(precisions[2])
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "positives", "junk"),
+    [("easy", [1, 5], [2, 7, 3]), ("medium", [1, 5, 7, 3], [2]), ("hard", [7, 3], [2, 1, 5])],
+)
+def test_easy_and_hard_ids_are_positives_or_junk_by_the_difficulty(difficulty, positives, junk):
+    ranks = shuffled(12, 1)
+    gnd = [{"easy": [1, 5], "hard": [7, 3], "junk": [2]}]
+    found = mean_average_precision(ranks, gnd, difficulty=difficulty)
+    assert found == mean_average_precision(ranks, [query(positives=positives, junk=junk)])
+    assert mean_average_precision(ranks, gnd) == mean_average_precision(
+        ranks, gnd, difficulty="medium"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"positives": [1]}, "query 0: has positives; the lists `ok` and `junk`"),
+        ({"ok": [1.5], "junk": []}, "query 0: ok: a list of integers is wanted, not float64"),
+        ({"ok": [12], "junk": []}, "query 0: ground truth has ids outside 0..11"),
+    ],
+)
+def test_ground_truth_of_another_layout_is_refused(entry, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        mean_average_precision(shuffled(12, 1), [entry])

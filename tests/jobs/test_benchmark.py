@@ -157,8 +157,6 @@ def on_photos(what, folder, *flags, on_cluster):
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
-@pytest.mark.ray
-@pytest.mark.process
 def test_extraction_is_compared_on_photos_of_mixed_shapes(tmp_path, on_cluster):
     synthetic.save_noise(tmp_path, 12, [(48, 64), (64, 48), (64, 64)])
     flags = ("--threads", "1", "--shard-size", "2")
@@ -173,8 +171,6 @@ def test_extraction_is_compared_on_photos_of_mixed_shapes(tmp_path, on_cluster):
 
 
 @pytest.mark.slow
-@pytest.mark.ray
-@pytest.mark.process
 def test_all_ways_of_training_take_the_same_steps(tmp_path, on_cluster):
     synthetic.save_noise(tmp_path, 8, [(48, 64), (64, 48), (64, 64)])
     flags = ("--threads", "2", "--steps", "2", "--loss", "triplet")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 
@@ -28,6 +29,12 @@ def sigterm():
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    """On a machine with GPUs too, these are tests of the parts on a CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 def lines_of(text):
@@ -125,7 +132,6 @@ def test_a_part_that_fails_hides_no_other_and_the_status_is_1(monkeypatch, capsy
     assert "Traceback" in printed.err
 
 
-@pytest.mark.ray
 def test_the_stage_is_measured_from_jpeg_files(ray_cluster, capsys):
     job.measure(["gpu", "--scale", "small", "--parts", "stage"])
     photos, stage = (line for line in lines_of(capsys.readouterr().out) if line["part"] == "stage")
@@ -136,7 +142,6 @@ def test_the_stage_is_measured_from_jpeg_files(ray_cluster, capsys):
     assert stage["gpu_percent"] is None
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_demonstration_that_fails_is_a_part_that_fails(monkeypatch, tmp_path, capsys, status):
     script = tmp_path / "jobs" / "retrieval.py"
@@ -153,8 +158,6 @@ def test_a_demonstration_that_fails_is_a_part_that_fails(monkeypatch, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.ray
-@pytest.mark.process
 def test_the_demonstration_is_measured(monkeypatch, on_cluster, capsys):
     monkeypatch.setenv("RAY_ADDRESS", on_cluster["RAY_ADDRESS"])
     assert gpu.measure_parts(["demo"], "small") == []

@@ -366,7 +366,8 @@ def test_the_sums_of_the_readme_hold(expression, value, source):
     digits = len(value.partition(".")[2])
     assert math.isclose(round(exact, digits), float(value.replace(",", "")))
     for section, rate in re.findall(r"\"([^\"]+)\": ([\d.,]+)", source):
-        parts = (ROOT / "RESULTS.md").read_text().split("\n## ")
+        results = sorted((ROOT / "docs" / "results").glob("*.md"))
+        parts = re.split(r"(?m)^#+ ", "\n".join(file.read_text() for file in results))
         (content,) = [part for part in parts if part.startswith(f"{section}\n")]
         assert re.search(rf"(?<![\d.]){re.escape(rate)}(?![\d.])", content), (section, rate)
         assert rate.replace(",", "") in expression.replace(",", "")

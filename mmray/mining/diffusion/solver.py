@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmray.mining.diffusion.cpu import CpuVectors
-from mmray.mining.diffusion.cuda import TorchVectors
 from mmray.mining.diffusion.reordering import ReorderedGraph, unordered
 from mmray.system.arrays import Device, Features, Floats, Graph, Ids
 
@@ -154,11 +153,7 @@ def diffuse_blocks(
     """
     graph = normalized if isinstance(normalized, ReorderedGraph) else unordered(normalized)
     _check(graph.graph, anchors, threads)
-    vectors: Vectors = (
-        CpuVectors(graph, solver.alpha, threads)
-        if device == "cpu"
-        else TorchVectors(graph, solver.alpha, device)
-    )
+    vectors = _vectors(graph, solver.alpha, device, threads)
     similarity = np.empty((vectors.columns, len(graph.items)), np.float32)
     # Anchors that are near each other reach the same part of the graph first.
     nearby = np.argsort(graph.positions[anchors], kind="stable")
@@ -168,6 +163,14 @@ def diffuse_blocks(
         residual = vectors.residuals(anchors[rows])[: len(rows)]
         vectors.write(similarity[: len(rows)])
         yield rows, Diffusion(similarity[: len(rows)], residual, iterations)
+
+
+def _vectors(graph: ReorderedGraph, alpha: float, device: Device, threads: int) -> Vectors:
+    if device == "cpu":
+        return CpuVectors(graph, alpha, threads)
+    from mmray.mining.diffusion.cuda import TorchVectors  # not before: CPUs need no torch here
+
+    return TorchVectors(graph, alpha, device)
 
 
 def _conjugate_gradient(vectors: Vectors, sources: Ids, solver: Solver) -> Ids:
