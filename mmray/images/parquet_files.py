@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmray.images.collection import ImageFile
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, first_names, quoted
 from mmray.system.locations import as_text, size_error
 from mmray.system.retrying_file import UNREADABLE, RetryingFile, os_error
 
@@ -91,28 +91,24 @@ def _image_field(schema: pa.Schema, column: str | None) -> pa.Field:
         if column in fields:
             raise InputError(
                 f"the column {column!r} is of type {fields[column].type}, not of image bytes; name "
-                f"one of {_listed(candidates)} with --image-column"
+                f"one of {first_names(quoted(candidates))} with --image-column"
             )
         raise InputError(
-            f"no column {column!r} among {_listed(fields)}; name another with --image-column"
+            f"no column {column!r} among {first_names(quoted(fields))}; name another with "
+            "--image-column"
         )
     if not candidates:
         raise InputError(
-            f"no column of image bytes among {_listed(fields)}; it must be binary, or a struct "
-            "with a binary field 'bytes'"
+            f"no column of image bytes among {first_names(quoted(fields))}; it must be binary, or "
+            "a struct with a binary field 'bytes'"
         )
     preferred = [name for name in IMAGE_COLUMNS if name in candidates]
     if len(candidates) > 1 and not preferred:
         raise InputError(
-            f"images may be in any of the columns {_listed(candidates)}; name one with "
+            f"images may be in any of the columns {first_names(quoted(candidates))}; name one with "
             "--image-column"
         )
     return fields[(preferred or candidates)[0]]
-
-
-def _listed(names: Iterable[str]) -> str:
-    texts = [repr(name[:63]) for name in names]
-    return ", ".join(texts[:20]) + (f" and {len(texts) - 20} more" if len(texts) > 20 else "")
 
 
 def _columns(schema: pa.Schema, column: str | None) -> _Columns:

@@ -72,7 +72,8 @@ class MiningMethod:
     def stored(self) -> dict[str, Any]:
         """Return all but the seed as JSON-like values, for a stage's fingerprint."""
         flat = asdict(self)
-        return flat.pop("solver") | flat | {"seed": 0}
+        solver: dict[str, Any] = flat.pop("solver")
+        return solver | flat | {"seed": 0}
 
 
 def mine_pools(

@@ -14,7 +14,8 @@ from mmray.pipeline.distributed.units import ActorPool
 from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.pipeline.tracking import Run, default_uri, open_run
 from mmray.system.errors import InputError
-from mmray.system.folder import Folder, is_absolute, open_storage
+from mmray.system.folder import Folder, open_storage
+from mmray.system.locations import is_absolute
 from mmray.system.progress import announce
 from mmray.system.termination import on_termination
 

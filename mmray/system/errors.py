@@ -1,5 +1,19 @@
 """The exception for what a user can mend: jobs end with its sentence and exit status 2."""
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """An unusable argument or input: the message names the item, the value and the remedy."""
+
+
+def first_names(names: Iterable[str], count: int = 20) -> str:
+    """Join the first names for a message, and say how many more there are."""
+    listed = list(names)
+    more = len(listed) - count
+    return (", ".join(listed[:count]) or "nothing") + (f" and {more} more" if more > 0 else "")
+
+
+def quoted(names: Iterable[str]) -> list[str]:
+    """Quote names that a file may hold, cut off where they are long."""
+    return [repr(name[:63]) for name in names]

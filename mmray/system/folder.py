@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from mmray.system import locations
 from mmray.system.errors import InputError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -32,10 +33,7 @@ class Folder:
 
     @cached_property
     def _opened(self) -> tuple[pafs.FileSystem, str]:
-        filesystem, path = pafs.FileSystem.from_uri(
-            self.uri if "://" in self.uri else Path(self.uri).as_uri()
-        )
-        return filesystem, path.rstrip("/")
+        return locations.open_folder(self.uri)
 
     def __getstate__(self) -> dict[str, str]:
         return {"uri": self.uri}
@@ -51,9 +49,7 @@ class Folder:
 
     def location(self, name: str) -> str:
         """Path or URI of a file in this folder, as a person would type it."""
-        # What follows ? in a URI are options of its file system; in a path it is a part of a name.
-        folder, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
-        return f"{folder.rstrip('/')}/{name}{mark}{options}"
+        return locations.joined(self.uri, name)
 
     def names(self) -> list[str]:
         """Names of the files directly in this folder, sorted; unfinished ones are not seen."""
@@ -128,11 +124,6 @@ class Folder:
             filesystem.delete_dir(path)
 
 
-def is_absolute(uri: str) -> bool:
-    """Whether a path or URI means the same wherever a program runs."""
-    return "://" in uri or Path(uri).expanduser().is_absolute()
-
-
 def open_storage(uri: str) -> Folder:
     """The storage folder, made if need be and tried by writing a file.
 
@@ -141,8 +132,7 @@ def open_storage(uri: str) -> Folder:
     InputError
         The URI has an unknown scheme, or nothing can be written there.
     """
-    absolute = uri if "://" in uri else str(Path(uri).expanduser().absolute())
-    folder = Folder(absolute)
+    folder = Folder(locations.absolute(uri))
     try:
         folder.write(".writable", b"")
         filesystem, path = folder._opened

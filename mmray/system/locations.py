@@ -29,6 +29,7 @@ _LASTING_NUMBERS = (errno.EFBIG, errno.EINVAL)
 PAUSES = (0.5, 2.0)  # seconds before the second and the third attempt
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILE = re.compile(r"file://(?:localhost)?(/[^?#]*)", re.IGNORECASE)
+_LOCAL = fs.LocalFileSystem()
 _OF_BUCKETS = ("s3", "gs", "gcs")  # schemes whose URI names a bucket, then a path in it
 
 
@@ -36,9 +37,21 @@ def is_uri(path: str) -> bool:
     return "://" in path and _SCHEME.match(path) is not None
 
 
+def is_absolute(path: str) -> bool:
+    """Whether a path or URI means the same wherever a program runs."""
+    return is_uri(path) or Path(path).expanduser().is_absolute()
+
+
 def absolute(path: str) -> str:
-    """A path that means the same from any folder; a URI is one."""
-    return path if is_uri(path) else str(Path(path).absolute())
+    """A path that means the same from any folder, ~ being one's home; a URI is one."""
+    return path if is_uri(path) else str(Path(path).expanduser().absolute())
+
+
+def joined(folder: str, name: str) -> str:
+    """The path or URI of a file in a folder, as a person would type it."""
+    # What follows ? in a URI are options of its file system; in a path it is a part of a name.
+    place, mark, options = folder.partition("?") if is_uri(folder) else (folder, "", "")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
 
 
 def local_path(uri: str) -> Path | None:
@@ -84,13 +97,15 @@ def resolve(uri: str, name: str) -> str:
 
 
 def open_folder(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a folder's URI, and the folder's path in it.
+    """The file system of a folder by its absolute path or URI, and the folder's path in it.
 
     Raises
     ------
     OSError
         The URI is wrong, or of an unknown scheme.
     """
+    if not is_uri(uri):
+        return _LOCAL, uri.rstrip("/")
     parts = _split(uri)
     try:
         if parts.scheme in _OF_BUCKETS and parts.netloc:

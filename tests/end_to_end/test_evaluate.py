@@ -16,7 +16,7 @@ from mmray.evaluation.expansion import expand
 from mmray.evaluation.ranking import Query, mean_average_precision, rank, recall_at_k
 from mmray.images.decoding import decode
 from mmray.system.folder import Folder
-from tests.end_to_end.small_job import ONE, cells, run_apart, run_here
+from tests.end_to_end.small_job import ONE, cells, run_here
 from tests.made import synthetic
 
 BOX = (4, 8, 40, 44)
@@ -179,8 +179,3 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(data, tmp_path, argume
     done = run_here("evaluate", *arguments, "--storage", tmp_path)
     assert message in done.error
     assert done.stderr == f"{done.error}\n"
-
-
-def test_it_is_refused_in_a_process_too(tmp_path):
-    done = run_apart("evaluate", "--model", "vgg16", "--storage", tmp_path)
-    assert "name a labelled set" in done.error

@@ -80,8 +80,8 @@ def test_without_arguments_rendered_objects_are_told_apart(demo):
     assert logged.data.params["dim"] == "8"
     version = client.get_model_version_by_alias("mmray-finegrained", "newest")
     assert version.run_id == logged.info.run_id
-    artifacts = {file.path for file in client.list_artifacts(logged.info.run_id, "galleries")}
-    assert artifacts == {"galleries/pools.png", "galleries/anchors.png"}
+    artifacts = {file.path for file in client.list_artifacts(logged.info.run_id)}
+    assert artifacts >= {"graph", "report"}
 
 
 def test_the_same_command_reads_what_is_done(demo):
@@ -133,13 +133,18 @@ def test_a_rival_learns_from_labels_and_says_so(birds, tmp_path, ray_cluster):
         ("--images {birds} {birds}", r"names 2 sources, which are not split into classes"),
         ("--preset finegrained", r"--images is missing"),
         ("--images {birds} --dim 2000", r"--dim 2000: efficientnet_lite0 has 1280"),
-        ("--images {birds} --dim 16", r"16 images are too few for --dim 16 principal"),
+        pytest.param(  # this and another below are said after an extraction
+            "--images {birds} --dim 16",
+            r"16 images are too few for --dim 16 principal",
+            marks=pytest.mark.slow,
+        ),
         ("--images {loose} --test.no-split --oracle both", r"uses labels: .* with --pool-labels"),
         ("--images {loose} --test.no-split --baseline proxy-nca", r"name them with --pool-labels"),
         ("--images {birds} --baseline proxy-nca --rounds 2", r"leave --rounds at 1"),
-        (
+        pytest.param(
             "--images {birds} --pool-labels {csv} --baseline proxy-nca",
             r"has no label; add it to --po",
+            marks=pytest.mark.slow,
         ),
         ("--test.labels {csv}", r"--test\.labels needs --test\.images"),
         ("--images {birds} --test.images {loose} --test.labels {csv}", r"names no image in "),

@@ -155,7 +155,7 @@ def test_rounds_are_runs_within_the_run_and_each_has_its_curves(tmp_path):
         assert run.data.tags["mlflow.parentRunId"] == outer.info.run_id
         assert run.info.status == "FINISHED"
         assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
-        assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"galleries"}
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"graph"}
     assert "loss" not in outer.data.metrics
     (page,) = (tmp_path / "reports").glob("*.html")
     for number in (1, 2):

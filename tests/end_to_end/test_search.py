@@ -103,6 +103,12 @@ def test_an_index_is_made_added_to_and_searched(photos, model, tmp_path):
     status, _, said = run("query", query, "--box", 90, 90, 99, 99, "--storage", storage)
     assert (status, "holds no pixel" in said) == (2, True)
 
+    # What cannot be read is named.
+    for name, words in (("broken.jpg", "cannot be read as an image"), ("none.jpg", "")):
+        status, _, said = run("query", photos / name, "--storage", storage)
+        (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert (status, name in sentence, words in sentence) == (2, True, True), sentence
+
     # Another model does not belong in this index.
     save(
         build("efficientnet_lite0", pooling="gem"),
@@ -137,17 +143,7 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(arguments, words):
     assert (status, words in sentence) == (2, True), sentence
 
 
-def test_a_corrupt_query_is_named(photos, model, tmp_path, ray_cluster):
-    storage = tmp_path / "runs"
-    run("index", "--model", model, "--images", photos / "a b", "--storage", storage, *ONE)
-    status, _, said = run("query", photos / "broken.jpg", "--storage", storage)
-    assert status == 2
-    (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert "broken.jpg: cannot be read as an image" in sentence
-    status, _, said = run("query", photos / "none.jpg", "--storage", storage)
-    assert (status, "none.jpg" in said) == (2, True)
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_where_no_image_can_be_read_there_is_no_index(photos, model, tmp_path):
     for path in photos.rglob("*.png"):

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from mmray.pipeline.reports.charts import Chart, Series, plot
-from mmray.pipeline.reports.galleries import ANCHOR, OTHER, SAME
 from mmray.pipeline.reports.run_page import (
     SECTIONS,
     Chosen,
@@ -30,7 +29,7 @@ from mmray.pipeline.reports.run_page import (
 )
 from mmray.pipeline.reports.search_page import Result, Search, search_page
 from mmray.pipeline.reports.tables import Table
-from mmray.pipeline.reports.thumbnails import Picture, png_uri, thumbnail
+from mmray.pipeline.reports.thumbnails import FRAMES, Picture, frame_kind, png_uri, thumbnail
 
 HOSTILE = "été à Paris/\"><script>alert('x')</script> & <b>copy</b> \u05d0 " + "x" * 200 + ".jpg"
 VOID = {"meta", "link", "img", "wbr"}  # those of SVG end in "/>"
@@ -289,9 +288,9 @@ def test_what_cannot_be_read_is_a_box_that_says_so():
     assert labels == ["gone.jpg, not readable"] * 2
 
 
-def test_frames_have_the_colours_of_the_galleries(report):
+def test_frames_have_their_colours(report):
     html = report_page(report)
-    for kind, color in (("anchor", ANCHOR), ("same", SAME), ("other", OTHER)):
+    for kind, color in FRAMES.items():
         assert ".{} {{ --frame: #{:02x}{:02x}{:02x}; }}".format(kind, *color) in html
     tiles = [(tile["title"], tile["class"]) for tile in Page(html).all("span", "tile")]
     assert ("n.jpg", "tile other") in tiles
@@ -544,3 +543,32 @@ def test_a_page_of_many_pictures_stays_small():
     assert page.count(uri) == pictures
     assert len(page) - pictures * len(uri) < 250_000
     assert len(page) < 3e6
+
+
+@pytest.mark.parametrize(
+    ("anchor", "item", "kind"),
+    [
+        (7, 7, "same"),
+        (0, 0, "same"),
+        (7, 0, "other"),
+        (0.5, 0.5, "same"),
+        ("01", "01", "same"),
+        ("01", "1", "other"),
+        ("owl", "", "unlabelled"),
+        ("", "owl", "unlabelled"),
+        ("-1", "-1", "unlabelled"),
+        (-1, -1, "unlabelled"),
+        (7, -1, "unlabelled"),
+        (-1, 7, "unlabelled"),
+        (np.nan, np.nan, "unlabelled"),
+        (0.5, np.nan, "unlabelled"),
+        (None, None, "unlabelled"),
+        ("owl", None, "unlabelled"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [None, object])
+def test_labels_of_every_kind_are_compared_and_those_of_none_are_unlabelled(
+    anchor, item, kind, dtype
+):
+    assert frame_kind(np.array([anchor, item], dtype), 0, 1) == kind
+    assert frame_kind(None, 0, 1) == "plain"

@@ -30,7 +30,7 @@ def calls(monkeypatch):
 
     images = SimpleNamespace(items=SimpleNamespace(table=None), stage=None)
     monkeypatch.setattr(learning, "extract_stage", note("extract", lambda n: images))
-    for name in ("features", "graph", "mine", "gallery", "check"):
+    for name in ("features", "graph", "mine", "check"):
         monkeypatch.setattr(learning, f"{name}_stage", note(name, lambda n, name=name: name))
     initial, trained = (
         EvaluatedNetwork(label=label, network=None) for label in ("initial", "tuned")
@@ -114,5 +114,5 @@ def test_a_round_that_keeps_its_network_is_the_last(calls):
 
 def test_stages_end_where_they_were_asked_to(calls):
     outcome, _ = run(2, last="mine")
-    assert [name for name, _, _ in calls] == ["extract", "features", "graph", "mine", "gallery"]
+    assert [name for name, _, _ in calls] == ["extract", "features", "graph", "mine"]
     assert (outcome.scores, outcome.learned.mined, outcome.learned.tuned) == ([], "mine", None)

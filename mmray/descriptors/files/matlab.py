@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.descriptors.files.parquet import listed
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, first_names, quoted
 
 Element: TypeAlias = tuple[int, memoryview]  # its type and bytes
 MATRIX, _COMPRESSED = 14, 15  # types of elements
@@ -69,7 +68,7 @@ def opened_matrix(path: Path, location: str) -> Iterator[Any]:
 
 def _without_v(names: list[str], location: str) -> InputError:
     return InputError(
-        f"{location}: no variable V among {listed(names)}; "
+        f"{location}: no variable V among {first_names(quoted(names))}; "
         "name the matrix of features V, one column an item"
     )
 

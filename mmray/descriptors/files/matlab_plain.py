@@ -23,8 +23,8 @@ from mmray.descriptors.files.matlab import (
     numbers_of,
     variables,
 )
-from mmray.descriptors.files.parquet import WHOLE, listed, reported
-from mmray.system.errors import InputError
+from mmray.descriptors.files.parquet import WHOLE, reported
+from mmray.system.errors import InputError, first_names, quoted
 
 _LARGEST = 1 << 26  # bytes of a variable, once it is decompressed
 _DEEPEST = 16  # cells and structs within one another
@@ -72,7 +72,7 @@ def read_plain(data: bytes, names: Collection[str], location: str) -> dict[str, 
             others.append(name)
     missing = next(name for name in names if name not in found)
     raise InputError(
-        f"{location}: no variable {missing} among {listed(others)}; "
+        f"{location}: no variable {missing} among {first_names(quoted(others))}; "
         "give the file as it is published"
     )
 

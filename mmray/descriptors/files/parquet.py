@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mmray.system.arrays import Features, Ids
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, first_names, quoted
 from mmray.system.folder import Folder
 
 NOT_FINITE = "holds an entry that is NaN, infinite or too large for float32"
@@ -63,12 +63,6 @@ def refuse(
             f"{location}: row {rows[0]} {problem} ({len(rows)} such in rows "
             f"{first}..{first + len(bad) - 1}); {remedy}"
         )
-
-
-def listed(names: list[str]) -> str:
-    """The first names, for a message."""
-    shown = ", ".join(repr(name[:63]) for name in names[:5]) or "nothing"
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 # -- Parquet --------------------------------------------------------------------------------------
@@ -154,7 +148,7 @@ def _inspected(folder: Folder, name: str) -> _Shard:
 def _check_columns(schema: pa.Schema, location: str) -> None:
     if "embedding" not in schema.names:
         raise InputError(
-            f"{location}: no column embedding among {listed(schema.names)}; "
+            f"{location}: no column embedding among {first_names(quoted(schema.names))}; "
             "rename the column of features"
         )
     kind = schema.field("embedding").type

@@ -21,13 +21,12 @@ from mmray.descriptors.files.matlab import opened_matrix
 from mmray.descriptors.files.parquet import (
     NOT_FINITE,
     WHOLE,
-    listed,
     read_embeddings,
     refuse,
     reported,
 )
 from mmray.system.arrays import Features, Floats
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, first_names, quoted
 from mmray.system.folder import Folder
 
 ACCEPTED = (
@@ -96,7 +95,8 @@ def read_feature_set(uri: str) -> FeatureSet:
     if not inside:
         raise InputError(f"{uri}: no such file, nor a folder with files in it; give {ACCEPTED}")
     if not shards:
-        raise InputError(f"{uri}: no .parquet file among {listed(inside)}; give {ACCEPTED}")
+        there = first_names(quoted(inside), 5)
+        raise InputError(f"{uri}: no .parquet file among {there}; give {ACCEPTED}")
     return _checked(read_embeddings(whole, shards), uri)
 
 

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from mmray.evaluation.benchmarks.ground_truth import shown
 from mmray.images.collection import ImageFile
 from mmray.images.sources import list_images
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, first_names
 from mmray.system.folder import Folder
 from mmray.system.locations import error_line, read_bytes
 
@@ -60,8 +59,8 @@ class ClassSet:
         unknown = sorted(wanted.difference(self.classes))
         if unknown:
             raise InputError(
-                f"{self.source}: no class is named {shown(unknown)}; name some of "
-                f"{shown(self.classes)}"
+                f"{self.source}: no class is named {first_names(unknown)}; name some of "
+                f"{first_names(self.classes)}"
             )
         kept = [row for row, label in enumerate(self.labels) if label in wanted]
         return replace(
@@ -126,7 +125,7 @@ def _by_folder(images: Sequence[ImageFile], source: str) -> ClassSet:
     if outside:
         raise InputError(
             f"{source}: {len(outside)} of {len(images)} images are in no class: "
-            f"{shown(outside)}; put each in a folder of its class"
+            f"{first_names(outside)}; put each in a folder of its class"
         )
     labels = tuple(image.name.rpartition("/")[0] for image in images)
     found = ClassSet(
@@ -157,7 +156,7 @@ def _by_files(images: Sequence[ImageFile], labels: str, source: str) -> ClassSet
     if unlabelled:
         raise InputError(
             f"{labelling}: {len(unlabelled)} of the {len(paths)} images of {_IMAGES} have no "
-            f"class: {shown(unlabelled)}; add a line for each"
+            f"class: {first_names(unlabelled)}; add a line for each"
         )
     ids = [int(class_of[id_].value) for id_ in paths]
     name_of = _class_names(sorted(set(ids)), source)
@@ -194,7 +193,7 @@ def _named(
     if missing:
         raise InputError(
             f"{place}: {len(missing)} of {len(entries)} images are not in the folder {_FOLDER} "
-            f"beside it: {shown(missing)}; add them, or remove their lines"
+            f"beside it: {first_names(missing)}; add them, or remove their lines"
         )
     return tuple(file_of[path] for path in line_of)
 
@@ -208,8 +207,8 @@ def _class_names(ids: Sequence[int], source: str) -> dict[int, str]:
     nameless = [str(id_) for id_ in ids if id_ not in entries]
     if nameless:
         raise InputError(
-            f"{place}: {len(nameless)} of {len(ids)} classes have no name: {shown(nameless)}; add "
-            "a line for each, or remove the file"
+            f"{place}: {len(nameless)} of {len(ids)} classes have no name: {first_names(nameless)}; "
+            "add a line for each, or remove the file"
         )
     id_of: dict[str, int] = {}
     for id_ in ids:

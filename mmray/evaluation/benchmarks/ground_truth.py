@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmray.system.arrays import Box, Ids
-from mmray.system.errors import InputError
-from mmray.system.locations import absolute
+from mmray.system.errors import InputError, first_names
+from mmray.system.locations import absolute, is_uri
 
 _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$", re.IGNORECASE)
-_SHOWN = 20  # items that a message lists, before it counts the others
 
 Keys = tuple[str, ...]  # of an entry of a ground truth, whose rows are taken together
 
@@ -45,7 +44,7 @@ class MissingImageError(InputError):
 def title(source: str) -> str:
     """paris6k for .../gnd_paris6k.pkl; the name of a folder."""
     place = absolute(source)
-    if "://" in place:
+    if is_uri(place):
         place = place.partition("?")[0]  # what follows are options of its file system
     name = place.rstrip("/").rpartition("/")[2]
     return re.sub(r"\.(pkl|mat)$", "", name.removeprefix("gnd_"))
@@ -54,12 +53,6 @@ def title(source: str) -> str:
 def stem(name: str) -> str:
     """The name of an image without its folder and suffix."""
     return _without_suffix(name).rpartition("/")[2]
-
-
-def shown(items: Sequence[str]) -> str:
-    """The first items, and how many more there are."""
-    more = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def match(named: Sequence[Named], images: Sequence[str], source: str) -> dict[str, str]:
@@ -92,7 +85,7 @@ def match(named: Sequence[Named], images: Sequence[str], source: str) -> dict[st
         else:
             missing.setdefault(name, place)
     if missing:
-        listed = shown([f"{name!r} ({place})" for name, place in missing.items()])
+        listed = first_names([f"{name!r} ({place})" for name, place in missing.items()])
         raise MissingImageError(
             f"{source}: {len(missing)} of {len(missing) + len(file_of)} names fit none of the "
             f"{len(files)} images: {listed}",

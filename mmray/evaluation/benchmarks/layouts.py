@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from mmray.descriptors.files.matlab_plain import read_plain
-from mmray.evaluation.benchmarks.ground_truth import box, listed, rows, shown, stem, title
+from mmray.evaluation.benchmarks.ground_truth import box, listed, rows, stem, title
 from mmray.evaluation.benchmarks.oxford import Benchmark
 from mmray.evaluation.ranking import Query
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, first_names
 
 _GROUP = 100  # numbers of a group of Holidays, the first of which is that of its query
 _FIRST = 1  # MATLAB counts from 1
@@ -43,13 +43,13 @@ def read_holidays(images: Sequence[str], *, source: str) -> Benchmark:
     if headless:
         raise InputError(
             f"{source}: {len(headless)} groups have no query, whose number ends in 00: those of "
-            f"{shown(headless)}; add the missing images"
+            f"{first_names(headless)}; add the missing images"
         )
     alone = [database[first] for first, *others in groups if not others]
     if alone:
         raise InputError(
-            f"{source}: {len(alone)} queries have no other image in their group: {shown(alone)}; "
-            "add the missing images"
+            f"{source}: {len(alone)} queries have no other image in their group: "
+            f"{first_names(alone)}; add the missing images"
         )
     queries = [_among(database, members[0], members) for members in groups]
     return Benchmark(title(source), tuple(database), tuple(queries))
@@ -63,7 +63,7 @@ def _numbered(images: Sequence[str], source: str) -> list[str]:
     if others:
         raise InputError(
             f"{source}: {len(others)} of {len(images)} images are not named by six digits: "
-            f"{shown(others)}; give the folder of the images of Holidays alone"
+            f"{first_names(others)}; give the folder of the images of Holidays alone"
         )
     database = sorted(set(images), key=lambda image: (stem(image), image))
     for one, two in pairwise(database):
@@ -130,7 +130,7 @@ def read_instre(data: bytes, images: Sequence[str], *, source: str) -> Benchmark
         place = f"{source}: gnd[{i}] ({name})"
         entry = {key: _numbers(value) for key, value in truth.items()}
         if "ok" not in entry:
-            raise InputError(f"{place}: expected ok and bbx, found {shown(sorted(entry))}")
+            raise InputError(f"{place}: expected ok and bbx, found {first_names(sorted(entry))}")
         positives, junk = (
             rows(entry, (key,), len(names), place, first=_FIRST) for key in ("ok", "junk")
         )

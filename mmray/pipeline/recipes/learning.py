@@ -23,7 +23,6 @@ from mmray.pipeline.recipes.publishing import publish
 from mmray.pipeline.session import Counts, Session, nested, running, usable_storage
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_stage, features_stage
-from mmray.pipeline.stages.galleries import gallery_stage
 from mmray.pipeline.stages.mining import (
     MiningResult,
     check_stage,
@@ -140,15 +139,6 @@ def learn_once(
     mined, purity, known = mine_stage(session, source, graph), None, None
     if labels is not None:
         known = labels_of(described.items.table["name"].to_pylist(), labels)
-    gallery_stage(
-        session,
-        described.items,
-        source,
-        graph,
-        mined,
-        known,
-        max_pixels=config.extraction.max_pixels,
-    )
     if known is not None:
         purity = measure_purity(session, mined, known)
         if config.oracle is not None:

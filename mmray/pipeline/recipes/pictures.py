@@ -4,32 +4,30 @@ n items, q queries.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.images.collection import ImageFile
 from mmray.mining.batches import EUCLIDEAN_K
 from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.pool_lists import Pools
 from mmray.pipeline.recipes.outcome import LearningResult
-from mmray.pipeline.reports.galleries import frame_color
 from mmray.pipeline.reports.run_page import Chosen, MinedAnchor, QueryGroup, Ranked, Searched
-from mmray.pipeline.reports.thumbnails import FRAMES, Kind, picture_of
+from mmray.pipeline.reports.thumbnails import Kind, frame_kind, picture_of
+from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.evaluation import SearchExamples
-from mmray.pipeline.stages.galleries import importance, shown_anchors
-from mmray.system.arrays import Features, Ids
+from mmray.pipeline.stages.mining import MiningResult
+from mmray.system.arrays import Features, Floats, Ids
 
 ANCHORS, CHOSEN = 12, 5  # anchors that are shown, and images of each of their pools
 IMPROVED, WORSENED, ANY = 4, 2, 4  # queries that are shown, by how they changed, or at random
 HARDEST = 4  # where there is nothing to compare with
 SIDE = 128  # pixels of a thumbnail
-KINDS = {color: kind for kind, color in FRAMES.items()}
 
 Ranks = Sequence[int | None]
-ActorPool = tuple[Chosen, ...]
+ShownPool = tuple[Chosen, ...]
 
 
 def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnchor, ...]:
@@ -42,22 +40,22 @@ def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnc
     if learned.source is None or learned.graph is None:
         return ()
     pools, features = learned.mined.pools, np.asarray(learned.source.load())
-    rows = shown_anchors(pools, ANCHORS)
+    rows = _shown_anchors(pools, ANCHORS)
     if not len(rows):
         return ()
     index, anchors = ExactIndex.of(features, half=False), pools.anchors[rows]
     nearest = index.search(features[anchors], EUCLIDEAN_K + 1)
-    weights = importance(learned.mined, learned.graph)
+    weights = _importance(learned.mined, learned.graph)
     places = index.ranks(features[anchors], [pools.negatives[row][:CHOSEN] for row in rows])
 
     def chosen(
         anchor: int, items: Ids, manifold: Ranks, euclidean: Ranks, s: Features
-    ) -> ActorPool:
+    ) -> ShownPool:
         pictures = (
             picture_of(
                 learned.images[item],
                 SIDE,
-                _frame(learned.labels, anchor, item),
+                frame_kind(learned.labels, anchor, item),
                 max_pixels=max_pixels,
             )
             for item in items.tolist()
@@ -99,10 +97,6 @@ def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnc
         )
 
     return tuple(mined(place, row) for place, row in enumerate(rows.tolist()))
-
-
-def _frame(labels: NDArray[Any] | None, anchor: int, item: int) -> Kind:
-    return KINDS[frame_color(labels, anchor, item)]
 
 
 def _manifold_rank(neighbors: Ids, item: int) -> int | None:
@@ -181,3 +175,21 @@ def _verdict(truth: Query, row: int) -> Kind:
     if row in truth.junk:
         return "unlabelled"
     return "same" if row in truth.positives else "other"
+
+
+def _shown_anchors(pools: Pools, count: int) -> Ids:
+    """Rows of the pools to look at, (count,) or fewer: those with both positives and negatives.
+
+    The first are the most important ones, and often alike: half of them, and others evenly.
+    """
+    both = zip(pools.positives, pools.negatives, strict=True)
+    usable = [row for row, ids in enumerate(both) if all(map(len, ids))]
+    half, rest = usable[: count // 2], usable[count // 2 :]
+    return np.array(half + rest[:: max(1, -(-len(rest) // (count - count // 2)))], np.int64)
+
+
+def _importance(mined: MiningResult, graph: StageFolder) -> Floats:
+    """π of the anchors (a,) float64, as a multiple of that of an item on average."""
+    found = mined.stage.folder.read_table("anchors.parquet")["importance"].to_numpy()
+    scaled: Floats = found * graph.counts["kept"]
+    return scaled

@@ -17,7 +17,7 @@ from mmray.pipeline.reports.plane import PlaneExample
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.system.locations import error_line
+from mmray.system.locations import absolute, error_line
 
 # What tells the time or draws identifiers at random would make each file another.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -56,7 +56,7 @@ def save(output: str, data: bytes) -> str:
     InputError
         It cannot be written there.
     """
-    location = output if "://" in output else str(Path(output).expanduser().absolute())
+    location = absolute(output)
     folder, _, name = location.rpartition("/")
     try:
         Folder(folder or "/").write(name, data)

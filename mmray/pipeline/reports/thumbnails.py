@@ -3,24 +3,25 @@
 import base64
 import io
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import MAX_PIXELS, load_image
-from mmray.pipeline.reports.galleries import ANCHOR, OTHER, PLAIN, SAME, UNLABELLED, Color
 from mmray.system.arrays import Pixels
 
 Kind: TypeAlias = Literal["anchor", "same", "other", "unlabelled", "plain"]
 
-FRAMES: dict[Kind, Color] = {
-    "anchor": ANCHOR,
-    "same": SAME,
-    "other": OTHER,
-    "unlabelled": UNLABELLED,
-    "plain": PLAIN,
+# Colours of the frames, RGB; plain is thin.
+FRAMES: dict[Kind, tuple[int, int, int]] = {
+    "anchor": (68, 119, 170),
+    "same": (34, 136, 51),
+    "other": (204, 51, 17),
+    "unlabelled": (153, 153, 153),
+    "plain": (204, 204, 204),
 }
 
 _QUALITY = 80
@@ -105,6 +106,21 @@ def picture_of(
     pixels = load_image(image, longest_side=2 * side, max_pixels=max_pixels).pixels
     uri = None if pixels is None else thumbnail(pixels, side)
     return Picture(name=image.name, uri=uri, kind=kind)
+
+
+def frame_kind(labels: NDArray[Any] | None, anchor: int, item: int) -> Kind:
+    """Choose the frame of an item beside an anchor, by their labels (n,) if there are any."""
+    if labels is None:
+        return "plain"
+    ours, its = labels[anchor], labels[item]
+    if _is_absent(ours) or _is_absent(its):
+        return "unlabelled"
+    return "same" if ours == its else "other"
+
+
+def _is_absent(label: Any) -> bool:
+    """Tell whether a label stands for none, as for `evaluation.purity.pool_purity`."""
+    return label in (None, -1, "", "-1", b"", b"-1") or bool(label != label)  # NaN equals nothing
 
 
 def png_uri(png: bytes) -> str:
