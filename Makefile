@@ -3,8 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STORAGE ?= mmray-runs
 ARGS ?=
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
 
-.PHONY: install retrieval test test-all check ui cluster-demo clean
+.PHONY: install retrieval test-fast test test-all check ui cluster-demo clean
 
 install: .venv/.installed
 
@@ -17,18 +18,24 @@ install: .venv/.installed
 retrieval: install
 	$(BIN)/python jobs/retrieval.py --storage $(STORAGE) $(ARGS)
 
+# What needs no Ray and no process of its own.
+test-fast: install
+	$(PYTEST) -m "not (ray or process or slow)" $(ARGS)
+
+# All but the slow: one worker has all tests that run on Ray, the others share the rest.
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # With those that take minutes each: training killed anywhere, on a cluster of two nodes.
 test-all: install
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(PYTEST) -m "slow or not slow" $(ARGS)
 
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/docstrings.py
 
 # The job-execution workers of MLflow are not needed to look at runs, and nobody is to be told of it.
 ui: install

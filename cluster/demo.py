@@ -1,10 +1,10 @@
-"""A cluster in small on this machine: a head that does no work, an autoscaler, and the main job.
+"""Run the main job on a small autoscaling Ray cluster on this machine.
 
     python cluster/demo.py [flags of jobs/retrieval.py]
 
-The job is submitted to the head with `ray job submit`; two workers of three CPUs, which are
-processes of this machine, come when it needs them and go when they are idle. Ends with the status
-of the job, or 1 where the workers do not go.
+The head does no work itself. The job is submitted to it with `ray job submit`; two workers of three
+CPUs, which are processes of this machine, start when the job needs them and stop when they are
+idle. The exit status is that of the job, or 1 where the workers do not stop.
 """
 
 import json
@@ -25,14 +25,15 @@ ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))
 WORKERS, CPUS = 2, 3
 IDLE_MINUTES = 0.5
-START_SECONDS, IDLE_SECONDS = 120, 180  # that are waited for the head, and for the workers to go
+START_SECONDS, IDLE_SECONDS = 120, 180  # limits for the head to start, and for workers to stop
 
 
 def main(flags: Sequence[str]) -> int:
-    # Ray listens on all addresses of this machine: nobody else is to submit jobs. All that is
-    # started here inherits it; Ray reads it when it is imported, which functions below do.
+    """Run the main job on a cluster with these flags, and return the exit status."""
+    # Ray listens on all addresses of this machine, so a token keeps others from submitting jobs.
+    # All processes started here inherit it; Ray reads it when it is imported, in functions below.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    # Not $TMPDIR, which is long on some systems: the paths of sockets must not be.
+    # Not $TMPDIR, which is long on some systems: paths of sockets must be short.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, running_head(Path(folder)) as dashboard:
         say(f"a head without CPUs, its dashboard at {dashboard}")
         wait_for_agent(dashboard)
@@ -43,22 +44,23 @@ def main(flags: Sequence[str]) -> int:
                 *("python", "jobs/retrieval.py", "--num-cpus", str(WORKERS * CPUS), *flags),
             ]
         )
-        say(f"the job ended with status {job.returncode}; workers go when they have been idle")
+        say(f"the job ended with status {job.returncode}; idle workers stop now")
         gone = watch.none_left(IDLE_SECONDS)
         if not job.returncode and watch.counts == [0]:
-            say("all of it had been done before: another --storage shows it again")
+            say("every stage had been done before; give another --storage to see workers start")
         say("workers from the beginning to the end: " + " -> ".join(map(str, watch.counts)))
         return job.returncode or (0 if gone else 1)
 
 
 class Watch:
-    """Says how many workers there are, whenever that changes."""
+    """Watcher of the number of workers, which prints each change."""
 
     def __init__(self, dashboard: str) -> None:
         self.dashboard, self.counts = dashboard, [0]
         threading.Thread(target=self._look, daemon=True).start()
 
     def none_left(self, seconds: float) -> bool:
+        """Wait until all workers have stopped; False if some remain after the given seconds."""
         deadline = time.monotonic() + seconds
         while self.counts[-1] and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -84,7 +86,7 @@ class Watch:
 
 @contextmanager
 def running_head(folder: Path) -> Iterator[str]:
-    """A head with the autoscaler, ended with all it started; gives the dashboard's address."""
+    """Start a head with the autoscaler, yield the dashboard's address, and stop all processes."""
     port, dashboard_port = free_port(), free_port()
     config, log = folder / "autoscaling.json", folder / "head.log"
     config.write_text(json.dumps(autoscaling(f"127.0.0.1:{port}")))
@@ -96,7 +98,7 @@ def running_head(folder: Path) -> Iterator[str]:
                 *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
                 f"--dashboard-agent-listen-port={free_port()}",
                 *("--object-store-memory=300000000", f"--autoscaling-config={config}"),
-                # Here it is not found, and joined, by what else is started on this machine.
+                # In this folder other Ray programs of this machine do not find and join it.
                 f"--temp-dir={folder / 'ray'}",
             ],
             stdout=output,
@@ -105,7 +107,7 @@ def running_head(folder: Path) -> Iterator[str]:
             | {
                 "RAY_FAKE_CLUSTER": "1",
                 "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-                # `python` of a job is the one that runs this.
+                # A job's `python` is the one that runs this script.
                 "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             },
         )
@@ -124,7 +126,7 @@ def running_head(folder: Path) -> Iterator[str]:
 
 
 def wait_for_agent(dashboard: str) -> None:
-    """A head takes jobs some seconds after it says that it runs; until then they are refused."""
+    """Wait until the head accepts jobs: it refuses them for some seconds after its start."""
     from ray.job_submission import JobSubmissionClient
 
     client, deadline = JobSubmissionClient(dashboard), time.monotonic() + START_SECONDS
@@ -140,14 +142,14 @@ def wait_for_agent(dashboard: str) -> None:
 
 
 def autoscaling(address: str) -> dict[str, object]:
-    """What `ray start` is told of its machines; those of this provider are processes."""
+    """Return the autoscaling configuration of `ray start`; its machines are local processes."""
     maps = ("auth", "docker", "file_mounts")
     lists = (
         *("initialization_commands", "setup_commands", "head_setup_commands"),
         *("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
         *("cluster_synced_files", "rsync_exclude", "rsync_filter"),
     )
-    head = "ray.head.default"  # the name that this provider gives it
+    head = "ray.head.default"  # the name that this provider gives the head
     return {
         "cluster_name": "demo",
         "max_workers": WORKERS,
@@ -179,7 +181,7 @@ def autoscaling(address: str) -> dict[str, object]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Pids of all processes below one."""
+    """List the ids of all descendants of a process."""
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True)
     parents = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
     found = [pid]
@@ -189,11 +191,13 @@ def descendants(pid: int) -> list[int]:
 
 
 def free_port() -> int:
+    """Return a free TCP port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 def say(line: str) -> None:
+    """Print a line with the time."""
     print(f"[cluster {time.strftime('%H:%M:%S')}] {line}", flush=True)
 
 

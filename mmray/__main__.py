@@ -1,4 +1,4 @@
-"""The command `mmray` and `python -m mmray`: every job by its name.
+"""The command line: `mmray JOB ...`, or `python -m mmray JOB ...`, for every job.
 
 `jobs/*.py` are the same jobs as scripts, for `ray job submit`.
 """
@@ -27,15 +27,15 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
 
-# Jobs import what they run only when they run: --help and a misspelt flag should not wait for
+# Jobs import their recipes only when they run: --help and a misspelt flag should not wait for
 # torch, Ray and MLflow.
 
 
 def retrieval(arguments: list[str]) -> None:
-    """The main job: unlabelled images in, a fine-tuned network and a table of mAP out.
+    """Fine-tune a network for retrieval on unlabelled images, and measure its mAP (the main job).
 
-    Without arguments it runs a small demonstration on rendered photos. The same command again goes
-    on where it was stopped. Exit status: 0 done, 2 unusable arguments or input, 1 anything else,
+    Without arguments it runs a small demonstration on rendered photos. The same command again
+    continues where it was stopped. Exit status: 0 done, 2 unusable arguments or input, 1 anything else,
     130 interrupted (and resumable).
     """
     config = parse(PRESETS, arguments, _help(retrieval))
@@ -48,12 +48,12 @@ def retrieval(arguments: list[str]) -> None:
 
 
 def finegrained(arguments: list[str]) -> None:
-    """Fine-grained learning: unlabelled images of similar classes in; Recall@k and NMI of others.
+    """Fine-tune a network on unlabelled images of similar classes; measure Recall@k and NMI.
 
-    Without arguments it runs a small demonstration on rendered photos. --images names a folder of
-    each class, or CUB-200-2011: the first half of the classes trains without labels, the second
-    half tests. The same command again goes on where it was stopped. Exit status: 0 done, 2 unusable
-    arguments or input, 1 anything else, 130 interrupted (and resumable).
+    Without arguments it runs a small demonstration on rendered photos. --images names a folder with
+    a folder per class, or CUB-200-2011: the first half of the classes is for training, without
+    labels, the second half for testing. The same command again continues where it was stopped. Exit
+    status: 0 done, 2 unusable arguments or input, 1 anything else, 130 interrupted (and resumable).
     """
     config = parse(FINEGRAINED_PRESETS, arguments, _help(finegrained))
     from mmray.pipeline.recipes.finegrained import run
@@ -65,11 +65,11 @@ def finegrained(arguments: list[str]) -> None:
 
 
 def mine(arguments: list[str]) -> None:
-    """Mining alone: features that were computed elsewhere in, anchors and pools out.
+    """Mine anchors and pools from features that were computed elsewhere.
 
     The features are a .npy file (n x d), a folder of Parquet (column embedding) or a MATLAB file
-    (V, d x n). The same command again goes on where it was stopped. Exit status: 0 done, 2 unusable
-    arguments or input, 1 anything else, 130 interrupted (and resumable).
+    (V, d x n). The same command again continues where it was stopped. Exit status: 0 done, 2
+    unusable arguments or input, 1 anything else, 130 interrupted (and resumable).
     """
     config = parse(MINE_PRESETS, arguments, _help(mine))
     from mmray.pipeline.recipes.mining import HEAD, run
@@ -82,9 +82,9 @@ def evaluate(arguments: list[str]) -> None:
     """Measure networks on retrieval benchmarks, or on a labelled set of your own.
 
     The last thing printed is a table as in Table 3 of the paper: a row for each network, descriptor
-    and whitening, a column for each benchmark. The same command again goes on where it was stopped.
-    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 interrupted (and
-    resumable).
+    and whitening, a column for each benchmark. The same command again continues where it was
+    stopped. Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 interrupted
+    (and resumable).
     """
     config = parse({"": EVALUATE}, arguments, _help(evaluate))
     from mmray.pipeline.recipes.evaluation import run
@@ -94,11 +94,11 @@ def evaluate(arguments: list[str]) -> None:
 
 
 def ablation(arguments: list[str]) -> None:
-    """The paper's comparisons: Tables 1 and 2 row by row, over several seeds, as one table.
+    """Run the paper's comparisons, Tables 1 and 2 row by row over several seeds, as one table.
 
     Without arguments it compares on a small rendered set. --application retrieval compares by mAP;
     each application takes all flags of its own job. Rows that learn from labels say so. The same
-    command again fills the rows that are missing. Exit status: 0 done, 2 unusable arguments or
+    command again runs the rows that are missing. Exit status: 0 done, 2 unusable arguments or
     input, 1 anything else, 130 interrupted (and resumable).
     """
     application = flag_value("--application", arguments)
@@ -112,13 +112,13 @@ def ablation(arguments: list[str]) -> None:
 
 
 def search(arguments: list[str]) -> None:
-    """Find images like others: index a collection by a model, then query it.
+    """Search for similar images: index a collection with a model, then query it.
 
         python jobs/search.py index --model FOLDER --images FOLDER
         python jobs/search.py query PHOTO ... --top 20
 
-    A query prints a table last and writes a page of thumbnails. The same `index` again, or with
-    other images, describes what is new only. Exit status: 0 done, 2 unusable arguments or input, 1
+    A query prints a table last and writes a page of thumbnails. `index` again, with the same or
+    other images, describes only the new ones. Exit status: 0 done, 2 unusable arguments or input, 1
     anything else, 130 interrupted (and resumable).
     """
     config: IndexConfig | QueryConfig = tyro.extras.subcommand_cli_from_dict(
@@ -138,10 +138,10 @@ def search(arguments: list[str]) -> None:
 
 
 def export(arguments: list[str]) -> None:
-    """Write a model that a run left as an ONNX file, and compare the two.
+    """Export the model of a run to an ONNX file, and compare the two.
 
     The file takes uint8 RGB images (batch, 3, height, width) and gives l2-normalised, whitened
-    descriptors. The one line printed says where it is and how far ONNX Runtime is away from torch.
+    descriptors. One line is printed: the file, and the difference between ONNX Runtime and torch.
     Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 interrupted.
     """
     config = tyro.cli(ExportConfig, args=arguments, description=_help(export))
@@ -151,20 +151,20 @@ def export(arguments: list[str]) -> None:
 
     storage = Folder(absolute(config.storage))
     with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:
-        describer = ImageEncoder.load(folder, dims=config.dims)
-    difference = export_onnx(describer.net, config.output, describer.preprocessing)
+        encoder = ImageEncoder.load(folder, dims=config.dims)
+    difference = export_onnx(encoder.net, config.output, encoder.preprocessing)
     size = Path(config.output).stat().st_size / 1e6
     print(
-        f"{config.output}: {size:.1f} MB, {describer.net.dim} dimensions, at most "
+        f"{config.output}: {size:.1f} MB, {encoder.net.dim} dimensions, at most "
         f"{difference:.1e} away from torch"
     )
 
 
 def figure1(arguments: list[str]) -> None:
-    """Draw Figure 1 of the paper: Euclidean and manifold neighbours of a point, and what is mined.
+    """Draw Figure 1 of the paper: the Euclidean and manifold neighbours of a point, and its pools.
 
-    The points lie on curves in the plane; all else is found as among images. The last thing printed
-    is a table of how many points are in each set. Exit status: 0 done, 2 unusable arguments or an
+    The points lie on curves in the plane; mining works as on images. The last thing printed is a
+    table of how many points are in each set. Exit status: 0 done, 2 unusable arguments or an
     output that cannot be written, 1 anything else.
     """
     config = tyro.cli(FigureConfig, args=arguments, description=_help(figure1))
@@ -182,7 +182,7 @@ def figure1(arguments: list[str]) -> None:
 
 
 def benchmark(arguments: list[str]) -> None:
-    """How fast mmray is, beside what one would call instead; both sides in one run, as a table."""
+    """Measure the speed of mmray against common alternatives, side by side, as a table."""
     script = Path(mmray.__file__).parents[1] / "jobs" / "benchmark.py"
     if not script.is_file():
         raise InputError(
@@ -203,7 +203,7 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job that the first argument names; returns the exit status."""
+    """Run the job that the first argument names, and return the exit status."""
     name, *rest = arguments or sys.argv[1:] or ["--help"]
     if name not in JOBS:
         print(f"usage: mmray {{{','.join(JOBS)}}} ... (--help after a name says more)\n")
@@ -214,12 +214,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(name: str, arguments: list[str]) -> int:
-    """Run a job with the arguments behind its name; returns the exit status."""
+    """Run a job with the arguments after its name, and return the exit status."""
     return exit_status(lambda: JOBS[name](arguments))
 
 
 def _help(job: Callable[..., Any]) -> str:
-    """The docstring of a job, which is the text of its --help."""
+    """Return the docstring of a job as the text of its --help."""
     lines = (job.__doc__ or "").splitlines()
     return "\n".join(line.removeprefix("    ") for line in lines)
 

@@ -1,6 +1,6 @@
-"""Bounds of settings, which stand beside the fields: `graph_k: Annotated[int, Between(2, 100)]`.
+"""Bounds of settings, annotated to their fields: `graph_k: Annotated[int, Between(2, 100)]`.
 
-`EXECUTION` stands there too, beside those that change how a run is carried out and not its outcome.
+`EXECUTION` is annotated to fields that change how a run is carried out, and not its outcome.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Between:
 
 
 def annotated_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Each setting of a job: its name ("mining.alpha"), its value and what is annotated to it."""
+    """Yield the name ("mining.alpha"), the value and the annotations of each setting of a job."""
     hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
@@ -48,5 +48,5 @@ def check_bounds(config: Any) -> None:
 
 
 def execution_settings(config: Any) -> set[str]:
-    """Names of the settings that change how a run is carried out, not what comes of it."""
+    """Return the names of the settings that change how a run is carried out, not its outcome."""
     return {name for name, _, metadata in annotated_fields(config) if EXECUTION in metadata}

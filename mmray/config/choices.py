@@ -1,4 +1,4 @@
-"""The values that settings choose among."""
+"""Settings that are chosen by name, and the names allowed for each."""
 
 from typing import Literal
 

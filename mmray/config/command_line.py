@@ -1,4 +1,4 @@
-"""What every job does with its command line, with errors and with signals."""
+"""Parsing of a job's command line, and the exit status for its errors and signals."""
 
 import signal
 import sys
@@ -16,9 +16,9 @@ Settings = TypeVar("Settings", bound=RunConfig)
 
 
 def parse(presets: Mapping[Any, Settings], arguments: list[str], description: str) -> Settings:
-    """Settings from the command line, the defaults being those of its --preset and --recipe.
+    """Parse the settings of a job; the defaults are those of its --preset and --recipe.
 
-    Without a preset they are those of the first. --tuples has a recipe of its own.
+    Without --preset, the first preset is taken; --tuples implies the recipe `supervised`.
     Ends the process with status 2 where the arguments cannot be parsed.
     """
     name = flag_value("--preset", arguments)
@@ -36,7 +36,7 @@ def parse(presets: Mapping[Any, Settings], arguments: list[str], description: st
 
 
 def flag_value(flag: str, arguments: list[str]) -> Any:
-    """The last value of a flag; tyro refuses one that does not exist."""
+    """Return the last value given for a flag, or None; tyro refuses flags that do not exist."""
     found = None
     for position, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
@@ -46,7 +46,10 @@ def flag_value(flag: str, arguments: list[str]) -> Any:
 
 
 def exit_status(job: Callable[[], None]) -> int:
-    """Run a job: 0 done, 2 unusable input, 130 interrupted; anything else is raised, status 1."""
+    """Run a job and return its exit status: 0 done, 2 unusable input, 130 interrupted.
+
+    Any other exception is raised; Python then ends the process with status 1.
+    """
     signal.signal(signal.SIGTERM, _interrupt)  # a stopped job or a spot notice ends like Ctrl-C
     try:
         job()

@@ -35,27 +35,29 @@ FINEGRAINED_STAGES = ("extract", "graph", "mine", "train", "evaluate")
 
 @dataclass(frozen=True, kw_only=True)
 class LearningConfig(MiningRunConfig, ListingConfig):
-    """What every job that learns from images has."""
+    """Settings shared by all jobs that learn from images."""
 
     kind: ClassVar[Application]
     all_stages: ClassVar[tuple[str, ...]] = STAGES
 
     rounds: Annotated[int, Between(1, 1000)] = 1
-    """Each further round mines anew, with the network of the one before (Sec. 3.4)."""
+    """Rounds of mining and training; each further one mines with the network of the one before
+    (Sec. 3.4)."""
     images: tuple[str, ...] = ()
     """Folders, tar shards, Parquet files or lists of images; none: a rendered demonstration set."""
     deduplicate: bool = True
-    """Of files with equal content only the first is used."""
+    """Use only the first of several files with equal content."""
     network: Network = "vgg16"
     weights: str | None = None
     """File with the initial weights (.pth or .safetensors); by default the published ones."""
     oracle: Oracle | None = None
-    """Uses labels: false positives, or false negatives, are taken out of the mined pools, by the
-    labels that otherwise measure their purity. How much purer pools would help."""
+    """Uses labels: remove false positives or false negatives from the mined pools, by the labels
+    that otherwise measure their purity, to see how much purer pools would help."""
     registered_model: Annotated[str, EXECUTION] = RETRIEVAL_MODEL
-    """Name in MLflow's registry of which the model becomes the newest version; "": none."""
+    """Name in MLflow's registry under which the model becomes the newest version; "": do not
+    register it."""
     stages: Annotated[str, EXECUTION] = ",".join(STAGES)
-    """Stages to run, by commas; the others must have been done before."""
+    """Stages to run, separated by commas; the others must have been run before."""
     demo: DemoConfig = field(default_factory=DemoConfig)
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -66,12 +68,12 @@ class LearningConfig(MiningRunConfig, ListingConfig):
 
     @property
     def has_demo(self) -> bool:
-        """Whether the rendered photos stand in for images that are not given."""
+        """True if the rendered photos stand in for images that are not given."""
         raise NotImplementedError("of an application")
 
     @property
     def labels_flag(self) -> str | None:
-        """The flag that would name the labels of the images; None where they are known."""
+        """The flag by which to name the labels of the images; None if they are known."""
         raise NotImplementedError("of an application")
 
 
@@ -104,7 +106,7 @@ class RetrievalConfig(LearningConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FinegrainedConfig(LearningConfig):
-    """Learn to tell classes apart without labels, as bird species: mine, fine-tune, measure."""
+    """Learn to tell classes such as bird species apart without labels: mine, fine-tune, measure."""
 
     kind: ClassVar[Application] = "finegrained"
     all_stages: ClassVar[tuple[str, ...]] = FINEGRAINED_STAGES
@@ -116,16 +118,18 @@ class FinegrainedConfig(LearningConfig):
     registered_model: Annotated[str, EXECUTION] = FINEGRAINED_MODEL
     stages: Annotated[str, EXECUTION] = ",".join(FINEGRAINED_STAGES)
     dim: Annotated[int, Between(1, 100_000)] = 64
-    """Dimensions of the embedding: of a fully connected layer behind the pooling (Sec. 4.2)."""
+    """Dimensions of the embedding, the output of a fully connected layer after the pooling
+    (Sec. 4.2)."""
     head: HeadStart = "pca"
-    """How that layer starts: as the first principal components of the unlabelled images, or at
-    random."""
+    """Initial weights of that layer: the first principal components of the unlabelled images, or
+    random ones."""
     pool_labels: str | None = None
-    """CSV of the unlabelled images' name,label: measures how pure the pools are, nothing else."""
+    """CSV file of name,label of the unlabelled images, used only to measure how pure the pools
+    are."""
     baseline: Annotated[SupervisedBaseline | None, tyro.conf.arg(aliases=["--rival"])] = None
     """Train with labels by a method of Table 2 instead of mining: a supervised baseline."""
     per_class: Annotated[int, Between(2, 10_000)] = 4
-    """With --baseline: images of a class in a batch."""
+    """With --baseline: images of each class in a batch."""
     test: ClassesConfig = field(default_factory=ClassesConfig)
 
     @property
@@ -141,21 +145,22 @@ class FinegrainedConfig(LearningConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AblationOptions:
-    """Which rows of a comparison to fill."""
+    """Choice of a comparison, of its rows and of the seeds."""
 
     application: Application = "finegrained"
-    """Classes of birds and the like, or retrieval; either with all flags of its own job."""
+    """Fine-grained learning or retrieval; each takes all flags of its own job."""
     study: Study = "method"
-    """What is compared: the method with its rivals (Tables 1 and 2), or features to mine on."""
+    """Subject of the comparison: the method with its baselines (Tables 1 and 2), or features to
+    mine on."""
     rows: Annotated[tuple[str, ...], EXECUTION] = ()
-    """Rows by their names, which a wrong one shows; by default all."""
+    """Names of the rows to fill (a wrong name lists them); by default all."""
     seeds: Annotated[tuple[int, ...], EXECUTION] = (0, 1, 2)
-    """Each row is filled once for each; the table has means and standard deviations."""
+    """Seeds with which each row is run; the table has means and standard deviations over them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinegrainedAblationConfig(AblationOptions, FinegrainedConfig):
-    """Compare the method with its rivals, each change by itself: fine-grained learning."""
+    """Compare the method with its baselines, one change at a time: fine-grained learning."""
 
     @property
     def title(self) -> str:
@@ -164,7 +169,7 @@ class FinegrainedAblationConfig(AblationOptions, FinegrainedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalAblationConfig(AblationOptions, RetrievalConfig):
-    """Compare the method with its rivals, each change by itself: retrieval."""
+    """Compare the method with its baselines, one change at a time: retrieval."""
 
     application: Application = "retrieval"
 
@@ -174,7 +179,13 @@ class RetrievalAblationConfig(AblationOptions, RetrievalConfig):
 
 
 def chosen_stages(config: LearningConfig) -> tuple[str, ...]:
-    """Names of --stages, in the order of the pipeline; InputError names one that does not exist."""
+    """Return the stages named by --stages, in the order of the pipeline.
+
+    Raises
+    ------
+    InputError
+        No stage is named, or one that does not exist.
+    """
     stages = config.all_stages
     chosen = [name.strip() for name in config.stages.split(",") if name.strip()]
     for name in chosen:

@@ -1,4 +1,4 @@
-"""Recipes and sizes: the sets of values that defaults come from."""
+"""Recipes and presets: the sets of values that defaults come from."""
 
 import math
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ STEADY: Changes = {
     },
 }
 # The peer of Table 3 that learns from labels: Radenović, Tolias, Chum, "CNN image retrieval learns
-# from BoW", ECCV 2016, with VGG16. Its loss has a factor of 1/2 that ours has not.
+# from BoW", ECCV 2016, with VGG16. Its loss has a factor of 1/2 that ours does not have.
 SUPERVISED: Changes = {
     "training": {
         "loss": "contrastive",
@@ -59,7 +59,7 @@ SUPERVISED: Changes = {
         "validation_items": 0,
     },
 }
-# A rival of Table 2 learns from labels: there is no graph to check a network by.
+# A baseline of Table 2 learns from labels: there is no graph for the check without labels.
 BASELINE: Changes = {
     "training": {"held_out": 0.0, "validation_items": 0, "keep": "last", "patience": None},
 }
@@ -142,7 +142,7 @@ FINEGRAINED_SIZES: dict[FinegrainedPreset, Changes] = {
 }
 
 
-# What each application changes first, then by its recipes, then by its sizes.
+# Changes in the order in which they are applied: of the application, its recipes, its sizes.
 _FIRST: dict[Application, Changes] = {"retrieval": {}, "finegrained": FINEGRAINED}
 _RECIPES: dict[Application, Mapping[Any, Changes]] = {
     "retrieval": RECIPES,
@@ -172,7 +172,7 @@ def recipe_names(config: LearningConfig) -> tuple[str, ...]:
 
 
 def changed(config: Changed, *changes: Changes) -> Changed:
-    """A config with some fields changed, one set of changes after the other."""
+    """Return a config with some fields changed, one set of changes after the other."""
     for each in changes:
         new = {
             field: replace(getattr(config, field), **value) if isinstance(value, dict) else value

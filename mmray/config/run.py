@@ -1,4 +1,4 @@
-"""Settings that every job has."""
+"""Settings that jobs share: storage, tracking and workers, mining, listing of images."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,17 +8,17 @@ from typing import Annotated, Any
 from mmray.config.bounds import EXECUTION, Between
 from mmray.config.sections import MiningConfig
 
-ALIAS = "newest"  # in MLflow's registry, of the version that was registered last
+ALIAS = "newest"  # in MLflow's registry: the version that was registered last
 RETRIEVAL_MODEL, FINEGRAINED_MODEL = "mmray-retrieval", "mmray-finegrained"
 NEWEST = f"models:/{RETRIEVAL_MODEL}@{ALIAS}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every job that leaves artifacts has."""
+    """Settings shared by all jobs that leave artifacts."""
 
     storage: Annotated[str, EXECUTION] = "mmray-runs"
-    """Folder or URI where everything a run makes is kept."""
+    """Folder or URI where everything that a run produces is kept."""
     seed: Annotated[int, Between(0, 2**63 - 1)] = 0
     """Seed of every random choice."""
     tracking_uri: Annotated[str | None, EXECUTION] = None
@@ -26,43 +26,43 @@ class RunConfig:
     experiment: Annotated[str, EXECUTION] = "mmray"
     """MLflow experiment."""
     min_workers: Annotated[int, Between(1, 100_000), EXECUTION] = 1
-    """Actors of a stage at least, where they must share GPUs; training goes on with as few."""
+    """Fewest actors of a stage where they must share GPUs; training continues with as few."""
     max_workers: Annotated[int | None, Between(1, 100_000), EXECUTION] = None
-    """Actors of a stage at most; by default as many as the cluster has CPUs or GPUs for."""
+    """Most actors of a stage; by default as many as the cluster has CPUs or GPUs for."""
     num_cpus: Annotated[int | None, Between(1, 10**7), EXECUTION] = None
-    """CPUs to count on, where an autoscaler adds machines; by default those that are there."""
+    """CPUs to count on where an autoscaler adds machines; by default those of the cluster now."""
     num_gpus: Annotated[int | None, Between(0, 10**6), EXECUTION] = None
-    """GPUs to count on, where an autoscaler adds machines; by default those that are there."""
+    """GPUs to count on where an autoscaler adds machines; by default those of the cluster now."""
     resource_timeout: Annotated[float, Between(1, 10**9), EXECUTION] = 1800.0
-    """Seconds that a stage waits for machines, while it has no worker, until it gives up."""
+    """Seconds that a stage without any worker waits for machines before it gives up."""
 
     @property
     def title(self) -> str:
-        """What its MLflow run is called."""
+        """Name of the job's MLflow run."""
         return type(self).__name__.removesuffix("Config").removesuffix("Job").lower()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MiningRunConfig(RunConfig):
-    """What every job that mines has."""
+    """Settings shared by all jobs that mine."""
 
     mining: MiningConfig = field(default_factory=MiningConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListingConfig(RunConfig):
-    """What every job that lists images has."""
+    """Settings shared by all jobs that list images."""
 
     images: tuple[str, ...] = ()
     """Folders, tar shards, Parquet files or lists of images."""
     image_column: str | None = None
-    """Column of Parquet files that holds the images; by default found."""
+    """Column of Parquet files that holds the images; by default it is detected."""
     exclude: str | None = None
-    """Text file of names of images to leave out, one a line (the paper removes test landmarks)."""
+    """Text file of image names to leave out, one per line (the paper removes test landmarks)."""
     sample: Annotated[int | None, Between(1, 10**12)] = None
-    """So many images, drawn at random by --seed; None: all."""
+    """Number of images to draw at random, by --seed; None: all."""
     relist: Annotated[bool, EXECUTION] = False
-    """Look for images again, where a rerun would go by the list that it kept."""
+    """List the images again, where a rerun would use the list that the first run kept."""
 
 
 # Names under which renamed fields are stored: they are part of fingerprints, and a new name there
@@ -71,7 +71,7 @@ _STORED_AS = {"baseline": "rival", "validation_items": "check_items"}
 
 
 def stored(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by the names that fingerprints are made of; the values as they are."""
+    """Return settings under the names that fingerprints use; the values stay as they are."""
     return {
         ".".join(_STORED_AS.get(part, part) for part in name.split(".")): value
         for name, value in values.items()
@@ -79,7 +79,7 @@ def stored(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """A config as plain values by flag name ("mining.alpha"), as MLflow lists them."""
+    """Return a config as plain values by flag name ("mining.alpha"), as MLflow lists them."""
     flat: dict[str, Any] = {}
     for name, value in dataclasses.asdict(config).items():
         if isinstance(value, dict):

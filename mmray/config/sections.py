@@ -47,14 +47,14 @@ class DemoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DescribingConfig:
-    """How a job describes images, whatever they are described for."""
+    """Precision, batches and limits of describing images."""
 
     precision: Precision = "float32"
     """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
     shard_size: Annotated[int, Between(1, 1_000_000)] = 256
-    """Images in a shard, the unit of work that is computed again after a kill."""
+    """Images in a shard, the unit of work that is repeated after an interruption."""
     batch_size: Annotated[int, Between(1, 65_536)] = 32
-    """Images of one shape in a forward pass, at most."""
+    """Most images in a forward pass; all have one shape."""
     max_pixels: Annotated[int, Between(1, 10**12)] = 178_956_970
     """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
 
@@ -64,7 +64,7 @@ class ExtractionConfig(DescribingConfig):
     """Features Y for mining (Sec. 4.3)."""
 
     longest_side: Annotated[int | None, Between(32, 16_384)] = 362
-    """Longest side images are reduced to, pixels (never enlarged); None: as they are."""
+    """Longest side that images are reduced to, pixels (never enlarged); None: original size."""
     scales: Annotated[tuple[float, ...], SCALE] = (1.0,)
     """Each image is described at these multiples of its size, and the descriptors are summed."""
     poolings: tuple[Pooling, ...] = ("rmac", "mac")
@@ -76,7 +76,7 @@ class ExtractionConfig(DescribingConfig):
     pca: Annotated[int | None, Between(1, 100_000)] = None
     """Dimensions left by a PCA whitening of the features, learned from them; None: no whitening."""
     max_bad_fraction: Annotated[float, Between(0, 1)] = 0.5
-    """More unreadable images than this stop the job."""
+    """Largest share of images that may be unreadable; more stop the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +101,16 @@ class MiningConfig:
     anchors: Annotated[int | None, Between(1, 10**9)] = 1500
     """Anchors kept, by importance in the random walk (as released); None: all that are selected."""
     positives: Positives = "manifold"
-    """P+ of eq. (5), or of a rival: the 5 nearest, or those on a cycle of 4 (Li et al. 2016)."""
+    """P+ of eq. (5), or of a baseline: the 5 nearest, or those on a cycle of 4 (Li et al. 2016)."""
     negatives: Negatives = "manifold"
-    """P- of eq. (6), or of a rival: at random past the 5 nearest, or far along the graph (Li)."""
+    """P- of eq. (6), or of a baseline: random ones past the 5 nearest, or far along the graph
+    (Li)."""
     alpha: Annotated[float, Between(0, 0.999999)] = 0.99
     """Teleport parameter of the diffusion, eq. (2), in [0, 1)."""
     rtol: Annotated[float, Between(0, 1)] = 1e-10
     """Relative residual at which conjugate gradients stop (as released)."""
     max_iter: Annotated[int, Between(1, 1_000_000)] = 20
-    """Iterations of conjugate gradients at most (as released)."""
+    """Most iterations of conjugate gradients (as released)."""
     positive_k: Annotated[int, Between(1, 1_000_000)] = 50
     """Neighbours compared for the positives, eq. (5)."""
     positive_cut: Annotated[float, Between(0, 1)] = 0.0
@@ -119,15 +120,15 @@ class MiningConfig:
     max_negatives: Annotated[int, Between(1, 1_000_000)] = 50
     """Negatives kept for an anchor (as released)."""
     geodesic_far: Annotated[float, Between(0, 1)] = 0.5
-    """Geodesic negatives are farther along the graph than this share of all items."""
+    """Geodesic negatives are farther along the graph than this share of the items it connects."""
     device: Annotated[Literal["auto", "cpu", "cuda"], EXECUTION] = "auto"
     """Where the k-NN search and the diffusion run; auto: on GPUs if the cluster has any."""
     threads: Annotated[int, Between(1, 10_000), EXECUTION] = 1
-    """CPUs of an actor that searches or diffuses; more save memory on machines with many."""
+    """CPUs of an actor that searches or diffuses; more save memory on machines with many CPUs."""
     query_block: Annotated[int, Between(1, 10**9)] = 4096
-    """Rows of the k-NN search in a shard."""
+    """Queries of the k-NN search in a shard."""
     anchor_block: Annotated[int, Between(1, 100_000)] = 32
-    """Anchors whose diffusions are solved together, a shard."""
+    """Anchors in a shard of the diffusion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,30 +137,31 @@ class TrainingConfig:
 
     pooling: Pooling = "mac"
     loss: Loss = "contrastive"
-    """Eq. (7) or eq. (8)."""
+    """Contrastive loss of eq. (7), or triplet loss of eq. (8)."""
     margin: Annotated[float | None, Between(0, 4)] = None
     """Margin m; by default 0.7 (contrastive) or 0.5 (triplet)."""
     weighted: bool = True
     """Multiply a tuple's loss by the manifold similarity of its positive (+W)."""
     normalized_weights: bool = False
-    """Divide the weights by their mean: their scale depends on the graph, and acts as a rate."""
+    """Divide the weights by their mean: their scale depends on the graph, and would change the
+    learning rate."""
     epochs: Annotated[int, Between(1, 100_000)] = 30
     anchors_per_epoch: Annotated[int, Between(1, 10**9)] = 1000
-    """Tuples drawn anew in each epoch, one an anchor."""
+    """Tuples drawn anew in each epoch, one per anchor."""
     batch_size: Annotated[int, Between(1, 1_000_000)] = 5
-    """Tuples in an optimiser step, over all workers together."""
+    """Tuples in an optimiser step, in total over all workers."""
     positives: Annotated[int, Between(1, 1000)] = 1
     """Positives of a tuple; its loss is the mean over all pairs of a positive and a negative."""
     negatives: Annotated[int, Between(1, 1000)] = 1
     """Negatives of a tuple."""
     top_positives: Annotated[int | None, Between(1, 1_000_000)] = None
-    """Positives are drawn among so many of their pool, the most similar on the manifold."""
+    """Positives in a pool to draw from, the most similar on the manifold; None: all."""
     hard_negatives: Annotated[int, Between(1, 1_000_000)] = 10
-    """Negatives are drawn among so many of their pool, the nearest to the anchor (as released)."""
+    """Negatives in a pool to draw from, the nearest to the anchor (as released)."""
     negative_pool: Annotated[int, Between(2, 10**9)] = 20_000
     """With --tuples: images drawn anew in each epoch, the pool of all its anchors' negatives."""
     sum_negatives: bool = False
-    """The loss of a tuple has the sum over its negatives, not their mean."""
+    """Sum the loss of a tuple over its negatives instead of taking the mean."""
     augmentation: Augmentation = "none"
     """crop: random resized crops and flips, for fine-grained learning."""
     crop_size: Annotated[int, Between(32, 4096)] = 224
@@ -167,25 +169,25 @@ class TrainingConfig:
     optimizer: Optimizer = "sgd"
     learning_rate: Annotated[float, Between(0, 1000)] = 1e-2
     schedule: Schedule = "step"
-    """The learning rate falls in steps, along half a cosine to 0, or not at all."""
+    """Course of the learning rate: it falls in steps, along half a cosine to 0, or not at all."""
     decay: Annotated[float, Between(0, 1)] = 0.1
     """Factor on the learning rate every `decay_epochs` epochs (step)."""
     decay_epochs: Annotated[int, Between(1, 100_000)] = 10
     warmup_epochs: Annotated[float, Between(0, 100_000)] = 0.0
-    """The learning rate rises from 0 during so many epochs."""
+    """Epochs during which the learning rate rises from 0."""
     momentum: Annotated[float, Between(0, 1)] = 0.9
-    """Of sgd."""
+    """Momentum of sgd."""
     weight_decay: Annotated[float, Between(0, 1000)] = 5e-4
     clip_norm: Annotated[float | None, Between(0, 1e9)] = None
-    """Largest norm of a step's gradient; None: any."""
+    """Largest norm of a step's gradient; None: no limit."""
     precision: Precision = "float32"
-    """bfloat16: of the passes through the network; weights and losses stay in float32."""
+    """Precision of the passes through the network; weights and losses stay in float32."""
     longest_side: Annotated[int, Between(32, 16_384)] = 362
     """Longest side of training images, pixels."""
     embed_batch_size: Annotated[int, Between(1, 65_536)] = 32
-    """Images of one shape in a forward pass without gradients, at most."""
+    """Most images in a forward pass without gradients; all have one shape."""
     held_out: Annotated[float, Between(0, 0.9)] = 0.0
-    """Share of the anchors that never train: their loss is logged."""
+    """Share of the anchors that are never trained on; their loss is logged."""
     validation_items: Annotated[
         int, tyro.conf.arg(aliases=["--training.check-items"]), Between(0, 1_000_000)
     ] = 300
@@ -194,14 +196,14 @@ class TrainingConfig:
     average: bool = False
     """Measure and keep the mean of the networks after all epochs so far and before the first."""
     keep: Literal["best", "last"] = "last"
-    """The network that is kept: that of the best epoch by this check, the initial one included, or
-    the last."""
+    """The network that is kept: that of the best epoch by the check without labels, the initial one
+    included, or the last."""
     patience: Annotated[int | None, Between(1, 100_000)] = None
-    """Training ends after so many epochs without a better network; None: never early."""
+    """Epochs without a better network after which training ends; None: never early."""
     monitor_every: Annotated[int, Between(0, 100_000)] = 1
     """Epochs between two measurements of mAP during training, where labels exist; 0: never."""
     workers: Annotated[int | None, Between(1, 100_000), EXECUTION] = None
-    """Workers of distributed data parallel at most; by default one a GPU, or one."""
+    """Most workers of distributed data parallel; by default one per GPU, or one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,14 +229,14 @@ class LabelledSetsConfig:
     images: str | None = None
     """Folder of a labelled set of your own."""
     ground_truth: str | None = None
-    """A gnd_*.pkl file or a folder of *_query.txt, *_good.txt, *_ok.txt, *_junk.txt; None: the
-    images of a class lie in a folder of its own."""
+    """A gnd_*.pkl file or a folder of *_query.txt, *_good.txt, *_ok.txt, *_junk.txt; None: each
+    class has a folder of its own with its images."""
     longest_side: Annotated[int, Between(32, 16_384)] = 1024
-    """Longest side of test images, pixels; a query's box is cut before."""
+    """Longest side of test images, pixels; a query's box is cut out before they are reduced."""
     scales: Annotated[tuple[float, ...], SCALE] = (1.0,)
     """Each image is described at these multiples of its size, and the descriptors are summed."""
     poolings: tuple[Descriptor, ...] = ("rmac", "mac")
-    """Descriptors that are measured; embedding: what the network learned, a head included."""
+    """Descriptors that are measured; embedding: the network's own output, a head included."""
     crop: bool = True
     """Search with the box of a query, where it has one; else with the whole image."""
     precision: Precision = "float32"
@@ -244,17 +246,19 @@ class LabelledSetsConfig:
     dims: Annotated[int | None, Between(1, 100_000)] = None
     """Dimensions that whitened descriptors are reduced to; None: all."""
     search: tuple[QuerySearch, ...] = ("plain",)
-    """Also by expanded queries, averaged or weighted by similarity, or by diffusion."""
+    """Ways to search: plain, by expanded queries (averaged, or weighted by similarity), or by
+    diffusion."""
     clusterings: Annotated[int, Between(1, 10_000)] = 5
-    """Where images are in classes: runs of k-means, of as many seeds, that NMI is the mean of."""
+    """Runs of k-means, each with another seed, whose NMI is averaged; for sets of classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(LabelledSetsConfig):
-    """Measuring the networks before and after training."""
+    """Labelled sets on which the networks are measured before and after training."""
 
     pool_labels: str | None = None
-    """CSV of the unlabelled images' name,label: measures how pure the pools are, nothing else."""
+    """CSV file of name,label of the unlabelled images, used only to measure how pure the pools
+    are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,11 +266,11 @@ class ClassesConfig:
     """The classes that Recall@k and NMI are measured on; nothing is learned from them."""
 
     images: str | None = None
-    """Folder of images in classes: a folder of each, or CUB-200-2011's own layout; by default the
-    second half of the classes of --images, which then trains on the first half alone."""
+    """Folder of images in classes: one folder per class, or CUB-200-2011's own layout; by default
+    the second half of the classes of --images, of which only the first half is then trained on."""
     split: bool = True
-    """Whether --images is split so where no test images are given; else nothing is measured."""
+    """Split --images in this way where no test images are given; else nothing is measured."""
     labels: str | None = None
-    """CSV of these images' name,label, where they do not lie in folders of their classes."""
+    """CSV file of name,label of these images, where they do not lie in folders of their classes."""
     clusterings: Annotated[int, Between(1, 10_000)] = 5
-    """Runs of k-means, of as many seeds, that NMI is the mean of."""
+    """Runs of k-means, each with another seed, whose NMI is averaged."""

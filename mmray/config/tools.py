@@ -1,4 +1,4 @@
-"""Settings of the jobs beside learning: mine, evaluate, search, export, figure."""
+"""Settings of the jobs that do not train: mine, evaluate, index, search, export, figure."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -23,31 +23,31 @@ class MineConfig(MiningRunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJobConfig(LabelledSetsConfig, DescribingConfig, RunConfig):
-    """Measure networks on labelled sets: mAP, and what else a set's own rules ask for."""
+    """Measure networks on labelled sets: mAP, and the further measures of a set's own rules."""
 
     model: tuple[str, ...] = ()
     """Networks, a row of the table each: folders `model` that a run left, MLflow's URIs of models,
     or names such as vgg16 for the published weights, or vgg16:FILE for weights from a file."""
     pca_sample: Annotated[int, Between(2, 10**9)] = 5000
-    """Of the images for PCA whitening so many are drawn at random, at most."""
+    """Most images to draw at random from those for PCA whitening."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig(ListingConfig, DescribingConfig):
     """Describe images by a model, so that they can be searched.
 
-    The same command again, or with other --images, brings the index up to date: what is known
-    already is not described again, and what is gone from a folder that is named goes.
+    The same command run again, or with other --images, brings the index up to date: known images
+    are not described again, and images that are gone from a named folder are removed.
     """
 
     model: str = NEWEST
     """Folder `model` that a run left, or MLflow's URI of a model; by default the last one that a
     run registered."""
     name: str = "images"
-    """What the index is called below --storage."""
+    """Name of the index below --storage."""
     kind: IndexKind = "auto"
-    """flat: every image is compared; ivf-pq: those of near cells, by 64 bytes each, and the best
-    exactly, for sets too large for memory; auto: flat up to a million images."""
+    """flat compares every image; ivf-pq compares those of near cells by 64 bytes each, and the best
+    of them exactly, for sets too large for memory; auto: flat up to a million images."""
     longest_side: Annotated[int | None, Between(32, 16_384)] = None
     """Longest side that images are reduced to, pixels; by default that of the model."""
 
@@ -61,25 +61,25 @@ class QueryConfig:
     storage: str = "mmray-runs"
     """Folder or URI where the index was made."""
     name: str = "images"
-    """What the index is called."""
+    """Name of the index."""
     top: Annotated[int, Between(1, 10**9)] = 20
     """Images to find."""
     box: tuple[float, float, float, float] | None = None
-    """Search with a part of the image: left, top, right and bottom, pixels of the upright file."""
+    """Search with a part of the image: left, top, right and bottom, pixels of the upright image."""
     probes: Annotated[int, Between(1, 10**9)] = 256
-    """Cells that an ivf-pq index looks into: more find more, in more time."""
+    """Cells of an ivf-pq index to search: more find more, in more time."""
     page: str = "search.html"
-    """File for the page."""
+    """HTML file to write the page to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FigureConfig:
-    """Draw what the method does on points of the plane (Figure 1); the values are for that."""
+    """Draw what the method does on points of the plane (Figure 1); the defaults are for these."""
 
     output: str = "figure1.png"
     """File or URI of the picture; the ending says whether PNG, SVG or PDF."""
     points: int = 600
-    """Points, on all curves together."""
+    """Points in total, on all curves."""
     curves: int = 3
     """Interleaved spirals that the points lie on."""
     noise: float = 0.03
@@ -110,6 +110,6 @@ class ExportConfig:
     tracking_uri: str | None = None
     """MLflow server; by default the database under the storage folder."""
     output: str = "model.onnx"
-    """The file."""
+    """File to write."""
     dims: int | None = None
-    """Only the first so many dimensions of a descriptor; by default all."""
+    """Number of leading dimensions of a descriptor to keep; by default all."""

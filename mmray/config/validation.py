@@ -1,4 +1,4 @@
-"""What settings cannot be: each is refused with its flag, its value and what is allowed."""
+"""Checks of settings; an impossible one is refused with its flag, its value and the remedy."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ _INDEX_NAME = re.compile(r"[\w-]{1,100}")
 
 
 def validate(config: RunConfig) -> None:
-    """Raise InputError for the first impossible setting: its flag, its value, what is allowed."""
+    """Raise InputError for the first impossible setting: its flag, its value and the remedy."""
     check_bounds(config)
     for kind in reversed(type(config).__mro__):
         for check in _CHECKS.get(kind, ()):
@@ -126,7 +126,7 @@ def _validate_finegrained(config: FinegrainedConfig) -> None:
         )
 
 
-# Settings that mean nothing where training takes its pairs from a file, and what they must be.
+# Settings without a meaning where training takes its pairs from a file, and their only value there.
 _WITH_TUPLES: dict[str, Any] = {
     "recipe": "supervised",
     "rounds": 1,
@@ -166,7 +166,7 @@ def _validate_tuples(config: RetrievalConfig) -> None:
         )
 
 
-# The checks of a class of settings; those of the classes that it is made of come before them.
+# Checks by class of settings; those of its base classes run before its own.
 _CHECKS: dict[type, tuple[Callable[[Any], None], ...]] = {
     RunConfig: (_validate_workers,),
     MineConfig: (_validate_mine,),

@@ -1,4 +1,4 @@
-"""Pixels to descriptors: backbones, pooling, whitening."""
+"""Image descriptors from pixels: backbones, pooling, whitening."""
 
 from typing import TYPE_CHECKING
 

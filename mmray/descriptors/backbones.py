@@ -1,4 +1,4 @@
-"""Backbones cut after their last convolutional map, and how pixels enter them; random weights.
+"""Backbones cut after their last convolutional map, with random weights, and their input scales.
 
 b images, h x w pixels, c channels of a map.
 """
@@ -15,7 +15,10 @@ from mmray.config.choices import Network
 
 @dataclass(frozen=True)
 class Backbone:
-    """Facts of a network. Pixels x in 0..255 enter it as (x - mean) / std, per RGB channel."""
+    """Size of a network's last map, and normalisation of its input.
+
+    Pixels x in 0..255 enter the network as (x - mean) / std, per RGB channel.
+    """
 
     dim: int  # channels of the last map
     stride: int  # pixels per cell of that map
@@ -60,10 +63,10 @@ class SameConv2d(nn.Conv2d):
 
 
 def convolutional_layers(network: Network) -> nn.Sequential:
-    """The layers up to the last convolutional map, named as in the published state dicts."""
+    """Create the layers up to the last convolutional map, named as in the published state dicts."""
     if network == "efficientnet_lite0":
         return _efficientnet_lite0()
-    # Loading torchvision, with torch's compiler, takes longer than all else that an actor loads.
+    # Importing torchvision, with torch's compiler, takes longer than all other imports of an actor.
     import torchvision
 
     if network == "vgg16":

@@ -1,4 +1,4 @@
-"""Images of any shapes through a network, those of one shape together.
+"""Embedding of images of any shapes by a network, in batches of one shape.
 
 m images, p poolings, d dims.
 """
@@ -23,7 +23,12 @@ CPU_PIXELS = 1 << 18
 
 
 def configure_torch(threads: int) -> None:
-    """Prepare this process for networks on images of many shapes; before the first of them runs."""
+    """Configure torch for images of many shapes; call it before the process runs a network.
+
+    Parameters
+    ----------
+    threads : number of threads of an operator on CPUs
+    """
     # oneDNN compiles a kernel for each layer and shape of a batch, and keeps but 1,024: with images
     # of many shapes it would compile most of the time (bfloat16: 11.4 ms an image instead of 8).
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
@@ -31,7 +36,7 @@ def configure_torch(threads: int) -> None:
 
 
 def as_batch(images: Sequence[Pixels], device: torch.device) -> Tensor:
-    """Images of one shape as uint8 (m, 3, height, width)."""
+    """Stack images of one shape into a tensor (m, 3, height, width) uint8."""
     return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
 
 
@@ -45,10 +50,23 @@ def embed(
     scales: Sequence[float] = (1.0,),
     regions: Rmac | None = None,
 ) -> Features:
-    """Descriptors of images of any shapes: (m, p, d) float32, l2-normalised.
+    """Compute the descriptors of images of any shapes.
 
     Images of one shape share a forward pass; none is padded, so the result is that of one image at
-    a time to rounding. `scales` and `regions` are those of `EmbeddingNet.descriptors`.
+    a time to rounding.
+
+    Parameters
+    ----------
+    model : left in evaluation mode
+    images : m images, each (height, width, 3) uint8 RGB
+    poolings : p names of descriptors
+    batch_size : most images in a forward pass
+    device : of the model
+    scales, regions : as for `EmbeddingNet.descriptors`
+
+    Returns
+    -------
+    (m, p, d) float32, l2-normalised; rows in the order of the images.
     """
     rows = np.zeros((len(images), len(poolings), model.width(poolings)), np.float32)
     model.eval()
@@ -69,7 +87,22 @@ def region_moments(
     batch_size: int,
     device: torch.device,
 ) -> Moments:
-    """Moments of the vectors of all regions of all images, at all scales."""
+    """Compute the moments of the vectors of all regions of all images, at all scales.
+
+    Parameters
+    ----------
+    model : left in evaluation mode
+    images : m images, each (height, width, 3) uint8 RGB
+    regions : variant of R-MAC that defines the regions; its whitening is not applied
+    scales : multiples of the size of an image
+    batch_size : most images in a forward pass
+    device : of the model
+
+    Returns
+    -------
+    Moments in as many dimensions as the last map has channels; what region whitening is learned
+    from.
+    """
     total = Moments.none(model.channels)
     model.eval()
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""A network made ready for inference: the same embeddings in less time."""
+"""Networks fused for inference: the same embeddings in less time."""
 
 import copy
 import itertools
@@ -12,7 +12,7 @@ from mmray.descriptors.network import EmbeddingNet
 
 
 class InPrecision(nn.Module):
-    """Layers that compute in another precision, between a float32 input and a float32 result."""
+    """A wrapper of layers that computes in another precision, from float32 to float32."""
 
     def __init__(self, layers: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -23,21 +23,22 @@ class InPrecision(nn.Module):
 
 
 def fused(model: EmbeddingNet, *, dtype: torch.dtype = torch.float32) -> EmbeddingNet:
-    """A copy for inference, on the same device, whose convolutions have absorbed the BatchNorms.
+    """Return a copy of a network for inference, whose convolutions have absorbed the BatchNorms.
 
-    In float32 it embeds as the original does, to rounding. It is neither for training nor for
-    `models.save`: its weights are not those of the network's state dicts, and `load` refuses them.
+    The copy is on the same device; in float32 it embeds as the original does, to rounding. It is
+    neither for training nor for `weights.save`: its weights are not those of the network's state
+    dicts, and `weights.load` refuses them.
 
     Parameters
     ----------
     model : left unchanged
-    dtype : of the backbone, torch.float32 or torch.bfloat16; preprocessing, folding and pooling are
-        in float32 always, and so are the descriptors
+    dtype : of the backbone, torch.float32 or torch.bfloat16; preprocessing, folding, pooling and
+        the descriptors are always in float32
 
     Raises
     ------
     ValueError
-        Another dtype.
+        The dtype is another.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype {dtype}: fused networks are torch.float32 or torch.bfloat16")

@@ -1,4 +1,4 @@
-"""Mean and covariance of rows, in double precision, a block of rows at a time.
+"""Mean and covariance of rows, computed in double precision, a block of rows at a time.
 
 n rows, d dimensions.
 """
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from mmray.system.arrays import Floats
 
-_BLOCK = 8192  # rows turned to double precision together
+_BLOCK = 8192  # rows converted to double precision at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Number, mean and scatter of rows: all that PCA wants to know of them.
+    """Number, mean and scatter of rows: all that PCA needs of them.
 
-    Those of parts, however cut and in any order, merge to those of the whole, to rounding.
+    The moments of parts, however cut and in any order, merge to those of the whole, to rounding.
 
     Attributes
     ----------
@@ -35,7 +35,11 @@ class Moments:
 
     @classmethod
     def of(cls, rows: NDArray[np.floating]) -> "Moments":
-        """Of the rows (n, d) of an array, which may be memory-mapped; n may be 0.
+        """Compute the moments of the rows (n, d) of an array.
+
+        Parameters
+        ----------
+        rows : (n, d) of any floating type, memory-mapped or not; n may be 0
 
         Raises
         ------
@@ -54,7 +58,7 @@ class Moments:
 
     @classmethod
     def none(cls, dims: int) -> "Moments":
-        """Of no rows: merging them changes nothing."""
+        """Return the moments of no rows, the neutral element of `merge`."""
         return cls(0, np.zeros(dims), np.zeros((dims, dims)))
 
     @classmethod
@@ -64,12 +68,15 @@ class Moments:
         return cls(len(rows), mean, centred.T @ centred)
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of the rows of both (Chan, Golub & LeVeque, "Updating formulae", 1979).
+        """Return the moments of two sets of rows joined.
+
+        Source: Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing
+        sample variances", 1979.
 
         Raises
         ------
         ValueError
-            The rows are of different widths.
+            The rows have different numbers of dimensions.
         """
         if len(self.mean) != len(other.mean):
             raise ValueError(
@@ -86,23 +93,23 @@ class Moments:
         return Moments(count, self.mean + shift * (other.count / count), scatter)
 
     def covariance(self) -> Floats:
-        """(d, d) float64: the scatter divided by n; ValueError if n is 0."""
+        """Return the covariance (d, d) float64, the scatter divided by n; ValueError if n is 0."""
         return self.about(self.mean)
 
     def about(self, centre: Floats) -> Floats:
-        """Mean outer product of the rows minus a centre (d,): (d, d); ValueError if n is 0."""
+        """Return the second moment (d, d) about a centre (d,); ValueError if n is 0."""
         if not self.count:
             raise ValueError("no rows, so they have no covariance")
         shift = self.mean - centre
         return self.scatter / self.count + np.outer(shift, shift)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The attributes, as np.savez writes them without pickle."""
+        """Return the attributes as arrays, which np.savez writes without pickle."""
         return {"count": np.array(self.count), "mean": self.mean, "scatter": self.scatter}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Moments":
-        """What `to_arrays` made; ValueError if it is something else."""
+        """Restore moments from the arrays of `to_arrays`; ValueError if they are not such arrays."""
         try:
             count, mean, scatter = (arrays[name] for name in ("count", "mean", "scatter"))
         except KeyError as error:
@@ -117,12 +124,12 @@ class Moments:
 
 
 def blocks(count: int) -> Iterator[slice]:
-    """The rows 0..count - 1 in turn, a block at a time."""
+    """Yield slices that cut the rows 0..count - 1 into blocks."""
     return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
 
 
 def check_finite(rows: NDArray[np.floating], name: str) -> None:
-    """ValueError names the first row that is not finite."""
+    """Raise ValueError at the first row that is not finite, if there is one."""
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if bad.size:
         raise ValueError(f"{name}: row {bad[0]} is not finite ({bad.size} of {len(rows)} rows)")

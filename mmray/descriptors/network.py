@@ -1,4 +1,4 @@
-"""The embedding network: a backbone, a global pooling, perhaps a linear head.
+"""The embedding network: a backbone, a global pooling and optionally a linear head.
 
 b images, h x w pixels, c channels of the last map, d dimensions of an embedding (c without a head),
 p descriptors.
@@ -21,13 +21,13 @@ from mmray.descriptors.pooling import EPS, POOLINGS, Rmac, rmac
 
 
 class EmbeddingNet(nn.Module):
-    """A backbone, a global pooling, perhaps a fully connected layer: images to l2-normalised rows.
+    """A network from images to l2-normalised rows: backbone, global pooling, optionally a head.
 
     The weights of a new one are random: see `build` and `load`.
 
     Attributes
     ----------
-    network, pooling : what it was built from
+    network, pooling : names of the backbone and of the pooling
     head : the fully connected layer (c -> d) after the l2-normalised pooling, or None
     channels : c
     stride : pixels per cell of the last map
@@ -52,20 +52,21 @@ class EmbeddingNet(nn.Module):
 
     @property
     def dim(self) -> int:
-        """The d of an embedding."""
+        """Number of dimensions d of an embedding."""
         return self.channels if self.head is None else self.head.out_features
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but BatchNorm keeps its statistics (its weights learn) and dropout is off.
+        """Set training mode, in which BatchNorm still keeps its statistics and dropout is off.
 
-        A batch has a few images of one shape: far too few to estimate statistics from.
+        The weights of BatchNorm learn. A batch has a few images of one shape, far too few to
+        estimate statistics from.
         """
         super().train(mode)
         self.backbone.eval()
         return self
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        """Embeddings: `self.pooling`, then the head where there is one.
+        """Embed images: pool their last maps, then apply the head if there is one.
 
         Parameters
         ----------
@@ -90,19 +91,24 @@ class EmbeddingNet(nn.Module):
         scales: Sequence[float] = (1.0,),
         regions: Rmac | None = None,
     ) -> Tensor:
-        """As `forward`, with several descriptors of one pass through the backbone: (b, p, d).
+        """Compute several descriptors of images in one pass through the backbone.
 
         Parameters
         ----------
         images : as for `forward`
-        poolings : p names; "embedding" is what `forward` gives, the others are without the head
-        scales : of the images; the descriptors of several are summed and l2-normalised
-        regions : which R-MAC "rmac" means; None: that of `rmac`
+        poolings : p names; "embedding" is the result of `forward`, the others are without the head
+        scales : multiples of an image's size; the descriptors at several are summed and
+            l2-normalised
+        regions : the variant of R-MAC for "rmac"; None: the defaults of `rmac`
+
+        Returns
+        -------
+        (b, p, d) float32, rows in order.
 
         Raises
         ------
         ValueError
-            As `forward`, `rmac` and `width`, or a scale is not above 0, or there is none.
+            As for `forward`, `rmac` and `width`, or a scale is not above 0, or there is none.
         """
         self.width(poolings)
         batches = [images] if isinstance(images, Tensor) else images
@@ -129,17 +135,17 @@ class EmbeddingNet(nn.Module):
         return torch.cat(rows)
 
     def _embedding(self, maps: Tensor) -> Tensor:
-        """(b, c, h', w') -> (b, d)."""
+        """Pool maps (b, c, h', w') and apply the head: (b, d)."""
         pooled = POOLINGS[self.pooling](maps)
         return pooled if self.head is None else F.normalize(self.head(pooled), eps=EPS)
 
     def width(self, poolings: Sequence[Descriptor]) -> int:
-        """The dimensions that these descriptors share.
+        """Return the number of dimensions that these descriptors share.
 
         Raises
         ------
         ValueError
-            An embedding has fewer than the descriptors beside it: describe with it alone.
+            The embedding of a head, which has its own number of dimensions, is not alone.
         """
         if "embedding" not in poolings:
             return self.channels
@@ -151,14 +157,24 @@ class EmbeddingNet(nn.Module):
         return self.dim
 
     def maps(self, images: Tensor, scale: float = 1.0) -> Tensor:
-        """The last convolutional map of each image: (b, 3, h, w) uint8 -> (b, c, h', w') float32.
+        """Compute the last convolutional map of each image.
 
         A side shorter than the stride is padded to it on the right or below, with the colour that
         preprocessing makes 0.
 
         Parameters
         ----------
-        scale : to which the preprocessed image is resized before
+        images : (b, 3, h, w) uint8 RGB
+        scale : multiple of its size that a preprocessed image is resized to
+
+        Returns
+        -------
+        (b, c, h', w') float32.
+
+        Raises
+        ------
+        ValueError
+            The images have another shape or dtype.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
@@ -175,7 +191,7 @@ class EmbeddingNet(nn.Module):
 
 
 def _resized(inputs: Tensor, scale: float) -> Tensor:
-    """(b, 3, h, w) at another scale; a side keeps at least one pixel."""
+    """Resize (b, 3, h, w) by a scale; a side keeps at least one pixel."""
     if scale == 1:
         return inputs
     size = [max(1, round(side * scale)) for side in inputs.shape[2:]]

@@ -1,4 +1,4 @@
-"""Global pooling: a convolutional map becomes one l2-normalised descriptor.
+"""Global pooling of a convolutional map to one l2-normalised descriptor.
 
 b images, c channels, h x w positions of the map, r regions. MAC and R-MAC: Tolias, Sicre, Jegou,
 "Particular object retrieval with integral max-pooling of CNN activations", ICLR 2016. GeM:
@@ -24,7 +24,7 @@ EPS = 1e-6
 
 
 def mac(maps: Tensor) -> Tensor:
-    """Maximum activation of each channel over the whole map, l2-normalised.
+    """Pool by MAC: the maximum activation of each channel over the whole map, l2-normalised.
 
     Parameters
     ----------
@@ -33,12 +33,18 @@ def mac(maps: Tensor) -> Tensor:
     Returns
     -------
     (b, c), the same dtype.
+
+    Examples
+    --------
+    >>> maps = torch.tensor([[[[1.0, 3.0]], [[4.0, 2.0]]]])  # one image, two channels of 1 x 2
+    >>> mac(maps)
+    tensor([[0.6000, 0.8000]])
     """
     return F.normalize(maps.amax((2, 3)), eps=EPS)
 
 
 def average(maps: Tensor) -> Tensor:
-    """Mean activation of each channel over the whole map, l2-normalised: the pooling of GoogLeNet.
+    """Pool by the mean activation of each channel, l2-normalised, as GoogLeNet does.
 
     Parameters
     ----------
@@ -66,19 +72,21 @@ class RegionWhitening:
 
     @classmethod
     def of(cls, whitening: Whitening) -> "RegionWhitening":
-        """What was learned from rows of `region_vectors`, as tensors on the CPU."""
+        """Convert a whitening learned from rows of `region_vectors` to tensors on the CPU."""
         return cls(torch.tensor(whitening.mean), torch.tensor(whitening.projection))
 
     def to(self, device: torch.device | str) -> "RegionWhitening":
         return RegionWhitening(self.mean.to(device), self.projection.to(device))
 
     def apply(self, vectors: Tensor) -> Tensor:
-        """(..., c) centred, projected and l2-normalised; on another device, moved there first.
+        """Centre, project and l2-normalise vectors (..., c).
+
+        The whitening is moved to their device first, if it is on another.
 
         Raises
         ------
         ValueError
-            The vectors are of another number of channels than the whitening.
+            The vectors have another number of channels than the whitening.
         """
         if vectors.shape[-1] != len(self.mean):
             raise ValueError(
@@ -90,7 +98,9 @@ class RegionWhitening:
 
 
 def region_vectors(maps: Tensor, levels: int = 3, *, whole: bool = True) -> Tensor:
-    """The l2-normalised MACs that R-MAC adds up, and from which their whitening is learned.
+    """Compute the l2-normalised MACs of regions, which R-MAC sums up.
+
+    The whitening of regions is learned from them.
 
     Parameters
     ----------
@@ -105,7 +115,7 @@ def region_vectors(maps: Tensor, levels: int = 3, *, whole: bool = True) -> Tens
     Raises
     ------
     ValueError
-        There is none: `levels` is 0, without the whole map.
+        There is no region: `levels` is 0, without the whole map.
     """
     vectors = [mac(maps)] if whole else []
     for top, left, side in rmac_regions(maps.shape[2], maps.shape[3], levels):
@@ -122,7 +132,7 @@ def rmac(
     whole: bool = True,
     whitening: RegionWhitening | None = None,
 ) -> Tensor:
-    """Regional MAC: the MACs of the whole map and of its regions, summed and l2-normalised.
+    """Pool by regional MAC: sum the MACs of the whole map and of its regions, and l2-normalise.
 
     With the whole map, `levels = 0` is MAC.
 
@@ -131,7 +141,7 @@ def rmac(
     maps : (b, c, h, w) float, h and w at least 1
     levels : L, see `rmac_regions`
     whole : add the MAC of the whole map; Tolias et al. do not
-    whitening : of each MAC, that of the whole map too, before they are summed
+    whitening : applied to each MAC, that of the whole map included, before they are summed
 
     Returns
     -------
@@ -140,7 +150,15 @@ def rmac(
     Raises
     ------
     ValueError
-        As `region_vectors`, or the whitening is of another number of channels.
+        As for `region_vectors`, or the whitening has another number of channels.
+
+    Examples
+    --------
+    >>> maps = torch.tensor([[[[1.0, 3.0]], [[4.0, 2.0]]]])  # one image, two channels of 1 x 2
+    >>> rmac(maps)
+    tensor([[0.5029, 0.8643]])
+    >>> rmac(maps, levels=0).equal(mac(maps))
+    True
     """
     vectors = region_vectors(maps, levels, whole=whole)
     if whitening is not None:
@@ -151,7 +169,7 @@ def rmac(
 
 @dataclass(frozen=True, kw_only=True)
 class Rmac:
-    """A variant of R-MAC: `rmac` with these of its parameters."""
+    """A variant of R-MAC: `rmac` with fixed parameters."""
 
     levels: int = 3
     whole: bool = True
@@ -161,13 +179,13 @@ class Rmac:
         return rmac(maps, self.levels, whole=self.whole, whitening=self.whitening)
 
     def to(self, device: torch.device | str) -> "Rmac":
-        """With its whitening there, which spares moving it at every call."""
+        """Return a copy whose whitening is on a device, so that no call has to move it."""
         whitening = None if self.whitening is None else self.whitening.to(device)
         return replace(self, whitening=whitening)
 
 
 def gem(maps: Tensor, p: float = 3.0) -> Tensor:
-    """Generalised mean (mean of x^p)^(1/p) of each channel, l2-normalised.
+    """Pool by the generalised mean (mean of x^p)^(1/p) of each channel, l2-normalised.
 
     p = 1 is average pooling, p -> infinity is MAC. Negative activations count as 0, and so does a
     channel whose generalised mean is below `EPS`: the derivative of the root is infinite at 0.
@@ -185,6 +203,12 @@ def gem(maps: Tensor, p: float = 3.0) -> Tensor:
     ------
     ValueError
         p is below 1.
+
+    Examples
+    --------
+    >>> maps = torch.tensor([[[[1.0, 3.0]], [[4.0, 2.0]]]])  # one image, two channels of 1 x 2
+    >>> gem(maps, p=1)  # means 2 and 3, l2-normalised
+    tensor([[0.5547, 0.8321]])
     """
     if not p >= 1:
         raise ValueError(f"gem: p = {p}, it must be at least 1")
@@ -200,7 +224,7 @@ def gem(maps: Tensor, p: float = 3.0) -> Tensor:
 
 
 def rmac_regions(height: int, width: int, levels: int) -> list[tuple[int, int, int]]:
-    """The squares of R-MAC on a height x width map: (top, left, side), by level, then row by row.
+    """List the squares (top, left, side) of R-MAC on a map, by level, then row by row.
 
     Level l has squares of side floor(2 short / (l + 1)): l along the shorter side of the map, and
     l + m along the longer side, evenly spread from border to border. m in 1..6 is the number for
@@ -208,6 +232,11 @@ def rmac_regions(height: int, width: int, levels: int) -> list[tuple[int, int, i
     A level whose side would be 0 is left out; on very small maps squares may repeat, as in the
     published implementations. Positions are computed in integers: the float32 of those
     implementations may fall just below one.
+
+    Parameters
+    ----------
+    height, width : cells of the map, at least 1
+    levels : L, not negative
 
     Raises
     ------
@@ -230,12 +259,12 @@ def rmac_regions(height: int, width: int, levels: int) -> list[tuple[int, int, i
 
 
 def _overlap(short: int, long: int, steps: int) -> Fraction:
-    """Share of a square of side `short` that the next one covers, when steps + 1 span `long`."""
+    """Return the overlap of neighbouring squares of side `short`, when steps + 1 span `long`."""
     return 1 - Fraction(long - short, short * steps)
 
 
 def _spread(last: int, count: int) -> list[int]:
-    """`count` positions from 0 to `last`, evenly spread and rounded down."""
+    """Return `count` positions from 0 to `last`, evenly spread and rounded down."""
     return [0] if count == 1 else [i * last // (count - 1) for i in range(count)]
 
 

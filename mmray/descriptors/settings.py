@@ -1,4 +1,4 @@
-"""How an image becomes a descriptor: its preprocessing, and the settings of the network's pass."""
+"""Settings of describing an image: the preprocessing of its pixels, and the network's pass."""
 
 import json
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from mmray.images.decoding import MAX_PIXELS
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
-CONFIG = "config.json"  # of a model's folder
+CONFIG = "config.json"  # in a model's folder
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pixels are made ready for a network.
+    """Preprocessing of an image before a network: reduction, central crop, scales.
 
     Attributes
     ----------
     longest_side : pixels to which the longest side is reduced; None: the original size
-    crop : pixels of a side of the centre that the network sees after that, where it was trained on
-        crops; None: it sees all of an image
-    scales : at which each image is described, see `EmbeddingNet.descriptors`
+    crop : side in pixels of the central crop that is then given to a network trained on crops;
+        None: the whole image
+    scales : multiples of its size at which an image is described, see `EmbeddingNet.descriptors`
     """
 
     longest_side: int | None = 1024
@@ -37,13 +37,13 @@ class Preprocessing:
 
     @classmethod
     def read(cls, folder: Folder) -> "Preprocessing":
-        """Read config.json of a model's folder; the defaults stand where it says nothing.
+        """Read the preprocessing in a model's config.json; values that it lacks are the defaults.
 
         Raises
         ------
         InputError
             The file is missing or unreadable, a size is neither null nor a whole number from 1, or
-            the scales are no list of numbers from 0.05 to 4.
+            the scales are not a list of numbers from 0.05 to 4.
         """
         path = folder.location(CONFIG)
         try:
@@ -76,15 +76,15 @@ def is_size(value: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class DescriptorSettings:
-    """How an image becomes descriptors: all that the stages, the workers and the index need of it.
+    """Settings of describing images, as the stages, the workers and the index need them.
 
     Attributes
     ----------
     preprocessing : of the pixels, before the network
     poolings : p descriptors of one forward pass
-    regions : the regions of "rmac"
+    regions : the variant of R-MAC for "rmac"
     precision : of the network
-    batch_size : images of one shape in a forward pass, at most
+    batch_size : most images in a forward pass; all have one shape
     max_pixels : images with more are refused
     shard_size : images in a unit of work; no descriptor depends on it
     """
@@ -106,7 +106,14 @@ class DescriptorSettings:
         *,
         precision: Precision | None = None,
     ) -> "DescriptorSettings":
-        """Complete what a job says of describing; `precision` stands before that of `config`."""
+        """Combine a job's settings with preprocessing and poolings.
+
+        Parameters
+        ----------
+        config : precision, batches and limits
+        preprocessing, poolings : as the attributes
+        precision : overrides that of `config`; None: that of `config`
+        """
         return cls(
             preprocessing=preprocessing,
             poolings=poolings,
@@ -117,9 +124,9 @@ class DescriptorSettings:
         )
 
     def stored(self) -> dict[str, Any]:
-        """Return what descriptors depend on as JSON-like values, for a stage's fingerprint.
+        """Return the settings that descriptors depend on as JSON-like values, for a fingerprint.
 
-        Where a whitening of regions comes from does not show here.
+        A whitening of regions is left out.
         """
         return {
             **self.preprocessing.stored(),

@@ -1,4 +1,4 @@
-"""The shards of an extraction, and what is made of them when all are there.
+"""Shards of an extraction, and the files that are made of them once all are complete.
 
 n images, m of them in a shard, p poolings, d dims.
 """
@@ -18,7 +18,7 @@ from mmray.system.locations import prefetch
 
 
 def column_of(poolings: Sequence[str], pooling: str) -> str:
-    """Column of a descriptor in the shards: `embedding` for the first pooling, else its name."""
+    """Return the column of a descriptor in the shards: `embedding` for the first, else its name."""
     return "embedding" if pooling == poolings[0] else pooling
 
 
@@ -34,15 +34,18 @@ def features_table(
     poolings: Sequence[str],
     descriptors: Features,
 ) -> pa.Table:
-    """A shard of features, m rows.
+    """Build a shard of features, one row for each of m images.
 
     Parameters
     ----------
-    item : places in the collection; `image_id` is the same until `finish_features`
+    item : (m,) places in the collection; `image_id` is the same until `finish_features`
+    uri : location of each image
+    width, height : of each whole original image, pixels; 0 where it was not decoded
     digest : sha256 of a file's content; None where it could not be read
-    error : why an image is bad, or None
+    error : reason why an image could not be described, or None
     deviation : 1 - cosine of a descriptor to that in single precision, where that was measured
-    descriptors : (m, p, d) float32; rows of bad images are ignored
+    poolings : p names, of the columns of descriptors
+    descriptors : (m, p, d) float32; rows of images with an error are ignored
     """
     _, p, d = descriptors.shape
     assert p == len(poolings), (p, poolings)
@@ -65,7 +68,7 @@ def features_table(
 
 
 def rows_of(column: pa.ChunkedArray) -> Features:
-    """(m, d) float32 of a fixed-shape tensor column."""
+    """Return a fixed-shape tensor column as an array (m, d) float32."""
     parts = [chunk.to_numpy_ndarray() for chunk in column.chunks if len(chunk)]
     if not parts:
         return np.empty((0, column.type.shape[0]), np.float32)
@@ -81,19 +84,25 @@ def finish_features(
     flag: str = "",
     deduplicate: bool = False,
 ) -> dict[str, float]:
-    """Give good images dense ids, set bad ones and repeated ones aside; returns the counts.
+    """Give readable images dense ids, and set unreadable and repeated ones aside.
 
-    Every step leaves the same files however often it runs, so a kill in between does no harm: what
-    goes is decided from the raw shards, all of them, before any shard is rewritten.
+    Every step leaves the same files however often it runs, so a kill in between does no harm: the
+    rows to drop are decided from all raw shards, before any shard is rewritten.
 
     Parameters
     ----------
     folder : of the extraction; its shards are below `features`
-    total : images that there were to describe
-    max_bad_fraction : of them, that may have been unreadable; None: even all of them
-    flag : that sets this fraction, for the message
+    poolings : p names, in the order of the extraction
+    total : number of images that were to be described
+    max_bad_fraction : share of them that may be unreadable; None: even all of them
+    flag : name of the setting of this share, for the message
     deduplicate
-        Of images with equal content keep the first only; the others go to duplicates.parquet.
+        Keep only the first of images with equal content; the others go to duplicates.parquet.
+
+    Returns
+    -------
+    Counts: images, quarantined, duplicates; where it was measured, the mean and the largest
+    deviation of descriptors from single precision.
 
     Raises
     ------
@@ -137,7 +146,7 @@ def finish_features(
 def _set_bad_aside(
     folder: Folder, seen: pa.Table, total: int, limit: float | None, flag: str
 ) -> None:
-    """Write quarantine.parquet; InputError if it is too long."""
+    """Write quarantine.parquet; InputError if it has too many images."""
     shards = folder / "features"
     bad = seen.filter(pc.is_valid(seen["error"]))
     folder.write_table("quarantine.parquet", bad.select(["uri", "error"]))
@@ -159,13 +168,13 @@ def _set_bad_aside(
 
 
 def _seen(shards: Folder) -> pa.Table:
-    """All shards, in order, without the descriptors."""
+    """Read all shards, in order, without the descriptors."""
     columns = ["item", "uri", "width", "height", "digest", "error", "deviation"]
     return pa.concat_tables(prefetch(lambda name: shards.read_table(name, columns), shards.names()))
 
 
 def _first_of_equals(images: pa.Table) -> Ids:
-    """Rows of the first of every content, ascending."""
+    """Return the row of the first image of every content, ascending."""
     numbered = pa.table({"digest": images["digest"], "row": pa.array(np.arange(len(images)))})
     first = numbered.group_by("digest").aggregate([("row", "min")])
     rows: Ids = np.sort(first["row_min"].to_numpy())
@@ -173,7 +182,7 @@ def _first_of_equals(images: pa.Table) -> Ids:
 
 
 def _number_densely(shards: Folder, items: Ids) -> None:
-    """Drop rows that are not kept and renumber, shard by shard; a right one is left alone."""
+    """Drop rows that are not kept and renumber the others; correct shards are not rewritten."""
     for name in shards.names():
         head = shards.read_table(name, ["image_id", "item"])
         ids = np.searchsorted(items, head["item"].to_numpy())
@@ -201,18 +210,18 @@ def array_name(column: str) -> str:
 
 
 def read_features(folder: Folder, poolings: Sequence[str], pooling: str) -> Features:
-    """(n, d) float32 of one pooling, rows in the order of images.parquet."""
+    """Read the descriptors (n, d) float32 of one pooling, in the order of images.parquet."""
     return read_array(folder, array_name(column_of(poolings, pooling)))
 
 
 def moments_table(moments: Moments) -> pa.Table:
-    """A shard of moments: one row."""
+    """Store moments as a table of one row, a shard of its stage."""
     arrays = {name: [array.ravel()] for name, array in moments.to_arrays().items()}
     return pa.table({name: pa.array(rows) for name, rows in arrays.items()})
 
 
 def read_moments(table: pa.Table) -> Moments:
-    """What `moments_table` made."""
+    """Restore moments from the table that `moments_table` made."""
     arrays = {name: table[name][0].values.to_numpy() for name in table.column_names}
     d = len(arrays["mean"])
     return Moments.of_arrays(

@@ -28,25 +28,32 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
 
-FORMAT_VERSION = 2  # of the folder that `save` writes; the first had no head
+FORMAT_VERSION = 2  # of the folder that `save` writes; version 1 had no head
 _HEAD = "head."  # before the names of the head's tensors; no backbone has such names
 
 
 def build(network: Network, *, pooling: Pooling, weights: str | Path | None = None) -> EmbeddingNet:
-    """A network with pre-trained weights.
+    """Build a network with pre-trained weights.
 
     Parameters
     ----------
     network, pooling : as for `EmbeddingNet`
-    weights : a state dict of the network, .safetensors or what torch.save wrote; names that the
-        backbone does not have (a classifier's) are ignored. None: torchvision's weights, downloaded
-        once into torch's hub cache (vgg16: IMAGENET1K_FEATURES, the paper's; the others:
+    weights : file with a state dict of the network, in .safetensors or from torch.save; names that
+        the backbone does not have (a classifier's) are ignored. None: torchvision's weights,
+        downloaded once into torch's hub cache (vgg16: IMAGENET1K_FEATURES, the paper's; the others:
         IMAGENET1K_V1); for efficientnet_lite0 those of its package.
 
     Raises
     ------
     InputError
         The file is missing, unreadable, holds code or lacks a tensor; or the download failed.
+
+    Examples
+    --------
+    >>> network = build("efficientnet_lite0", pooling="gem").eval()
+    >>> images = torch.zeros((2, 3, 64, 96), dtype=torch.uint8)
+    >>> network(images).shape
+    torch.Size([2, 1280])
     """
     if weights is not None:
         source, state = str(weights), _read_state(Path(weights))
@@ -60,12 +67,15 @@ def build(network: Network, *, pooling: Pooling, weights: str | Path | None = No
 def save(
     model: EmbeddingNet, folder: Folder, *, preprocessing: Preprocessing | None = None
 ) -> None:
-    """Write `model.safetensors` and `config.json`.
+    """Write a network to a folder, as `model.safetensors` and `config.json`.
 
-    The former is the backbone's state dict, fit for `build`, and the head's under `head.`.
+    The weights are the backbone's state dict, which `build` reads too, and the head's under
+    `head.`.
 
     Parameters
     ----------
+    model : any but a fused one
+    folder : created if needed
     preprocessing : of the images that the network is for; None: not known
     """
     state = {k: tensor.cpu().contiguous() for k, tensor in _parts(model).items()}
@@ -82,16 +92,16 @@ def save(
 
 
 def load(folder: Folder | str) -> EmbeddingNet:
-    """What `save` wrote, on the CPU, without any download.
+    """Load a network that `save` wrote, to the CPU, without any download.
 
     Parameters
     ----------
-    folder : also as a path or a URI
+    folder : a folder, or its path or URI
 
     Raises
     ------
     InputError
-        A file is missing or unreadable, or of a format, network or pooling that is not known here.
+        A file is missing or unreadable, or its format, network or pooling is not known here.
     """
     if isinstance(folder, str):
         folder = Folder(absolute(folder))
@@ -122,10 +132,11 @@ def load(folder: Folder | str) -> EmbeddingNet:
 
 
 def with_head(model: EmbeddingNet, weight: Features, bias: Features) -> EmbeddingNet:
-    """A copy of a network, with this fully connected layer behind its pooling.
+    """Return a copy of a network with a fully connected layer after its pooling.
 
     Parameters
     ----------
+    model : without a head; left unchanged
     weight : (d, c) float32
     bias : (d,) float32
     """
@@ -139,9 +150,9 @@ def with_head(model: EmbeddingNet, weight: Features, bias: Features) -> Embeddin
 
 
 def state_digest(model: nn.Module) -> str:
-    """Fingerprint of the weights: sha256 of the names, types, shapes and bytes of the state.
+    """Return a fingerprint of the weights: sha256 of names, types, shapes and bytes of the state.
 
-    The same on every device and for every memory layout.
+    It does not depend on the device or the memory layout.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -191,7 +202,7 @@ def _pretrained_state(network: Network) -> Mapping[str, Tensor]:
 
 
 def _parts(model: EmbeddingNet) -> dict[str, Tensor]:
-    """What there is to learn, the backbone's by the names that published weights have."""
+    """Return the tensors of the backbone, by their published names, and those of the head."""
     parts = dict(model.backbone.state_dict())
     if model.head is not None:
         parts |= {_HEAD + name: tensor for name, tensor in model.head.state_dict().items()}
@@ -199,7 +210,7 @@ def _parts(model: EmbeddingNet) -> dict[str, Tensor]:
 
 
 def _fill(model: EmbeddingNet, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy into a network the tensors it has; InputError names `source` and the first amiss."""
+    """Copy a state into a network; InputError names `source` and the first wrong tensor."""
     for name, tensor in _parts(model).items():
         if name in state and state[name].shape == tensor.shape:
             tensor.copy_(state[name])

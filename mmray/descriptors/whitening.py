@@ -1,4 +1,4 @@
-"""Whitening of embeddings: PCA, without labels, and LDA ("Lw"), from matching pairs.
+"""Whitening of embeddings: by PCA, without labels, and by LDA ("Lw"), from matching pairs.
 
 n items, d dimensions, m matching pairs.
 
@@ -34,12 +34,12 @@ _SAMPLES_PER_DIRECTION = 4
 _SMALLEST_VARIANCE = 1e-6
 
 
-WHITENING = "whitening.npz"  # in a model's folder, of its network's own descriptor
+WHITENING = "whitening.npz"  # in a model's folder: for its network's own descriptor
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """An affine map that is followed by l2-normalisation.
+    """A learned whitening: an affine map followed by l2-normalisation.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Whitening:
         return projected
 
     def digest(self) -> str:
-        """Fingerprint of the numbers."""
+        """Return a fingerprint of the mean and the projection."""
         return hashlib.sha256(self.mean.tobytes() + self.projection.tobytes()).hexdigest()
 
     def save(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
@@ -96,7 +96,7 @@ class Whitening:
 
     @classmethod
     def load(cls, file: str | os.PathLike[str] | IO[bytes]) -> "Whitening":
-        """Read what `save` wrote; nothing in the file is executed.
+        """Read a whitening that `save` wrote; nothing in the file is executed.
 
         Raises
         ------
@@ -124,17 +124,27 @@ class Whitening:
 
 
 def pca_whitening(features: Features) -> Whitening:
-    """Learn PCA whitening of features: `pca_from` their moments.
+    """Learn PCA whitening from features, by `pca_from` of their moments.
 
     Parameters
     ----------
     features : (n, d) float32, memory-mapped or not
-        n >= 2; fewer than d are enough for a result, 4 d and more for a full one.
+        n >= 2; all directions are whitened from n = 4 d on, fewer of them below.
 
     Raises
     ------
     ValueError
-        Fewer than two features, all of them equal, or one that is not finite.
+        There are fewer than two features, all are equal, or one is not finite.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> features = rng.normal(size=(100, 2)).astype(np.float32) * np.float32([10, 1])
+    >>> whitening = pca_whitening(features)
+    >>> (features @ whitening.projection.T).std(axis=0).round(3)
+    array([1., 1.], dtype=float32)
+    >>> whitening.apply(features, dims=1).shape
+    (100, 1)
     """
     _check_shape(features)
     return pca_from(Moments.of(features))
@@ -179,7 +189,8 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
     Raises
     ------
     ValueError
-        No pairs, ids outside 0..n-1, pairs that are all identical, or a feature that is not finite.
+        There are no pairs, an id is outside 0..n-1, the features of every pair are equal, or a
+        feature is not finite.
     """
     _check_shape(features)
     _check_pairs(queries, positives, len(features))
@@ -198,7 +209,7 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
             "whitening learns from how they differ"
         )
     variances, directions = _principal_axes(within)
-    # Pairs that share an item are no independent samples: r items span at most r - 1 differences.
+    # Pairs that share an item are not independent: r items span at most r - 1 differences.
     independent = min(len(queries), np.unique([queries, positives]).size)
     whitener = directions / _deviations(variances, independent)[:, None]
     _, rotation = _principal_axes(whitener @ moments.about(mean) @ whitener.T)
@@ -206,13 +217,16 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
 
 
 def _principal_axes(covariance: Floats) -> tuple[Floats, Floats]:
-    """Variances (d,), descending, and directions (d, d) as rows."""
+    """Return the variances (d,), descending, and the directions (d, d) as rows."""
     variances, columns = np.linalg.eigh((covariance + covariance.T) / 2)
     return np.maximum(variances[::-1], 0), columns[:, ::-1].T
 
 
 def _deviations(variances: Floats, samples: int) -> Floats:
-    """Standard deviations to divide by, where so many samples support them (top of this module)."""
+    """Return the standard deviations (d,) to divide by, raised where samples do not support them.
+
+    See the top of this module.
+    """
     last = min(len(variances), max(1, samples // _SAMPLES_PER_DIRECTION)) - 1
     floor = max(variances[last], _SMALLEST_VARIANCE * variances[0])
     deviations: Floats = np.sqrt(np.maximum(variances, floor))
@@ -220,7 +234,7 @@ def _deviations(variances: Floats, samples: int) -> Floats:
 
 
 def _whitening(mean: Floats, projection: Floats) -> Whitening:
-    """Fix the sign of each row and round to single precision."""
+    """Build a whitening: fix the sign of each row, and round to single precision."""
     largest = np.abs(projection).argmax(axis=1)[:, None]
     signs = np.sign(np.take_along_axis(projection, largest, axis=1))
     return Whitening(mean.astype(np.float32), (projection * signs).astype(np.float32))
@@ -242,11 +256,17 @@ def _check_pairs(queries: Ids, positives: Ids, n: int) -> None:
             raise ValueError(f"{name} holds ids outside 0..{n - 1}: {ids.min()}..{ids.max()}")
 
 
-# -- whitening ------------------------------------------------------------------------------------
+# -- files ----------------------------------------------------------------------------------------
 
 
 def whitening_name(pooling: str, trained: str) -> str:
-    """File in a model's folder with the whitening of a descriptor; the network trained with one."""
+    """Return the file name of a descriptor's whitening in a model's folder.
+
+    Parameters
+    ----------
+    pooling : the descriptor's
+    trained : pooling that the network was trained with
+    """
     return WHITENING if pooling == trained else f"whitening-{pooling}.npz"
 
 

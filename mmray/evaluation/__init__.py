@@ -1,4 +1,4 @@
-"""Measures of retrieval, of classes and of pools, against labels."""
+"""Measures of retrieval, clustering and pool purity by labels."""
 
 from typing import TYPE_CHECKING
 

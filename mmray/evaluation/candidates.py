@@ -16,8 +16,9 @@ class EvaluatedNetwork:
 
     Attributes
     ----------
-    label : in the table of results
-    whitenings : those of a descriptor by name (PCA, LDA), measured beside none
+    label : name of the row in the table of results
+    whitenings : (name, descriptor) -> whitening, the name being PCA or LDA; the descriptor without
+        whitening is always measured too
     """
 
     label: str
@@ -25,11 +26,11 @@ class EvaluatedNetwork:
     whitenings: Mapping[tuple[str, Descriptor], Whitening] = field(default_factory=dict)
 
     def variants(self, pooling: Descriptor) -> list[tuple[str, Whitening | None]]:
-        """Whitenings to measure a descriptor with, none first."""
+        """Return the whitenings to measure a descriptor with, by name; first none at all."""
         learned = [(name, w) for (name, of), w in self.whitenings.items() if of == pooling]
         return [(PLAIN, None), *learned]
 
 
-INITIAL = "initial"  # what the network is called that training starts from
+INITIAL = "initial"  # label of the network that training starts from
 
 TUNED = "fine-tuned"

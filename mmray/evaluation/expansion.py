@@ -1,7 +1,7 @@
-"""Searching again with what a first search found: query expansion, and diffusion at query time.
+"""Second searches that use the results of a first: query expansion, diffusion at query time.
 
-n database items, q queries, d dimensions. A query's own image in the database is left out of what
-it is expanded by, where a benchmark ignores it.
+n database items, q queries, d dimensions. Where a benchmark ignores the query's own image in the
+database, that image takes no part in the expansion.
 
 Sources: average query expansion (AQE), Chum et al., ICCV 2007; weighted by similarity (αQE),
 Radenović et al., TPAMI 2018; diffusion, Iscen et al., "Efficient diffusion on region manifolds",
@@ -43,7 +43,7 @@ def ranked(
     queries : (q, d) float32, l2-normalised
     search : "plain" (by inner product), "aqe", "alpha-qe" or "diffusion"
     own : (q,) int64
-        Row of the query itself in the database, -1 if it is not there; None: of none.
+        Row of each query itself in the database, -1 if it is not there; None: no query is there.
     threads : int
         CPU threads; the result does not depend on them.
 
@@ -74,15 +74,18 @@ def ranked(
 def expand(
     database: Features, queries: Features, own: Ids, *, items: int, power: float, threads: int = 1
 ) -> Features:
-    """Queries moved towards what they find: q + Σ [qᵀx]₊^power x over the first items.
+    """Move each query towards its nearest items: q + Σ [qᵀx]₊^power x over the first of them.
 
     Parameters
     ----------
     database, queries, own : as for `ranked`
     items : int
-        Found items that count, at most as many as there are.
+        Nearest items to sum over, fewer where the database is smaller.
     power : float
-        0: each counts as much as the query (AQE); above: by its similarity (αQE).
+        0 weights each item like the query itself (AQE); larger values weight it by its similarity
+        (αQE).
+    threads : int
+        CPU threads; the result does not depend on them.
 
     Returns
     -------
@@ -100,15 +103,15 @@ def expand(
 
 
 def rank_by_diffusion(database: Features, queries: Features, own: Ids, *, threads: int = 1) -> Ids:
-    """Rank by f = (I − αÂ)⁻¹ y; y has [qᵀx]₊³ for the ten items nearest to the query.
+    """Rank by diffusion: f = (I − αÂ)⁻¹ y, with y = [qᵀx]₊³ at the ten items nearest to the query.
 
-    f is the sum of the diffusions of these items, each solved once for all queries. What they do
-    not reach, f = 0, comes after the rest, by inner product.
+    f is the weighted sum of the diffusions from these items, each solved once for all queries.
+    Items that they do not reach, f = 0, follow the rest, ordered by inner product.
 
     Parameters
     ----------
     database, queries, own : as for `ranked`
-        The graph has all items of the database, a query's own too; but nothing starts there.
+        The graph has all items of the database; diffusion never starts at a query's own row.
 
     Returns
     -------
@@ -139,7 +142,7 @@ def rank_by_diffusion(database: Features, queries: Features, own: Ids, *, thread
 def _nearest_for_expansion(
     index: ExactIndex, queries: Features, own: Ids, items: int, power: float, threads: int
 ) -> tuple[Ids, Floats]:
-    """What each query finds, (q, m) int64, and weights float64: 0 for all but the first items."""
+    """Find the nearest items of each query, (q, m); weights beyond the first `items` are 0."""
     count = min(items + 1, len(index.database))
     near = index.search(queries, count, threads=threads)
     others = near.ids != own[:, None]

@@ -1,4 +1,4 @@
-"""Table 3 of the paper: mAP of VGG16 on the benchmarks, to stand below figures of the same setting.
+"""Table 3 of the paper: mAP of VGG16, shown below results that were measured in the same setting.
 
 Iscen, Tolias, Avrithis, Chum, "Mining on Manifolds", CVPR 2018: descriptors of 512 dimensions,
 whitened (PCA for the pre-trained network, Lw for the others), images of 1024 pixels, one scale.
@@ -27,15 +27,15 @@ _ROWS: tuple[tuple[str, Pooling, str, tuple[float, ...]], ...] = (
 def paper_scores(
     scores: Sequence[Score], config: LabelledSetsConfig, networks: Sequence[Network]
 ) -> list[Score]:
-    """Rows of Table 3 for the benchmarks and descriptors among the scores.
+    """Return the rows of Table 3 for the benchmarks and descriptors among the scores.
 
     Parameters
     ----------
-    networks : that were measured
+    networks : the backbones that were measured
 
     Returns
     -------
-    None where no network is VGG16, or the setting is another than the paper's.
+    An empty list where no network is VGG16, or the setting differs from the paper's.
     """
     same = config.longest_side == 1024 and config.scales == (1.0,) and config.crop
     if not (same and "vgg16" in networks and config.dims in (None, 512)):

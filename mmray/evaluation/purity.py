@@ -1,6 +1,6 @@
-"""Purity of the pools: how many of their pairs are what mining takes them for, by the true labels.
+"""Purity of the pools: the share of mined pairs that are right according to labels.
 
-n items. Labels only measure here, but for `without_false_pairs`, whose pools are an oracle's.
+n items. Labels only measure here; the exception is `without_false_pairs`, an oracle.
 """
 
 import csv
@@ -32,9 +32,9 @@ class Purity:
     negatives : float
         Of all pairs (anchor, negative), the fraction of different labels; NaN if there are none.
     positive_pairs, negative_pairs : int
-        So many pairs were looked at, over all anchors together.
+        Number of pairs of all anchors.
     anchors : int
-        Anchors, those without a pair included.
+        Number of anchors, including those without a pair.
     """
 
     positives: float
@@ -45,20 +45,20 @@ class Purity:
 
 
 def pool_purity(pools: Pools, labels: NDArray[Any]) -> Purity:
-    """Compare the label of each anchor with those of its positives and negatives.
+    """Measure the purity of pools by the labels of the items.
 
     Parameters
     ----------
     pools : ids in 0..n-1
     labels : (n,) of integers, floats, strings or objects
         -1, "-1", "", NaN or None stands for an item without a label, such as a distractor: it
-        shows none of the objects, so it equals nothing, not even another one without a label. Its
-        pairs are counted: those with positives are always false, those with negatives true.
+        shows none of the objects, so it matches nothing, not even another item without a label.
+        Its pairs are counted: as a positive pair they are false, as a negative pair true.
 
     Raises
     ------
     ValueError
-        Labels are not one-dimensional, or fewer than an id needs.
+        Labels are not one-dimensional, or there are fewer than the largest id requires.
     """
     ids = np.concatenate([pools.anchors, *pools.positives, *pools.negatives])
     if labels.ndim != 1:
@@ -77,17 +77,18 @@ def pool_purity(pools: Pools, labels: NDArray[Any]) -> Purity:
 
 
 def without_false_pairs(pools: Pools, labels: NDArray[Any], which: Oracle) -> Pools:
-    """What a perfect judge would leave of the pools: how much could be won by purer ones.
+    """Remove the false pairs from pools by labels: an oracle, the upper bound of purer mining.
 
     Parameters
     ----------
     pools, labels : as for `pool_purity`
-    which : lose what is false: "positives" not of the anchor's label, "negatives" of it, or "both"
+    which : "positives" removes positives of another label than the anchor's, "negatives" removes
+        negatives of the same label, "both" removes both
 
     Returns
     -------
-    The same anchors, even where nothing is left to them, with the rest of their pools in its order;
-    `manifold_neighbors` are as they were.
+    Pools of the same anchors, some perhaps empty now, in the same order; `manifold_neighbors` are
+    unchanged.
     """
     if which in ("positives", "both"):
         kept = _split(_same_label(pools.anchors, pools.positives, labels), pools.positives)
@@ -109,19 +110,20 @@ def without_false_pairs(pools: Pools, labels: NDArray[Any], which: Oracle) -> Po
 
 
 def read_labels(uri: str, count: int) -> NDArray[Any]:
-    """The labels of so many items, from a file.
+    """Read the labels of `count` items from a file.
 
     Parameters
     ----------
     uri : local path or URI
         A name that ends in .npy: a one-dimensional array of integers or strings. Any other: a text
         file in UTF-8 with one label a line, in the order of the items, without the blanks around
-        it. What stands for an item without a label, `pool_purity` says.
-    count : n
+        it. See `pool_purity` for the marks of an item without a label.
+    count : n, the number of labels expected
 
     Returns
     -------
-    (n,) : the array as it is; strings from a text, also where all are numbers ("01" is not "1").
+    (n,) : the array of an .npy file; from text always strings, even where all are numbers ("01"
+    differs from "1").
 
     Raises
     ------
@@ -146,7 +148,7 @@ def read_labels(uri: str, count: int) -> NDArray[Any]:
 
 
 def read_named_labels(uri: str) -> dict[str, str]:
-    """Labels by image name, from a CSV file whose first columns are the two, below a header.
+    """Read labels by image name from a CSV file: a header, then name,label in the first columns.
 
     Raises
     ------
@@ -162,12 +164,12 @@ def read_named_labels(uri: str) -> dict[str, str]:
         ) from error
     for number, line in enumerate(lines, start=2):
         if len(line) < 2:
-            raise InputError(f"{uri}: line {number} is not name,label; mend or remove it")
+            raise InputError(f"{uri}: line {number} is not name,label; correct or remove it")
     return {line[0]: line[1].strip() for line in lines}
 
 
 def labels_of(names: Sequence[str], named: Mapping[str, str]) -> NDArray[np.str_]:
-    """The label (n,) of each image name, with or without its folder and suffix; "" if none."""
+    """Look up the label of each image name, with or without folder and suffix: (n,), "" if none."""
     found = []
     for name in names:
         path = PurePosixPath(name)
@@ -177,7 +179,7 @@ def labels_of(names: Sequence[str], named: Mapping[str, str]) -> NDArray[np.str_
 
 
 def _same_label(anchors: Ids, pool: Sequence[Ids], labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """For each pair (anchor, item of its pool), in order: whether both have a label, and one."""
+    """Flag each pair (anchor, item of its pool), in order, whose two items have the same label."""
     items = np.concatenate([np.empty(0, np.int64), *pool])
     sizes = np.array([len(ids) for ids in pool], np.int64)
     ours = labels[np.repeat(anchors, sizes)]
@@ -185,7 +187,7 @@ def _same_label(anchors: Ids, pool: Sequence[Ids], labels: NDArray[Any]) -> NDAr
 
 
 def _split(flags: NDArray[np.bool_], pool: Sequence[Ids]) -> list[NDArray[np.bool_]]:
-    """Flags of all pairs as one array for each anchor."""
+    """Split the flags of all pairs into one array for each anchor."""
     return np.split(flags, np.cumsum([len(ids) for ids in pool]))[: len(pool)]
 
 

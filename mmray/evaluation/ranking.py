@@ -1,4 +1,4 @@
-"""Ranking a database for queries, and scoring the ranking: mAP by the Oxford rule, mP@k, Recall@k.
+"""Ranking of a database for queries, and its scores: mAP by the Oxford rule, mP@k, Recall@k.
 
 n database items, q queries, d dimensions, p positives of a query.
 """
@@ -24,12 +24,12 @@ _PART = 65_536  # rows of the database held in double precision at a time
 
 @dataclass(frozen=True)
 class Query:
-    """An image to search with, and what a perfect search finds.
+    """A query image with its ground truth.
 
     Attributes
     ----------
     name : str
-        What the benchmark calls the query.
+        Name of the query in the benchmark.
     image : str
         Its image file, relative to the folder of images.
     box : (x1, y1, x2, y2) or None
@@ -37,7 +37,7 @@ class Query:
     positives : (p,) int64
         Database rows that show the same object.
     junk : int64
-        Database rows that are taken out of the ranking: too little of the object is seen to say.
+        Database rows that are removed from the ranking, as too little of the object is visible.
     itself : int or None
         The database row of the query image where the benchmark ignores it; it is junk too.
     """
@@ -51,14 +51,14 @@ class Query:
 
 
 def similarity_blocks(database: Features, queries: Features) -> Iterator[tuple[int, Features]]:
-    """Inner products, some queries at a time.
+    """Compute the inner products of queries with a database, a block of queries at a time.
 
     Products are summed in double precision and rounded to single: two equal images then have equal
     similarities, wherever they stand in the matrix product, and the tie is decided by their ids.
 
     Yields
     ------
-    (first query, (b, n) float32 similarities of the queries from that one on).
+    (first, similarities) : index of the block's first query, and (b, n) float32 for its b queries.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def similarity_blocks(database: Features, queries: Features) -> Iterator[tuple[i
 
 
 def rank(database: Features, queries: Features) -> Ids:
-    """Sort the whole database for each query.
+    """Rank the whole database for each query by inner product.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def mean_average_precision(
     *,
     difficulty: Difficulty = "medium",
 ) -> tuple[float, Floats]:
-    """Score a ranking as the program of the Oxford buildings benchmark does (Philbin et al. 2007).
+    """Return the mAP of a ranking, as the Oxford buildings benchmark computes it (Philbin 2007).
 
     Parameters
     ----------
@@ -125,20 +125,20 @@ def mean_average_precision(
         `Query` objects, or the `gnd` list of a published pickle: dicts with the ids `ok` and
         `junk`, or with `easy`, `hard` and `junk` (Radenović et al. 2018); other entries are
         ignored. An id repeated in a list counts once; an id both positive and junk is taken out of
-        the ranking but still asked for, as in the original program.
+        the ranking but still counts as a positive to be found, as in the original program.
     difficulty : of dicts with `easy` and `hard`
         Positives are the easy ones, both, or the hard ones; the ids of the other list are junk.
 
     Returns
     -------
-    (mean, (q,) float64): average precisions in [0, 1], NaN for a query without positives; the mean
-    leaves those out, and is NaN if there is no other.
+    (mean, precisions) : float and (q,) float64, average precisions in [0, 1]. A query without
+    positives has NaN and is left out of the mean, which is NaN where all queries are such.
 
     Raises
     ------
     ValueError
-        Not one query per column, a column that does not list every row once, an id of the ground
-        truth outside 0..n-1, ids that are no integers, or a dict of another layout.
+        There is not one query per column, a column does not list every row once, an id of the
+        ground truth is outside 0..n-1 or no integer, or a dict has another layout.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def mean_average_precision(
 
 
 def _query_of(entry: Mapping[str, Any], place: int, difficulty: Difficulty) -> Query:
-    """The query of an entry of a published `gnd` list."""
+    """Convert an entry of a published `gnd` list into a query."""
     name = f"query {place}"
     if {"ok", "junk"} <= entry.keys():
         lists: tuple[tuple[str, ...], tuple[str, ...]] = (("ok",), ("junk",))
@@ -177,7 +177,7 @@ def _query_of(entry: Mapping[str, Any], place: int, difficulty: Difficulty) -> Q
 
 
 def _ids(values: Any, name: str) -> Ids:
-    """Ids as int64; an empty list has any type, and NumPy takes it for floats."""
+    """Convert ids to int64, an empty list of any type included (NumPy reads it as floats)."""
     array = np.asarray(values)
     if not array.size:
         return np.empty(0, np.int64)
@@ -187,10 +187,10 @@ def _ids(values: Any, name: str) -> Ids:
 
 
 def mean_precision_at_k(ranks: Ids, ground_truth: Sequence[Query], k: int) -> float:
-    """MP@k of the revisited Oxford and Paris benchmarks (Radenović et al., CVPR 2018).
+    """Return mP@k of the revisited Oxford and Paris benchmarks (Radenović et al., CVPR 2018).
 
-    A query's precision is that of its first k images without junk, or of as many as reach its last
-    positive if these are fewer.
+    The precision of a query is that of its first k images, junk removed; where its last positive
+    is ranked before place k, that of the images up to this positive.
 
     Parameters
     ----------
@@ -218,13 +218,13 @@ def mean_precision_at_k(ranks: Ids, ground_truth: Sequence[Query], k: int) -> fl
 
 
 def mean_recall_at_k(ranks: Ids, ground_truth: Sequence[Query], k: int) -> float:
-    """Share of queries with a positive among their first k images, junk left out.
+    """Return the share of queries with a positive among their first k images, junk removed.
 
     Parameters
     ----------
     ranks, ground_truth : as for `mean_average_precision`
-        A query without positives counts as a miss, as an image that is alone in its class does in
-        `recall_at_k`, which this is where every image searches for all others.
+        A query without positives counts as a miss. Where every image searches for all others of
+        its class, the result is that of `recall_at_k`.
     k : at least 1
 
     Raises
@@ -243,13 +243,13 @@ def _check_k(k: int) -> None:
 
 
 def _mean(values: Floats) -> float:
-    """Of the queries that count: the others are NaN."""
+    """Return the mean of the values that are not NaN; NaN where all are."""
     counted = values[~np.isnan(values)]
     return float(counted.mean()) if counted.size else float("nan")
 
 
 def _each(ranks: Ids, ground_truth: Sequence[Query]) -> Iterator[tuple[Ids, Query]]:
-    """Each query with the places at which its positives are found, see `_places_of_positives`."""
+    """Yield each query with the places of its positives, see `_places_of_positives`."""
     if ranks.ndim != 2 or ranks.shape[1] != len(ground_truth):
         raise ValueError(
             f"ranks {ranks.shape} must have one column for each of {len(ground_truth)} queries"
@@ -259,7 +259,7 @@ def _each(ranks: Ids, ground_truth: Sequence[Query]) -> Iterator[tuple[Ids, Quer
 
 
 def _places_of_positives(ranking: Ids, query: Query) -> Ids:
-    """Places, from 0, ascending, of the positives that are not junk once the junk is taken out."""
+    """Return the places, from 0, ascending, of the positives in the ranking without junk."""
     n, ranking = len(ranking), _ids(ranking, f"query {query.name}: ranking")
     positives = _ids(query.positives, f"query {query.name}: positives")
     junk = np.unique(_ids(query.junk, f"query {query.name}: junk"))
@@ -278,12 +278,12 @@ def _places_of_positives(ranking: Ids, query: Query) -> Ids:
 
 
 def _average_precision(found: Ids, query: Query) -> float:
-    """Area under the precision-recall curve of one query, by trapezoids."""
+    """Return the area under the precision-recall curve of one query, by trapezoids."""
     positives = len(np.unique(query.positives))
     if not positives:
         return float("nan")
     before = np.arange(len(found))
-    # Precision just before a positive is retrieved, 1 by convention if nothing was, and with it.
+    # Precision just before each positive, 1 by convention at the first place, and just after it.
     left = np.where(found > 0, before / np.maximum(found, 1), 1.0)
     right = (before + 1) / (found + 1)
     return float((left + right).sum() / (2 * positives))
@@ -292,17 +292,17 @@ def _average_precision(found: Ids, query: Query) -> float:
 def recall_at_k(
     embeddings: Features, labels: NDArray[Any], ks: Sequence[int] = (1, 2, 4, 8)
 ) -> dict[int, float]:
-    """Share of items that have one of their own label among their k most similar other items.
+    """Return Recall@k: the share of items with one of their own label among their k nearest others.
 
-    Every item queries all others; equal similarities are ranked by ascending row. An item that is
-    alone with its label counts as a miss.
+    Every item queries all others; equal similarities are ranked by ascending row. The only item of
+    a label counts as a miss.
 
     Parameters
     ----------
     embeddings : (n, d) float32
         n >= 2.
     labels : (n,) of any type that compares
-    ks : each at least 1; one of n - 1 or more asks whether there is another item of the label.
+    ks : each at least 1; k >= n - 1 counts every item whose label another item has.
 
     Returns
     -------
@@ -311,7 +311,14 @@ def recall_at_k(
     Raises
     ------
     ValueError
-        Fewer than two items, not one label for each, a k below 1, or an embedding not finite.
+        There are fewer than two items or not one label for each, a k is below 1, or an embedding
+        is not finite.
+
+    Examples
+    --------
+    >>> embeddings = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.8, 0.3]], np.float32)
+    >>> recall_at_k(embeddings, np.array(["wren", "wren", "robin", "robin"]), ks=(1, 3))
+    {1: 0.75, 3: 1.0}
     """
     n = len(embeddings)
     if n < 2 or labels.shape != (n,):

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """A figure, in [0, 1], of a network's descriptor on a labelled set.
+    """A value of a measure, in [0, 1], for a network's descriptor on a labelled set.
 
     Attributes
     ----------
-    network : its label in the table
+    network : label of the network in the table
     whitening : "none", "PCA" or "LDA"
     benchmark : the labelled set
-    measure : mAP, mP@10 or R@1, perhaps of one of the set's protocols
-    search : how the descriptors were searched with
+    measure : mAP, mP@10 or R@1, with the protocol where the set has several
+    search : method of the search, as `plain` or `diffusion`
     """
 
     network: str

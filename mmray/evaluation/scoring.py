@@ -1,4 +1,4 @@
-"""The figures of a labelled set, by its own rules."""
+"""Measures of retrieval and clustering on a labelled set, by its own rules."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,21 +16,21 @@ from mmray.system.arrays import Features, Ids
 
 PRECISION_AT = 10
 RECALL_AT = (1, 2, 4, 8)
-DEVIATION = " sd"  # ends the name of a standard deviation
+DEVIATION = " sd"  # suffix of the name of a standard deviation
 
 
 def figures(labelled: LabelledSet, ranks: Ids) -> dict[str, float]:
-    """The figures that the set is published with, or what people expect of one of its kind.
+    """Compute the measures that are customary for a labelled set.
 
     Parameters
     ----------
     ranks : (n, q) int64
-        As `ranking.rank` gives them, of the database with its distractors.
+        Ranking of the database with its distractors, as `ranking.rank` returns it.
 
     Returns
     -------
-    Name -> figure in [0, 1]: mAP; of the revisited benchmarks mAP and mP@10 under each protocol;
-    where images are in classes, Recall@k beside mAP.
+    Measure -> value in [0, 1]: mAP; for the revisited benchmarks mAP and mP@10 of each protocol;
+    for images in classes mAP and Recall@k.
     """
     if labelled.protocols:
         return _under_protocols(labelled.protocols, ranks)
@@ -42,12 +42,13 @@ def figures(labelled: LabelledSet, ranks: Ids) -> dict[str, float]:
 
 
 def clustered(descriptors: Features, labels: Sequence[str], seeds: int) -> dict[str, float]:
-    """How well k-means finds the classes, k being their number: NMI, and its standard deviation.
+    """Measure how well k-means recovers the classes: the mean NMI and its standard deviation.
 
     Parameters
     ----------
-    descriptors : (n, d) float32, in n labelled rows
-    seeds : runs of k-means, of different seeds
+    descriptors : (n, d) float32
+    labels : n classes; their number is k
+    seeds : runs of k-means, each with another seed
     """
     found = clustering_nmi(descriptors, np.array(labels), seeds=seeds)
     return {"NMI": found.mean, f"NMI{DEVIATION}": found.spread}

@@ -1,4 +1,4 @@
-"""Collections of images: what is known of each before it is opened.
+"""Collections of images, with the facts that are known of each before it is opened.
 
 n images. An image is a file of its own, or a part of a tar or Parquet file.
 """
@@ -27,14 +27,14 @@ class ImageFile:
 
     Attributes
     ----------
-    uri : of its file, or of the tar or Parquet file that holds it
+    uri : path or URI of its file, or of the tar or Parquet file that holds it
     name : path below the listed folder, or name within the file that holds it
     size : bytes; -1: not known
-    offset : in a tar file the first byte, in a Parquet file the row of its row group; None: a file
-        of its own
-    row_group, column : of a Parquet file
-    box : the part that is meant, see `images.decode`; None: the whole
-    error : why it cannot be had, if that was seen when it was listed
+    offset : its first byte in a tar file, its row within the row group in a Parquet file; None: it
+        is a file of its own
+    row_group, column : its place in a Parquet file
+    box : the part that is meant, see `decode`; None: the whole
+    error : why it cannot be read, if that was seen when it was listed
     """
 
     uri: str
@@ -48,7 +48,7 @@ class ImageFile:
 
     @property
     def location(self) -> str:
-        """As a person finds it: the file, and after # the name within it."""
+        """The image's file, for one in a tar or Parquet file followed by # and its name there."""
         return self.uri if self.offset is None else f"{self.uri}#{self.name}"
 
 
@@ -67,9 +67,9 @@ SCHEMA = pa.schema(
 
 
 class Collection(Sequence[ImageFile]):
-    """Images in order, kept as the columns of a table: a million take 200 MB, not a GB.
+    """A sequence of images, kept as the columns of a table: a million take 200 MB, not a GB.
 
-    An image's id is its place.
+    An image's id is its place in the sequence.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -107,18 +107,18 @@ class Collection(Sequence[ImageFile]):
             yield from map(image_of, batch.to_pylist())
 
     def take(self, places: Ids) -> "Collection":
-        """The images of some places, in that order."""
+        """Return the images at some places (m,), in the order of the places."""
         return Collection(self.table.take(pa.array(places, pa.int64())))
 
     @property
     def locations(self) -> pa.ChunkedArray:
-        """`ImageFile.location` of every image, as strings."""
+        """Column of strings: `ImageFile.location` of every image."""
         uris, names = self.table["uri"], self.table["name"]
         within = pc.binary_join_element_wise(uris, names, pa.scalar("#", pa.large_string()))
         return pc.if_else(pc.is_null(self.table["offset"]), uris, within)
 
     def digest(self) -> str:
-        """Fingerprint of all that is known of the images."""
+        """Return a fingerprint of all that is known of the images."""
         digest = hashlib.sha256(str(len(self)).encode())
         for start in range(0, len(self), 65_536):
             part = self.table.slice(start, 65_536)
@@ -128,13 +128,13 @@ class Collection(Sequence[ImageFile]):
 
 
 def image_of(row: Mapping[str, Any]) -> ImageFile:
-    """A row of the table."""
+    """Return the image that a row of a collection's table describes."""
     box = row["box"]
     return ImageFile(**{**row, "box": None if box is None else tuple(box)})
 
 
 def read_exclusions(file: str) -> set[str]:
-    """Names in a text file, one a line; InputError if it cannot be read."""
+    """Read the names in a text file, one per line; InputError if it cannot be read."""
     try:
         lines = read_bytes(file).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -145,7 +145,7 @@ def read_exclusions(file: str) -> set[str]:
 
 
 def without(images: Collection, names: AbstractSet[str]) -> Collection:
-    """The images of none of the names: each a path below the folder, a file name, or its stem."""
+    """Return the images without those named; a name is an image's name, file name or stem."""
     kept = []
     for place, name in enumerate(images.table["name"].to_pylist()):
         path = PurePosixPath(name)
@@ -155,7 +155,7 @@ def without(images: Collection, names: AbstractSet[str]) -> Collection:
 
 
 def sample(images: Collection, count: int, seed: int) -> Collection:
-    """Images drawn at random, in their order, those that cannot be had left out; all if fewer."""
+    """Draw images at random among those without an error, and keep their order; all if fewer."""
     usable = np.flatnonzero(pc.is_null(images.table["error"]).to_numpy(zero_copy_only=False))
     count = min(count, len(usable))
     return images.take(np.sort(np.random.default_rng(seed).choice(usable, count, replace=False)))

@@ -1,4 +1,4 @@
-"""Images that lie in tar and Parquet files, and the content of listed images of any kind."""
+"""Listing of the images in tar and Parquet files, and reading of listed images of any kind."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -19,20 +19,20 @@ _LISTED = 65_536  # images made into a table at a time: as objects they take twi
 
 
 def index(uri: str, *, column: str | None = None) -> Collection:
-    """The images of a tar or Parquet file, without reading them.
+    """List the images of a tar or Parquet file without reading them.
 
-    Whatever is wrong with the file, it returns: what can be listed, and after it an image with the
-    name of the file and the damage as its `error`.
+    A damaged file raises nothing: the images that can be listed are followed by one that has the
+    name of the file, and the damage as its `error`.
 
     Parameters
     ----------
-    uri : of a file with a suffix of CONTAINERS
-    column : the column of image bytes of a Parquet file; None: find it
+    uri : path or URI of a file with a suffix of CONTAINERS
+    column : the column of image bytes of a Parquet file; None: detect it
 
     Raises
     ------
     ValueError
-        The suffix is another.
+        The file has another suffix.
     """
     suffix = _file_name(uri).suffix.lower()
     if suffix not in CONTAINERS:
@@ -45,10 +45,10 @@ def index(uri: str, *, column: str | None = None) -> Collection:
 
 
 def holds_images(uri: str, column: str | None = None) -> bool:
-    """Whether a Parquet file is one of images, not of anything else such as a list of paths.
+    """Tell whether a Parquet file holds images, and not something else such as a list of paths.
 
-    So is a file that cannot be read, or with several columns of bytes none of which stands out:
-    `index` then says what is the matter with it.
+    A file that cannot be read counts as one of images, and so does one with several columns of
+    bytes none of which stands out: `index` then reports the problem.
     """
     try:
         return has_images(uri, column)
@@ -59,17 +59,17 @@ def holds_images(uri: str, column: str | None = None) -> bool:
 def read_images(
     images: Sequence[ImageFile], *, limit: int, threads: int = 8
 ) -> Iterator[bytes | OSError]:
-    """The content of each image, in the order given, or the reason why it cannot be had.
+    """Yield the content of each image, in the order given, or the error why it cannot be read.
 
-    Neighbours are worth asking for together: images of one tar file by ascending offset are
-    fetched up to 64 MiB at a time, rows of one row group in one pass. Any other order is served
-    too, more slowly. Boxes are not applied.
+    Images that lie side by side are read fastest if they follow one another: those of one tar file
+    by ascending offset are fetched up to 64 MiB at a time, rows of one row group in one pass. Any
+    other order is allowed, but slower. Boxes are not applied.
 
     Parameters
     ----------
     images : as they were listed, of any kinds
     limit : bytes; a longer image is an error
-    threads : files of their own that are read at a time, and ahead of the one that is asked for
+    threads : number of threads for images that are files of their own, which are read ahead
 
     Yields
     ------
@@ -86,7 +86,7 @@ def read_images(
 
 
 def read_image(image: ImageFile, *, limit: int) -> bytes:
-    """The content of one image; raises the OSError that `read_images` yields."""
+    """Read the content of one image; raises the OSError that `read_images` would yield."""
     (outcome,) = read_images([image], limit=limit, threads=1)
     if isinstance(outcome, OSError):
         raise outcome
@@ -104,13 +104,13 @@ def _with_damage(images: Iterable[ImageFile], uri: str) -> Iterator[ImageFile]:
         yield from images
     except InputError as error:
         yield ImageFile(uri=uri, name=name, error=str(error))
-    # Of a damaged file nothing is sure, and one such file must not end the listing of the others.
+    # A damaged file may raise anything, and one such file must not end the listing of the others.
     except Exception as error:
         yield ImageFile(uri=uri, name=name, error=error_line(error))
 
 
 def _holder(image: ImageFile) -> tuple[str | None, bool]:
-    """The file that an image is a part of, None if it is one of its own; whether it is Parquet."""
+    """Return the file that an image is a part of, None without one, and whether it is Parquet."""
     return None if image.offset is None else image.uri, image.row_group is not None
 
 

@@ -4,7 +4,7 @@ h x w pixels of an image. Retrieval trains on whole images and uses none of this
 
 Resizing is bilinear and antialiased, as torchvision's transforms are by default, and by PIL: its
 integers are the same on every CPU, while torch's resizing, at most a fifth faster for images of 256
-pixels, differs by the vector instructions there are.
+pixels, depends on the CPU's vector instructions.
 """
 
 import math
@@ -23,8 +23,8 @@ class RandomCrop:
     """Random resized crop and horizontal flip, drawn from an explicit generator.
 
     The rule is that of torchvision's RandomResizedCrop, which however draws from torch's global
-    generator: its crops change with the number of workers and the order of threads. The number of
-    draws varies, so give each image a generator of its own for the same freedom from order.
+    generator, so that its crops change with the number of workers and the order of threads. Here
+    the number of draws varies too: give each image a generator of its own.
 
     Attributes
     ----------
@@ -55,7 +55,13 @@ class RandomCrop:
             raise ValueError(f"flip is {self.flip}, it must be a probability in 0..1")
 
     def __call__(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-        """A crop of (h, w, 3) uint8 as a new (size, size, 3) uint8, enlarged where it is small."""
+        """Crop (h, w, 3) uint8 pixels at random to a new (size, size, 3) uint8, enlarged if needed.
+
+        Parameters
+        ----------
+        pixels : (h, w, 3) uint8
+        rng : source of all random choices
+        """
         region = self.region(pixels.shape[0], pixels.shape[1], rng)
         image = Image.fromarray(pixels[region])
         image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
@@ -64,11 +70,11 @@ class RandomCrop:
         return np.array(image)
 
     def region(self, height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice]:
-        """Rows and columns to keep of an image of h x w pixels; at least one of each.
+        """Draw the rows and columns to keep of an image of h x w pixels, at least one of each.
 
         The area is uniform in `scale`, the ratio log-uniform, the place uniform. Where no attempt
-        fits, the largest central region whose ratio is allowed; 1 pixel wide or high where less
-        than half a pixel would be right, which torchvision rounds to nothing.
+        fits, it is the largest central region whose ratio is allowed, at least 1 pixel wide and
+        high; torchvision rounds less than half a pixel to nothing.
         """
         low, high = np.log(self.ratio)
         for _ in range(ATTEMPTS):
@@ -89,7 +95,7 @@ class RandomCrop:
 
 
 def center_crop(pixels: Pixels, size: int) -> Pixels:
-    """What a network trained on crops embeds: the shorter side resized to `size`, the centre cut.
+    """Resize the shorter side to `size` and cut out the centre, as networks trained on crops embed.
 
     Parameters
     ----------

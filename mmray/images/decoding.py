@@ -1,4 +1,4 @@
-"""Images: decoding and resizing, query crops, batches of one shape.
+"""Decoding and resizing of images, crops of queries, batches of one shape.
 
 n images, h x w pixels. Resizing is Lanczos, as in the released code.
 """
@@ -27,9 +27,9 @@ from mmray.images.containers import read_image
 from mmray.system.arrays import Box, Pixels
 from mmray.system.locations import error_line
 
-MAX_PIXELS = 178_956_970  # more are refused by PIL too
+MAX_PIXELS = 178_956_970  # PIL refuses more too
 
-# How a file begins, and what reads it. Other formats of PIL are not tried: some start programs
+# The first bytes of a file, and its reader. Other formats of PIL are not tried: some start programs
 # (EPS), most are never met in collections. Photos of two pictures (MPO) are read as the JPEG that
 # they begin with.
 _READERS: dict[str, tuple[bytes, Callable[[IO[bytes]], Image.Image]]] = {
@@ -41,7 +41,7 @@ _READERS: dict[str, tuple[bytes, Callable[[IO[bytes]], Image.Image]]] = {
     "GIF": (rb"GIF8[79]a", GifImageFile),
 }
 
-_UPRIGHT = {  # EXIF orientation: what turns the image upright
+_UPRIGHT = {  # EXIF orientation -> operation that turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -58,7 +58,7 @@ _TIFF_LOG = logging.getLogger("PIL.TiffImagePlugin")
 
 @dataclass(frozen=True)
 class Decoded:
-    """Either pixels or the reason for their absence.
+    """The pixels of an image, or the reason why there are none.
 
     Attributes
     ----------
@@ -74,14 +74,20 @@ class Decoded:
 
 
 def byte_limit(max_pixels: int) -> int:
-    """Bytes that no image file of so many pixels exceeds: 8 a pixel (16 bits RGBA) and 16 MiB."""
+    """Return the most bytes of an image file of so many pixels: 8 each (16-bit RGBA) and 16 MiB."""
     return 8 * max_pixels + (16 << 20)
 
 
 def load_image(
     item: ImageFile, *, longest_side: int | None, max_pixels: int = MAX_PIXELS
 ) -> Decoded:
-    """`read_image` and `decode`; a file that cannot be read is an `error` too."""
+    """Read and decode an image; one that cannot be read has the reason as its `error`.
+
+    Parameters
+    ----------
+    item : the image, of any kind
+    longest_side, max_pixels : as for `decode`
+    """
     if item.error is not None:
         return Decoded(None, 0, 0, item.error)
     try:
@@ -98,7 +104,7 @@ def decode(
     box: Box | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Decoded:
-    """Decode, crop and reduce one image. Whatever the data, it returns; the reason is in `error`.
+    """Decode, crop and reduce one image; data that cannot be decoded gives an `error`.
 
     The image is turned upright (EXIF, ignored if it is broken), transparent parts become white, 16
     and 12 bits become 8, an animation gives its first frame; colour profiles are not applied.
@@ -176,10 +182,10 @@ def same_shape_batches(
 
 @contextmanager
 def _without_limit_of_pil() -> Iterator[int | None]:
-    """Lift PIL's own limit of pixels, which is lower than a user's may be; yields what it was.
+    """Lift PIL's own limit of pixels, which may be below the user's; yields PIL's limit.
 
-    A global of PIL: one thread at a time, and not for longer than PIL looks at it, which is while
-    a file is opened, and beyond the limit while a TIFF is decoded or any image cropped.
+    It is a global of PIL, so it is lifted by one thread at a time, and only while PIL looks at it:
+    when a file is opened, and beyond the limit when a TIFF is decoded or any image cropped.
     """
     with _LIMIT_OF_PIL:
         limit = Image.MAX_IMAGE_PIXELS
@@ -198,13 +204,13 @@ def _silence_pil() -> None:
 
 
 def _is_no_error(record: logging.LogRecord) -> bool:
-    return record.levelno < logging.ERROR  # what it logs as an error, it raises too
+    return record.levelno < logging.ERROR  # PIL raises whatever it logs as an error
 
 
 def _one_line(error: Exception) -> str:
-    """The reason, printable, the same each time."""
+    """Describe an error in one printable line that is the same each time."""
     text = re.sub(r" at 0x[0-9a-fA-F]+", "", error_line(error))
-    text = text.replace("SyntaxError", "not understood", 1)  # of Python's errors, PIL's choice
+    text = text.replace("SyntaxError", "not understood", 1)  # PIL's error for a damaged header
     text = "".join(letter if letter.isprintable() else "?" for letter in text).rstrip(": ")
     return text if len(text) <= 280 else f"{text[:277]}..."
 
@@ -266,7 +272,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _gray_of_16_bits(image: Image.Image) -> Image.Image:
-    """The high bytes as 8-bit gray; PIL would clip at 255."""
+    """Convert 16-bit gray to 8 bits by its high bytes; PIL would clip at 255."""
     values = np.asarray(image)
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     gray = (values >> (4 if tags.get(BITSPERSAMPLE) == (12,) else 8)).astype(np.uint8)
@@ -278,7 +284,7 @@ def _gray_of_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    """An array of its own; in strips, as PIL takes 3 times as long for a large image at once."""
+    """Copy an image into an array by strips: PIL takes 3 times as long for a large one at once."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, (1 << 20) // image.width)
     for top in range(0, image.height, rows):

@@ -1,4 +1,4 @@
-"""Folders, local and remote: the files in them that matter here, and whether they changed since."""
+"""Local and remote folders: listing of the images in them, and detection of changes."""
 
 import os
 import stat
@@ -20,11 +20,11 @@ WANTED = (*SUFFIXES, TAR, PARQUET)
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells that a file or folder is as it was.
+    """Size and modification time of a file or folder, by which a change is detected.
 
     Attributes
     ----------
-    uri : of the file or folder
+    uri : path or URI of the file or folder
     size : bytes; 0: a folder; -1: it could not be seen
     modified : nanoseconds since 1970; -1: not known, so that it always counts as changed
     """
@@ -38,13 +38,14 @@ class Stamp:
 
 
 def walk(root: Path, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile | Stamp]:
-    """Images, tar and Parquet files below a local folder, in no order, and a stamp of each folder.
+    """Yield the image, tar and Parquet files below a local folder, and a stamp of each folder.
 
-    Links are followed, though not in circles; hidden files and folders are left out. What cannot be
-    seen or listed is an item with an `error`.
+    They come in no order. Links are followed, though not in circles; hidden files and folders are
+    left out. A file or folder that cannot be seen or listed is an item with an `error`.
 
     Parameters
     ----------
+    root : the folder
     wanted : suffixes of the files; ("",) takes all
 
     Raises
@@ -82,13 +83,13 @@ def walk(root: Path, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile | S
 def _children(
     folder: str, prefix: str, wanted: tuple[str, ...]
 ) -> Iterator[ImageFile | os.DirEntry[str]]:
-    """The wanted files of one folder, and its folders."""
+    """Yield the wanted files and the folders directly in a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             try:
-                # Of a million files only those wanted are asked for more than the name.
+                # Only wanted files, perhaps few of a million, are asked for more than their name.
                 if entry.is_dir():
                     yield entry
                 elif entry.name.lower().endswith(wanted):
@@ -107,16 +108,17 @@ def _file(
 
 
 def remote_files(folder: str, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile]:
-    """Images, tar and Parquet files below a remote folder, but for hidden files and folders.
+    """Yield the image, tar and Parquet files below a remote folder, except hidden ones.
 
     Parameters
     ----------
+    folder : its URI
     wanted : suffixes of the files; ("",) takes all
 
     Raises
     ------
     OSError, pa.ArrowException
-        It cannot be listed.
+        The folder cannot be listed.
     """
     filesystem, path = locations.open_folder(folder)
     selector = fs.FileSelector(path, recursive=True)
@@ -136,7 +138,7 @@ def remote_files(folder: str, wanted: tuple[str, ...] = WANTED) -> Iterator[Imag
 
 
 def stamps(uris: Sequence[str]) -> list[Stamp]:
-    """The stamps of files and local folders as they are now; remote ones in one call per bucket."""
+    """Return the present stamps of files and local folders; remote ones in one call per bucket."""
     found = {uri: _local_stamp(uri, path) for uri in uris if (path := local_path(uri)) is not None}
     groups: dict[tuple[str, str], list[str]] = {}
     for uri in uris:
@@ -149,10 +151,10 @@ def stamps(uris: Sequence[str]) -> list[Stamp]:
 
 
 def unchanged(stamps_then: Sequence[Stamp]) -> bool:
-    """Whether all that was watched is as it was, as cheaply as that can be told.
+    """Tell whether all stamped files and folders are unchanged, without listing them again.
 
-    Unnoticed goes what no stamp tells of: an image of a folder that is written anew in place, and
-    the files of a remote folder. A folder that could not be listed always counts as changed.
+    Changes that no stamp shows are not noticed: an image of a folder that is overwritten in place,
+    and the files of a remote folder. A folder that could not be listed always counts as changed.
     """
     if any(stamp.modified == -1 for stamp in stamps_then):
         return False
@@ -174,7 +176,7 @@ def _local_stamp(uri: str, path: Path) -> Stamp:
 
 
 def _remote_stamps(uris: Sequence[str]) -> Iterable[Stamp]:
-    """Of files of one file system; where that cannot be reached, none was seen."""
+    """Return the stamps of files of one file system; if it cannot be reached, none is seen."""
     try:
         opened = [locations.open_remote(uri) for uri in uris]
         filesystem = opened[0][0]

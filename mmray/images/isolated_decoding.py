@@ -1,7 +1,7 @@
-"""Decoding in a process of its own, which an image may end without harm.
+"""Decoding in a process of its own, so that an image which crashes it does no other harm.
 
-Libraries in C crash on some damaged files, and a huge image may use up the memory. Whoever has been
-ended once by what he was decoding goes on with this, and finds the culprit.
+Libraries in C crash on some damaged files, and a huge image may use up the memory. A unit of work
+that was ended once while decoding continues in this way, and finds the image at fault.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from mmray.system.arrays import Box
 
 
 class IsolatedDecoder:
-    """`images.decode`, somewhat slower; an image that ends the process has that as its error."""
+    """A decoder like `decode` in a process of its own; an image that ends it gets an error."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,17 +52,17 @@ class IsolatedDecoder:
             self._end()
 
     def _end(self) -> str:
-        """Wait for the process; how it ended."""
+        """Wait for the process to end; return how it ended."""
         process, self._process = self._process, None
         assert process is not None
-        with contextlib.suppress(BrokenPipeError):  # what it did not take
+        with contextlib.suppress(BrokenPipeError):  # input that it did not take
             process.__exit__(None, None, None)
         code = process.wait()
         return signal.Signals(-code).name if code < 0 else f"status {code}"
 
 
 def serve(requests: Any, answers: Any) -> None:
-    """Decode what comes in, until nothing does."""
+    """Decode the images that arrive on a stream, until the stream is closed."""
     while True:
         try:
             data, options = pickle.load(requests)

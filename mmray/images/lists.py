@@ -1,6 +1,6 @@
 """Lists of images: text files with one path or URI a line, and Parquet files with a column of them.
 
-Raised throughout: InputError, where the list cannot be read.
+Every function raises InputError where the list cannot be read.
 """
 
 import re
@@ -27,12 +27,12 @@ def of_the_web(uri: str) -> bool:
 
 
 def bare(uri: str) -> str:
-    """The URI without query and fragment; a path as it is."""
+    """Return a URI without query and fragment; a path is returned as it is."""
     return re.split("[?#]", uri, maxsplit=1)[0] if is_uri(uri) else uri
 
 
 def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
-    """The files that a list at `uri` names, without a look at any: there may be a million."""
+    """Yield the files named in the list at `uri`, without opening them: there may be a million."""
     for row, entry in enumerate(entries):
         name = "" if entry is None else entry.strip()
         if not name:
@@ -47,7 +47,7 @@ def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
 
 
 def lines(uri: str) -> list[str]:
-    """The lines of a text file that are not blank."""
+    """Read the lines of a text file that are not blank."""
     try:
         content = locations.read_bytes(uri)
     except OSError as error:
@@ -57,17 +57,17 @@ def lines(uri: str) -> list[str]:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(f"{uri}: line {line} is not UTF-8; save the list as UTF-8") from error
-    # Not splitlines(), which takes more characters for ends of lines, as U+2028.
+    # Not splitlines(), which takes more characters for ends of lines, such as U+2028.
     return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 
 def column_of(uri: str, column: str | None) -> str:
-    """The column of a Parquet file that holds paths and URIs; None: it is found."""
+    """Return the column of a Parquet file that holds paths and URIs; `column` None: detect it."""
     return _of_parquet(uri, lambda file: _text_column(uri, file.schema_arrow, column))
 
 
 def cells(uri: str, column: str | None) -> list[str | None]:
-    """The paths and URIs in a Parquet file; column: as for `column_of`."""
+    """Read the paths and URIs in a Parquet file; `column` is as for `column_of`."""
 
     def read(file: pq.ParquetFile) -> list[str | None]:
         name = _text_column(uri, file.schema_arrow, column)

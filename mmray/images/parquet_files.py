@@ -31,15 +31,15 @@ NAME_COLUMNS = (
     "url",
 )
 
-_BUFFER = 1 << 24  # bytes of the column that are fetched at a time, not all of a row group
+_BUFFER = 1 << 24  # bytes of the column to fetch at a time, instead of a whole row group
 _BATCH = 1 << 23  # bytes of images to decode at a time; a page of the file may hold more
-_BATCH_ROWS = 256  # at most: of a repeated image the file counts the bytes once
+_BATCH_ROWS = 256  # at most: the file counts the bytes of a repeated image once
 _CHANGED = "the file has no such row; it was changed, list it again"
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where images and names are: columns, and the paths of the leaves to read."""
+    """The columns of the images and of their names, and the paths of the leaves to read."""
 
     image: str
     image_path: str
@@ -51,7 +51,7 @@ class _Columns:
 
 
 def has_images(uri: str, column: str | None) -> bool:
-    """Whether `list_parquet` would find images, or cannot tell which of several columns they are.
+    """Tell whether a file has a column of image bytes: `column` if it is given, else any.
 
     Raises
     ------
@@ -76,13 +76,13 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column is of strings."""
+    """Tell whether an Arrow type is one of strings."""
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return any(test(kind) for test in tests)
 
 
 def _image_field(schema: pa.Schema, column: str | None) -> pa.Field:
-    """The column asked for, or the one that must be meant; InputError if there is none."""
+    """Return the column asked for, or the only plausible one; InputError if there is none."""
     fields = {field.name: field for field in schema}
     candidates = [name for name, field in fields.items() if _holds_bytes(field.type)]
     if column is not None:
@@ -140,7 +140,7 @@ def _leaf(array: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.Chunked
 
 
 def _chunk(file: pq.ParquetFile, group: int, path: str) -> pq.ColumnChunkMetaData:
-    """What the footer says of a column within a row group."""
+    """Return the footer's metadata of a column within a row group."""
     metadata = file.metadata.row_group(group)
     for chunk in map(metadata.column, range(metadata.num_columns)):
         if chunk.path_in_schema == path:
@@ -152,12 +152,12 @@ def _chunk(file: pq.ParquetFile, group: int, path: str) -> pq.ColumnChunkMetaDat
 
 
 def list_parquet(uri: str, column: str | None) -> Iterator[ImageFile]:
-    """The rows of a file, from its footer and the column of names; image bytes are not read.
+    """Yield the images of a file, listed from its footer and names; image bytes are not read.
 
     Raises
     ------
     InputError
-        Which column holds the images is not clear, or the footer contradicts itself.
+        It is not clear which column holds the images, or the footer contradicts itself.
     OSError, ValueError, LookupError, OverflowError, pyarrow.ArrowException
         The file cannot be read, or is not a Parquet file.
     """
@@ -194,7 +194,7 @@ def _names(file: pq.ParquetFile, group: int, rows: int, columns: _Columns) -> It
 
 
 def _text(name: bytes | None) -> str | None:
-    """Fit for a table: not all writers check that names are UTF-8."""
+    """Decode a name so that it fits a table: not all writers check that names are UTF-8."""
     return None if name is None else as_text(name.decode("utf-8", "surrogateescape"))
 
 
@@ -202,7 +202,7 @@ def _text(name: bytes | None) -> str | None:
 
 
 def read_parquet(uri: str, images: Iterable[ImageFile], *, limit: int) -> Iterator[bytes | OSError]:
-    """The content of images of one file, in the order given, or why it cannot be had.
+    """Yield the content of images of one file, in the order given, or the error for each.
 
     A row group is read once if its rows are asked for in ascending order, and only up to the last
     one; every step back reads it again from its start.
@@ -251,7 +251,7 @@ class _Reader:
 
     def _advance_to(self, group: int, row: int) -> None:
         while row >= self._first + len(self._cells):
-            # What has failed patiently is not tried again for each of the rows behind it.
+            # A read that failed after its retries is not tried again for each row behind it.
             if self._failure is not None:
                 raise OSError(*self._failure.args)
             try:

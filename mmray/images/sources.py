@@ -1,6 +1,6 @@
-"""What a user names as images: a folder, an image, a tar or Parquet file, or a list of such files.
+"""Sources of images that a user names: a folder, an image, a tar or Parquet file, or a list.
 
-n images. The images in tar and Parquet files are listed by `containers.index`, later.
+n images. The images in tar and Parquet files are listed later, by `containers.index`.
 """
 
 import stat
@@ -34,18 +34,18 @@ _READABLE = (
     f"a folder, an image ({' '.join(SUFFIXES)}), a tar file ({TAR}), a Parquet file ({PARQUET}), "
     f"or a list with one path or URI a line ({' '.join(_LISTS)})"
 )
-_BLOCK = 65_536  # files at a time are held as objects, which take more memory than a table
+_BLOCK = 65_536  # files held as objects at a time, which take more memory than a table
 
 
 @dataclass(frozen=True)
 class SourceListing:
-    """What a source holds.
+    """The images and the containers of images that were found in a source.
 
     Attributes
     ----------
     images : those that are files of their own: of a folder sorted by name, of a list in its order
-    containers : uris of tar and Parquet files, sorted, whose images are still to be listed
-    watched : what `unchanged` goes by
+    containers : sorted paths and URIs of tar and Parquet files whose images are still to be listed
+    watched : stamps by which `unchanged` detects changes
     summary : a sentence for the user
     """
 
@@ -56,12 +56,12 @@ class SourceListing:
 
 
 def find(source: str, *, column: str | None = None) -> SourceListing:
-    """Images, and files that hold images, of one source.
+    """Find the images of one source, and the files in it that hold images.
 
     Parameters
     ----------
     source : a local path, or a percent-encoded URI that pyarrow.fs reads (s3://bucket/photos)
-    column : of a Parquet file: holds the images, or their paths and URIs; None: it is found
+    column : column of a Parquet file with the images, or their paths and URIs; None: detect it
 
     Raises
     ------
@@ -83,9 +83,10 @@ def find(source: str, *, column: str | None = None) -> SourceListing:
 
 
 def probe(source: str, *, column: str | None = None) -> None:
-    """Raise what `find` would, as far as that shows at once.
+    """Raise the error that `find` would raise, as far as it can be detected quickly.
 
-    A local folder is searched for a first image, tar or Parquet file; a remote one need but exist.
+    A local folder is searched for a first image, tar or Parquet file; a remote one only has to
+    exist.
     """
     kind = _kind(source)
     if kind == "list":
@@ -103,7 +104,7 @@ def probe(source: str, *, column: str | None = None) -> None:
 
 
 def list_images(folder: str) -> list[ImageFile]:
-    """The image files below a folder, sorted by name; none of tar and Parquet files.
+    """List the image files below a folder, sorted by name, without those in tar and Parquet files.
 
     Raises
     ------
@@ -123,7 +124,7 @@ def list_images(folder: str) -> list[ImageFile]:
 
 
 def list_files(folder: str) -> list[ImageFile]:
-    """The files below a folder, whatever their suffix; hidden ones left out, in no order.
+    """List the files below a folder with any suffix, except hidden ones, in no order.
 
     Raises
     ------
@@ -152,7 +153,7 @@ def _kind(source: str) -> Kind:
 
 
 def _is_folder(source: str) -> bool:
-    """Whether a source is a folder, and not a file; InputError if it is neither."""
+    """Tell whether a source is a folder and not a file; InputError if it is neither."""
     missing = InputError(f"{source}: no such file or folder")
     if not source:
         raise missing
@@ -182,7 +183,7 @@ def _uri(source: str) -> str:
 
 
 def _name(uri: str) -> str:
-    """The name of a file as a person writes it."""
+    """Return the name of a file as a person writes it."""
     path = local_path(uri)
     return unquote(bare(uri).rpartition("/")[2]) if path is None else as_text(path.name)
 
@@ -254,7 +255,7 @@ def _counted(images: int, tars: int, parquets: int, failed: int, *, beside: bool
 
 
 def _nothing(source: str, failed: Sequence[ImageFile], *, is_folder: bool) -> InputError:
-    """What is said of a source where no image was found, but perhaps what cannot be read."""
+    """Return the error for a source without images, or with none that can be read."""
     if is_folder:
         looked_for = f"looked for {' '.join(SUFFIXES)}, {TAR}, {PARQUET}"
         problem = f"no images in this folder ({looked_for})"

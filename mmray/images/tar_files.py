@@ -1,7 +1,4 @@
-"""Images in uncompressed tar files: where they lie, and reading them by part.
-
-The archive is listed from its headers; nothing is unpacked.
-"""
+"""Images in uncompressed tar files: listed from the headers, read by part, never unpacked."""
 
 import errno
 import io
@@ -17,8 +14,8 @@ from mmray.system.errors import InputError
 from mmray.system.locations import as_text, local_path, size_error
 from mmray.system.retrying_file import UNREADABLE, RetryingFile, os_error
 
-# Bytes fetched per header. From afar a request costs more than a MiB, and small images come with
-# the headers between them: 1 MiB a request, not 512 bytes. On a disk what is skipped is gained.
+# Bytes fetched per header. For a remote file a request costs more than a MiB, and small images come
+# with the headers between them: 1 MiB a request, not 512 bytes. On a disk, skipping saves time.
 _FAR, _NEAR = 1 << 20, 1 << 14
 _LONGEST_HEADER = 1 << 24  # bytes; pax and GNU headers hold a name, so a longer one is damage
 _TAIL = 1 << 20  # bytes after the end of the archive: writers pad with 10 KiB of zeros, or more
@@ -38,15 +35,16 @@ _COMPRESSED = {
 
 
 def list_tar(uri: str) -> Iterator[ImageFile]:
-    """The images of an archive in its order, then the links to images; damage comes last.
+    """Yield the images of an archive in its order, then the links to images; raise damage last.
 
-    An image that cannot be read has its `error`. Of several members of one name each is an image,
+    An image that cannot be read has an `error`. Of several members with one name each is an image,
     and a link means the last. Links are followed from member to member, not through linked folders.
 
     Raises
     ------
     OSError, InputError
-        The file cannot be read, or is no whole tar file. All before the damage has been given.
+        The file cannot be read, or is no complete tar file. All images before the damage have been
+        yielded.
     """
     members: dict[str, ImageFile | str] = {}  # by its normal path: where it is, or a link's target
     links: list[tuple[tarfile.TarInfo, str]] = []
@@ -65,7 +63,7 @@ def list_tar(uri: str) -> Iterator[ImageFile]:
                     if _is_image(member.name):
                         yield image
                         if not whole:
-                            break  # its error tells of the damage
+                            break  # its error reports the damage
     except (OSError, InputError) as error:
         failure = error
     for link, target in links:
@@ -75,7 +73,7 @@ def list_tar(uri: str) -> Iterator[ImageFile]:
 
 
 class _HeaderFile(io.BufferedReader):
-    """Refuses the sizes that damaged headers ask for, which would fill the memory."""
+    """A file that refuses reads of the sizes in damaged headers, which would fill the memory."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _LONGEST_HEADER:
@@ -84,7 +82,7 @@ class _HeaderFile(io.BufferedReader):
 
 
 def _members(file: _HeaderFile) -> Iterator[tuple[tarfile.TarInfo, bool]]:
-    """Every member, and whether all of its data is there; raises as `list_tar`."""
+    """Yield every member, and whether all of its data is there; raises as `list_tar`."""
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
     # Not by tarfile alone: it takes damage after the first member for the end of the archive.
@@ -169,7 +167,7 @@ def _placed(uri: str, member: tarfile.TarInfo, whole: bool) -> ImageFile:
 
 
 def _target(link: tarfile.TarInfo) -> str:
-    """The normal path of the member that a link means."""
+    """Return the normal path of the member that a link points to."""
     folder = posixpath.dirname(link.name) if link.issym() else ""
     return posixpath.normpath(posixpath.join(folder, link.linkname))
 
@@ -197,7 +195,7 @@ def _is_image(name: str) -> bool:
 
 
 def _name(name: str) -> str:
-    """Without ./ before it, and fit for a table."""
+    """Return a member's name without a leading ./, in a form that fits a table."""
     return as_text(re.sub(r"^(\./+)+", "", name))
 
 
@@ -205,9 +203,9 @@ def _name(name: str) -> str:
 
 
 def read_tar(uri: str, images: Iterable[ImageFile], *, limit: int) -> Iterator[bytes | OSError]:
-    """The content of images of one archive, in the order given, or why it cannot be had.
+    """Yield the content of images of one archive, in the order given, or the error for each.
 
-    Neighbours in ascending order are fetched together, up to 64 MiB of them.
+    Images that lie side by side, in ascending order, are fetched up to 64 MiB at a time.
     """
     with RetryingFile(uri) as file:
         for piece in _pieces(images, limit):
@@ -227,7 +225,7 @@ def _extent(image: ImageFile) -> tuple[int, int]:
 
 
 def _pieces(images: Iterable[ImageFile], limit: int) -> Iterator[list[ImageFile]]:
-    """Runs of images whose data is worth one request; images that are refused lie anywhere."""
+    """Group images into runs that one request reads; refused images may lie anywhere."""
     piece: list[ImageFile] = []
     first: int | None = None
     previous = last = 0

@@ -1,4 +1,4 @@
-"""A trained model in use: encoding, search, export."""
+"""Use of a trained model: image encoding, search, export."""
 
 from typing import TYPE_CHECKING
 

@@ -1,11 +1,11 @@
-"""Search of sets too large for memory: cells of k-means, compressed vectors, exact ranks.
+"""Approximate search of sets too large for memory: k-means cells, compressed vectors.
 
 n items, q queries, d dimensions, k neighbours.
 
 faiss proposes candidates from the cells nearest to a query by codes of 64 bytes (IVF-PQ: Jégou,
 Douze, Schmid, "Product quantization for nearest neighbor search", PAMI 2011). Their similarities
-are then computed from the vectors themselves, which may lie on a disk: what is approximate is which
-items are found, never their order or their similarities.
+are then computed from the vectors themselves, which may lie on a disk: an item may be missed, but
+the order and the similarities of those found are exact.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from mmray.mining.knn.approximate import faiss, faiss_threads
 from mmray.mining.knn.results import Neighbors, checked_norms, rescored
 from mmray.system.arrays import Features
 
-FEWEST = 10_000  # items that 256 centroids of every part of a vector can be learned from
+FEWEST = 10_000  # items needed to learn 256 centroids for every part of a vector
 _CODE = 64  # bytes of an item, at most
 _FETCH = 10  # candidates for each neighbour
-_POINTS_PER_CELL = 64  # of the sample that k-means learns from
-_BLOCK_ROWS = 2**16  # given to faiss at a time
+_POINTS_PER_CELL = 64  # size of the sample that k-means learns from, per cell
+_BLOCK_ROWS = 2**16  # rows given to faiss at a time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CompressedIndex:
-    """A database, memory-mapped or not, and what faiss keeps of it.
+    """A database, memory-mapped or not, with the IVF-PQ index of faiss over it.
 
     Attributes
     ----------
     database : (n, d) float32
-    index : of faiss
+    index : faiss.IndexIVFPQ
     """
 
     database: Features
@@ -39,12 +39,13 @@ class CompressedIndex:
 
     @classmethod
     def of(cls, database: Features, *, seed: int = 0, threads: int = 1) -> "CompressedIndex":
-        """Learn 4 √n cells and the codes within them, from a sample, and add all items.
+        """Build an index: learn 4 √n cells and the codes from a sample, then add all items.
 
         Parameters
         ----------
         database : (n, d) float32, l2-normalised
-        threads : CPU threads, from 1
+        seed : of the sample
+        threads : CPU threads, at least 1
 
         Raises
         ------
@@ -59,9 +60,10 @@ class CompressedIndex:
         parts = max(part for part in range(1, min(_CODE, d) + 1) if d % part == 0)
         metric = faiss.METRIC_INNER_PRODUCT
         index = faiss.IndexIVFPQ(faiss.IndexFlatIP(d), d, cells, parts, 8, metric)
-        # Centroids are normalised: the difference from one is longer than the vector itself where
-        # their cosine is below 0.5, as of four in five whitened descriptors. Codes of the vectors
-        # themselves found more of photos with 64 probes, also where the cosine is 0.8.
+        # Codes are of the vectors themselves, not of their differences from the centroid: centroids
+        # are normalised, so the difference is longer than the vector where their cosine is below
+        # 0.5, as for four in five whitened descriptors. On photos, with 64 probes, this found more
+        # of the true neighbours, also where the cosine is 0.8.
         index.by_residual = False
         with faiss_threads(threads):
             index.train(np.ascontiguousarray(database[np.sort(drawn)]))
@@ -70,14 +72,14 @@ class CompressedIndex:
         return cls(database=database, index=index)
 
     def search(self, queries: Features, k: int, *, probes: int, threads: int = 1) -> Neighbors:
-        """The k most similar among the items that are found in so many cells.
+        """Find the k most similar items among those in the cells nearest to each query.
 
         Parameters
         ----------
         queries : (q, d) float32
         k : from 1 to n
-        probes : cells, from 1; more are looked into where these hold too few items
-        threads : CPU threads, from 1
+        probes : cells to search, at least 1; more are searched where these hold fewer than k items
+        threads : CPU threads, at least 1
 
         Raises
         ------
@@ -102,11 +104,11 @@ class CompressedIndex:
         return rescored(self.database, queries, candidates, counts, k)
 
     def to_bytes(self) -> bytes:
-        """What faiss keeps, as it writes it; without the database."""
+        """Serialise the index of faiss, without the database."""
         return bytes(faiss.serialize_index(self.index))
 
     @classmethod
     def from_bytes(cls, stored: bytes, database: Features) -> "CompressedIndex":
-        """With what `to_bytes` gave."""
+        """Restore an index over a database (n, d) from the output of `to_bytes`."""
         index = faiss.deserialize_index(np.frombuffer(stored, np.uint8))
         return cls(database=database, index=index)

@@ -1,8 +1,9 @@
-"""A trained network and its whitening, ready for use: images in, the rows to search with out.
+"""Image encoding with a trained network and its whitening: images in, descriptors out.
 
 n images, b of them of one shape, h x w pixels, d dimensions.
 
-All it needs is a model's folder: `models.save` wrote it, and a run leaves one as `model/`.
+All it needs is a model's folder, as `descriptors.weights.save` writes it; a run leaves one as
+`model/`.
 """
 
 import hashlib
@@ -30,16 +31,16 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
 
-# Decoded at a time: enough that many share a shape, and 64 photos of 1024 pixels take 150 MB.
+# Images decoded at a time: enough that many share a shape; 64 photos of 1024 pixels take 150 MB.
 _CHUNK = 64
 _BATCH_SIZE = 32
 
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes  # a path or URI; or a file's content
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes  # a path, a URI, or a file's content
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """What a model's folder holds: the network, the whitening of its embeddings, the preprocessing.
+    """A model as stored in its folder: network, whitening of the embeddings, preprocessing.
 
     Attributes
     ----------
@@ -57,7 +58,7 @@ class TrainedModel:
         Raises
         ------
         InputError
-            It is no model's folder, or a file in it is unreadable.
+            The folder is not that of a model, or a file in it is unreadable.
         """
         if not folder.has(CONFIG):
             raise InputError(
@@ -70,39 +71,40 @@ class TrainedModel:
         return cls(network, whitening, Preprocessing.read(folder))
 
     def whiten(self, rows: Features) -> Features:
-        """Embeddings (n, d) float32 as descriptors."""
+        """Whiten embeddings (n, d) float32, if the model has a whitening."""
         return rows if self.whitening is None else self.whitening.apply(rows)
 
     def digest(self) -> str:
-        """Fingerprint of all numbers."""
+        """Return a hash of all weights, those of the whitening included."""
         whitening = "" if self.whitening is None else self.whitening.digest()
         text = weights.state_digest(self.network) + whitening
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class WhitenedNet(nn.Module):
-    """A network in evaluation and the whitening behind it.
+    """A network for inference, followed by its whitening.
 
-    The convolutions have absorbed the BatchNorms, see `inference.fused`: it cannot be trained.
+    The BatchNorms are fused into the convolutions, see `descriptors.inference.fused`: it cannot be
+    trained.
 
     Parameters
     ----------
     model : left unchanged
-    whitening : of the model's embeddings; None: there is none
-    dims : the first so many dimensions are kept, and l2-normalised; None: all
+    whitening : of the model's embeddings; None: no whitening
+    dims : number of leading dimensions to keep, which are l2-normalised again; None: all
     scales : of the images, see `EmbeddingNet.descriptors`
 
     Attributes
     ----------
     net : EmbeddingNet
-    mean, projection : (c,) and (d, c) float32, or None
-    dim : d
+    mean, projection : (c,) and (d, c) float32 of the whitening, or None
+    dim : d, the dimensions of a descriptor
 
     Raises
     ------
     InputError
-        The whitening is of another number of dimensions than the embeddings, or `dims` is outside
-        1..d.
+        The whitening and the embeddings differ in their dimensions, or `dims` exceeds those of the
+        embeddings or is below 1.
     """
 
     mean: Tensor | None
@@ -135,7 +137,7 @@ class WhitenedNet(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Descriptors: those of `Whitening.apply` to the embeddings, to rounding.
+        """Compute descriptors; they equal `Whitening.apply` to the embeddings up to rounding.
 
         Parameters
         ----------
@@ -154,7 +156,7 @@ class WhitenedNet(nn.Module):
         if self.mean is not None and self.projection is not None:
             rows = (rows - self.mean) @ self.projection.T
         elif self.dim == rows.shape[1]:
-            return rows  # is normalised already
+            return rows  # already normalised
         else:
             rows = rows[:, : self.dim]
         norms = rows.norm(dim=1, keepdim=True)
@@ -164,12 +166,20 @@ class WhitenedNet(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class ImageEncoder:
-    """Describes images as the network of a model's folder was trained to see them.
+    """Encoder of images as descriptors, with the preprocessing that its network was trained with.
 
     Attributes
     ----------
-    net : on the device where it is to run; `describer.net.to("cuda")` moves it
-    preprocessing : how the network sees images
+    net : the network and its whitening; `encoder.net.to("cuda")` moves them to a GPU
+    preprocessing : size, crop and scales of the images
+
+    Examples
+    --------
+    A run leaves its model in the folder `model/`. Inner products of descriptors are cosines::
+
+        encoder = ImageEncoder.load("model/")
+        descriptors = encoder.encode(["query.jpg", "a.jpg", "b.jpg"])  # (3, d) float32
+        similarities = descriptors[1:] @ descriptors[0]
     """
 
     net: WhitenedNet
@@ -179,7 +189,7 @@ class ImageEncoder:
     def load(
         cls, folder: str | os.PathLike[str] | Folder, *, dims: int | None = None
     ) -> "ImageEncoder":
-        """Read a model's folder, and the whitening beside the weights if there is one.
+        """Load an encoder from a model's folder, with the whitening if the folder has one.
 
         Parameters
         ----------
@@ -189,7 +199,7 @@ class ImageEncoder:
         Raises
         ------
         InputError
-            As `TrainedModel.read` and `WhitenedNet`.
+            `TrainedModel.read` or `WhitenedNet` raises it.
         """
         opened = folder if isinstance(folder, Folder) else Folder(absolute(os.fspath(folder)))
         model = TrainedModel.read(opened)
@@ -204,17 +214,19 @@ class ImageEncoder:
         *,
         box: Box | None = None,
     ) -> Features:
-        """Descriptors of images of any shapes.
+        """Compute the descriptors of images of any shapes.
 
-        Each is that of the image alone, to rounding: images of one shape share a forward pass, and
-        none is padded or stretched to the shape of another.
+        A descriptor does not depend on the other images, up to rounding: images of one shape share
+        a forward pass, and none is padded or stretched to the shape of another.
 
         Parameters
         ----------
-        images : n paths, URIs or contents of image files, see `images.decode` for the formats
-        longest_side : pixels to which images are reduced; "own": as the network was trained to see
-            them; None: the original size
-        box : the part of each image to describe, see `images.decode`; None: all of it
+        images : n paths, URIs or contents of image files, see `images.decoding.decode` for the
+            formats
+        longest_side : pixels to which images are reduced; "own": the size of the model's
+            preprocessing; None: the original size
+        box : the part of each image to describe, (x1, y1, x2, y2) in pixels of the original, see
+            `images.decoding.decode`; None: all of it
 
         Returns
         -------
@@ -223,8 +235,8 @@ class ImageEncoder:
         Raises
         ------
         InputError
-            An image cannot be read: the first of them is named; or `longest_side` is below 1, or
-            `images` is no list.
+            An image cannot be read (the message names the first), `longest_side` is below 1, or
+            `images` is a single path or content instead of a list.
         """
         if isinstance(images, str | bytes):
             raise InputError("images: one path or content was given; put it into a list")
@@ -242,6 +254,7 @@ class ImageEncoder:
         return rows
 
     def _rows(self, images: Sequence[Pixels]) -> Features:
+        """Compute the descriptors (n, d) of decoded images."""
         device = self.net.net.mean.device
         most_pixels = CPU_PIXELS if device.type == "cpu" else None
         shapes = [image.shape[:2] for image in images]
@@ -254,7 +267,7 @@ class ImageEncoder:
 
 
 def _decoded(image: Any, place: str, longest_side: int | None, box: Box | None) -> Pixels:
-    """The pixels of an image; InputError names it by its path, or by its place if it has none."""
+    """Decode an image; InputError names it by its path, or by its place if it has none."""
     if isinstance(image, bytes):
         name, decoded = place, decode(image, longest_side=longest_side, box=box)
     elif isinstance(image, str | os.PathLike):

@@ -1,4 +1,4 @@
-"""A described network as an ONNX file, which runs without PyTorch and without mmray.
+"""Export of a network with its whitening to ONNX, which runs without PyTorch and without mmray.
 
 b images of one shape, h x w pixels, d dimensions. Decoding and resizing stay with the caller.
 """
@@ -25,40 +25,40 @@ from mmray.serving.encoder import WhitenedNet
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
-TOLERANCE = 1e-4  # between torch's and ONNX Runtime's values of a descriptor
+TOLERANCE = 1e-4  # largest difference between torch's and ONNX Runtime's values of a descriptor
 EXPORTED: tuple[Pooling, ...] = ("mac", "gem", "avg")
 _OPSET = 18
 
-# b, h and w of the images that compare the two, h and w in strides of the network: a map of 1 x 1,
-# square, portrait and landscape, with even and odd maps on the way.
+# (b, h, w) of the images for the comparison, h and w in strides of the network: a map of 1 x 1,
+# square, portrait and landscape images, with even and odd sizes of maps on the way.
 _COMPARED = ((1, 1.0, 1.0), (1, 3.0, 3.0), (2, 2.3, 4.1), (1, 4.57, 2.75), (2, 3.53, 3.53))
 
 
 def export_onnx(
     net: WhitenedNet, path: str | os.PathLike[str], preprocessing: Preprocessing
 ) -> float:
-    """Compare an ONNX program with torch on a few shapes of random images, and write it to a file.
+    """Convert a network to an ONNX file, after comparing the two on random images.
 
-    Its input "images" is uint8 RGB (batch, 3, height, width), its output "descriptors" float32
-    (batch, d), as `WhitenedNet.forward`. Batch, height and width are free, but height and width are
-    at least the network's stride, 16 or 32 pixels: smaller images, which `EmbeddingNet.maps` pads,
-    are not padded here. The file's metadata say how images are to be made ready.
+    The input "images" is uint8 RGB (batch, 3, height, width), the output "descriptors" float32
+    (batch, d), as for `WhitenedNet.forward`. Batch, height and width are free, but height and width
+    are at least the network's stride, 16 or 32 pixels: smaller images, which `EmbeddingNet.maps`
+    pads, are not padded here. The metadata of the file describe the preprocessing.
 
     Parameters
     ----------
     net : on the CPU
-    path : of the file, all in one; one that exists is replaced
+    path : of the file, which includes the weights; an existing file is replaced
     preprocessing : of the images, for the metadata
 
     Returns
     -------
-    The largest absolute difference between values of torch and of ONNX Runtime.
+    The largest absolute difference between the values of torch and of ONNX Runtime.
 
     Raises
     ------
     InputError
         The pooling is R-MAC, there are several scales, the file cannot be written, or the
-        difference is above `TOLERANCE`: then nothing is written.
+        difference is above `TOLERANCE`. Nothing is written then.
     """
     model, target = net.net, Path(path).absolute()
     if model.pooling not in EXPORTED:
@@ -73,10 +73,10 @@ def export_onnx(
         )
     program = _program(net)
     difference = _difference(net, program)
-    if not difference <= TOLERANCE:  # not a number is as wrong as too far
+    if not difference <= TOLERANCE:  # NaN is refused too
         raise InputError(
             f"{path}: not written: ONNX Runtime's descriptors are {difference:.1e} away from "
-            f"torch's, more than {TOLERANCE:.0e}; take the network with torch, and report this"
+            f"torch's, more than {TOLERANCE:.0e}; use the network with torch, and report this"
         )
     try:
         with Folder(str(target.parent)).writing(target.name) as sink:
@@ -89,7 +89,7 @@ def export_onnx(
 
 
 def _properties(net: WhitenedNet, preprocessing: Preprocessing) -> dict[str, str]:
-    """What a user of the file must know; "" stands for none."""
+    """Return the metadata that a user of the file needs; "" stands for none."""
     return {
         "mmray_version": __version__,
         "network": net.net.network,
@@ -105,12 +105,12 @@ def _properties(net: WhitenedNet, preprocessing: Preprocessing) -> dict[str, str
 
 
 def _program(net: WhitenedNet) -> bytes:
-    """The network as ONNX."""
+    """Convert the network to an ONNX program."""
     stride = net.net.stride
-    # torch takes equal sides, and sides of 1, for a rule: none of these, nor of any map's.
+    # torch would take equal sides, and sides of 1, for a rule: neither the image nor a map has any.
     example = torch.zeros(2, 3, 2 * stride + 5, 3 * stride + 4, dtype=torch.uint8)
-    # A smaller least side would include maps of 1 x 1, for which torch has rules of its own that
-    # the program does not need: `_COMPARED` has one.
+    # A smaller minimum would include maps of 1 x 1, for which torch adds rules that the program
+    # does not need: `_COMPARED` tests such a map.
     shapes = {
         0: torch.export.Dim("batch", min=1),
         2: torch.export.Dim("height", min=2 * stride),
@@ -132,7 +132,7 @@ def _program(net: WhitenedNet) -> bytes:
 
 
 def _described(program: bytes, properties: Mapping[str, str]) -> bytes:
-    """The same with these metadata alone: torch's are its stack, with paths of this machine."""
+    """Replace the metadata of a program; torch's are stack traces with paths of this machine."""
     import onnx
 
     model = onnx.load_from_string(program)
@@ -147,11 +147,11 @@ def _described(program: bytes, properties: Mapping[str, str]) -> bytes:
 
 
 def _difference(net: WhitenedNet, program: bytes) -> float:
-    """Largest absolute difference of the descriptors of smooth random images of `_COMPARED`."""
+    """Measure the largest difference of descriptors on random images of shapes `_COMPARED`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # By default a thread a core, bound to it, which containers refuse in a line for each.
+    # The default is one thread per core, bound to it; containers refuse that, with a line for each.
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
@@ -169,11 +169,11 @@ def _difference(net: WhitenedNet, program: bytes) -> float:
 
 
 class _OnnxSameConv2d(nn.Module):
-    """`SameConv2d` by ONNX's own name: its Python asks whether a side is odd, which no graph can.
+    """`SameConv2d` with the padding of ONNX, as a graph cannot test whether a side is odd.
 
     Parameters
     ----------
-    conv : its parameters are shared
+    conv : the layer, whose parameters are shared
     """
 
     def __init__(self, conv: SameConv2d) -> None:
@@ -195,7 +195,7 @@ class _OnnxSameConv2d(nn.Module):
 
 
 def _with_padding_by_onnx(net: WhitenedNet) -> WhitenedNet:
-    """A copy for the exporter alone: it computes nothing in torch."""
+    """Copy a network for the exporter, with padding by ONNX; the copy cannot compute in torch."""
     copied = copy.deepcopy(net)
     for parent in list(copied.modules()):
         if isinstance(parent, nn.ReLU | nn.ReLU6):
@@ -208,7 +208,7 @@ def _with_padding_by_onnx(net: WhitenedNet) -> WhitenedNet:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says to those who write it."""
+    """Silence the messages of torch's exporter, which are for its developers."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""What MLflow loads as a model: images in any form that it passes on, descriptors out.
+"""The model that MLflow loads: images in any form that it passes on, descriptors out.
 
 n images, d dimensions. MLflow imports this module by its name; nothing is unpickled. A REST server
 takes JSON, so an image is sent there as "data:image/jpeg;base64,..."; a path is one of the server's
@@ -23,19 +23,19 @@ _BASE64 = ";base64"
 
 @dataclass(frozen=True, eq=False)
 class ImageModel:
-    """A describer with the method that MLflow calls."""
+    """An image encoder with the method that MLflow calls."""
 
     describer: ImageEncoder
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Features:
-        """Descriptors of images.
+        """Compute the descriptors of images.
 
         Parameters
         ----------
-        model_input : n images in a list, a tuple, an array, a pandas Series or the one column of a
-            DataFrame, or one image alone. An image is a path, a URI (data: too, in base64), or the
+        model_input : n images in a list, a tuple, an array, a pandas Series or a DataFrame of one
+            column; or a single image. An image is a path, a URI (also data: in base64), or the
             content of a file as bytes.
-        params : "longest_side", pixels; 0 or none: the model's own
+        params : "longest_side" in pixels; 0 or none: that of the model
 
         Returns
         -------
@@ -44,19 +44,19 @@ class ImageModel:
         Raises
         ------
         InputError
-            As `ImageEncoder.encode`, or the images come in another form.
+            `ImageEncoder.encode` raises it, or the images come in another form.
         """
         images = [_content(image) for image in _listed(model_input)]
         return self.describer.encode(images, (params or {}).get("longest_side") or "own")
 
 
 def _load_pyfunc(data_path: str) -> ImageModel:
-    """The model in a folder, as MLflow asks for it."""
+    """Load a model from its folder; MLflow calls this function by its name."""
     return ImageModel(ImageEncoder.load(data_path))
 
 
 def _listed(images: Any) -> list[Any]:
-    """The images one by one; MLflow has made a DataFrame of most forms before."""
+    """List the images of an input; MLflow has converted most forms to a DataFrame before."""
     if isinstance(images, str | bytes):
         return [images]
     if hasattr(images, "columns"):  # pandas is MLflow's dependency, not this package's
@@ -83,7 +83,7 @@ def _listed(images: Any) -> list[Any]:
 
 
 def _content(image: Any) -> ImageSource:
-    """The bytes of a data: URI; anything else as it is."""
+    """Decode a data: URI to bytes; return anything else unchanged."""
     if not isinstance(image, str) or not image.startswith(_DATA):
         checked: ImageSource = image
         return checked

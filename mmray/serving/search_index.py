@@ -1,9 +1,9 @@
-"""An index to search: which images it holds, their vectors, and how the nearest are found.
+"""A search index: the images it holds, their vectors, and the search for the nearest.
 
 n images that could be read, d dimensions, q queries, k results.
 
-On disk a folder: images.parquet (a row an image, the unreadable ones too), vectors.npy (n x d),
-ivf-pq.faiss where the index is compressed, index.json, and the model, so that queries are
+On disk it is a folder: images.parquet (a row for each image, the unreadable ones too), vectors.npy
+(n x d), ivf-pq.faiss where the index is compressed, index.json, and the model, so that queries are
 described as the images were.
 """
 
@@ -28,14 +28,14 @@ IMAGES, VECTORS, COMPRESSED, ABOUT, MODEL = (
     *("images.parquet", "vectors.npy", "ivf-pq.faiss", "index.json", "model"),
 )
 COLUMNS = pa.schema([*SCHEMA, pa.field("source", pa.large_string()), pa.field("row", pa.int64())])
-FRESH, UNREADABLE = -2, -1  # rows of images that have no vector: not yet, or never
+FRESH, UNREADABLE = -2, -1  # rows of images without a vector: not described yet, not readable
 _BLOCK_ROWS = 65_536
 
 
 class Catalog:
-    """The images of an index, as a table: those of `Collection`, their source, and their row.
+    """The images of an index as a table: the columns of `Collection`, the source, and the row.
 
-    The row is that of the image's vector, or UNREADABLE: then `error` says why.
+    The row is that of the image's vector, FRESH, or UNREADABLE; then `error` says why.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -51,7 +51,7 @@ class Catalog:
 
     @property
     def rows(self) -> Ids:
-        """(m,) int64, of all images."""
+        """Return the row of each of the m images, (m,) int64."""
         rows: Ids = self.table["row"].to_numpy()
         return rows
 
@@ -60,25 +60,25 @@ class Catalog:
         return Collection(self.table.select(SCHEMA.names))
 
     def readable(self) -> Collection:
-        """The n images with a vector, in the order of the vectors."""
+        """Return the n images with a vector, in the order of the vectors."""
         return self.images.take(np.flatnonzero(self.rows >= 0))
 
     def unreadable(self) -> list[tuple[str, str]]:
-        """The place of each image that could not be read, and why."""
+        """List the location of each unreadable image and the reason."""
         bad = self.table.filter(pc.equal(self.table["row"], UNREADABLE))
         places = Collection(bad.select(SCHEMA.names)).locations.to_pylist()
         return list(zip(places, bad["error"].to_pylist(), strict=True))
 
     def merged(self, listed: Sequence[tuple[str, Collection]], *, retry: bool) -> "Catalog":
-        """The images that are listed now, and those of sources that are not looked at.
+        """Update the images of some sources to those listed now; images of other sources stay.
 
-        An image is known by its place and its size; one that is listed twice counts once. The rows
-        are still those of the vectors there were, FRESH for an image that is new or has changed.
+        An image is known by its location and its size; one that is listed twice counts once. Rows
+        still refer to the old vectors; a new or changed image has the row FRESH.
 
         Parameters
         ----------
-        listed : each source that is looked at, with its images
-        retry : those that could not be read are fresh too
+        listed : each source to update, with its current images
+        retry : whether images that could not be read become FRESH too
         """
         named = [source for source, _ in listed]
         others = pc.invert(pc.is_in(self.table["source"], pa.array(named, pa.large_string())))
@@ -96,17 +96,17 @@ class Catalog:
         return Catalog(joined.take(pa.array(sorted(first), pa.int64())))
 
     def with_descriptors(self, read: Ids, why: Sequence[str | None]) -> tuple["Catalog", Ids]:
-        """With dense rows, once the fresh images have been described.
+        """Renumber the rows from 0 to n - 1, once the fresh images have been described.
 
         Parameters
         ----------
-        read : of the fresh images in their order, the places of those that could be read
-        why : what was the matter with each fresh image, None with these
+        read : (r,) int64, places among the fresh images of those that could be read
+        why : the error of each fresh image; None for those that could be read
 
         Returns
         -------
-        The catalog, and for each of its n vectors where it comes from: a row of the old vectors, or
-        -1 - i for the i-th that is new.
+        (catalog, origins) : the catalog, and for each of its n vectors its origin, (n,) int64: a
+        row of the old vectors, or -1 - i for the i-th new vector.
         """
         rows, errors = self.rows.copy(), self.table["error"].to_pylist()
         fresh = np.flatnonzero(rows == FRESH)
@@ -131,7 +131,7 @@ def _keys(table: pa.Table) -> list[tuple[str, int]]:
 
 
 def _table(images: Collection, source: str, states: Sequence[tuple[int, str | None]]) -> pa.Table:
-    """Images of a source as rows of a catalog, with the row and the error of each."""
+    """Make the rows of a catalog for the images of a source, with the row and error of each."""
     count, columns = len(images), dict(zip(SCHEMA.names, images.table.columns, strict=True))
     columns["error"] = pa.array([error for _, error in states], pa.large_string())
     columns["source"] = pa.array([source] * count, pa.large_string())
@@ -151,10 +151,11 @@ def write_vectors(
 
     Parameters
     ----------
+    folder : of the index
     origins : (n,) int64, see `Catalog.with_descriptors`
-    old : (m, d) float32, the vectors there were
-    new : (l, c) float32, the descriptors of what is new
-    whiten : (b, c) to (b, d)
+    old : (m, d) float32, the vectors so far
+    new : (l, c) float32, the descriptors of new images
+    whiten : (b, c) float32 -> (b, d) float32
     """
     with folder.writing(VECTORS) as sink:
         write_header(sink, (len(origins), old.shape[1]))
@@ -170,14 +171,14 @@ def write_vectors(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SearchIndex:
-    """An index that is read, its vectors memory-mapped where it is local.
+    """A search index for reading, its vectors memory-mapped where it is local.
 
     Attributes
     ----------
-    images : n
+    images : n images
     vectors : (n, d) float32, l2-normalised
-    compressed : what faiss keeps of them, or None: all are compared
-    about : how the images were described
+    compressed : IVF-PQ index of the vectors; None: queries are compared with all of them
+    about : settings that the images were described with
     model : folder of the model
     """
 
@@ -189,6 +190,7 @@ class SearchIndex:
 
     @classmethod
     def read(cls, folder: Folder) -> "SearchIndex":
+        """Read an index from its folder."""
         vectors, compressed = read_array(folder, VECTORS), None
         if folder.has(COMPRESSED):
             compressed = CompressedIndex.from_bytes(folder.read(COMPRESSED), vectors)
@@ -201,12 +203,13 @@ class SearchIndex:
         )
 
     def nearest(self, queries: Features, k: int, *, probes: int) -> Neighbors:
-        """The k images with the highest cosines, or all if there are fewer.
+        """Find the k images with the highest cosines, or all if there are fewer.
 
         Parameters
         ----------
         queries : (q, d) float32, l2-normalised
-        probes : cells that a compressed index looks into
+        k : at least 1
+        probes : number of cells that a compressed index searches
 
         Raises
         ------

@@ -1,1 +1,1 @@
-"""Files, folders and processes: what has nothing to do with images."""
+"""Files, folders, errors and processes: everything that is independent of images."""

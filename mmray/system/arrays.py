@@ -19,7 +19,11 @@ Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom i
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """A view that cannot be written, as in shared memory: compiled code needs one version only."""
+    """Return a view of an array that cannot be written.
+
+    Arrays in shared memory cannot be written either: with views of all others, compiled code needs
+    one version only.
+    """
     view = array.view()
     view.flags.writeable = False
     return view

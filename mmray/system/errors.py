@@ -1,4 +1,4 @@
-"""The exception for what a user can mend: jobs end with its sentence and exit status 2."""
+"""The exception for errors that a user can mend: jobs print its message and exit with status 2."""
 
 from collections.abc import Iterable
 
@@ -15,5 +15,5 @@ def first_names(names: Iterable[str], count: int = 20) -> str:
 
 
 def quoted(names: Iterable[str]) -> list[str]:
-    """Quote names that a file may hold, cut off where they are long."""
+    """Quote names that were read from a file, each cut off after 63 characters."""
     return [repr(name[:63]) for name in names]

@@ -27,7 +27,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder by its absolute path or URI; cheap to send: a worker opens the file system anew."""
+    """A folder, given by its absolute path or URI.
+
+    It is cheap to send to a worker, which opens the file system anew.
+    """
 
     uri: str
 
@@ -40,7 +43,7 @@ class Folder:
 
     @property
     def local(self) -> Path | None:
-        """The folder's path, if it lies on this machine's file system."""
+        """The folder's path if it lies on this machine's file system, else None."""
         filesystem, path = self._opened
         return Path(path) if isinstance(filesystem, pafs.LocalFileSystem) else None
 
@@ -48,11 +51,11 @@ class Folder:
         return Folder(self.location(name))
 
     def location(self, name: str) -> str:
-        """Path or URI of a file in this folder, as a person would type it."""
+        """Return the path or URI of a file in this folder, as a person would type it."""
         return locations.joined(self.uri, name)
 
     def names(self) -> list[str]:
-        """Names of the files directly in this folder, sorted; unfinished ones are not seen."""
+        """Return the sorted names of the files directly in this folder, without unfinished ones."""
         filesystem, path = self._opened
         selector = pafs.FileSelector(path, allow_not_found=True)
         found = (info for info in filesystem.get_file_info(selector) if info.is_file)
@@ -80,7 +83,7 @@ class Folder:
             pq.write_table(table, sink, **layout)
 
     def reading(self, name: str) -> Any:
-        """An open, seekable pyarrow file."""
+        """Open a file for reading, as a seekable pyarrow file."""
         filesystem, path = self._opened
         return filesystem.open_input_file(f"{path}/{name}")
 
@@ -118,14 +121,14 @@ class Folder:
         filesystem.delete_file(f"{path}/{name}")
 
     def remove(self) -> None:
-        """Delete the folder and all in it, if it is there."""
+        """Delete the folder with all its content, if it exists."""
         filesystem, path = self._opened
         if filesystem.get_file_info(path).type == pafs.FileType.Directory:
             filesystem.delete_dir(path)
 
 
 def open_storage(uri: str) -> Folder:
-    """The storage folder, made if need be and tried by writing a file.
+    """Open the storage folder: create it if needed, and check that it can be written.
 
     Raises
     ------

@@ -24,7 +24,7 @@ def write_array(folder: Folder, name: str, array: NDArray[Any]) -> None:
 
 
 def read_array(folder: Folder, name: str) -> NDArray[Any]:
-    """An .npy file: mapped without reading it where it is local, else read into memory."""
+    """Read an .npy file: memory-mapped where it is local, else loaded into memory."""
     if folder.local is not None:
         array: NDArray[Any] = np.load(folder.local / name, mmap_mode="r", allow_pickle=False)
         return array
@@ -32,6 +32,6 @@ def read_array(folder: Folder, name: str) -> NDArray[Any]:
 
 
 def write_header(sink: IO[bytes], shape: tuple[int, int]) -> None:
-    """Begin an .npy file of float32 whose rows are written after it."""
+    """Write the header of a float32 .npy file, after which the caller writes the rows."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(sink, header)

@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first used."""
+"""Lazy exports: public names of a package that are imported when they are first used."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -8,11 +8,12 @@ from typing import Any
 def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """Return the `__getattr__` of a package whose names live in modules below it.
 
-    So that `import mmray.mining.graph` does not load torch, which another module there needs.
+    With it, `import mmray.mining.graph` does not load torch, which another module there needs.
 
     Parameters
     ----------
-    homes : module below the package, by the name that it holds
+    package : full name of the package
+    homes : public name -> module below the package that defines it
     """
 
     def find(name: str) -> Any:

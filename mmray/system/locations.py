@@ -23,7 +23,7 @@ from pyarrow import fs
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# What trying again would not mend; any other failure of a remote file may be the network's.
+# Errors that a retry would not mend; any other failure of a remote file may be the network's.
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _LASTING_NUMBERS = (errno.EFBIG, errno.EINVAL)
 PAUSES = (0.5, 2.0)  # seconds before the second and the third attempt
@@ -38,24 +38,24 @@ def is_uri(path: str) -> bool:
 
 
 def is_absolute(path: str) -> bool:
-    """Whether a path or URI means the same wherever a program runs."""
+    """Tell whether a path or URI means the same wherever a program runs."""
     return is_uri(path) or Path(path).expanduser().is_absolute()
 
 
 def absolute(path: str) -> str:
-    """A path that means the same from any folder, ~ being one's home; a URI is one."""
+    """Return the absolute path, with ~ expanded; a URI is returned as it is."""
     return path if is_uri(path) else str(Path(path).expanduser().absolute())
 
 
 def joined(folder: str, name: str) -> str:
-    """The path or URI of a file in a folder, as a person would type it."""
+    """Return the path or URI of a file in a folder, as a person would type it."""
     # What follows ? in a URI are options of its file system; in a path it is a part of a name.
     place, mark, options = folder.partition("?") if is_uri(folder) else (folder, "", "")
     return f"{place.rstrip('/')}/{name}{mark}{options}"
 
 
 def local_path(uri: str) -> Path | None:
-    """The path of a local file or folder; None: it is remote."""
+    """Return the path of a local file or folder, or None if it is remote."""
     if not is_uri(uri):
         return Path(uri)
     match = _FILE.match(uri)
@@ -63,18 +63,18 @@ def local_path(uri: str) -> Path | None:
 
 
 def uri_of(path: Path) -> str:
-    """The absolute path as it is, or a file:// URI where it is not UTF-8 and would fit no table."""
+    """Return the absolute path, or a file:// URI if it is not UTF-8 and would fit no table."""
     absolute = path.absolute()
     return str(absolute) if is_text(str(absolute)) else absolute.as_uri()
 
 
 def as_text(name: str) -> str:
-    """The name, percent-encoded if its bytes are not UTF-8 and would fit no table."""
+    """Return a file name, percent-encoded if its bytes are not UTF-8 and would fit no table."""
     return name if is_text(name) else quote(name.encode("utf-8", "surrogateescape"))
 
 
 def is_text(name: str) -> bool:
-    """Whether a name of the file system is UTF-8: Python has other bytes as surrogates."""
+    """Tell whether a file name is UTF-8; Python represents other bytes as surrogates."""
     if name.isascii():
         return True
     try:
@@ -85,7 +85,7 @@ def is_text(name: str) -> bool:
 
 
 def resolve(uri: str, name: str) -> str:
-    """The file that `name` means in a list at `uri`: itself if absolute, else below its folder."""
+    """Resolve a name in the list of files at `uri`: relative names are below the list's folder."""
     if is_uri(name) or name.startswith("/"):
         return name
     if not is_uri(uri):
@@ -97,12 +97,12 @@ def resolve(uri: str, name: str) -> str:
 
 
 def open_folder(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a folder by its absolute path or URI, and the folder's path in it.
+    """Return the file system of a folder (absolute path or URI) and the folder's path in it.
 
     Raises
     ------
     OSError
-        The URI is wrong, or of an unknown scheme.
+        The URI is malformed, or its scheme is unknown.
     """
     if not is_uri(uri):
         return _LOCAL, uri.rstrip("/")
@@ -126,7 +126,7 @@ def _split(uri: str) -> SplitResult:
         raise OSError(errno.EINVAL, str(error)) from error
 
 
-# Kept, as making a client of S3 takes longer than reading an image.
+# Cached, because creating an S3 client takes longer than reading an image.
 @lru_cache(maxsize=1024)
 def _connect(uri: str) -> tuple[fs.FileSystem, str]:
     filesystem, path = fs.FileSystem.from_uri(uri)
@@ -134,7 +134,7 @@ def _connect(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def open_remote(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a file's URI, and the file's path in it; raises as `open_folder`."""
+    """Return the file system of a file's URI and the file's path in it; raises as `open_folder`."""
     parts = _split(uri)
     folder, _, name = parts.path.rpartition("/")
     filesystem, path = open_folder(urlunsplit(parts._replace(path=folder)))
@@ -142,7 +142,7 @@ def open_remote(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def open_file(uri: str) -> Any:
-    """A binary file to `read` and `seek` in.
+    """Open a file for reading: binary and seekable.
 
     Raises
     ------
@@ -172,12 +172,12 @@ def _open_local(path: Path) -> Any:
 
 
 def read_bytes(uri: str, *, limit: int | None = None) -> bytes:
-    """The content of a file, a remote one with patience.
+    """Read the content of a file; remote files are retried.
 
     Raises
     ------
     OSError
-        It cannot be read, or is longer than the limit, bytes.
+        It cannot be read, or is longer than `limit` bytes.
     """
 
     def read() -> bytes:
@@ -192,7 +192,7 @@ def read_bytes(uri: str, *, limit: int | None = None) -> bytes:
 
 
 def with_retries(read: Callable[[], Result], uri: str) -> Result:
-    """Call `read`; where a remote file fails, as networks make it, try again a little later."""
+    """Call `read`, and again a little later where a remote file fails, as networks make it."""
     pauses = () if local_path(uri) is not None else PAUSES
     for pause in pauses:
         try:
@@ -213,11 +213,14 @@ def prefetch(
     *,
     threads: int | None = None,
 ) -> Iterator[Result]:
-    """The results of `read` in order, `count` of them read ahead: what is far answers slowly.
+    """Yield the results of `read` in order, reading ahead because remote files answer slowly.
 
     Parameters
     ----------
-    threads : that read; None: `count`
+    read : called with each item, in threads
+    items : in the order of the results
+    count : items that are read ahead
+    threads : number of threads that read; None: `count`
     """
     with ThreadPoolExecutor(threads or count) as pool:
         waiting: deque[Future[Result]] = deque()
@@ -234,6 +237,6 @@ def size_error(size: int, limit: int) -> OSError:
 
 
 def error_line(error: Exception) -> str:
-    """Why a file could not be read, in one line, without its name."""
+    """Describe in one line why a file could not be read, without its name."""
     text = getattr(error, "strerror", None) or str(error)
     return f"{type(error).__name__}: {' '.join(str(text).split())}"

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a log."""
+"""Progress of long work: a bar on a terminal, a line every few seconds in a log."""
 
 import sys
 import time
@@ -11,23 +11,24 @@ LOG_EVERY = 10.0  # seconds between two lines where there is no terminal, and be
 
 
 def announce(line: str) -> None:
-    """Tell the user, in a way that a Ray worker passes on once (Ray Train doubles `print`)."""
+    """Write a line to stderr, which a Ray worker passes on once (Ray Train doubles `print`)."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
 class Progress:
-    """Counts items that are done out of a total, with the rate, the time left, and other sums.
+    """A counter of finished items, with their rate, the time left and further sums.
 
     >>> with Progress("extract", total=600) as progress:
     ...     progress.advance(32, bytes=1_500_000, bad=1)
 
     Parameters
     ----------
-    total, done : items in all, and those that an earlier call did
+    label : name of the work in the bar and the log
+    total, done : number of all items, and of those that an earlier call finished
+    silent : show neither bar nor log lines
     report
-        Is told the figures now and then, and at the end: items done, items a second, seconds left,
-        and the sums.
+        Called with `figures()` every few seconds, and at the end.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Progress:
             self._tell()
 
     def figures(self) -> dict[str, float]:
-        """Items done and a second, seconds left if that can be told, and the sums of this call."""
+        """Return items done, items per second, seconds left (with a rate above 0), and the sums."""
         elapsed = time.monotonic() - self.start
         rate = (self.done - self.resumed) / max(elapsed, 1e-9)
         figures = {"done": self.done, "per_second": rate, **self.sums}

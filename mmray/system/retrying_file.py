@@ -1,4 +1,4 @@
-"""A file read by part, near or far, with patience."""
+"""Reading parts of a local or remote file, with retries."""
 
 import errno
 import io
@@ -10,19 +10,19 @@ import pyarrow as pa
 from mmray.system.errors import InputError
 from mmray.system.locations import error_line, open_file, with_retries
 
-# What open_file, tarfile and pyarrow raise on a file that is gone, damaged or misnamed.
+# Raised by open_file, tarfile and pyarrow for a file that is gone, damaged or misnamed.
 UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, OverflowError)
 
 
 class RetryingFile(io.RawIOBase):
-    """A file whose parts are read patiently: opened at the first, and anew after a failure."""
+    """A file whose parts are read with retries: opened when first read, again after a failure."""
 
     def __init__(self, uri: str) -> None:
         self.uri, self._length, self._position = uri, 0, 0
         self._file: Any = None
 
     def at(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset`, fewer at the end of the file; OSError if it fails."""
+        """Read `size` bytes from `offset`, fewer at the end of the file; OSError if it fails."""
 
         def read() -> bytes:
             try:
@@ -33,13 +33,13 @@ class RetryingFile(io.RawIOBase):
                 self._file.seek(offset)
                 return bytes(self._file.read(count))
             except OSError:
-                self._release()  # whatever broke may have broken the connection
+                self._release()  # the connection may be broken too
                 raise
 
         return with_retries(read, self.uri)
 
     def length(self) -> int:
-        """Bytes of the file as it was opened; OSError if that fails."""
+        """Return the size of the file in bytes when it was opened; OSError if that fails."""
         return with_retries(self._opened, self.uri)
 
     def _opened(self) -> int:
@@ -84,7 +84,7 @@ class RetryingFile(io.RawIOBase):
 
 
 def os_error(error: Exception) -> OSError:
-    """The error itself, or the OSError that says the same."""
+    """Return an OSError as it is, and another error as an OSError with the same message."""
     if isinstance(error, OSError):
         return error
     return OSError(errno.EIO, str(error) if isinstance(error, InputError) else error_line(error))

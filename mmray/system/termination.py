@@ -1,4 +1,4 @@
-"""What has to happen as soon as a process is told to end, whatever it is doing."""
+"""Actions that run as soon as a process is told to terminate, whatever it is doing."""
 
 import signal
 import socket
@@ -34,6 +34,6 @@ def on_termination(act: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        sending.close()  # which ends the watcher, once it has done what it does
+        sending.close()  # which ends the watcher, after `act` if that is running
         watcher.join()
         arriving.close()

@@ -1,4 +1,4 @@
-"""Checkpoints of training: what is written after an epoch and restored."""
+"""Files of a training checkpoint, and reading of the parts that later stages need."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ _RENAMED = {"health": "manifold_map", "ordered": "triplet_accuracy"}  # as earli
 
 
 def last_measured(folder: Path) -> EmbeddingNet:
-    """The network of a checkpoint, or the mean of those so far where that is measured."""
+    """Load the measured network of a checkpoint: the last one, or the mean of all so far."""
     mean = folder / MEASURED
     return weights.load(Folder(str(mean if mean.exists() else folder)))
 
@@ -25,5 +25,5 @@ def saved_history(folder: Path) -> History:
 
 
 def renamed_history(history: History) -> History:
-    """Give the metrics of a stored history the names that they have now."""
+    """Rename the metrics of a stored history to their current names."""
     return [{_RENAMED.get(name, name): value for name, value in each.items()} for each in history]

@@ -1,8 +1,8 @@
-"""Embedding images by their ids, and one epoch of fine-tuning (Sec. 3.4).
+"""One epoch of fine-tuning (Sec. 3.4).
 
 m images, t tuples of p positives and n negatives each, d dims, s steps, b images of a batch.
-Everything here runs alone or as one of several ranks of `torch.distributed`; any number of ranks
-follows the trajectory of one.
+The code runs in a single process or as one of several ranks of `torch.distributed`; any number of
+ranks follows the trajectory of one.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,14 +34,23 @@ def train_epoch(
     learning_rate: Callable[[float], float] | None = None,
     progress: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, float]:
-    """One pass over the steps; returns their mean loss and the mean norm of the gradients.
+    """Train for one epoch; return the mean loss and the mean norm of the gradients.
 
     Parameters
     ----------
-    optimizers : the network's, then those of what the loss has to learn, if anything
-    source : its view is given the place of an image in the epoch
-    learning_rate : of the network in a step, by the share of the epoch, in (0, 1], that is done
-        after it; None: the optimiser's own
+    model : the network, perhaps wrapped by DDP; takes a list of batches (b, 3, h, w) uint8
+    optimizers : the one of the network, then that of the loss, where the loss has parameters
+    steps : images and losses of the epoch
+    source : images by id; the key of its view is the place of an image in the epoch
+    rule : precision and the limit of the gradients' norm
+    device : where the network is
+    learning_rate : share of the epoch that is done after a step, in (0, 1] -> learning rate of the
+        network in that step; None: the optimiser's own rate
+    progress : called after each step with its size
+
+    Returns
+    -------
+    {"loss": ..., "gradient_norm": ...}
 
     Raises
     ------
@@ -84,7 +93,7 @@ def train_epoch(
 
 
 def _forward(model: nn.Module, images: Sequence[Pixels], device: torch.device) -> Tensor:
-    """Embeddings (m, d) of images of mixed shapes by a single forward call, as DDP needs."""
+    """Embed images of mixed shapes, (m, d), in a single forward call, as DDP requires."""
     batches = list(same_shape_batches([image.shape[:2] for image in images], len(images)))
     rows = model([as_batch([images[index] for index in batch], device) for batch in batches])
     order = np.argsort(np.concatenate(batches))

@@ -1,7 +1,7 @@
-"""Fine-tuning from the initial network to the one that is kept: draw, train, measure (Sec. 3.4).
+"""Fine-tuning, epoch by epoch: draw tuples, train, measure, keep the best network (Sec. 3.4).
 
-m images, d dims. The state between two epochs is whole: what is saved there and restored goes on as
-if nothing had happened, on any number of ranks.
+m images, d dims. The state between two epochs is complete: training that is restored from it
+continues as if it had never stopped, on any number of ranks.
 """
 
 import copy
@@ -45,19 +45,19 @@ from mmray.training.supervised.losses import LabelledImages
 from mmray.training.tuples import Pairs
 from mmray.training.validation import ManifoldValidation, best_epoch
 
-CENTRE_RATE = 1e-2  # of what a rival's loss learns, its proxies or centres, by Adam
+CENTRE_RATE = 1e-2  # Adam's learning rate for proxies or centres of a supervised baseline
 
 
 class FineTuning:
-    """The state of one rank between epochs; all ranks have the same.
+    """State of fine-tuning on one rank; between epochs it is the same on all ranks.
 
     Attributes
     ----------
-    epoch : how many were trained
+    epoch : number of epochs trained so far
     history : metrics of the initial network, and of the network after each epoch
-    network : as it is
-    measured : the one that is measured and may be kept: `network`, or the mean of it after every
-        epoch so far and before the first (stochastic weight averaging, Izmailov et al. 2018)
+    network : the network in training
+    measured : the network that is measured and may be kept: `network`, or the mean of the initial
+        network and of those after each epoch (stochastic weight averaging, Izmailov et al. 2018)
     best : `measured` as it was when `manifold_map` was highest
     """
 
@@ -89,7 +89,7 @@ class FineTuning:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the last few did not help."""
+        """Tell whether all epochs are done, or patience with the last ones has run out."""
         if len(self.history) <= self.epoch:
             return False
         patience = self.config.patience
@@ -97,14 +97,14 @@ class FineTuning:
         return self.epoch >= self.config.epochs or (patience is not None and waited >= patience)
 
     def run(self, model: nn.Module, report: Callable[[], None]) -> None:
-        """Train until it is finished.
+        """Train until `finished`.
 
-        Every rank draws the same tuples: the generator and the embeddings are the same.
+        Every rank draws the same tuples, as generators and embeddings are the same.
 
         Parameters
         ----------
-        model : `network`, or what shares its gradients between ranks
-        report : is called whenever the state is whole: before the first epoch and after each
+        model : `network`, or its wrapper that averages gradients over the ranks
+        report : called whenever the state is complete: before the first epoch and after each
         """
         while not self.finished:
             start = time.monotonic()
@@ -122,7 +122,7 @@ class FineTuning:
                 self._trained["embed_seconds"] = seconds
 
     def _pairs(self, rng: np.random.Generator) -> Pairs | None:
-        """What has to be embedded before an epoch is drawn; None: nothing."""
+        """Draw an epoch's anchors and positives; None where training is on classes."""
         count = self.config.anchors_per_epoch
         if isinstance(self.job.supervision, LabelledImages):
             return None
@@ -138,9 +138,9 @@ class FineTuning:
         )
 
     def _steps(self, pairs: Pairs | None, rows: Features, rng: np.random.Generator) -> Steps:
-        """Tuples with negatives near to the anchors in the embedding (m, d) as it is, or classes.
+        """Complete the pairs with hard negatives by the embeddings (m, d), or draw class batches.
 
-        There are as many images in an epoch, and in a step, with classes as with tuples.
+        An epoch and a step have as many images with classes as with tuples.
         """
         config, supervision = self.config, self.job.supervision
         if isinstance(supervision, LabelledImages):
@@ -166,10 +166,10 @@ class FineTuning:
         return TupleSteps(drawn, step_rule(config))
 
     def _rows(self, check: Ids, pairs: Ids) -> tuple[Features, Features]:
-        """Embeddings of images by the network that is measured, and of others by the one trained.
+        """Embed the images of the check by `measured`, and those of the pairs by `network`.
 
-        Where those are the same (always without a mean, and before the first epoch), no image goes
-        through it twice.
+        Where the two are the same network (always without averaging, and before the first epoch),
+        each image is embedded once.
         """
         same = self.measured is self.network or self.epoch == 0
         if not same and len(pairs):
@@ -182,11 +182,11 @@ class FineTuning:
         return rows[np.searchsorted(ids, check)], rows[np.searchsorted(ids, pairs)]
 
     def _measure(self, rows: Features) -> None:
-        """Add to the history what is known of the network, and keep it if it is the best so far.
+        """Add the metrics of the network to the history, and keep it if it is the best so far.
 
         Parameters
         ----------
-        rows : (m, d), of what the validation needs
+        rows : (m, d) float32, embeddings of the images `validation.needed`
         """
         figures = self.validation.measure(rows, loss=self.config.loss, margin=self.config.margin)
         self.history.append(self._trained | figures | self._labelled_map())
@@ -194,7 +194,7 @@ class FineTuning:
             self.best = copy.deepcopy(self.measured).cpu()
 
     def _train(self, model: nn.Module, steps: Steps) -> None:
-        """One epoch."""
+        """Train for one epoch and remember its metrics."""
         config, start = self.config, time.monotonic()
         rate = partial(
             learning_rate,
@@ -227,13 +227,14 @@ class FineTuning:
 
     @torch.no_grad()
     def _add_to_mean(self) -> None:
-        """The statistics of BatchNorm are frozen, the same in all networks."""
+        """Add the network to the mean of all so far."""
+        # The statistics of BatchNorm are frozen, and the same in all networks.
         pairs = zip(self.measured.parameters(), self.network.parameters(), strict=True)
         for mean, new in pairs:
             mean.lerp_(new, 1 / (self.epoch + 1))
 
     def _labelled_map(self) -> dict[str, float]:
-        """MAP of the network on the labelled set, without whitening, at the training size."""
+        """Measure the mAP on the labelled set, without whitening, at the training size, if due."""
         labelled, every = self.job.labelled, self.config.monitor_every
         if labelled is None or every == 0 or self.epoch % every:
             return {}
@@ -242,7 +243,7 @@ class FineTuning:
         return {"map": labelled.mean_average_precision(rows)}
 
     def _images(self, items: Sequence[ImageFile]) -> ImageSource:
-        """As they are embedded: a network that is trained on crops sees the middle of each."""
+        """Prepare images for embedding; a network trained on crops sees the centre of each."""
         config = self.config
         source = ImageSource(
             items, longest_side=config.longest_side, max_pixels=self.job.max_pixels
@@ -252,7 +253,7 @@ class FineTuning:
         return source.seen_as(lambda pixels, key: center_crop(pixels, config.crop_size))
 
     def _training_source(self) -> ImageSource:
-        """As they are trained on in this epoch: its crops are the same for any number of ranks."""
+        """Prepare images for training; an epoch's crops are the same for any number of ranks."""
         if self.config.augmentation == "none":
             return self.source
         crop, seed = RandomCrop(size=self.config.crop_size), [self.job.seed, self.epoch]
@@ -261,7 +262,7 @@ class FineTuning:
         )
 
     def _embedded(self, network: EmbeddingNet, source: ImageSource, ids: Ids) -> Features:
-        """(m, d)."""
+        """Embed images by their ids, (m, d) float32, with the settings of the job."""
         return embed_ids(
             network,
             source,
@@ -274,7 +275,7 @@ class FineTuning:
     # -- checkpoints ------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """The last network, its optimiser, the mean if any, the best network, and the history."""
+        """Write a checkpoint: all networks, the states of the optimisers, and the history."""
         weights.save(self.network, Folder(str(folder)))
         if self.measured is not self.network:
             weights.save(self.measured, Folder(str(folder / MEASURED)))
@@ -286,6 +287,7 @@ class FineTuning:
         (folder / STATE).write_text(json.dumps(state, indent=1))
 
     def restore(self, folder: Path) -> None:
+        """Restore the state from a checkpoint that `save` wrote."""
         self.network.load_state_dict(weights.load(Folder(str(folder))).state_dict())
         if self.measured is not self.network:
             self.measured.load_state_dict(last_measured(folder).state_dict())

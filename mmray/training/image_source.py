@@ -1,4 +1,4 @@
-"""Images by id, decoded ahead of their use, and their embedding by all ranks."""
+"""Images by id, decoded ahead of use, and their embedding by all ranks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -19,20 +19,21 @@ from mmray.system.errors import InputError
 from mmray.system.locations import prefetch
 
 CHUNK = 256  # images decoded together when a set is embedded
-AHEAD = 64  # images read ahead of their use
-THREADS = 2  # that read them
+AHEAD = 64  # images read ahead of use
+THREADS = 2  # threads that read images
 
 View = Callable[[Pixels, int], Pixels]
 
 
 class ImageSource:
-    """Reads, decodes and resizes images by their id, in threads, ahead of their use.
+    """Images by id, which threads read, decode and resize ahead of use.
 
     Parameters
     ----------
-    items : the images, an image's id being its place among them
+    items : the images; the id of an image is its place among them
     longest_side : pixels to which images are reduced
-    view : what is made of an image, by a number that is given with it
+    max_pixels : an image with more cannot be read
+    view : (pixels, key) -> pixels, a transformation of each image, such as a crop
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ImageSource:
         self.view = view
 
     def seen_as(self, view: View) -> "ImageSource":
-        """The same images under another view."""
+        """Return a source of the same images with another view."""
         return ImageSource(
             self.items, longest_side=self.longest_side, max_pixels=self.max_pixels, view=view
         )
@@ -66,7 +67,7 @@ class ImageSource:
     def groups(
         self, groups: Sequence[Ids], keys: Sequence[Ids] | None = None
     ) -> Iterator[list[Pixels]]:
-        """The images of each group of ids in turn; the keys are for the view, one an image."""
+        """Yield the images of each group of ids; `keys` has a key of the view for each image."""
         flat = np.concatenate([*groups, np.empty(0, np.int64)]).tolist()
         of_images = [0] * len(flat) if keys is None else np.concatenate(keys).tolist()
         images = prefetch(self._load, zip(flat, of_images, strict=True), AHEAD, threads=THREADS)
@@ -83,9 +84,22 @@ def embed_ids(
     device: torch.device,
     precision: Precision = "float32",
 ) -> Features:
-    """`embed` for images of a source: (m, d), shared between the ranks, whole on every rank.
+    """Embed images by their ids; all ranks share the work, and each receives all rows.
 
-    The model stays as it is: a copy of it, made for inference, embeds.
+    The model stays unchanged: a copy of it, made for inference, embeds.
+
+    Parameters
+    ----------
+    model : the network
+    source : the images
+    ids : (m,) int64, their places in the source
+    batch_size : most images of a forward pass
+    device : where to compute
+    precision : of the convolutions
+
+    Returns
+    -------
+    (m, d) float32, l2-normalised, in the order of the ids; the same on every rank.
     """
     rank, size = rank_and_size()
     stripe = ids[rank::size]
@@ -100,13 +114,14 @@ def embed_ids(
 
 
 def rank_and_size() -> tuple[int, int]:
+    """Return the rank of this process and the number of ranks; (0, 1) without torch.distributed."""
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def _gather_stripes(stripe: Features, total: int, device: torch.device) -> Features:
-    """All ranks' rows [rank::size] put back in order: (total, ...)."""
+    """Gather the rows [rank::size] of all ranks in their order, (total, ...)."""
     _, size = rank_and_size()
     if size == 1:
         return stripe

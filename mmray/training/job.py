@@ -1,4 +1,4 @@
-"""A training job: what is trained, on what, and by which rule."""
+"""A training job: the network, its data, and the settings."""
 
 from dataclasses import dataclass
 
@@ -21,16 +21,17 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """What is trained, and on what.
+    """A network to train, with its images, pools, checks and settings.
 
     Attributes
     ----------
-    images : those that the pools name, by their place
+    images : the images; ids in the pools are places among them
     validation_neighbors : manifold neighbours of some items, see `validation`
-    labelled : is measured on after every `monitor_every` epochs; nothing follows from it
-    supervision : what is learned from instead of the pools, with labels: pairs, and the labels
-        under which negatives are chosen, see `labelled_tuples`; or the class of every image, see
-        `supervised`. None: no labels
+    max_pixels : an image with more cannot be read
+    labelled : set to measure on every `monitor_every` epochs, for display only; None: not measured
+    supervision : labels to learn from instead of the pools: matching pairs with the clusters of
+        all images, see `supervised.labelled_tuples`, or the class of every image, see
+        `supervised.losses`. None: training is on the pools, without labels
     """
 
     model: EmbeddingNet
@@ -45,6 +46,7 @@ class TrainingJob:
 
 
 def optimizer_of(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Make the optimiser that the settings name, see `make_optimizer`."""
     return make_optimizer(
         model.parameters(),
         name=config.optimizer,
@@ -55,6 +57,7 @@ def optimizer_of(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimi
 
 
 def step_rule(config: TrainingConfig) -> StepRule:
+    """Return the settings of a training step."""
     return StepRule(
         loss=config.loss,
         margin=config.margin,

@@ -1,7 +1,8 @@
-"""The two losses of the paper, one value per tuple (anchor, positives, negatives), no factors 1/2.
+"""The two losses of the paper, one value per tuple (anchor, positives, negatives).
 
 b tuples, p positives and n negatives in each (1 and 1 in the paper), d dimensions. Embeddings are
-l2-normalised rows, though nothing here depends on it.
+l2-normalised rows, though nothing here depends on it. As in eqs. (7) and (8), there are no factors
+1/2.
 """
 
 import torch
@@ -20,7 +21,9 @@ def contrastive_loss(
     margin: float,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Eq. (7): |z_r - z_+|^2 + [m - |z_r - z_-|]_+^2. The hinge is on the distance, then squared.
+    """Contrastive loss of each tuple, eq. (7): |z_r - z_+|^2 + [m - |z_r - z_-|]_+^2.
+
+    The hinge is on the distance and then squared.
 
     Parameters
     ----------
@@ -30,13 +33,20 @@ def contrastive_loss(
 
     Returns
     -------
-    (b,): not averaged. Where the anchor equals its negative the distance has no derivative: its
-    gradient there is taken as 0.
+    (b,) float, not averaged. Where an anchor equals its negative the distance has no derivative:
+    its gradient is taken as 0.
 
     Raises
     ------
     ValueError
         The shapes differ, or the margin is negative.
+
+    Examples
+    --------
+    >>> anchor, positive = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.0]])
+    >>> negative = torch.tensor([[1.0, 0.5]])
+    >>> contrastive_loss(anchor, positive, negative, margin=1.0)  # 0.5^2 + (1 - 0.5)^2
+    tensor([0.5000])
     """
     _check(anchor, positive, negative, margin, weight)
     loss = _contrastive(anchor, positive, negative, margin)
@@ -51,11 +61,18 @@ def triplet_loss(
     margin: float,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Eq. (8): [m + |z_r - z_+|^2 - |z_r - z_-|^2]_+.
+    """Triplet loss of each tuple, eq. (8): [m + |z_r - z_+|^2 - |z_r - z_-|^2]_+.
 
-    As released: both distances are squared, the hinge is not.
+    Both distances are squared and the hinge is not, as in the authors' released code.
 
     Parameters, result and errors are those of `contrastive_loss`.
+
+    Examples
+    --------
+    >>> anchor, positive = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.0]])
+    >>> negative = torch.tensor([[1.0, 0.5]])
+    >>> triplet_loss(anchor, positive, negative, margin=0.5)  # 0.5 + 0.5^2 - 0.5^2
+    tensor([0.5000])
     """
     _check(anchor, positive, negative, margin, weight)
     loss = _triplet(anchor, positive, negative, margin)
@@ -72,7 +89,7 @@ def tuple_loss(
     weights: Tensor | None = None,
     sum_negatives: bool = False,
 ) -> Tensor:
-    """Eq. (7) or (8) as a mean over the p x n pairs (positive, negative) of each anchor.
+    """Mean of eq. (7) or (8) over the p x n pairs (positive, negative) of each anchor.
 
     With one positive and one negative it is the loss of the paper.
 
@@ -81,20 +98,20 @@ def tuple_loss(
     anchor : (b, d) float
     positives : (b, p, d) float, p at least 1
     negatives : (b, n, d) float, n at least 1
+    loss : "contrastive", eq. (7), or "triplet", eq. (8)
     margin : m, at least 0; 0.7 (contrastive) or 0.5 (triplet) where None
     weights : (b, p) float, multiply the loss of every pair of a positive: s_m(x_r, x_+) in +W
-    sum_negatives : what the negatives add is summed, not averaged: each weighs as much as a
-        positive, as in Radenović et al. (ECCV 2016)
+    sum_negatives : sum the terms of the negatives instead of averaging them: each then weighs as
+        much as a positive, as in Radenović et al. (ECCV 2016)
 
     Returns
     -------
-    (b,): not averaged over the tuples. Gradients as those of `contrastive_loss`.
+    (b,) float, not averaged over the tuples. Gradients are as for `contrastive_loss`.
 
     Raises
     ------
     ValueError
-        The shapes do not belong together, there is no positive or no negative, or the margin is
-        negative.
+        The shapes do not match, there is no positive or no negative, or the margin is negative.
     """
     margin = MARGINS[loss] if margin is None else margin
     _check_tuples(anchor, positives, negatives, margin, weights)
@@ -125,8 +142,8 @@ def _triplet(
     return share * (margin + difference).clamp(min=0)
 
 
-# Of rows (..., d) whose leading axes broadcast: anchor, positive, negative, margin -> (...); what
-# the negative adds is multiplied by a share.
+# (anchor, positive, negative, margin) -> (...), for rows (..., d) whose leading axes broadcast; the
+# term of the negative is multiplied by `share`.
 LOSSES = {"contrastive": _contrastive, "triplet": _triplet}
 
 
@@ -142,7 +159,7 @@ def _check(
             "anchor, positive and negative must have one shape (b, d), not "
             f"{tuple(anchor.shape)}, {tuple(positive.shape)} and {tuple(negative.shape)}"
         )
-    # A (b, 1) weight would broadcast to (b, b) without a word.
+    # A (b, 1) weight would broadcast silently to (b, b).
     if weight is not None and weight.shape != anchor.shape[:1]:
         raise ValueError(f"weight has the shape {tuple(weight.shape)}, not ({anchor.shape[0]},)")
     _check_margin(margin)

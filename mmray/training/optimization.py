@@ -1,7 +1,7 @@
-"""The optimiser of fine-tuning, and its learning rate as a function of the epochs done (Sec. 4.3).
+"""The optimiser of fine-tuning, and the schedule of its learning rate (Sec. 4.3).
 
-The rate of a step follows from the progress alone: training that goes on from a checkpoint takes
-the rates it would have taken.
+The rate of a step depends on the progress alone: training that resumes from a checkpoint uses the
+same rates as training without a stop.
 """
 
 import math
@@ -21,12 +21,13 @@ def make_optimizer(
     momentum: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum as in the paper, Adam, or AdamW.
+    """Make an optimiser: SGD with momentum as in the paper, Adam, or AdamW.
 
     Parameters
     ----------
     parameters : at least one
-    learning_rate : that of the first step, unless `set_learning_rate` changes it before
+    name : "sgd", "adam" or "adamw"
+    learning_rate : rate of the first step, unless `set_learning_rate` changes it before
     momentum : in [0, 1], of SGD only; Adam and AdamW keep torch's betas, 0.9 and 0.999
     weight_decay : at least 0
         SGD and Adam add weight_decay times the parameter to its gradient; AdamW shrinks the
@@ -50,20 +51,21 @@ def learning_rate(
     decay_epochs: int,
     warmup_epochs: float,
 ) -> float:
-    """The learning rate of the step that ends when `epochs_done` epochs are done.
+    """Return the learning rate of the step that ends when `epochs_done` epochs are done.
 
     Parameters
     ----------
     epochs_done : in [0, epochs]
         Progress at the end of the step, so that the first step of a warm-up is not 0: for step i of
         s steps in an epoch, both from 0, epoch + (i + 1) / s.
+    base : the rate before any decay
     schedule
         "step" multiplies by `decay` every `decay_epochs` epochs (the paper: 1e-2, by 0.1 every 10);
         the step that ends an epoch still belongs to it. "cosine" falls along half a cosine from
         `base` at 0 to 0 at `epochs`, which is the last step's rate. "constant" stays at `base`.
     epochs, decay_epochs : at least 1
     warmup_epochs : at least 0
-        In so many first epochs the rate of the schedule is multiplied by the part of them done.
+        During the warm-up the rate of the schedule is multiplied by the share of it that is done.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def learning_rate(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Take this rate for all parameters from the next step on."""
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         # torch.load(weights_only=True) refuses a checkpoint that holds a NumPy number.
         group["lr"] = float(rate)

@@ -1,4 +1,4 @@
-"""Steps of an epoch: which images they take, and the loss of their embeddings."""
+"""Steps of an epoch: the images of each step, and the loss of their embeddings."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,14 +18,14 @@ from mmray.training.tuples import Tuples
 
 @dataclass(frozen=True, kw_only=True)
 class StepRule:
-    """How a step follows from a batch of tuples.
+    """Settings of a training step.
 
     Attributes
     ----------
     loss, margin, weighted, sum_negatives : see `losses.tuple_loss`
-    batch_size : tuples in a step, over all ranks together
+    batch_size : tuples of a step, in total over all ranks
     precision : of the forward and backward pass through the backbone; weights, embeddings and
-        losses are in float32 always
+        losses are always float32
     clip_norm : a gradient with a larger norm is scaled down to it; None: never
     """
 
@@ -39,22 +39,22 @@ class StepRule:
 
 
 class Steps(Protocol):
-    """The steps of an epoch: which images, and what their embeddings cost.
+    """Interface of an epoch's steps: the images of each step, and the loss of their embeddings.
 
     Attributes
     ----------
-    images : (i,) int64, of the whole epoch, an image perhaps more than once
-    sizes : what each step counts for in the mean loss
+    images : (i,) int64, image ids of the whole epoch; an image may occur more than once
+    sizes : weight of each step in the mean loss of the epoch
     """
 
     images: Ids
     sizes: list[int]
 
     def places(self, step: int) -> Ids:
-        """Places in `images` of what this rank embeds."""
+        """Return the places in `images` that this rank embeds in a step."""
 
     def loss(self, step: int, embeddings: Tensor) -> Tensor:
-        """What this rank adds to the step's mean loss, a scalar.
+        """Return this rank's share of the mean loss of a step, a scalar.
 
         The shares add up to the loss, and the mean over the ranks of `size` times their gradients
         is its gradient.
@@ -62,7 +62,7 @@ class Steps(Protocol):
 
 
 class TupleSteps:
-    """Steps of `batch_size` tuples: each rank takes the tuples [rank::size] of a step."""
+    """Steps of `batch_size` tuples, of which each rank takes the tuples [rank::size]."""
 
     def __init__(self, tuples: Tuples, rule: StepRule) -> None:
         self.tuples, self.rule = tuples, rule
@@ -86,7 +86,7 @@ class TupleSteps:
         return self._places[self._stripe(step)].ravel()
 
     def loss(self, step: int, embeddings: Tensor) -> Tensor:
-        """However uneven the stripes are, every tuple counts the same."""
+        """Return this rank's share of the mean loss of a step: every tuple counts the same."""
         stripe, rule = self._stripe(step), self.rule
         rows = embeddings.unflatten(0, (len(stripe), -1))
         p = self.tuples.positives.shape[1]
@@ -106,16 +106,16 @@ class TupleSteps:
 
 
 class ClassSteps:
-    """Steps of batches of labelled images, whose loss takes all of a batch together.
+    """Steps on batches of labelled images, with a loss of the whole batch.
 
-    Each rank embeds the images [rank::size] of a batch and gathers those of the others.
+    Each rank embeds the images [rank::size] of a batch and gathers the embeddings of the others.
 
     Parameters
     ----------
-    batches : (s, b) int64, images
-    classes : (n,) int64, of every image
-    loss : see `supervised.baseline_loss`
-    first : number of the first step, over all epochs
+    batches : (s, b) int64, ids of the images of each step
+    classes : (n,) int64, class of every image
+    loss : see `supervised.losses.baseline_loss`
+    first : number of the first step, counted over all epochs
     """
 
     def __init__(self, batches: Ids, classes: Ids, loss: nn.Module, *, first: int) -> None:
@@ -129,7 +129,8 @@ class ClassSteps:
         return places
 
     def loss(self, step: int, embeddings: Tensor) -> Tensor:
-        """Every rank has all of it: its gradient reaches each rank's images once from each rank."""
+        """Return an equal share of the loss of a batch."""
+        # Every rank computes the whole loss, and its gradient reaches each image from every rank.
         ids = self.batches[step]
         rows = _gather_with_gradient(embeddings, len(ids))
         labels = torch.from_numpy(self.classes[ids]).to(rows.device)
@@ -138,7 +139,7 @@ class ClassSteps:
 
 
 def _gather_with_gradient(stripe: Tensor, total: int) -> Tensor:
-    """All ranks' rows [rank::size] put back in order, (total, d); gradients flow back to each."""
+    """Gather the rows [rank::size] of all ranks in order, (total, d), with gradients to each."""
     _, size = rank_and_size()
     if size == 1:
         return stripe

@@ -1,9 +1,9 @@
-"""Drawing an epoch's tuples (anchor, positives, negatives) from the mined pools (Sec. 3.4).
+"""Sampling of an epoch's tuples (anchor, positives, negatives) from mined pools (Sec. 3.4).
 
-Negatives depend on the network as it is, and to embed every image of the pools would cost more than
-the epoch. So the draw has two steps: `sample_pairs` says which images have to be embedded, and
+Hard negatives depend on the current network, and embedding every image of the pools would cost more
+than the epoch. So sampling has two steps: `sample_pairs` says which images have to be embedded, and
 `add_negatives` takes their embeddings. Both use one generator: the same seed, pools and embeddings
-give the same tuples, however many workers there are.
+give the same tuples on any number of workers.
 
 An anchor is usable if it has both a positive and a negative.
 
@@ -35,7 +35,7 @@ class Pairs:
     candidates : t arrays int64
         All mined negatives P^-(x^r) of each anchor.
     needed : (m,) int64
-        The images that `add_negatives` asks the embeddings of: anchors and candidates, ascending.
+        The images whose embeddings `add_negatives` takes: anchors and candidates, ascending.
     """
 
     anchors: Ids
@@ -55,7 +55,7 @@ class Tuples:
     positives : (t, p) int64
     negatives : (t, n) int64
     weights : (t, p) float32
-        Manifold similarity s_m(x^r, x^+): the factor on the loss of a positive (+W).
+        Manifold similarity s_m(x^r, x^+), the weight of the loss of a positive (+W).
     """
 
     anchors: Ids
@@ -65,23 +65,23 @@ class Tuples:
 
 
 def with_mean_weight_one(pools: Pools) -> Pools:
-    """The same pools with every positive similarity divided by their mean.
+    """Divide the positive similarities of pools by their mean.
 
-    The scale of s_m depends on the graph and on alpha; unless it is removed, +W changes the
-    learning rate too.
+    The scale of s_m depends on the graph and on alpha; unless it is removed, +W also changes the
+    effective learning rate.
 
     Parameters
     ----------
-    pools : what was mined
-        The mean is over all positives of all usable anchors: over the pairs that may be drawn,
-        each counted once. Pools without any are returned unchanged.
+    pools : as mined
+        The mean is over all positives of all usable anchors, the pairs that may be drawn. Pools
+        without a usable anchor are returned unchanged.
 
     Raises
     ------
     InputError
-        The mean is not above 0, which no manifold similarities have.
+        The mean is not above 0; that of manifold similarities always is.
     ValueError
-        The lists of the pools do not belong together.
+        The lists of the pools do not match.
     """
     usable = _usable(pools)
     if not len(usable):
@@ -101,15 +101,15 @@ def with_mean_weight_one(pools: Pools) -> Pools:
 
 
 def hold_out(pools: Pools, fraction: float, rng: np.random.Generator) -> tuple[Pools, Pools]:
-    """Split the usable anchors at random, to watch the loss on anchors that are not trained on.
+    """Split the usable anchors at random into those to train on and those held out for a check.
 
     Only anchors are split: their images may still be positives or negatives of other anchors.
 
     Parameters
     ----------
-    pools : what was mined
+    pools : as mined
     fraction : from 0, below 1
-        Share of the usable anchors that is held out, rounded to whole anchors. If it is above 0 and
+        Share of the usable anchors to hold out, rounded to whole anchors. If it is above 0 and
         there are two or more, at least one is held out and at least one is left.
 
     Returns
@@ -120,7 +120,7 @@ def hold_out(pools: Pools, fraction: float, rng: np.random.Generator) -> tuple[P
     Raises
     ------
     ValueError
-        The fraction is not in [0, 1), or the lists of the pools do not belong together.
+        The fraction is not in [0, 1), or the lists of the pools do not match.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction = {fraction}: hold out a share from 0 to below 1")
@@ -144,24 +144,24 @@ def sample_pairs(
 
     Parameters
     ----------
-    pools : what was mined
+    pools : as mined
         Anchors that are not usable are never drawn.
     count : at least 1
         Anchors to draw; all, in random order, if there are no more.
-    rng : to be passed on to `add_negatives`.
+    rng : the generator, to be passed on to `add_negatives`
     positives : p, at least 1
-        Positives of each anchor, drawn without replacement; if its pool has fewer, all of them
-        and then the same again, in the order drawn.
+        Positives of each anchor, drawn without replacement; if its pool has fewer, all of them,
+        repeated in the order drawn.
     top_positives : at least 1
-        Positives are drawn only among so many that the pool lists first: those of the largest
-        manifold similarity. Among all where None.
+        Positives are drawn only among the first `top_positives` of a pool, those of the largest
+        manifold similarity; None: among all.
 
     Raises
     ------
     InputError
         No anchor has both a positive and a negative.
     ValueError
-        A number is below 1, or the lists of the pools do not belong together.
+        A number is below 1, or the lists of the pools do not match.
     """
     if count < 1:
         raise ValueError(f"count = {count}: draw at least one anchor")
@@ -199,24 +199,25 @@ def add_negatives(
     negatives: int = 1,
     rng: np.random.Generator,
 ) -> Tuples:
-    """Draw for each anchor negatives among the candidates nearest to it in the current embedding.
+    """Draw the negatives of each anchor among its nearest candidates in the current embedding.
 
     Parameters
     ----------
     pairs : as drawn by `sample_pairs` with the same generator
     embeddings : (m, d) float32
-        Rows of the images `pairs.needed`, l2-normalised, by the network as it is.
+        Rows of the images `pairs.needed` by the current network, l2-normalised.
     hard_negatives : at least 1
-        Negatives are drawn among so many candidates: those of the largest inner product with the
-        anchor, equal ones by ascending id; among all if there are no more.
+        Negatives are drawn among this number of candidates, those of the largest inner product with
+        the anchor, equal ones by ascending id; among all if there are no more.
     negatives : n, at least 1
-        Negatives of each anchor, drawn without replacement; if it has fewer hard ones, all of them
-        and then the same again, in the order drawn.
+        Negatives of each anchor, drawn without replacement; if it has fewer hard ones, all of them,
+        repeated in the order drawn.
+    rng : the generator that `sample_pairs` was given
 
     Raises
     ------
     ValueError
-        Not one row for each needed image, a row that is not finite, or a number below 1.
+        There is not one row for each needed image, a row is not finite, or a number is below 1.
     """
     check_embeddings(pairs, embeddings, hard_negatives=hard_negatives, negatives=negatives)
     nearest = [
@@ -235,7 +236,7 @@ def add_negatives(
 def check_embeddings(
     pairs: Pairs, embeddings: Features, *, hard_negatives: int, negatives: int
 ) -> None:
-    """Raise what `add_negatives` says of its arguments."""
+    """Check the arguments of `add_negatives`, and raise its errors."""
     if embeddings.ndim != 2 or len(embeddings) != len(pairs.needed):
         raise ValueError(
             f"embeddings {embeddings.shape}: need one row for each of {len(pairs.needed)} images"
@@ -253,7 +254,7 @@ def check_embeddings(
 
 
 def _draw(sizes: Sequence[int], count: int, rng: np.random.Generator) -> Ids:
-    """Places (t, count) in lists of these sizes: without replacement, then repeated in order."""
+    """Draw places (t, count) in lists of these sizes without replacement, repeating short lists."""
     # np.resize fills up with repeats from the start.
     return np.stack(
         [np.resize(rng.choice(size, min(size, count), replace=False), count) for size in sizes]
@@ -261,17 +262,17 @@ def _draw(sizes: Sequence[int], count: int, rng: np.random.Generator) -> Ids:
 
 
 def _nearest(anchor: np.int64, candidates: Ids, needed: Ids, embeddings: Features) -> Ids:
-    """Candidates by descending similarity to the anchor, then by ascending id."""
+    """Sort candidates by descending similarity to the anchor, then by ascending id."""
     ids = np.sort(candidates)
     rows = embeddings[np.searchsorted(needed, ids)].astype(np.float64)
     query = embeddings[np.searchsorted(needed, anchor)].astype(np.float64)
-    # Rounding the sums hides their order of summation: equal images tie, and their ids decide.
+    # Rounding hides the order of summation: equal images tie, and their ids decide.
     similarities = (rows @ query).astype(np.float32)
     return ids[np.argsort(-similarities, kind="stable")]
 
 
 def _taken(pools: Pools, places: Ids) -> Pools:
-    """The pools of the anchors at these places only."""
+    """Select the pools of the anchors at some places."""
 
     def taken(column: Any) -> Any:
         return tuple(column[i] for i in places) if isinstance(column, tuple) else column[places]
@@ -280,7 +281,7 @@ def _taken(pools: Pools, places: Ids) -> Pools:
 
 
 def _usable(pools: Pools) -> Ids:
-    """Places of the anchors with both a positive and a negative, ascending."""
+    """Return the places of the anchors with both a positive and a negative, ascending."""
     _check(pools)
     both = zip(pools.positives, pools.negatives, strict=True)
     return np.array([i for i, ids in enumerate(both) if all(map(len, ids))], dtype=np.int64)

@@ -1,10 +1,11 @@
-"""A check of a network that needs no labels: does it find what the manifold says is near?
+"""The check without labels: mAP of a network with manifold neighbours as the ground truth.
 
-The manifold neighbours of items drawn at random, found in the features of the network that
-training starts from, are taken for the truth. They are mostly right, hard and easy ones alike; the
-positives of anchors are hard ones only, and a network can learn impure ones and get worse.
+The manifold neighbours of items drawn at random, found in the features of the initial network,
+serve as the ground truth. They are mostly right, hard and easy ones alike. The positives of anchors
+would serve worse: they are hard ones only, and a network can learn impure ones and get worse.
 
-m images, d dims. RESULTS.md shows how well this agrees with labels, and what agreed less.
+m images, d dims. docs/results/steady-training.md shows how well this check agrees with labels, and
+which checks agreed less.
 """
 
 from dataclasses import dataclass
@@ -19,29 +20,29 @@ from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.training.losses import tuple_loss
 
-MANIFOLD_MAP = "manifold_map"  # the metric by which a network is kept
+MANIFOLD_MAP = "manifold_map"  # the metric that decides which network is kept
 SPREAD = "spread"
-COLLAPSED = 1 / 3  # of the initial spread: all images have become alike
+COLLAPSED = 1 / 3  # of the initial spread; below it all images look alike to the network
 NEIGHBORS = 50  # manifold neighbours of an item that may be relevant to it
-RELEVANT = 0.25  # share of the first one's s_m from which they are
-TRUSTED = 10  # neighbours whose s_m tells how much an item counts
-DATABASE = 5000  # images that are searched beside those that are named, at most
+RELEVANT = 0.25  # share of the first neighbour's s_m from which a neighbour is relevant
+TRUSTED = 10  # neighbours whose s_m determines the weight of an item
+DATABASE = 5000  # most images to search beside the items, their neighbours and the held-out pools
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ManifoldValidation:
-    """What a network is measured on.
+    """Queries, ground truth and held-out pools that a network is checked on without labels.
 
     Attributes
     ----------
     needed : (m,) int64
-        The images that `measure` asks the embeddings of, ascending.
+        The images whose embeddings `measure` takes, ascending.
     items : (q,) int64
-        Those to search with, as places in `needed`.
-    queries : q, what each of them is to find
+        The queries, as places in `needed`.
+    queries : ground truth of the q queries
     weights : (q,) float64
-        How much each counts: its mean s_m to its first 10, 0 where there are fewer. Those in
-        dense groups are surest.
+        Weight of each query: the sum of s_m over its first TRUSTED neighbours, divided by TRUSTED.
+        Queries in dense groups are the most reliable.
     held_out : pools of anchors that are not trained on
     """
 
@@ -59,12 +60,15 @@ class ManifoldValidation:
         images: int,
         rng: np.random.Generator,
     ) -> "ManifoldValidation":
-        """Choose the images to search: those that are named, and others at random.
+        """Choose the images to search: those in the neighbours and pools, and others at random.
 
         Parameters
         ----------
-        checked : items and their manifold neighbours; those without any are left out
-        images : how many there are; ids are below
+        validation_neighbors : the queries and their manifold neighbours; queries without any are
+            left out
+        held_out : pools of anchors that are not trained on
+        images : number of all images; ids are below it
+        rng : draws the other images
         """
         named = np.unique(
             np.concatenate(
@@ -89,7 +93,7 @@ class ManifoldValidation:
                 items.append(np.searchsorted(needed, item))
                 itself = np.array([items[-1]])
                 queries.append(Query("", "", None, positives=relevant, junk=itself))
-                # Not their mean: in a group of two or three, s_m is high for want of others.
+                # Not the mean of those there are: in a group of two or three s_m is always high.
                 weights.append(similarity[:TRUSTED].sum(dtype=np.float64) / TRUSTED)
         return cls(
             needed=needed,
@@ -100,17 +104,17 @@ class ManifoldValidation:
         )
 
     def measure(self, rows: Features, *, loss: Loss, margin: float | None) -> dict[str, float]:
-        """What the embeddings (m, d) of `needed` are like.
+        """Measure the embeddings (m, d) of the images `needed`.
 
         Returns
         -------
-        manifold_map : weighted mAP of the items, their manifold neighbours being what is relevant
-        held_out_loss : mean over the held-out anchors, of all their tuples, unweighted
+        manifold_map : weighted mAP of the queries, with their manifold neighbours as ground truth
+        held_out_loss : loss of all tuples of the held-out anchors, unweighted, averaged by anchor
         triplet_accuracy : share of these tuples whose positive is nearer to the anchor than the
             negative; a tie counts half
         spread : 1 - mean cosine of two images; 0 is a collapse
 
-        A figure is left out where there is nothing to measure it on.
+        A metric is left out where there is nothing to measure it on.
         """
         figures = {SPREAD: _spread(rows)} | self._of_held_out(rows, loss, margin)
         if len(self.queries):
@@ -136,29 +140,29 @@ class ManifoldValidation:
 
 
 def _cosines(rows: Features, query: Features) -> Features:
-    """Of rows (m, d) with a query (1, d): (m,)."""
-    # Rounding the sums hides their order of summation: equal images tie, and count half.
+    """Return the cosines (m,) of rows (m, d) with a query (1, d)."""
+    # Rounding hides the order of summation: equal images tie, and count half.
     cosines: Features = (rows.astype(np.float64) @ query[0].astype(np.float64)).astype(np.float32)
     return cosines
 
 
 def _spread(rows: Features) -> float:
-    """1 - the mean cosine of two different rows (m, d), from their sum."""
+    """Return 1 - the mean cosine of two different rows (m, d), computed from their sum."""
     m, total = len(rows), rows.sum(axis=0, dtype=np.float64)
     own = np.square(rows, dtype=np.float64).sum()
     return float(1 - (total @ total - own) / max(m * (m - 1), 1))
 
 
 def best_epoch(history: list[dict[str, float]]) -> int:
-    """The first epoch of the highest `manifold_map`; 0 is the initial network.
+    """Return the first epoch with the highest `manifold_map`; 0 is the initial network.
 
     Parameters
     ----------
-    history : figures of the initial network, and after each epoch
+    history : metrics of the initial network, and of the network after each epoch
     """
     return int(np.argmax([figures.get(MANIFOLD_MAP, 0.0) for figures in history]))
 
 
 def collapsed(history: list[dict[str, float]]) -> bool:
-    """Whether the embedding has shrunk, after the last of these epochs, to a third or less."""
+    """Tell whether the spread after the last epoch is a third of the initial one or less."""
     return history[-1][SPREAD] <= COLLAPSED * history[0][SPREAD]

@@ -155,11 +155,3 @@ def test_a_demonstration_that_fails_is_a_part_that_fails(monkeypatch, tmp_path, 
     assert demo["seconds"] > 0
     assert len(failed) == bool(status)
     assert "a table" in printed.err
-
-
-@pytest.mark.slow
-def test_the_demonstration_is_measured(monkeypatch, on_cluster, capsys):
-    monkeypatch.setenv("RAY_ADDRESS", on_cluster["RAY_ADDRESS"])
-    assert gpu.measure_parts(["demo"], "small") == []
-    (demo,) = lines_of(capsys.readouterr().out)
-    assert demo["status"] == 0

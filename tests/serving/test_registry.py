@@ -2,11 +2,14 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import onnxruntime
 import pandas as pd
@@ -201,3 +204,23 @@ def test_a_registered_model_is_read_by_its_uri(folder, expected, tmp_path):
             pass
     with registry.model_folder(str(folder), storage=storage, uri=None) as found:
         assert found.uri == str(folder)
+
+
+def test_a_model_of_the_flat_package_is_loaded_by_this_one(folder, expected, tmp_path):
+    """What MLflow kept when the loader was the module mmray/serving.py; it carries its own code."""
+    saved = tmp_path / "pyfunc"
+    (saved / "data").mkdir(parents=True)
+    shutil.copytree(folder, saved / "data" / "model")
+    (saved / "code" / "mmray").mkdir(parents=True)
+    (saved / "code" / "mmray" / "serving.py").write_text("raise ImportError('not this one')\n")
+    (saved / "MLmodel").write_text(
+        "flavors:\n"
+        "  python_function:\n"
+        "    loader_module: mmray.serving\n"
+        "    data: data/model\n"
+        "    code: code\n"
+        "mlflow_version: 3.17.2\n"
+    )
+    with warnings.catch_warnings(action="ignore"):  # MLflow's, of a type of its own
+        loaded = mlflow.pyfunc.load_model(str(saved))
+    np.testing.assert_allclose(loaded.predict(photos()), expected, atol=2e-6)

@@ -1,1 +1,1 @@
-"""Features that were made elsewhere, read from files."""
+"""Reading of features that were computed elsewhere."""

@@ -1,8 +1,8 @@
-"""The variable V of a MATLAB file, version 5 or 7.3: features in columns.
+"""Reading the variable V of a MATLAB file, version 5 or 7.3: features in columns.
 
-n items, d dimensions. Of a file only the numbers of this one variable are read. The elements of
-version 5 ("MAT-File Format", level 5) are taken apart here for `matlab_plain` too: not by
-scipy.io.loadmat, which a file with one wrong byte sends to a random address.
+n items, d dimensions. Only the numbers of this one variable are read. The elements of version 5
+("MAT-File Format", level 5) are parsed here, for `matlab_plain` too, and not by scipy.io.loadmat,
+which a file with one wrong byte sends to a random address.
 """
 
 import math
@@ -35,12 +35,12 @@ _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 @contextmanager
 def opened_matrix(path: Path, location: str) -> Iterator[Any]:
-    """V of a file for as long as the block runs.
+    """Open the variable V of a file for as long as the block runs.
 
     Parameters
     ----------
     path : the file
-    location : its name in messages
+    location : the file's name in messages
 
     Yields
     ------
@@ -49,8 +49,8 @@ def opened_matrix(path: Path, location: str) -> Iterator[Any]:
     Raises
     ------
     InputError
-        The file is of another version, or has no V of real floating-point numbers. On damaged
-        files all else may be raised that `mmray.feature_tables.reported` knows.
+        The file is of another version, or has no V of real floating-point numbers. A damaged file
+        may raise any other error that `mmray.descriptors.files.parquet.reported` handles.
     """
     with path.open("rb") as file:
         head = file.read(512 + len(_HDF5_SIGNATURE))
@@ -100,12 +100,17 @@ def _dataset(file: h5py.File, location: str) -> h5py.Dataset:
 
 
 def byte_order(head: bytes) -> str | None:
-    """Of a file of version 5 by its first 128 bytes, "<" or ">"; None: it is no such file."""
+    """Return the byte order of a file of version 5, "<" or ">", or None for another file.
+
+    Parameters
+    ----------
+    head : at least the first 128 bytes of the file
+    """
     return {b"IM": "<", b"MI": ">"}.get(head[126:128])
 
 
 def _array(path: Path, order: str, location: str) -> NDArray[Any]:
-    """V of a file in the byte order "<" or ">"."""
+    """Read V of a file of version 5 in the byte order "<" or ">"."""
     others = []
     with path.open("rb") as file:
         for content in variables(file, order):
@@ -118,7 +123,7 @@ def _array(path: Path, order: str, location: str) -> NDArray[Any]:
 
 
 def variables(file: IO[bytes], order: str, *, largest: int | None = None) -> Iterator[memoryview]:
-    """Content of each variable of a file: the elements flags, dimensions, name, and what it holds.
+    """Yield the content of each variable: the elements flags, dimensions, name and value.
 
     Raises
     ------
@@ -151,7 +156,7 @@ def _unpacked(content: bytes, largest: int | None) -> memoryview:
 
 
 def elements(content: memoryview, order: str) -> Iterator[Element]:
-    """The elements that some bytes hold, one after the other; ValueError if they are damaged."""
+    """Yield the elements in some bytes, one after the other; ValueError if they are damaged."""
     while content:
         kind, size = integers(content, order, 2)
         start = 8
@@ -164,30 +169,30 @@ def elements(content: memoryview, order: str) -> Iterator[Element]:
 
 
 def integers(content: bytes | memoryview, order: str, count: int) -> list[int]:
-    """The first unsigned 32-bit integers; ValueError if there are not so many."""
+    """Read the first `count` unsigned 32-bit integers; ValueError if there are fewer."""
     numbers: list[int] = np.frombuffer(content, f"{order}u4", count).tolist()
     return numbers
 
 
 def class_of(flags: memoryview, order: str) -> str:
-    """The class that the flags of a variable tell, or "complex"."""
+    """Return the class of a variable by its flags, or "complex"."""
     number = integers(flags, order, 1)[0]
     return "complex" if number & _COMPLEX else _CLASSES[number & 0xFF]
 
 
 def dimensions(content: memoryview, order: str) -> list[int]:
-    """The shape of a variable, as MATLAB says it."""
+    """Read the shape of a variable, in MATLAB's order: rows, columns, ..."""
     shape: list[int] = np.frombuffer(content, f"{order}i4").tolist()
     return shape
 
 
 def numbers_of(element: Element, shape: list[int], order: str, name: str) -> NDArray[Any]:
-    """Numbers in the type and order they are stored in: columns, one after the other.
+    """Read the numbers of an element in their stored type, flat, column after column.
 
     Raises
     ------
     LookupError, ValueError
-        They are no numbers, or not as many as the shape says.
+        The element does not hold numbers, or not as many as the shape requires.
     """
     stored, content = element
     values = np.frombuffer(content, f"{order}{_NUMBERS[stored]}")

@@ -1,7 +1,7 @@
-"""Cells, structs, text and numbers of MATLAB files of version 5, as plain Python.
+"""Reading cells, structs, text and numbers of MATLAB files of version 5 as plain Python.
 
-For files that are small, such as ground truths. Nothing is executed, and no more memory is taken
-than some tens of times the bytes of a variable: all that is built has bytes of its own in it.
+For small files, such as ground truths. Nothing is executed, and no more memory is taken than some
+tens of times the bytes of a variable: every value that is built has bytes of its own in the file.
 """
 
 import io
@@ -33,11 +33,11 @@ _CODECS = {1: "latin1", 2: "latin1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18:
 
 
 def read_plain(data: bytes, names: Collection[str], location: str) -> dict[str, Any]:
-    """Some variables of a file.
+    """Read some variables of a file.
 
     Parameters
     ----------
-    data : the file
+    data : content of the file
     names : of the variables
     location : the file's name in messages
 
@@ -51,8 +51,8 @@ def read_plain(data: bytes, names: Collection[str], location: str) -> dict[str, 
     Raises
     ------
     InputError
-        The file is of another version or damaged, has no such variable, or holds something else in
-        one: complex or sparse numbers, objects, functions.
+        The file is of another version or damaged, lacks a variable, or a variable holds something
+        else: complex or sparse numbers, objects, functions.
     """
     order = byte_order(data[:128])
     if order is None or data.startswith(b"MATLAB 7.3"):
@@ -78,7 +78,7 @@ def read_plain(data: bytes, names: Collection[str], location: str) -> dict[str, 
 
 
 def _value(content: memoryview, order: str, depth: int = 0) -> Any:
-    """What a variable, cell or field holds; any of `feature_tables.reported` if it is damaged."""
+    """Return the value of a variable, cell or field; raises what `reported` handles if damaged."""
     if not content:
         return np.empty((0, 0))  # a cell or field that was never filled
     if depth > _DEEPEST:
@@ -128,7 +128,7 @@ def _text(element: Element, shape: list[int], order: str) -> str | list[str]:
     if codec in ("utf-16", "utf-32"):
         codec += "-le" if order == "<" else "-be"
     text = str(content, codec)
-    # MATLAB counts halves of the letters that UTF-16 writes in two parts.
+    # MATLAB counts a letter that UTF-16 writes in two parts as two.
     if math.prod(shape) not in (len(text), len(text.encode("utf-16-le")) // 2) or len(shape) > 2:
         raise ValueError(f"{len(text)} letters, not {' x '.join(map(str, shape))}")
     lines = shape[0]

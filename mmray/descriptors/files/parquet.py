@@ -1,4 +1,4 @@
-"""Features from Parquet files, and what is said of any file of features that cannot be used.
+"""Reading features from Parquet files, and the errors for files of features that are unusable.
 
 n items, d dimensions; m rows of a piece of a file.
 """
@@ -23,9 +23,9 @@ from mmray.system.folder import Folder
 NOT_FINITE = "holds an entry that is NaN, infinite or too large for float32"
 WHOLE = "check that it is a whole {}, and that you may read it"
 _BATCH_ROWS = 1024  # read at a time
-_BUFFER = 1 << 24  # bytes of a column that are fetched at a time, not all of a row group
+_BUFFER = 1 << 24  # bytes of a column to fetch at a time, instead of a whole row group
 _MISCOUNTED = "its metadata count {} rows, its pages {}"
-# What numpy, pyarrow, h5py and mmray raise on files that are damaged or none of theirs.
+# Raised by numpy, pyarrow, h5py and mmray for files that are damaged or of another format.
 _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
     *(tokenize.TokenError, zlib.error),
@@ -37,7 +37,7 @@ _DAMAGE = (
 
 @contextmanager
 def reported(location: str, remedy: str) -> Iterator[None]:
-    """Turn what the libraries raise on bad files into one sentence, an InputError."""
+    """Turn the errors of libraries that read a bad file into an InputError of one sentence."""
     try:
         yield
     except InputError:
@@ -88,11 +88,11 @@ def read_embeddings(folder: Folder, names: list[str]) -> Features:
     Parameters
     ----------
     folder : where the files are
-    names : one or more; each row goes where its image id says, or after those before it.
+    names : one or more; rows are ordered by their image ids, or without them as they come.
 
     Returns
     -------
-    (n, d) float32, C order, all finite, as they are in the files.
+    (n, d) float32, C order, all finite, otherwise as in the files.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def _check_columns(schema: pa.Schema, location: str) -> None:
 
 
 def _places(shards: list[_Shard], n: int) -> Ids:
-    """Where each row belongs, (n,) int64: its image id, or its place among all rows."""
+    """Return the place (n,) int64 of each row in the result: its image id, or its position."""
     numbered = [shard.location for shard in shards if shard.ids is not None]
     bare = [shard.location for shard in shards if shard.ids is None]
     if not numbered:
@@ -198,7 +198,7 @@ def _places(shards: list[_Shard], n: int) -> Ids:
 
 
 def _row_at(shards: list[_Shard], position: int) -> str:
-    """File and row of one of all rows."""
+    """Describe a position among all rows by its file and the row there."""
     for shard in shards:
         if position < shard.rows:
             break
@@ -207,7 +207,7 @@ def _row_at(shards: list[_Shard], position: int) -> str:
 
 
 def _matrices(shards: list[_Shard]) -> Iterator[Features]:
-    """The embeddings of all files in turn, (m, d) at a time, all finite."""
+    """Yield the embeddings of all files in turn, (m, d) at a time, all finite."""
     d, model = 0, ""
     for shard in shards:
         for row, column in _embeddings(shard):
@@ -230,7 +230,7 @@ def _matrices(shards: list[_Shard]) -> Iterator[Features]:
 
 
 def _embeddings(shard: _Shard) -> Iterator[tuple[int, pa.Array]]:
-    """Pieces of a file's column, each with the number of its first row."""
+    """Yield the pieces of a file's column, each with the number of its first row."""
     row = 0
     with _opened(shard.folder, shard.name) as file:
         try:
@@ -238,7 +238,7 @@ def _embeddings(shard: _Shard) -> Iterator[tuple[int, pa.Array]]:
                 row += len(batch)
                 yield row - len(batch), batch.column(0)
         except pa.ArrowInvalid as error:
-            # pyarrow does not read a null among rows of a fixed size.
+            # pyarrow cannot read a null among rows of a fixed size.
             null = re.search(r"index (\d+) had size=0", str(error))
             if null is None:
                 raise

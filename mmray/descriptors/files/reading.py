@@ -1,7 +1,7 @@
-"""Features from files: .npy, Parquet and MATLAB, checked and l2-normalised where they were not.
+"""Reading features from .npy, Parquet and MATLAB files, checked and l2-normalised.
 
-n items, d dimensions. Nothing that is read is executed: no pickles, and of MATLAB files only the
-numbers of one variable.
+n items, d dimensions. Nothing in a file is executed: pickles are refused, and of a MATLAB file only
+the numbers of one variable are read.
 """
 
 import hashlib
@@ -33,24 +33,24 @@ ACCEPTED = (
     "an .npy file, a .parquet file or a folder of them, a .mat file with the variable V, "
     "or the folder of an extraction"
 )
-TOLERANCE = 1e-3  # rows whose norms are that near 1 count as l2-normalised
+TOLERANCE = 1e-3  # rows whose norms are so near 1 count as l2-normalised
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FeatureSet:
-    """The features of n items, and what their user should know of them.
+    """The features of n items, with a fingerprint and notes on their norms.
 
     Attributes
     ----------
     features : (n, d) float32, C order
-        l2-normalised rows; zero rows stay zero. A read-only map of the file where that holds them
-        so (local .npy, float32, C order, normalised).
+        l2-normalised rows; zero rows stay zero. A read-only map of the file if that holds them in
+        this form (local .npy, float32, C order, normalised).
     fingerprint : str
-        32 hex digits of the shape and the bits of `features`, whatever file they came from.
+        32 hex digits of the shape and the bits of `features`, whatever the format of the file.
     normalized : bool
         The rows had other norms, and were l2-normalised here.
     zero_rows : int
-        Rows without a direction: items that no graph will link.
+        Number of rows without a direction: items that no graph will link.
     """
 
     features: Features
@@ -101,7 +101,7 @@ def read_feature_set(uri: str) -> FeatureSet:
 
 
 def _located(uri: str) -> tuple[Folder, Folder, str]:
-    """What the URI names, as a folder; and the folder that it is in, with its name there."""
+    """Return a location as a folder, and the folder that it is in with its name there."""
     if "://" not in uri:
         path = Path(uri).expanduser().absolute()
         return Folder(str(path)), Folder(str(path.parent)), path.name
@@ -111,9 +111,9 @@ def _located(uri: str) -> tuple[Folder, Folder, str]:
     return Folder(uri.rstrip("/")), Folder(parent), unquote(name)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # `_checked` looks for what comes of it
+@np.errstate(over="ignore", invalid="ignore")  # `_checked` finds the resulting values
 def _read_file(folder: Folder, name: str) -> Features:
-    """(n, d) float32 in C order, not checked for entries that are not finite."""
+    """Read features (n, d) float32, C order, without checking that entries are finite."""
     location, local = folder.location(name), folder.local is not None
     match Path(name).suffix.lower():
         case ".parquet":
@@ -141,7 +141,7 @@ def _read_file(folder: Folder, name: str) -> Features:
 
 @contextmanager
 def _at_hand(folder: Folder, name: str) -> Iterator[Path]:
-    """A local file, or a copy that is there until the block ends."""
+    """Yield a local file, or a copy of a remote one that exists until the block ends."""
     if folder.local is not None:
         yield folder.local / name
         return
@@ -153,7 +153,7 @@ def _at_hand(folder: Folder, name: str) -> Iterator[Path]:
 
 
 def _check_matrix(matrix: Any, location: str) -> None:
-    """Refuse the shape or type of an array or HDF5 dataset."""
+    """Raise InputError if the shape or type of an array or HDF5 dataset is unusable."""
     shape, dtype = matrix.shape, matrix.dtype
     if len(shape) != 2:
         raise InputError(
@@ -173,14 +173,14 @@ def _check_matrix(matrix: Any, location: str) -> None:
 
 
 def _checked(features: Features, location: str) -> FeatureSet:
-    """Refuse what is not finite, normalise what is not."""
+    """Check that features are finite, l2-normalise them if needed, and fingerprint them."""
     # In float64 without a copy in float64, here and below; finite if and only if all of the row is.
     norms: Floats = np.sqrt(np.einsum("ij,ij->i", features, features, dtype=np.float64))
     refuse(~np.isfinite(norms), location, NOT_FINITE)
     zero = norms == 0
     normalized = bool(np.any(np.abs(norms[~zero] - 1) > TOLERANCE))
     if normalized:
-        # In their place if the rows are ours, not a map of a file.
+        # In place if the rows are our own, not a map of a file.
         result = features if features.flags.writeable else np.empty(features.shape, np.float32)
         features = np.divide(features, np.where(zero, 1, norms)[:, None], out=result)
     digest = hashlib.blake2b(repr(features.shape).encode(), digest_size=16)

@@ -1,1 +1,1 @@
-"""Published benchmarks and labelled sets of one's own."""
+"""Published benchmarks, and labelled sets of your own."""

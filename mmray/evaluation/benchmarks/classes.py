@@ -24,7 +24,7 @@ _ID, _TEXT = "[0-9]{1,18}", r"\S.*"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ClassSet:
-    """Images in classes.
+    """A set of images, each labelled with its class.
 
     Attributes
     ----------
@@ -44,16 +44,16 @@ class ClassSet:
 
     @property
     def has_pairs(self) -> bool:
-        """Whether any two images are of the same class."""
+        """Tell whether any two images are of the same class."""
         return len(self.classes) < len(self.images)
 
     def of_classes(self, names: Sequence[str]) -> "ClassSet":
-        """The classes of these names and their images, in the order in which they are here.
+        """Select classes by name, with their images; the order stays.
 
         Raises
         ------
         InputError
-            There is no class of a name.
+            A name is not that of a class.
         """
         wanted = set(names)
         unknown = sorted(wanted.difference(self.classes))
@@ -71,10 +71,10 @@ class ClassSet:
         )
 
     def halves(self) -> tuple["ClassSet", "ClassSet"]:
-        """The first half of the classes, and the rest, which is one more if their number is odd.
+        """Split the classes into a first half and the rest, one more where their number is odd.
 
-        It is the split of metric learning (Song et al., CVPR 2016): the first half trains, and the
-        rest tests, on classes that were never seen.
+        This is the split of metric learning (Song et al., CVPR 2016): train on the first half, test
+        on the rest, classes that were never seen.
 
         Raises
         ------
@@ -92,14 +92,14 @@ class ClassSet:
 
 
 def class_set(folder: str) -> ClassSet:
-    """Find the images of a folder, and their classes.
+    """Find the images of a folder and their classes.
 
     A folder with a file image_class_labels.txt is read as CUB_200_2011, as it is published: images
     in the order of images.txt, and no others; classes by ascending id, those without images left
     out. Without classes.txt the id of a class is its name.
 
-    Any other folder is one of a folder per class: all of the path before a file's name is the
-    class. Images and classes are in alphabetical order.
+    Any other folder is read as one with a folder per class: the class is the whole path before the
+    file's name. Images and classes are in alphabetical order.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def class_set(folder: str) -> ClassSet:
 
 
 def _by_folder(images: Sequence[ImageFile], source: str) -> ClassSet:
-    """Images by name, in the classes of their folders."""
+    """Label images with the folders that they are in."""
     outside = [image.name for image in images if "/" not in image.name]
     if outside:
         raise InputError(
@@ -148,7 +148,7 @@ class _Entry(NamedTuple):
 
 
 def _by_files(images: Sequence[ImageFile], labels: str, source: str) -> ClassSet:
-    """The images of images.txt in the classes that the other files give them."""
+    """Label the images of images.txt by the other files of CUB-200-2011."""
     listing, labelling = _place(source, _IMAGES), _place(source, _LABELS)
     paths = _entries(_needed(source, _IMAGES), "image id", "path", _TEXT, place=listing)
     class_of = _entries(labels, "image id", "class id", _ID, place=labelling)
@@ -177,7 +177,7 @@ def _by_files(images: Sequence[ImageFile], labels: str, source: str) -> ClassSet
 def _named(
     entries: Collection[_Entry], images: Sequence[ImageFile], *, place: str
 ) -> tuple[ImageFile, ...]:
-    """The files that images.txt names."""
+    """Find the files that images.txt lists."""
     if not entries:
         raise InputError(f"{place}: names no image; add a line 'image id path' for each")
     line_of: dict[str, int] = {}
@@ -199,7 +199,7 @@ def _named(
 
 
 def _class_names(ids: Sequence[int], source: str) -> dict[int, str]:
-    """The name of each class; its id where there is no classes.txt."""
+    """Read the name of each class; its id stands in where there is no classes.txt."""
     place, text = _place(source, _NAMES), _read(source, _NAMES)
     if text is None:
         return {id_: str(id_) for id_ in ids}
@@ -207,8 +207,8 @@ def _class_names(ids: Sequence[int], source: str) -> dict[int, str]:
     nameless = [str(id_) for id_ in ids if id_ not in entries]
     if nameless:
         raise InputError(
-            f"{place}: {len(nameless)} of {len(ids)} classes have no name: {first_names(nameless)}; "
-            "add a line for each, or remove the file"
+            f"{place}: {len(nameless)} of {len(ids)} classes have no name: {first_names(nameless)};"
+            " add a line for each, or remove the file"
         )
     id_of: dict[str, int] = {}
     for id_ in ids:
@@ -223,9 +223,9 @@ def _class_names(ids: Sequence[int], source: str) -> dict[int, str]:
 
 
 def _entries(text: str, key: str, value: str, pattern: str, *, place: str) -> dict[int, _Entry]:
-    """The values of a file of lines 'id value', by id, in their order; blank lines left out."""
+    """Parse the lines 'id value' of a file into values by id, in order; blank lines are skipped."""
     found: dict[int, _Entry] = {}
-    # Not splitlines(), which takes more characters for ends of lines, as U+2028.
+    # Not splitlines(), which also splits at other characters, such as U+2028.
     for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
         if not line.strip():
             continue
@@ -254,7 +254,7 @@ def _needed(source: str, file: str) -> str:
 
 
 def _read(source: str, file: str) -> str | None:
-    """The text of a file directly in the folder; None: there is none."""
+    """Read a text file directly in the folder; None where there is no such file."""
     place = _place(source, file)
     try:
         content = read_bytes(place)

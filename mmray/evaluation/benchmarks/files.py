@@ -1,4 +1,4 @@
-"""Finding the files of a benchmark in folders, local or remote."""
+"""Search for the files of a benchmark in folders, local or remote."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -15,20 +15,20 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import error_line, local_path, prefetch, read_bytes
 
-DISTRACTORS = ("oxc1_100k", "flickr100k", "oxford100k", "distractors")  # usual folders of them
+DISTRACTORS = ("oxc1_100k", "flickr100k", "oxford100k", "distractors")  # their usual folders
 _TEXTS = ("_query.txt", "_good.txt", "_ok.txt", "_junk.txt")
-_LARGEST = 1 << 28  # bytes of a ground truth
+_LARGEST = 1 << 28  # bytes that a ground truth may have
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Place:
-    """A folder to look in.
+    """A folder to search for the files of a benchmark.
 
     Attributes
     ----------
     uri : path or URI
-    below : itself, or the folder that it is in, which names of files start from
-    own : it is a benchmark's own, where no file may be out of reach
+    below : the folder that names of files are relative to: this one, or the one that holds it
+    own : whether the folder is the benchmark's own, in which every file must be readable
     """
 
     uri: str
@@ -37,19 +37,19 @@ class Place:
 
     @cached_property
     def files(self) -> list[ImageFile]:
-        """All files, sorted by name."""
+        """List all files, sorted by name."""
         prefix = "" if self.uri == self.below else f"{_last(self.uri)}/"
         found = []
         for file in list_files(self.uri):
             if file.error is None:
                 found.append(replace(file, name=f"{prefix}{file.name}"))
             elif self.own:
-                raise InputError(f"{self.uri}: {file.name}: {file.error}; mend or remove it")
+                raise InputError(f"{self.uri}: {file.name}: {file.error}; repair or remove it")
         return sorted(found, key=lambda file: file.name)
 
     @property
     def images(self) -> dict[str, ImageFile]:
-        """Those of a known suffix, by name, but for distractors in a usual folder of theirs."""
+        """Return the image files by name, except those in a usual folder of distractors."""
         return {
             file.name: file
             for file in self.files
@@ -59,12 +59,12 @@ class Place:
 
 
 def folders(data: str) -> dict[str, str]:
-    """The folders directly in a folder: name in lower case -> path or URI.
+    """List the folders directly in a folder: name in lower case -> path or URI.
 
     Raises
     ------
     InputError
-        It is missing or out of reach.
+        The folder is missing or cannot be read.
     """
     path = local_path(data)
     try:
@@ -87,22 +87,23 @@ def folders(data: str) -> dict[str, str]:
 def find_ground_truth(
     places: Sequence[Place], names: Collection[str], landmarks: tuple[str, ...]
 ) -> tuple[list[ImageFile], bool]:
-    """The ground truth in the first place that has one.
+    """Find the ground truth in the first place that has one.
 
     Parameters
     ----------
-    names : of files that are one
-    landmarks : if there are any, a folder of text files may be one: in a place that is not the
-        benchmark's own, if the name of one of its queries starts with one of these
+    names : of files that hold a ground truth
+    landmarks : beginnings of the names of queries; empty where the benchmark has no text files.
+        A folder of text files is a ground truth in the benchmark's own place; elsewhere, where the
+        name of a query in it begins with a landmark
 
     Returns
     -------
-    Its file, or its text files, and whether it is text.
+    (files, is_text) : the one file, or the text files of the folder.
 
     Raises
     ------
     InputError
-        There is none, or two in one place.
+        There is no ground truth, or there are two in one place.
     """
     for place in places:
         files = [file for file in place.files if file.name.rpartition("/")[2] in names]
@@ -121,7 +122,7 @@ def find_ground_truth(
 
 
 def _texts(place: Place, landmarks: tuple[str, ...]) -> list[list[ImageFile]]:
-    """The text files of each folder that has such of queries."""
+    """List the text files of each folder that has files of queries."""
     inside = defaultdict(list)
     with_queries = set()
     for file in place.files:
@@ -134,7 +135,7 @@ def _texts(place: Place, landmarks: tuple[str, ...]) -> list[list[ImageFile]]:
 
 
 def contents(files: Sequence[ImageFile]) -> dict[str, bytes]:
-    """What is in files of one folder, by name; InputError if one cannot be read."""
+    """Read files of one folder: name -> content; InputError where one cannot be read."""
     names = [file.name.rpartition("/")[2] for file in files]
     return dict(zip(names, prefetch(_content, files), strict=True))
 
@@ -143,7 +144,7 @@ def _content(file: ImageFile) -> bytes:
     try:
         return read_bytes(file.uri, limit=_LARGEST)
     except OSError as error:
-        raise InputError(f"{file.uri}: cannot be read ({error_line(error)}); mend it") from error
+        raise InputError(f"{file.uri}: cannot be read ({error_line(error)}); repair it") from error
 
 
 def _last(uri: str) -> str:

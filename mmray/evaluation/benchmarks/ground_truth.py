@@ -1,6 +1,6 @@
-"""What ground truths of all layouts are made of: names of images, boxes, rows of the database.
+"""Parts that ground truths of all layouts share: names of images, boxes, rows of the database.
 
-n database images. Every message names the place in the file, and what was expected there.
+n database images. Every message names the place in the file and what was expected there.
 """
 
 import math
@@ -18,22 +18,22 @@ from mmray.system.locations import absolute, is_uri
 
 _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$", re.IGNORECASE)
 
-Keys = tuple[str, ...]  # of an entry of a ground truth, whose rows are taken together
+Keys = tuple[str, ...]  # keys of an entry of a ground truth, whose rows are merged
 
 
 class Named(NamedTuple):
-    """An image by the name that a ground truth gives it, and where the name stands."""
+    """A name of an image in a ground truth, with its place there."""
 
     place: str
     name: str
 
 
 class MissingImageError(InputError):
-    """Images of a ground truth that are not there.
+    """Images that a ground truth names are missing.
 
     Attributes
     ----------
-    names : those that the ground truth gives them
+    names : of the missing images, as in the ground truth
     """
 
     def __init__(self, message: str, names: Iterable[str]) -> None:
@@ -42,28 +42,28 @@ class MissingImageError(InputError):
 
 
 def title(source: str) -> str:
-    """paris6k for .../gnd_paris6k.pkl; the name of a folder."""
+    """Derive a benchmark's name from its file or folder: .../gnd_paris6k.pkl gives paris6k."""
     place = absolute(source)
     if is_uri(place):
-        place = place.partition("?")[0]  # what follows are options of its file system
+        place = place.partition("?")[0]  # options of the file system follow
     name = place.rstrip("/").rpartition("/")[2]
     return re.sub(r"\.(pkl|mat)$", "", name.removeprefix("gnd_"))
 
 
 def stem(name: str) -> str:
-    """The name of an image without its folder and suffix."""
+    """Strip the folder and the suffix from the name of an image."""
     return _without_suffix(name).rpartition("/")[2]
 
 
 def match(named: Sequence[Named], images: Sequence[str], source: str) -> dict[str, str]:
-    """The image file that each name stands for.
+    """Match each name with an image file.
 
     Raises
     ------
     InputError
         A name fits two files.
     MissingImageError
-        Names fit none.
+        Names fit no file.
     """
     files = sorted(set(images))
     ending = _by_ending(files)
@@ -95,7 +95,7 @@ def match(named: Sequence[Named], images: Sequence[str], source: str) -> dict[st
 
 
 def _by_ending(files: Sequence[str]) -> Mapping[str, list[str]]:
-    """Files by their names without suffix, alone and with the folder they are directly in."""
+    """Group files by name without suffix, and by that name with its innermost folder."""
     ending = defaultdict(list)
     for file in files:
         parts = _without_suffix(file).split("/")
@@ -109,13 +109,13 @@ def _without_suffix(name: str) -> str:
 
 
 class Listed(NamedTuple):
-    """What ground truths of imlist, qimlist and gnd have in common.
+    """The lists imlist, qimlist and gnd of a ground truth, with the image files of their names.
 
     Attributes
     ----------
-    images, queries : names
-    truths : an entry for each query
-    file_of : the image file that each name stands for
+    images, queries : names of the database images, and of the queries
+    truths : the entry of gnd for each query
+    file_of : name -> image file
     """
 
     images: list[str]
@@ -127,13 +127,20 @@ class Listed(NamedTuple):
 def listed(
     content: Mapping[str, Any], images: Sequence[str], source: str, *, first: int = 0
 ) -> Listed:
-    """The lists of a ground truth, whose items messages count from `first`, and their files.
+    """Read the lists of a ground truth, and match their names with image files.
+
+    Parameters
+    ----------
+    content : the variables imlist, qimlist and gnd
+    images : names of the image files there are
+    source : its path, for messages
+    first : number of the first item of a list, in messages
 
     Raises
     ------
     InputError
-        A list is empty or holds something else, there is not an entry for each query, or as
-        `match`.
+        A list is empty or holds items of another type, there is not one entry for each query, or
+        `match` raises it.
     """
     names = typed_list(content["imlist"], str, f"{source}: imlist", first=first)
     query_names = typed_list(content["qimlist"], str, f"{source}: qimlist", first=first)
@@ -146,7 +153,7 @@ def listed(
 
 
 def box(corners: Any, place: str) -> Box:
-    """x1 y1 x2 y2, in pixels."""
+    """Check a box (x1, y1, x2, y2), in pixels, and convert it to floats."""
     try:
         x1, y1, x2, y2 = (float(corner) for corner in corners)
     except (TypeError, ValueError) as error:
@@ -157,7 +164,7 @@ def box(corners: Any, place: str) -> Box:
 
 
 def typed_list(items: Any, kind: type, place: str, *, first: int = 0) -> list[Any]:
-    """A list, not empty, of values of one type; messages count its items from `first`."""
+    """Check a list that must have items, all of one type; messages count them from `first`."""
     if not isinstance(items, list | tuple) or not items:
         raise InputError(f"{place}: expected a list that is not empty")
     for i, item in enumerate(items, start=first):
@@ -167,11 +174,15 @@ def typed_list(items: Any, kind: type, place: str, *, first: int = 0) -> list[An
 
 
 def rows(truth: Mapping[str, Any], keys: Keys, n: int, place: str, *, first: int = 0) -> Ids:
-    """Database rows that an entry lists, ascending, each once; none for a key it does not have.
+    """Collect the database rows under some keys of an entry, ascending and without repeats.
 
     Parameters
     ----------
-    first : what the entry calls the row 0
+    truth : the entry of one query; a key that it lacks has no rows
+    keys : whose rows are merged
+    n : number of database images
+    place : where the entry stands, for messages
+    first : number of the first row in the entry: 0, or 1 in MATLAB
     """
     listed: list[int] = []
     for key in keys:

@@ -1,4 +1,4 @@
-"""A labelled set: its images, paired with its ground truth, and the score of descriptors on it."""
+"""A labelled set: images paired with their ground truth, and the mAP of descriptors on it."""
 
 import dataclasses
 import hashlib
@@ -21,18 +21,18 @@ from mmray.system.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledSet:
-    """Images with ground truth, to measure on; nothing is learned from it or chosen by it.
+    """Images with ground truth, for measuring only: nothing is learned from or chosen by it.
 
     Attributes
     ----------
-    name : in the table of results
-    database : n images, the rows of the ground truth
+    name : of its column in the table of results
+    database : n images, in the order of the rows of the ground truth
     queries : q images, each with the box to search with
     ground_truth : q queries
-    protocols : name -> the same queries by other rules; empty where there is one rule
+    protocols : name -> the same queries under other rules; empty where there is one rule
     labels : the class of each image of the database, or None
-    distractors : rows after the database's, that no query is to find
-    complete : whether it has as many images as were published
+    distractors : images ranked after the database's rows, relevant to no query
+    complete : whether the numbers of images are the published ones
     """
 
     name: str = ""
@@ -46,12 +46,12 @@ class LabelledSet:
 
     @cached_property
     def items(self) -> list[ImageFile]:
-        """The images to describe, m of them: the database and the queries, none of them twice."""
+        """List the m images to describe: the database and the queries, each once."""
         return list(dict.fromkeys([*self.database, *self.queries]))
 
     @cached_property
     def _places(self) -> tuple[Ids, Ids]:
-        """Where in `items` the database (n,) and the queries (q,) are."""
+        """Return the places in `items` of the database (n,) and of the queries (q,)."""
         place = {item: row for row, item in enumerate(self.items)}
         database, queries = (
             np.array([place[item] for item in part], np.int64)
@@ -60,27 +60,27 @@ class LabelledSet:
         return database, queries
 
     def split(self, descriptors: Features) -> tuple[Features, Features]:
-        """Descriptors (m, d) of `items` as those of the database (n, d) and the queries (q, d)."""
+        """Split descriptors (m, d) of `items` into database (n, d) and queries (q, d)."""
         database, queries = self._places
         return descriptors[database], descriptors[queries]
 
     @property
     def own(self) -> Ids:
-        """(q,) int64: row of each query itself, where it is ignored, else -1."""
+        """Return the row (q,) of each query itself where it is ignored, else -1."""
         rows = [-1 if query.itself is None else query.itself for query in self.ground_truth]
         return np.array(rows, np.int64)
 
     def without_boxes(self) -> "LabelledSet":
-        """The same set, searched with whole images."""
+        """Return a copy whose queries are whole images."""
         whole = [dataclasses.replace(query, box=None) for query in self.queries]
         return dataclasses.replace(self, queries=whole)
 
     def mean_average_precision(self, descriptors: Features) -> float:
-        """The mAP, in [0, 1], of descriptors (m, d) of `items`, without distractors."""
+        """Return the mAP, in [0, 1], of descriptors (m, d) of `items`, without distractors."""
         return mean_average_precision(rank(*self.split(descriptors)), self.ground_truth)[0]
 
     def digest(self) -> str:
-        """Fingerprint of the rules: what is to be found, and which image is which."""
+        """Return a hash of the ground truth and of the places of the images."""
         rules = {"": self.ground_truth, **self.protocols}
         found = {
             name: [(q.positives.tolist(), q.junk.tolist(), q.itself) for q in queries]
@@ -102,7 +102,7 @@ def labelled_set(images: str, ground_truth: str | None) -> LabelledSet:
     Raises
     ------
     InputError
-        Either cannot be read, or an image is missing; see also `list_images`.
+        The folder or the ground truth cannot be read, or an image is missing; see `list_images`.
     """
     if ground_truth is None:
         return as_labelled(class_set(images))
@@ -111,11 +111,11 @@ def labelled_set(images: str, ground_truth: str | None) -> LabelledSet:
 
 
 def as_labelled(classes: ClassSet, name: str | None = None) -> LabelledSet:
-    """Every image searches for the others of its class.
+    """Make a labelled set in which every image searches for the others of its class.
 
     Parameters
     ----------
-    name : in the table of results; None: that of the folder
+    name : of its column in the table of results; None: the name of the folder
 
     Raises
     ------
@@ -133,7 +133,7 @@ def as_labelled(classes: ClassSet, name: str | None = None) -> LabelledSet:
 
 
 def paired(benchmark: Benchmark, files: Mapping[str, ImageFile]) -> LabelledSet:
-    """A benchmark with the files of its images, by their names in it."""
+    """Pair a benchmark with its image files, given by name."""
     return LabelledSet(
         name=benchmark.name,
         database=[files[name] for name in benchmark.images],

@@ -1,4 +1,4 @@
-"""Benchmarks whose ground truth is in the names of their images, their classes or a MATLAB file.
+"""Benchmarks with their ground truth in the names of images, in classes or in a MATLAB file.
 
 Holidays (Jégou et al., ECCV 2008), classes, INSTRE as Iscen et al. use it (CVPR 2017).
 """
@@ -17,25 +17,26 @@ from mmray.evaluation.benchmarks.oxford import Benchmark
 from mmray.evaluation.ranking import Query
 from mmray.system.errors import InputError, first_names
 
-_GROUP = 100  # numbers of a group of Holidays, the first of which is that of its query
+_GROUP = 100  # numbers that a group of Holidays has; the query has the first
 _FIRST = 1  # MATLAB counts from 1
 
 
 def read_holidays(images: Sequence[str], *, source: str) -> Benchmark:
-    """Images that are named by six digits: 1234xx are a group, and 123400 is its query.
+    """Read Holidays from the names of its images: 1234xx is a group, and 123400 its query.
 
-    The database is all images, by number. A query searches for the others of its group, and is
-    itself taken out of the ranking.
+    The database is all images, by number. A query searches for the others of its group and is
+    itself removed from the ranking.
 
     Parameters
     ----------
-    images : the files there are, relative to the folder of images, in any folder of it
+    images : names of the image files, relative to the folder of images, at any depth
     source : the folder, for messages and the benchmark's name
 
     Raises
     ------
     InputError
-        An image has another name, or the same as another; a group has no query, or nothing else.
+        An image is named otherwise, two have the same number, or a group lacks its query or any
+        other image.
     """
     database = _numbered(images, source)
     groups = _grouped([str(int(stem(image)) // _GROUP) for image in database]).values()
@@ -56,7 +57,7 @@ def read_holidays(images: Sequence[str], *, source: str) -> Benchmark:
 
 
 def _numbered(images: Sequence[str], source: str) -> list[str]:
-    """The images of Holidays by number."""
+    """Sort the images of Holidays by number; InputError where a name is not six digits."""
     if not images:
         raise InputError(f"{source}: no images in this folder; add those of Holidays")
     others = [image for image in images if not re.fullmatch(r"[0-9]{6}", stem(image))]
@@ -73,15 +74,15 @@ def _numbered(images: Sequence[str], source: str) -> list[str]:
 
 
 def class_benchmark(images: Sequence[str], labels: Sequence[str], *, name: str) -> Benchmark:
-    """Every image of the database searches for the others of its class.
+    """Make a benchmark in which every image searches for the others of its class.
 
-    An image that is alone in its class is a query without positives.
+    The only image of a class is a query without positives.
 
     Parameters
     ----------
     images : n names of files, the database
-    labels : the class of each
-    name : the benchmark's
+    labels : n classes
+    name : of the benchmark
     """
     classes = _grouped(labels)
     queries = [_among(images, row, classes[label]) for row, label in enumerate(labels)]
@@ -89,7 +90,7 @@ def class_benchmark(images: Sequence[str], labels: Sequence[str], *, name: str) 
 
 
 def _grouped(labels: Sequence[str]) -> Mapping[str, list[int]]:
-    """Rows of each label, ascending."""
+    """Return the rows of each label, ascending."""
     rows_of = defaultdict(list)
     for row, label in enumerate(labels):
         rows_of[label].append(row)
@@ -97,29 +98,29 @@ def _grouped(labels: Sequence[str]) -> Mapping[str, list[int]]:
 
 
 def _among(database: Sequence[str], itself: int, members: Sequence[int]) -> Query:
-    """The search of one image of the database for the other members of its group."""
+    """Make the query of a database image for the other members of its group."""
     positives = np.array([row for row in members if row != itself], np.int64)
     name = database[itself]
     return Query(name, name, None, positives, np.array([itself], np.int64), itself)
 
 
 def read_instre(data: bytes, images: Sequence[str], *, source: str) -> Benchmark:
-    """Read `gnd_instre.mat`; its database is imlist, which does not hold the queries.
+    """Read `gnd_instre.mat`; the database is its imlist, which does not include the queries.
 
     Its variables are imlist and qimlist, cells of paths, and gnd, a struct for each query: ok, rows
     of imlist counted from 1, and bbx, x1 y1 x2 y2.
 
     Parameters
     ----------
-    data : the file
-    images : the files there are, relative to the folder of images; see `load_benchmark`
+    data : content of the file
+    images : names of the image files, relative to the folder of images; see `load_benchmark`
     source : its path, for messages and the benchmark's name
 
     Raises
     ------
     InputError
-        The file is damaged (which item, counted from 1), an image in it is missing, or it fits
-        several files.
+        The file is damaged (the message names the item, counted from 1), or a name in it fits no
+        image file or several.
     """
     content = read_plain(data, ("imlist", "qimlist", "gnd"), source)
     if isinstance(content["gnd"], dict):  # of a single query
@@ -140,7 +141,7 @@ def read_instre(data: bytes, images: Sequence[str], *, source: str) -> Benchmark
 
 
 def _numbers(value: Any) -> Any:
-    """A list of the numbers of an array, whole ones as int: MATLAB has them as float."""
+    """Convert an array to a list, whole numbers to int: MATLAB stores them as float."""
     if not isinstance(value, np.ndarray):
         return value
     return [int(x) if float(x).is_integer() else x for x in value.ravel(order="F").tolist()]

@@ -1,4 +1,4 @@
-"""Labelled retrieval benchmarks, in the two forms most are published in.
+"""Retrieval benchmarks in the two layouts of ground truth that most are published in.
 
 * One pickle, `gnd_*.pkl`: {imlist, qimlist, gnd: [{bbx, ok, junk}]}, names without suffix and rows
   of imlist; or {easy, hard, junk} (Radenović et al., CVPR 2018), with three protocols.
@@ -32,7 +32,7 @@ from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
-# What is to be found, and what is taken out of the ranking, by each rule.
+# Keys of the positives, and of the junk that is removed from the ranking, by rule.
 _ONE_RULE: dict[str, tuple[Keys, Keys]] = {"": (("ok",), ("junk",))}
 _PROTOCOLS: dict[str, tuple[Keys, Keys]] = {
     "Easy": (("easy",), ("junk", "hard")),
@@ -43,7 +43,7 @@ _PROTOCOLS: dict[str, tuple[Keys, Keys]] = {
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """A database of images, and queries with what a perfect search finds.
+    """A database of images, and queries with their ground truth.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Benchmark:
         The database, relative to the folder of images; row i of the ground truth is images[i].
     queries : tuple of Query
         Their images may be in the database or not.
-    protocols : name -> the same queries, with what is to be found by other rules
+    protocols : name -> the same queries with the positives and junk of another rule
         Easy, Medium and Hard of the revisited benchmarks (`queries` are those of Medium); empty
         where there is one rule.
     labels : the class of each image of the database, or None
@@ -73,15 +73,15 @@ def load_benchmark(ground_truth: str, images: Sequence[str]) -> Benchmark:
     ----------
     ground_truth : local path or URI
         A .pkl file, or else a folder of text files.
-    images : the files there are, relative to the folder of images
+    images : names of the image files, relative to the folder of images
         A name in the ground truth means the file of that name, whatever its suffix and folder; a
         name that holds a folder means a file in such a folder.
 
     Raises
     ------
     InputError
-        The ground truth cannot be read or is damaged (which file, which item), an image in it is
-        missing, or it fits several files.
+        The ground truth cannot be read or is damaged (the message names file and item), or a name
+        in it fits no image file or several.
     """
     uri = ground_truth.rstrip("/")
     if "://" not in uri:
@@ -99,11 +99,11 @@ def load_benchmark(ground_truth: str, images: Sequence[str]) -> Benchmark:
 
 
 def read_pickle_ground_truth(data: bytes, images: Sequence[str], *, source: str) -> Benchmark:
-    """Read a `gnd_*.pkl`; its database is imlist. Nothing in it is executed.
+    """Read a `gnd_*.pkl` without executing anything in it; the database is its imlist.
 
     Parameters
     ----------
-    data : the pickle
+    data : content of the pickle
     images : as for `load_benchmark`
     source : its path, for messages and the benchmark's name
 
@@ -138,7 +138,7 @@ def read_pickle_ground_truth(data: bytes, images: Sequence[str], *, source: str)
 def _rules(
     truth: Mapping[str, Any], first: Mapping[str, Any], place: str
 ) -> dict[str, tuple[Keys, Keys]]:
-    """By which rules an entry of gnd is meant: those of the first entry."""
+    """Return the rules of an entry of gnd; all entries must have those of the first."""
     if "ok" in first:
         keys, rules = {"ok"}, _ONE_RULE
     else:
@@ -156,7 +156,7 @@ def read_oxford_ground_truth(
     source: str,
     corrupt: Collection[str] = (),
 ) -> Benchmark:
-    """Read `*_query.txt`, `*_good.txt`, `*_ok.txt` and `*_junk.txt`.
+    """Read a ground truth of `*_query.txt`, `*_good.txt`, `*_ok.txt` and `*_junk.txt` files.
 
     The database is all images, in alphabetical order; queries come in the order of their names.
 
@@ -165,7 +165,7 @@ def read_oxford_ground_truth(
     files : name -> content
     images : as for `load_benchmark`
     source : the folder, for messages and the benchmark's name
-    corrupt : images, named without suffix, that are no part of the database nor of the lists
+    corrupt : images, named without suffix, to leave out of the database and of the lists
 
     Raises
     ------
@@ -199,7 +199,7 @@ def read_oxford_ground_truth(
 def _lines(
     files: Mapping[str, bytes], file: str, expected: Sequence[str], source: str
 ) -> list[tuple[str, list[str]]]:
-    """The lines that are not blank, cut into the expected fields, each with its place."""
+    """Split the lines of a file, except blank ones, into fields, each line with its place."""
     if file not in files:
         raise InputError(f"{source}/{file}: there is no such file, though other files need it")
     try:

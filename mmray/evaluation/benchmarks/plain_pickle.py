@@ -1,4 +1,4 @@
-"""Reading pickles of others: plain data comes out, and nothing in them is executed."""
+"""Safe reading of foreign pickles: only plain data is built, and nothing is executed."""
 
 import io
 import pickle
@@ -11,7 +11,7 @@ import numpy as np
 
 from mmray.system.errors import InputError
 
-# What a damaged pickle makes the unpickler raise; SystemError is numpy's for text beyond Unicode.
+# Exceptions that a damaged pickle causes; numpy raises SystemError for text beyond Unicode.
 _STUMBLES = (
     pickle.UnpicklingError,
     struct.error,
@@ -28,11 +28,11 @@ _STUMBLES = (
 
 
 def load_plain(data: bytes, source: str) -> Any:
-    """The content of a pickle; numpy arrays become lists, numpy scalars numbers.
+    """Read a pickle of plain data; numpy arrays become lists, numpy scalars numbers.
 
     Parameters
     ----------
-    data : the pickle; of several in a row the first is read
+    data : content of the file; of several pickles in a row the first is read
     source : its path, for messages
 
     Raises
@@ -49,10 +49,10 @@ def load_plain(data: bytes, source: str) -> Any:
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """Unpickles containers, text and numbers; numpy arrays become lists, numpy scalars numbers.
+    """Unpickler of containers, text and numbers; numpy arrays become lists, scalars numbers.
 
-    Python's own version of the unpickler: the one in C takes 16 bytes times the largest number that
-    a pickle gives to an object, 64 GiB for one damaged byte.
+    It is based on the unpickler in Python: the one in C allocates 16 bytes times the largest number
+    that a pickle gives to an object, 64 GiB for one damaged byte.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -61,14 +61,14 @@ class _PlainUnpickler(pickle._Unpickler):
         self.allowed = _stand_ins()
 
     def find_class(self, module: str, name: str) -> Any:
-        # numpy 1 and 2, Python 2 and 3 have other names for the same module.
+        # numpy 1 and 2, and Python 2 and 3, name the same module differently.
         current = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
         if (current, name) not in self.allowed:
             raise pickle.UnpicklingError(f"refused: it asks for {module}.{name}"[:200])
         return self.allowed[current, name]
 
     def load_bytearray8(self: Any) -> None:
-        """Read what is there; the original first fills as much memory as is announced."""
+        """Read the bytes that exist; the original first allocates as many as are announced."""
         self.append(self.read(int.from_bytes(self.read(8), "little")))
 
     dispatch: ClassVar[dict[int, Any]] = {
@@ -78,12 +78,12 @@ class _PlainUnpickler(pickle._Unpickler):
 
 
 def _stand_ins() -> dict[tuple[str, str], Any]:
-    """What a pickle gets for each global it may ask for.
+    """Return the harmless stand-ins for the globals that a pickle may ask for.
 
-    Nothing of numpy is given to it: with a crafted state numpy's own dtypes and arrays can be made
-    to read or write outside their memory, or dtypes that the whole process shares be changed. And
-    `_codecs.encode` would import the codec it is told to. All of it is made anew for each pickle,
-    because a pickle can set attributes of whatever it gets.
+    No object of numpy is handed out: a crafted state can make numpy's own dtypes and arrays read or
+    write outside their memory, or change dtypes that the whole process shares. And
+    `_codecs.encode` would import any codec that it is told to. The stand-ins are made anew for each
+    pickle, because a pickle can set attributes of whatever it gets.
     """
 
     class DType:
@@ -135,7 +135,7 @@ def _stand_ins() -> dict[tuple[str, str], Any]:
         ("numpy._core.multiarray", "scalar"): scalar,
         ("numpy._core.numeric", "_frombuffer"): array,
         ("_codecs", "encode"): encode,
-        ("builtins", "bytes"): lambda: b"",  # the old protocols write empty bytes so
+        ("builtins", "bytes"): lambda: b"",  # old protocols write empty bytes this way
         ("builtins", "set"): set,
         ("builtins", "frozenset"): frozenset,
     }

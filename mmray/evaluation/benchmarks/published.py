@@ -1,4 +1,4 @@
-"""The published benchmarks, found in a folder of the user in the layouts they are distributed in.
+"""Published benchmarks, read from a user's folder in the layouts they are distributed in.
 
 Nothing is downloaded: what is missing is named, with the place where it is published.
 """
@@ -28,7 +28,7 @@ from mmray.images.sources import list_images
 from mmray.system.errors import InputError
 
 _Files: TypeAlias = dict[str, ImageFile]  # by name
-_Reader: TypeAlias = Callable[[Sequence[str]], Benchmark]  # of the names of the images there are
+_Reader: TypeAlias = Callable[[Sequence[str]], Benchmark]  # takes the names of the image files
 
 _DISTRACTOR_COUNT = 100_071
 _OF_DISTRACTORS = (
@@ -39,17 +39,17 @@ _OF_DISTRACTORS = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Published:
-    """What is known of a benchmark.
+    """The layout, size and origin of a published benchmark.
 
     Attributes
     ----------
-    folders : its usual ones, in lower case
-    ground_truths : names of its files; none: the names of its images say all
-    landmarks : with one of them the names of its text files start, if it has such
-    images, queries : how many were published
-    where : a sentence for the user
-    corrupt : images, named without suffix, that are left out where it is read from text files
-    distractors : whether they are added to the database
+    folders : usual names of its folder, in lower case
+    ground_truths : names of its ground-truth files; empty where the names of images define it
+    landmarks : beginnings of the names of its text files, where it has such files
+    images, queries : numbers that were published
+    where : where it is published, a sentence for the user
+    corrupt : images, named without suffix, that are left out where text files are read
+    distractors : whether the 100k distractors belong to its database
     """
 
     folders: tuple[str, ...]
@@ -145,25 +145,25 @@ _PUBLISHED: dict[BenchmarkName, _Published] = {
 def find_benchmark(
     name: BenchmarkName, data: str, *, distractors: str | None = None
 ) -> LabelledSet:
-    """A published benchmark, paired with its images.
+    """Find a published benchmark and pair it with its images.
 
     Parameters
     ----------
     name : of the benchmark
     data : a local path or a URI that pyarrow.fs reads
-        The benchmark's own folder is one in it with a usual name, or else itself. Images and ground
-        truth lie in there at any depth; what a ground truth names, and is not there, is looked for
-        in all of `data`.
-    distractors : folder of the 100k distractors; None: one in `data` with a usual name
+        The benchmark's own folder is the one in `data` with a usual name, or else `data` itself.
+        Images and ground truth may lie at any depth in it; images that the ground truth names and
+        that are not there are looked for in all of `data`.
+    distractors : folder of the 100k distractors; None: the one in `data` with a usual name
 
     Returns
     -------
-    LabelledSet : not `complete` where its numbers are not the published ones
+    LabelledSet : `complete` if the numbers of images and queries are the published ones
 
     Raises
     ------
     InputError
-        Something is missing (what, and where it is published), damaged, or there twice.
+        A part is missing (the message says where it is published), damaged, or there twice.
     """
     published = _PUBLISHED[name]
     inside = folders(data)
@@ -197,14 +197,14 @@ def _distractors(data: str, inside: dict[str, str], given: str | None) -> list[I
 def _read(
     published: _Published, places: Sequence[Place], distractors: Collection[str]
 ) -> tuple[Benchmark, _Files]:
-    """The benchmark, and the files that its images are among; distractors by their uris."""
+    """Read a benchmark, and list the files that hold its images; distractors are given by URI."""
     if not published.ground_truths:
         files = places[0].images
         return read_holidays(list(files), source=places[0].uri), files
     ground_truth, is_text = find_ground_truth(places, published.ground_truths, published.landmarks)
     uri = ground_truth[0].uri
     if is_text:
-        # The database is all images of a folder: never of that which holds several benchmarks.
+        # The database is all images of a folder, but never of one that holds several benchmarks.
         place = next((place for place in places[:-1] if place.images), places[0])
         files = {name: file for name, file in place.images.items() if file.uri not in distractors}
         benchmark = read_oxford_ground_truth(
@@ -220,11 +220,11 @@ def _read(
 
 
 def _with_images(read: _Reader, places: Sequence[Place]) -> tuple[Benchmark, _Files]:
-    """Read a ground truth; what it names, and is not in one place, is looked for in the next."""
+    """Read a ground truth, looking for its images in one place after the other."""
     files: _Files = {}
     missing: MissingImageError | None = None
     for place in places:
-        # No more than is wanted: a file that is there twice would fit a name twice.
+        # Only the missing ones: a file that exists in two places would fit a name twice.
         wanted = {stem(name) for name in missing.names} if missing and files else None
         files |= {
             name: file

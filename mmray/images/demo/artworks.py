@@ -1,6 +1,6 @@
 """Flat pictures of invented objects, one function for each kind.
 
-`layout` generators draw what the objects of a family share (palette, composition), `detail`
+`layout` generators determine what the objects of a family share (palette, composition), `detail`
 generators the rest. Pictures are RGBA, transparent outside the object's outline.
 """
 
@@ -26,7 +26,7 @@ Artist: TypeAlias = Callable[[Generator, Generator], Image.Image]
 
 
 def _facade(layout: Generator, detail: Generator) -> Image.Image:
-    """The front of a building: roof, floors of windows, door, cornices, ornament."""
+    """Draw the front of a building: roof, floors of windows, door, cornices, ornament."""
     wall, dark, bright, accent, light = make_palette(layout)
     width, height = ((260, 340), (340, 280), (320, 320))[layout.integers(3)]
     image = Image.new("RGBA", (width, height))
@@ -68,7 +68,7 @@ def _facade(layout: Generator, detail: Generator) -> Image.Image:
 
 
 def _poster(layout: Generator, detail: Generator) -> Image.Image:
-    """A poster or book cover: ground, rays, large shapes, a title and small print."""
+    """Draw a poster or book cover: ground, rays, large shapes, a title and small print."""
     ground, dark, bright, accent, light = make_palette(layout)
     width, height = ((250, 340), (280, 320), (340, 250))[layout.integers(3)]
     image = Image.new("RGBA", (width, height), ground)
@@ -97,7 +97,7 @@ def _poster(layout: Generator, detail: Generator) -> Image.Image:
 
 
 def _mural(layout: Generator, detail: Generator) -> Image.Image:
-    """A painted landscape: sky, sun, ranges of hills, houses, trees and birds."""
+    """Draw a painted landscape: sky, sun, ranges of hills, houses, trees and birds."""
     ground, dark, bright, accent, light = make_palette(layout)
     width, height = ((340, 230), (340, 270), (300, 300))[layout.integers(3)]
     image = Image.new("RGBA", (width, height), light)
@@ -137,7 +137,7 @@ def _mural(layout: Generator, detail: Generator) -> Image.Image:
 
 
 def _emblem(layout: Generator, detail: Generator) -> Image.Image:
-    """A coat of arms on a shield, disc or lozenge: a divided field with charges."""
+    """Draw a coat of arms on a shield, disc or lozenge: a divided field with charges."""
     ground, dark, bright, accent, light = make_palette(layout)
     size = 320
     field = Image.new("RGB", (size, size), (ground, light)[layout.integers(2)])
@@ -195,7 +195,7 @@ def _emblem(layout: Generator, detail: Generator) -> Image.Image:
 
 
 def _carpet(layout: Generator, detail: Generator) -> Image.Image:
-    """A carpet or window of coloured glass: a quarter of shapes, mirrored twice, with a border."""
+    """Draw a carpet or stained-glass window: a quarter of shapes, mirrored twice, with a border."""
     ground, dark, bright, accent, light = make_palette(layout)
     width, height = ((125, 170), (170, 120), (150, 150))[layout.integers(3)]
     quarter = Image.new("RGB", (width, height), ground)
@@ -221,7 +221,7 @@ def _carpet(layout: Generator, detail: Generator) -> Image.Image:
 
 
 def _package(layout: Generator, detail: Generator) -> Image.Image:
-    """The front of a carton: a repeated pattern, a label with a sign and a name."""
+    """Draw the front of a carton: a repeated pattern, a label with a sign and a name."""
     ground, dark, bright, accent, light = make_palette(layout)
     width, height = ((220, 320), (300, 260), (270, 300))[layout.integers(3)]
     image = Image.new("RGBA", (width, height), ground)

@@ -22,10 +22,10 @@ from mmray.images.demo.artworks import ARTISTS
 from mmray.images.demo.photos import Model, make_model, path_view, take_photo
 
 FAMILY = 2  # objects that share palette and layout
-QUERIES = 3  # of each test object
+QUERIES = 3  # per test object
 GOOD, OK = 0.65, 0.25  # visible fractions from which a photo is "good" and "ok"
 QUALITY = 88  # of JPEG
-# What a generator is for; part of its seed, beside the seed of the collection.
+# Purposes of random generators, each a part of the seed beside the seed of the collection.
 LAYOUT, DETAIL, PATH, PHOTO, NAMES, KINDS = range(6)
 
 Write: TypeAlias = Callable[[str, bytes], None]
@@ -33,7 +33,7 @@ Write: TypeAlias = Callable[[str, bytes], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """An object of the collection: photos of it follow the path that `path_seed` draws."""
+    """An object of the collection; photos of it follow the path of views that `path_seed` draws."""
 
     name: str
     model: Model
@@ -42,7 +42,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A photo's file, its object ("" for none) and the ground truth about it."""
+    """A photo's name and data, with its object ("" for none) and its ground truth."""
 
     name: str
     data: bytes
@@ -61,21 +61,22 @@ def render_collection(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
-    """Render an unlabelled training part and a test part with ground truth, of other objects.
+    """Render an unlabelled training part and a test part of other objects with ground truth.
 
     Files: `train/NAME.jpg`; `train_labels.csv` (name, object; only to measure how pure mined pools
     are); `test/jpg/NAME.jpg` and `test/gt/OBJECT_i_{query,good,ok,junk}.txt` as in Oxford5k;
     `test_labels.csv`, for measures of classes.
-    Names do not tell the object. A photo depends on the seed, its index and the sizes alone.
+    Names do not reveal the object. A photo depends only on the seed, its index and the sizes.
 
     Parameters
     ----------
     write : stores a file under a relative path; called in a fixed order from this thread
-    objects : in each part
-    photos : of each object
-    distractors : photos of none of the objects, in each part
-    longest_side : of every photo, pixels, at least 64
-    progress : is told the number of photos that were just stored
+    objects : number of objects in each part, at least 1
+    photos : number of photos of each object, at least 1
+    distractors : number of photos of none of the objects in each part
+    longest_side : longest side of every photo in pixels, at least 64
+    seed : of all random choices, not negative
+    progress : called with the number of photos that were just stored
 
     Returns
     -------
@@ -111,7 +112,7 @@ def render_collection(
 
 
 def _subjects(seed: int, part: int, count: int) -> list[Subject]:
-    """The objects of a part: families of FAMILY, the kinds in turn, the same in both parts."""
+    """Create the objects of a part, in families of FAMILY; both parts have the same kinds."""
     kinds = default_rng([seed, KINDS]).permutation(list(ARTISTS))
     subjects = []
     for index in range(count):
@@ -127,7 +128,7 @@ def _subjects(seed: int, part: int, count: int) -> list[Subject]:
 def _render_part(
     seed: int, part: int, subjects: list[Subject], photos: int, distractors: int, longest_side: int
 ) -> Iterator[Labelled]:
-    """The photos of a part, object by object, then the distractors; on every core."""
+    """Render the photos of a part, object by object, then the distractors, on every core."""
     total = len(subjects) * photos + distractors
     names = default_rng([seed, part, NAMES]).permutation(total) + part * total
 
@@ -153,14 +154,14 @@ def _render_part(
 
 
 def _spread(photos: list[Labelled], count: int) -> list[Labelled]:
-    """At most `count` photos at even distances along the path of views, so that queries differ."""
+    """Choose at most `count` photos, evenly along the path of views, so that queries differ."""
     total = len(photos)
     picks = sorted({(2 * i + 1) * total // (2 * count) for i in range(count)}) if total else []
     return [photos[i] for i in picks]
 
 
 def _write_ground_truth(write: Write, test: list[Labelled]) -> dict[str, int]:
-    """The lists of each query; returns how many queries, good, ok and junk photos there are."""
+    """Write the lists of each query; return the numbers of queries, good, ok and junk photos."""
     counts = {"queries": 0, "good": 0, "ok": 0, "junk": 0}
     for subject in sorted({photo.subject for photo in test} - {""}):
         of_subject = [photo for photo in test if photo.subject == subject]

@@ -1,4 +1,4 @@
-"""What the artworks are drawn with: colours, charges, patterns, letters, windows and roofs."""
+"""Drawing tools for the artworks: colours, shapes, patterns, letters, windows and roofs."""
 
 import colorsys
 from math import cos, pi, sin
@@ -22,7 +22,7 @@ def blend(first: Colour, second: Colour, part: float) -> Colour:
 
 
 def make_palette(rng: Generator) -> tuple[Colour, Colour, Colour, Colour, Colour]:
-    """Ground, dark, bright, accent and light colours that go together."""
+    """Draw five random colours that go together: ground, dark, bright, accent and light."""
     hue, other = rng.random(), rng.choice([0.12, 0.33, 0.5, 0.62])
     return (
         hsv(hue, rng.uniform(0.15, 0.9), rng.uniform(0.4, 0.95)),
@@ -52,7 +52,17 @@ def draw_shape(
     colour: Colour,
     turn: float = -pi / 2,
 ) -> None:
-    """One of 10 charges: disc, ring, half disc, then the stars and polygons of SPOKES."""
+    """Draw one of 10 shapes: disc, ring, half disc, then the stars and polygons of SPOKES.
+
+    Parameters
+    ----------
+    draw : of the image to draw on
+    kind : 0..9, in that order
+    at : x and y of the centre, pixels
+    radius : pixels
+    colour : RGB, 0..255
+    turn : angle of the first point or of the half disc's side, radians; -π/2 points upwards
+    """
     x, y = at
     box = (x - radius, y - radius, x + radius, y + radius)
     if kind == 0:
@@ -70,7 +80,7 @@ def draw_shape(
 
 
 def make_pattern(rng: Generator, size: tuple[int, int]) -> Image.Image:
-    """A mask (L) of stripes, checks, dots, waves, bricks or rings, at some angle and pitch."""
+    """Create a random mask (mode L) of stripes, checks, dots, waves, bricks or rings."""
     angle, step = rng.choice([0.0, pi / 4, pi / 2, rng.uniform(0, pi)]), rng.uniform(2, 8)
     across, down = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
     x = (across * cos(angle) + down * sin(angle)) / step
@@ -93,7 +103,7 @@ def draw_writing(
     box: tuple[float, float, float, float],
     colour: Colour,
 ) -> None:
-    """A line of invented letters that fills the box."""
+    """Draw a line of invented letters that fills the box."""
     left, top, right, bottom = box
     height = bottom - top
     step, width = 0.8 * height, max(1, round(height / 6))
@@ -119,7 +129,7 @@ def draw_opening(
     colour: Colour,
     frame: Colour,
 ) -> None:
-    """A window or door with its frame: square, arched, pointed or round."""
+    """Draw a window or door with its frame; forms 0..3 are square, arched, pointed and round."""
     for grow, fill in ((3, frame), (0, colour)):
         x0, y0, x1, y1 = box[0] - grow, box[1] - grow, box[2] + grow, box[3] + grow
         middle, half = (x0 + x1) / 2, (x1 - x0) / 2
@@ -143,7 +153,16 @@ def draw_opening(
 def draw_roof(
     draw: ImageDraw.ImageDraw, form: int, width: int, top: int, wall: Colour, roof: Colour
 ) -> None:
-    """What stands above the wall: pediment, battlements with towers, dome or stepped gable."""
+    """Draw what rises above a wall: a pediment, towers with battlements, a dome or stepped gable.
+
+    Parameters
+    ----------
+    draw : of the image to draw on
+    form : 0..3, in that order
+    width : of the wall, pixels
+    top : y of the wall's upper edge, pixels; the roof takes the pixels above
+    wall, roof : RGB, 0..255
+    """
     if form == 0:
         draw.polygon([(0, top), (width / 2, top * 0.15), (width, top)], fill=roof)
         draw.polygon(

@@ -17,14 +17,14 @@ CAMERA = 3.2  # distance of the camera from the centre of a model, whose longest
 
 @dataclass(frozen=True)
 class Model:
-    """A thing to photograph: pictures on flat faces; the longest side of its front is 2."""
+    """An object to photograph: pictures on flat faces; the longest side of its front is 2."""
 
     faces: tuple[tuple[Image.Image, Floats], ...]  # corners (4, 3): from top left, clockwise
 
 
 @dataclass(frozen=True)
 class View:
-    """Where the camera stands, and the light there is."""
+    """Pose of an object before the camera, and the time of day."""
 
     yaw: float  # radians, as are pitch and roll
     pitch: float
@@ -36,9 +36,9 @@ class View:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo and what is seen of its subject: the fraction of its area, and the pixel box.
+    """A photo, with the visible fraction of its subject's area and the subject's pixel box.
 
-    The area is that of the faces towards the camera, also where they lie outside the photo.
+    The area is that of the faces towards the camera, including parts outside the photo.
     """
 
     image: Image.Image
@@ -47,7 +47,7 @@ class Photo:
 
 
 def make_model(kind: str, layout: Generator, detail: Generator) -> Model:
-    """A model of this kind: a printed carton, or a single flat face."""
+    """Create a model of an object of this kind: a printed carton, or a single flat face."""
     front = ARTISTS[kind](layout, detail)
     w, h = np.array(front.size) / max(front.size)
     if kind != "package":
@@ -67,7 +67,7 @@ def make_model(kind: str, layout: Generator, detail: Generator) -> Model:
 
 
 def path_view(path: Generator, jitter: Generator, t: float) -> View:
-    """The view at t in 0..1 along the smooth path that `path` draws, give or take some jitter."""
+    """Return the view at t in 0..1 along the smooth path that `path` draws, with some jitter."""
     side = path.choice([-1.0, 1.0])
     waves = [sin(2 * pi * (path.uniform(0.6, 1.4) * t + path.random())) for _ in range(4)]
     pitch, roll, scale, light = waves
@@ -89,7 +89,7 @@ def _random_view(rng: Generator, scale: float) -> View:
 
 
 def _project(corners: Floats, view: View, size: tuple[int, int]) -> Floats:
-    """Pixel positions (p, 2) of points (p, 3) of a model in a photo of this size."""
+    """Project points (p, 3) of a model to pixel positions (p, 2) in a photo of this size."""
     cy, sy, cp, sp = cos(view.yaw), sin(view.yaw), cos(view.pitch), sin(view.pitch)
     x, y, z = corners.T
     x, z = cy * x + sy * z, cy * z - sy * x
@@ -102,13 +102,13 @@ def _project(corners: Floats, view: View, size: tuple[int, int]) -> Floats:
 
 
 def _signed_area(quad: Floats) -> float:
-    """Area of a polygon (p, 2) in pixels, positive where its corners go clockwise on the photo."""
+    """Compute the area of a polygon (p, 2), pixels; positive if clockwise on the photo."""
     x, y = quad.T
     return float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)) / 2)
 
 
 def _homography(source: Floats, target: Floats) -> list[float]:
-    """The 8 coefficients by which PIL maps points (4, 2) of `target` back to those of `source`."""
+    """Return PIL's 8 coefficients that map points (4, 2) of `target` back to those of `source`."""
     rows, values = [], []
     for (x, y), (u, v) in zip(target, source, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -119,7 +119,7 @@ def _homography(source: Floats, target: Floats) -> list[float]:
 def _place(photo: Image.Image, model: Model, view: View) -> tuple[Image.Image, float]:
     """Paste a model with its shadow into the photo; return its mask (L) and its area in pixels.
 
-    The area counts what lies outside the photo too.
+    The area includes parts outside the photo.
     """
     mask, area, layers = Image.new("L", photo.size), 0.0, []
     for picture, corners in model.faces:
@@ -148,7 +148,7 @@ def _place(photo: Image.Image, model: Model, view: View) -> tuple[Image.Image, f
 
 
 def _clouds(rng: Generator, size: tuple[int, int], dark: Colour, light: Colour) -> Image.Image:
-    """Smooth noise of two scales between two colours."""
+    """Create smooth noise of two scales between two colours."""
     coarse, fine = (
         Image.fromarray(rng.integers(0, 256, (n, n), dtype=np.uint8)).resize(size, how)
         for n, how in ((5, Image.Resampling.BICUBIC), (48, Image.Resampling.BILINEAR))
@@ -161,7 +161,7 @@ def _tint(rng: Generator, low: float, high: float) -> Colour:
 
 
 def _backdrop(rng: Generator, size: tuple[int, int]) -> Image.Image:
-    """A place: sky or wall above, ground below, houses or trees far off, patterned clutter."""
+    """Draw a place: sky or wall above, ground below, houses or trees far off, some clutter."""
     width, height = size
     photo = _clouds(rng, size, _tint(rng, 0.2, 0.6), _tint(rng, 0.6, 1.0))
     draw, horizon = ImageDraw.Draw(photo), round(rng.uniform(0.45, 0.85) * height)
@@ -184,7 +184,7 @@ def _backdrop(rng: Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def _patch(photo: Image.Image, rng: Generator) -> None:
-    """Clutter: a turned rectangle with stripes, checks or dots."""
+    """Paste a piece of clutter: a turned rectangle with a pattern."""
     w, h = int(rng.integers(12, 50)), int(rng.integers(12, 50))
     image = ImageOps.colorize(
         make_pattern(rng, (w, h)), _tint(rng, 0.1, 0.9), _tint(rng, 0.3, 1.0)
@@ -195,7 +195,7 @@ def _patch(photo: Image.Image, rng: Generator) -> None:
 
 
 def _passers_by(photo: Image.Image, hidden: Image.Image, rng: Generator, count: int) -> None:
-    """People, poles and signs in front; what they cover turns to 0 in the mask `hidden`."""
+    """Draw people, poles and signs in front; pixels that they cover become 0 in `hidden`."""
     brush, cut = ImageDraw.Draw(photo), ImageDraw.Draw(hidden)
     for _ in range(count):
         x, tall = rng.uniform(0, photo.width), rng.uniform(0.3, 0.65) * photo.height
@@ -219,7 +219,7 @@ def _passers_by(photo: Image.Image, hidden: Image.Image, rng: Generator, count: 
 
 
 def _screen(photo: Image.Image, hidden: Image.Image, rng: Generator, fraction: float) -> None:
-    """Foliage or a hoarding over this fraction of what is seen in the mask, from one side."""
+    """Cover this fraction of the visible part of `hidden` by foliage or a hoarding from a side."""
     x0, y0, x1, y1 = hidden.getbbox() or (0, 0, 1, 1)
     leaves, side = Image.new("L", photo.size), rng.integers(3)
     draw, w, h = ImageDraw.Draw(leaves), (x1 - x0) * fraction, (y1 - y0) * fraction
@@ -238,7 +238,7 @@ def _screen(photo: Image.Image, hidden: Image.Image, rng: Generator, fraction: f
 
 
 def _expose(photo: Image.Image, rng: Generator, dusk: float) -> Image.Image:
-    """What light and camera do: gain, colour cast, gradient, cast shadow, blur, noise."""
+    """Apply the effects of light and camera: colour cast, gradient, cast shadow, blur, noise."""
     pixels = np.asarray(photo, dtype=np.float32)
     height, width, _ = pixels.shape
     x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
@@ -258,7 +258,7 @@ def _expose(photo: Image.Image, rng: Generator, dusk: float) -> Image.Image:
 
 
 def _one_off(rng: Generator, largest: float) -> tuple[Model, View]:
-    """Something that no other photo shows."""
+    """Create an object that no other photo shows, and a random view of it."""
     model = make_model(str(rng.choice(list(ARTISTS))), rng, rng)
     return model, _random_view(rng, rng.uniform(0.3, largest))
 
@@ -266,7 +266,7 @@ def _one_off(rng: Generator, largest: float) -> tuple[Model, View]:
 def take_photo(
     rng: Generator, longest_side: int, subject: tuple[Model, View] | None, bystanders: int
 ) -> Photo:
-    """A photo of a subject, or of none; `bystanders` one-off things stand behind it."""
+    """Render a photo of a subject, or of none, before `bystanders` objects of no other photo."""
     shape = np.array(SHAPES[rng.integers(len(SHAPES))])
     width, height = (int(v) for v in np.rint(longest_side * shape / shape.max()))
     image = _backdrop(rng, (width, height))

@@ -1,1 +1,1 @@
-"""Training from labels, for the rivals and peers of the tables."""
+"""Training from labels: the supervised baselines of Tables 2 and 3."""

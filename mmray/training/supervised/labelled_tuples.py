@@ -1,10 +1,10 @@
-"""Drawing tuples under labels: the supervised peer (Radenović, Tolias, Chum, ECCV 2016; Table 3).
+"""Sampling of tuples by labels: the baseline of Radenović, Tolias, Chum (ECCV 2016) in Table 3.
 
-Here the labels are the clusters of structure from motion, the 3D model that an image belongs to;
-nothing else in this package learns from labels. Pairs (query, positive) are given. Each epoch draws
-some of them, and one pool of images at random for all of them. The negatives of a query are the
-images of the pool nearest to it in the embedding as it is, none of them of the query's cluster and
-no two of the same cluster. The two steps, and what they share, are those of `tuples`.
+The labels are the clusters of structure from motion: the 3D model that an image belongs to. Pairs
+(query, positive) are given. Each epoch draws some of them, and at random one pool of images for all
+of them. The negatives of a query are the images of the pool nearest to it in the current embedding,
+none of them of the query's cluster and no two of the same cluster. Sampling has the two steps of
+`tuples`, which exchange the same data.
 
 m pairs (query, positive), n images, t of the pairs in an epoch, d dimensions.
 """
@@ -37,7 +37,7 @@ class LabelledPairs:
     clusters: Ids
 
     def as_pools(self) -> Pools:
-        """The pairs as if they were mined: an anchor each, one positive of weight 1."""
+        """Convert the pairs to pools: each pair an anchor with one positive of weight 1."""
         matching = tuple(self.positives[:, None])
         return replace(
             Pools.empty(self.queries),
@@ -53,7 +53,7 @@ NO_POOLS = Pools.empty(np.empty(0, np.int64))
 def sample_labelled_pairs(
     labelled: LabelledPairs, count: int, rng: np.random.Generator, *, negative_pool: int
 ) -> Pairs:
-    """Draw pairs without replacement, and the images among which all of them find negatives.
+    """Draw pairs without replacement, and the pool of images for the negatives of all of them.
 
     Parameters
     ----------
@@ -91,32 +91,33 @@ def add_labelled_negatives(
     negatives: int = 5,
     rng: np.random.Generator,
 ) -> Tuples:
-    """Choose for each query the nearest images of the pool, one a cluster and none of its own.
+    """Choose the negatives of each query: its nearest images of other clusters, one per cluster.
 
     Parameters
     ----------
     pairs : as drawn by `sample_labelled_pairs`
     embeddings : (m, d) float32
-        Rows of the images `pairs.needed`, l2-normalised, by the network as it is.
+        Rows of the images `pairs.needed` by the current network, l2-normalised.
     clusters : (n,) int64
-        That of every image.
+        Cluster of every image.
     hard_negatives : at least 1
-        How many are nearest: of each cluster the image of the largest inner product with the query,
-        and of these the largest; equal ones by ascending id. All if there are no more.
+        Number of nearest images to choose from. Each cluster offers its image of the largest inner
+        product with the query; equal ones are ordered by ascending id. All if there are no more.
     negatives : at least 1
-        Negatives of each query: the nearest first. Where there are fewer, all of them and then the
-        same again; where there are more, they are drawn among them without replacement.
+        Negatives of each query. Where there are more hard ones, they are drawn among these without
+        replacement; where there are fewer, all of them, nearest first, repeated.
+    rng : draws among the hard negatives
 
     Raises
     ------
     InputError
         The pool has no image of another cluster than a query's.
     ValueError
-        Not one row for each needed image, a row that is not finite, or a number below 1.
+        There is not one row for each needed image, a row is not finite, or a number is below 1.
     """
     check_embeddings(pairs, embeddings, hard_negatives=hard_negatives, negatives=negatives)
     pool = pairs.candidates[0]  # the same for all, ascending
-    # The images of a cluster one after the other, still by ascending id.
+    # Sort the pool by cluster, and within a cluster by ascending id.
     pool = pool[np.argsort(clusters[pool], kind="stable")]
     _, starts = np.unique(clusters[pool], return_index=True)
     rows = embeddings[np.searchsorted(pairs.needed, pool)].astype(np.float64)
@@ -144,16 +145,18 @@ def add_labelled_negatives(
 
 
 def _nearest_of_groups(products: Floats, pool: Ids, starts: Ids) -> Ids:
-    """The most similar image of each group, the most similar ones first: (b, groups).
+    """Return the most similar image of each group, the most similar first: (b, groups) int64.
 
     Parameters
     ----------
     products : (b, p) float64
-        Of b queries with the images of the pool (p,), which stand by group, then by id.
+        Inner products of b queries with the images of the pool.
+    pool : (p,) int64
+        Image ids, sorted by group, then by id.
     starts : (groups,) int64
-        Where in the pool each group starts.
+        First place of each group in the pool.
     """
-    # Rounding the sums hides their order of summation: equal images tie, and ids decide.
+    # Rounding hides the order of summation: equal images tie, and ids decide.
     similarities = products.astype(np.float32)
     best = np.maximum.reduceat(similarities, starts, axis=1)
     sizes = np.diff(np.append(starts, len(pool)))

@@ -1,8 +1,8 @@
-"""Losses that learn from labels: the supervised rivals of Table 2, by pytorch-metric-learning.
+"""Losses of the supervised baselines of Table 2, by pytorch-metric-learning.
 
-They train the same network on the same images as the method does, but on batches of labelled images
-instead of mined tuples. Two rows of the table have no implementation in the library; the nearest it
-has stands for them, and its label says what it is:
+They train the same network on the same images as the method, but on batches of labelled images
+instead of mined tuples. The library has no implementation of two rows of the table; its nearest
+loss stands in for each, and the label of the row says so:
 
 * "Triplet + semi-hard", Schroff et al., CVPR 2015: triplet-semihard. Margin and distance are those
   of eq. (8), so that only the tuples differ from ours.
@@ -45,9 +45,9 @@ BASELINE_LABELS: dict[SupervisedBaseline, str] = {
 
 
 class BaselineLoss(nn.Module):
-    """A loss of a batch, and the choice of its tuples where there is one.
+    """A loss of a labelled batch, with a miner that chooses its tuples where the loss needs one.
 
-    What it learns, proxies or centres, are its parameters.
+    Proxies or centres that the loss learns are parameters of this module.
     """
 
     def __init__(self, loss: nn.Module, miner: nn.Module | None, seed: int) -> None:
@@ -55,33 +55,35 @@ class BaselineLoss(nn.Module):
         self.loss, self.miner, self.seed = loss, miner, seed
 
     def forward(self, embeddings: Tensor, labels: Tensor, step: int) -> Tensor:
-        """The loss, a scalar; 0 with a gradient of 0 where a batch has no tuple.
+        """Return the loss of a batch, a scalar; 0, with gradient 0, where it has no tuple.
 
         Parameters
         ----------
         embeddings : (b, d) float32, l2-normalised
         labels : (b,) int64, 0..c-1
-        step : what is drawn at random in a step follows from its number and the seed
+        step : number of the step, which with the seed determines the random choices
         """
         if self.miner is None:
             value: Tensor = self.loss(embeddings, labels)
             return value
         of_step = int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0])
         with _seeded(of_step, embeddings.device), torch.no_grad():
-            # The weights of distances in 1280 dimensions span e^700: in float32 one pair that is
-            # near leaves most anchors without a negative.
+            # The weights of distances in 1280 dimensions span a factor of e^700: in float32 a near
+            # pair would leave most anchors without a negative.
             chosen = self.miner(embeddings.double(), labels)
         found: Tensor = self.loss(embeddings, labels, chosen)
         return found
 
 
 def baseline_loss(name: SupervisedBaseline, *, classes: int, dim: int, seed: int) -> BaselineLoss:
-    """The loss of a rival; see the module for its values.
+    """Make the loss of a supervised baseline, with the values that the module lists.
 
     Parameters
     ----------
+    name : of the baseline
     classes, dim : c and d
-    seed : of what it learns and of what it draws; torch's own generator stays as it is
+    seed : of the initial proxies or centres and of random choices; torch's own generators are left
+        untouched
     """
     loss, miner = _parts(name, classes, dim, seed)
     return BaselineLoss(loss, miner, seed)
@@ -90,7 +92,7 @@ def baseline_loss(name: SupervisedBaseline, *, classes: int, dim: int, seed: int
 def _parts(
     name: SupervisedBaseline, classes: int, dim: int, seed: int
 ) -> tuple[nn.Module, nn.Module | None]:
-    # Only now: it takes seconds, for which nobody should wait who learns without labels.
+    # Imported only here: it takes seconds, which training without labels should not pay for.
     from pytorch_metric_learning import losses, miners
     from pytorch_metric_learning.distances import LpDistance
 
@@ -115,9 +117,9 @@ def _parts(
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws of the CPU and of the device follow from the seed; after it they are where they were.
+    """Seed torch's generators of the CPU and of the device, and restore them afterwards.
 
-    `torch.manual_seed` would seed all other GPUs too, which `fork_rng` does not restore.
+    `torch.manual_seed` would also seed all other GPUs, which `fork_rng` does not restore.
     """
     generators = [torch.default_generator]
     if device.type == "cuda":
@@ -135,22 +137,22 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 def class_batches(
     labels: Ids, *, batches: int, batch_size: int, per_class: int, rng: np.random.Generator
 ) -> Ids:
-    """Batches of images of a few classes each, so that every image has others of its class.
+    """Draw batches of images of a few classes each, so that every image has others of its class.
 
-    Classes are dealt from a shuffled deck, images of a class from one too; a deck is shuffled anew
-    once all of it is dealt. So no class is ever drawn twice more often than another, and no image
-    than another of its class; the repeats in classes that are too small come on top.
+    Classes are dealt from a shuffled deck, and the images of a class from another; a deck is
+    shuffled again when all of it is dealt. So the counts of two classes never differ by more than
+    one, nor those of two images of a class, apart from the repeats in classes that are too small.
 
     Parameters
     ----------
     labels : (n,) int64
         A class of a single image is never drawn.
-    batches : from 1
+    batches : at least 1
     batch_size : a multiple of per_class
         A batch has batch_size / per_class different classes. Where there are fewer, it has all of
-        them, some once more than others, each time with as many images again.
-    per_class : from 2
-        Images of a class in a batch, all different; where it has fewer, all, and the same again.
+        them, some more often than others, with per_class more images each time.
+    per_class : at least 2
+        Images of a class in a batch, all different; where the class has fewer, all, repeated.
 
     Returns
     -------
@@ -159,7 +161,7 @@ def class_batches(
     Raises
     ------
     InputError
-        There are fewer than two classes of two images or more.
+        There are fewer than two classes with two images or more.
     ValueError
         A number is out of its range.
     """
@@ -188,14 +190,14 @@ def class_batches(
 
 
 class _Deck:
-    """Values in random order; once all are dealt they are shuffled anew."""
+    """A deck of values in random order, shuffled again when all are dealt."""
 
     def __init__(self, values: Ids, rng: np.random.Generator) -> None:
         self.values, self.rng = values, rng
         self.waiting: deque[int] = deque()
 
     def deal(self, count: int) -> list[int]:
-        """The next `count` that differ; where there are fewer, all and then the same again."""
+        """Deal the next `count` different values; where there are fewer, all, repeated."""
         taken: dict[int, None] = {}
         again: list[int] = []
         while len(taken) < min(count, len(self.values)):
@@ -203,7 +205,7 @@ class _Deck:
                 self.waiting.extend(self.rng.permutation(self.values).tolist())
             value = self.waiting.popleft()
             if value in taken:
-                again.append(value)  # it keeps its turn, but in the next deal
+                again.append(value)  # it is the first of the next deal
             else:
                 taken[value] = None
         self.waiting.extendleft(reversed(again))
@@ -213,7 +215,7 @@ class _Deck:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelledImages:
-    """The class of every image, and which rival learns from it.
+    """The class of every image, and the supervised baseline to train on it.
 
     Attributes
     ----------
@@ -226,14 +228,14 @@ class LabelledImages:
     per_class: int
 
     def loss(self, dim: int, seed: int) -> BaselineLoss:
-        """See `baseline_loss`."""
+        """Make the loss of the baseline, see `baseline_loss`."""
         classes = int(self.classes.max()) + 1
         return baseline_loss(self.baseline, classes=classes, dim=dim, seed=seed)
 
     def batches(self, *, tuples: int, batch_size: int, rng: np.random.Generator) -> Ids:
-        """See `class_batches`: as many images as so many triplets have, in batches of as many.
+        """Draw batches that have as many images as `tuples` triplets in steps of `batch_size`.
 
-        A batch has at least two classes, and whole ones.
+        A batch has at least two classes, each with `per_class` images, see `class_batches`.
         """
         size = max(3 * batch_size // self.per_class, 2) * self.per_class
         return class_batches(

@@ -1,10 +1,11 @@
 """The published training tuples of Radenović, Tolias and Chum: retrieval-SfM-30k.pkl and -120k.pkl.
 
-A pickle {"train": {...}, "val": {...}}. Each part has `cids`, the ids of n images; `cluster`, the
-3D model that each of them belongs to; and `qidxs` and `pidxs`, m rows of cids each: query i matches
-positive i. The image abcdef012345 lies at ims/45/23/01/abcdef012345, and has no suffix.
+A file is a pickle {"train": {...}, "val": {...}}. Each part has `cids`, the ids of n images;
+`cluster`, the 3D model that each of them belongs to; and `qidxs` and `pidxs`, m rows of cids each:
+query i matches positive i. The image abcdef012345 lies at ims/45/23/01/abcdef012345, and has no
+suffix.
 
-Clusters and pairs come from structure from motion: they are labels, of the supervised baseline.
+Clusters and pairs come from structure from motion: they are labels, for the supervised baseline.
 """
 
 import re
@@ -23,17 +24,17 @@ from mmray.system.errors import InputError
 from mmray.system.locations import error_line, read_bytes
 from mmray.training.supervised.labelled_tuples import LabelledPairs
 
-_CID = re.compile(r"[0-9A-Za-z]{6,255}")  # becomes a path: nothing that leaves the folder
-_LARGEST = 2**62  # number of a cluster
+_CID = re.compile(r"[0-9A-Za-z]{6,255}")  # becomes a path, which must not leave the folder
+_LARGEST = 2**62  # largest number of a cluster
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SfmTuples:
-    """What a file has: n images, and their pairs and clusters by their place among them.
+    """The content of a file of tuples: n images, and pairs and clusters by places among them.
 
     Attributes
     ----------
-    file : where this was read
+    file : path or URI of the file
     """
 
     file: str
@@ -44,7 +45,7 @@ class SfmTuples:
 def read_sfm_tuples(
     file: str, images_folder: str, split: Literal["train", "val"] = "train"
 ) -> SfmTuples:
-    """Read a file of tuples and find its images, the folder being listed once.
+    """Read a file of tuples and find its images in a folder.
 
     Parameters
     ----------
@@ -88,12 +89,12 @@ def read_sfm_tuples(
 
 
 def path_of(cid: str) -> str:
-    """Where an image lies below the folder `ims`."""
+    """Return the path of an image below the folder `ims`."""
     return f"{cid[-2:]}/{cid[-4:-2]}/{cid[-6:-4]}/{cid}"
 
 
 def _images_of_tuples(cids: Sequence[str], folder: str, file: str) -> Collection:
-    """The files of all images, in their order."""
+    """Find the files of all images, in their order; InputError where some are missing."""
     listed = {each.name: each for each in list_files(folder)}
     paths = [path_of(cid) for cid in cids]
     missing = [path for path in paths if path not in listed or listed[path].error is not None]
