@@ -3,7 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STORAGE ?= mmray-runs
 ARGS ?=
-PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
+JOBS := $(wildcard jobs/*.py)
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8
 
 .PHONY: install retrieval test-fast test test-all check ui cluster-demo clean
 
@@ -34,6 +35,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd jobs && MYPYPATH=..:../cluster ../$(BIN)/mypy --config-file ../pyproject.toml -p benchmarks -m demo $(JOBS:jobs/%.py=-m %)
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/docstrings.py
 

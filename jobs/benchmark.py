@@ -1,4 +1,4 @@
-"""How fast mmray is, beside what one would call instead; both sides in one run, as a table.
+"""Measure how fast mmray is, beside what one would call instead; both sides in one run.
 
 Or, with `features`, the synthetic features themselves in a file, for `jobs/mine.py`; or, with
 `gpu`, what one GPU could do and what mmray gets out of it.

@@ -35,8 +35,8 @@ def retrieval(arguments: list[str]) -> None:
     """Fine-tune a network for retrieval on unlabelled images, and measure its mAP (the main job).
 
     Without arguments it runs a small demonstration on rendered photos. The same command again
-    continues where it was stopped. Exit status: 0 done, 2 unusable arguments or input, 1 anything else,
-    130 interrupted (and resumable).
+    continues where it was stopped. Exit status: 0 done, 2 unusable arguments or input, 1 anything
+    else, 130 interrupted (and resumable).
     """
     config = parse(PRESETS, arguments, _help(retrieval))
     from mmray.pipeline.recipes.retrieval import run

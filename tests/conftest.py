@@ -18,8 +18,10 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # training he
 # Of the local S3 server: the workers of Ray inherit them.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import hypothesis
@@ -30,6 +32,8 @@ from mmray.system import locations
 
 TESTS = Path(__file__).parent
 MARKS = {"end_to_end": ("ray", "process"), "jobs": ("process",)}  # by folder
+# One after the other in one process of `pytest -n`: with Ray they take all CPUs there are.
+TOGETHER = ("tests/end_to_end/", "tests/jobs/", "tests/pipeline/distributed/")
 
 # The same examples every time, however slow the machine is.
 hypothesis.settings.register_profile(
@@ -38,22 +42,27 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
-        marks = {*MARKS.get(folder, ())}
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
-            marks.add("ray")
-        for mark in marks:
-            item.add_marker(mark)
-        if marks:  # one after the other, in one process: with Ray they take all CPUs there are
-            item.add_marker(pytest.mark.xdist_group("ray"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    marks = {*MARKS.get(item.path.relative_to(TESTS).parts[0], ())}
+    if "ray_cluster" in getattr(item, "fixturenames", ()):
+        marks.add("ray")
+    for mark in marks:
+        item.add_marker(mark)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, whose groups pytest 9.2 does not heed
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class RayInOneWorker(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith(TOGETHER) else nodeid
+
+    return RayInOneWorker(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    chosen = terminalreporter.config.option.markexpr
-    if "not ray" in chosen:
+    if re.match(r"not \W*ray\b", terminalreporter.config.option.markexpr):
         terminalreporter.write_line(
             "This was the fast part: `make test` adds all that runs on Ray or in new processes, "
             "`make test-all` what takes minutes each."

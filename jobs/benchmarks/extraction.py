@@ -30,7 +30,7 @@ POOLING = "mac"
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """How fast one way is.
+    """The speed of one way to describe images.
 
     Attributes
     ----------

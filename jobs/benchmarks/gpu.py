@@ -1,4 +1,4 @@
-"""What one GPU could do and what mmray gets out of it: a line of JSON a measurement.
+"""Measure what one GPU could do and what mmray gets out of it: a line of JSON a measurement.
 
 Under nine minutes on an H100. Without a GPU everything runs small on the CPU: a test of these
 parts, not a measurement. Deviations and seconds keep five digits, however small they are.

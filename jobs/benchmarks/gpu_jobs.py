@@ -1,4 +1,4 @@
-"""What whole jobs do on a GPU: the extraction stage on Ray, and the demonstration."""
+"""Whole jobs on a GPU: the extraction stage on Ray, and the demonstration."""
 
 import logging
 import os

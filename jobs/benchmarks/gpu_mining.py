@@ -1,4 +1,4 @@
-"""What exact k-NN and mining do on a GPU, step by step.
+"""Exact k-NN and mining on a GPU, step by step.
 
 n items, d dims, k neighbours.
 """

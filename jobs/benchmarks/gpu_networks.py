@@ -1,4 +1,4 @@
-"""What networks do on a GPU: alone, in a unit of extraction, in training.
+"""Networks on a GPU: alone, in a unit of extraction, in training.
 
 The networks have random weights and the images are noise: nothing here depends on either.
 """

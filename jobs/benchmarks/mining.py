@@ -1,4 +1,4 @@
-"""What mmray does against what one would call instead, on the same input in the same process.
+"""Mining against what one would call instead, on the same input in the same process.
 
 n items, d dims, k neighbours, a anchors.
 """
@@ -69,7 +69,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times faster ours is."""
+        """Return how many times faster ours is."""
         return self.theirs / self.ours
 
 
@@ -100,8 +100,17 @@ def compare_diffusion(
 ) -> Comparison:
     """Diffusion from anchors, against `scipy.sparse.linalg.cg` anchor by anchor.
 
-    The same graph, rtol and iterations. scipy solves for `solved` anchors; its time is scaled to
-    all. Ours includes the reordering of the graph in proportion to 1,000 anchors.
+    The same graph, rtol and iterations. Ours includes the reordering of the graph in proportion to
+    1,000 anchors.
+
+    Parameters
+    ----------
+    features : (n, d) float32, l2-normalised
+    k : neighbours of an item in the graph
+    anchors : drawn at random
+    solved : anchors that scipy solves for; its time is scaled to all
+    threads : CPU threads on both sides
+    repeats : times each side is measured; the best counts
     """
     found = ExactIndex.of(features).search(features, k, threads=threads)
     graph = normalize_graph(reciprocal_knn_graph(found.ids, found.similarities))
@@ -178,7 +187,7 @@ def _alternately(
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Measure the seconds of a call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -24,7 +24,7 @@ from mmray.system.formats import read_array, write_array
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """How one way did.
+    """The figures of one way to search.
 
     Attributes
     ----------

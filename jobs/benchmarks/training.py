@@ -148,7 +148,7 @@ def _random_job(
 
 
 def _cached(job: TrainingJob, folder: Folder) -> tuple[TrainingJob, float]:
-    """The same work on resized images, and the seconds that it took to write them."""
+    """Return the same work on resized images, and the seconds that it took to write them."""
     start, size = time.perf_counter(), job.config.longest_side
     cache_images(
         job.images,
@@ -164,7 +164,7 @@ def _cached(job: TrainingJob, folder: Folder) -> tuple[TrainingJob, float]:
 
 
 def _ours(job: TrainingJob) -> Course:
-    """What a single worker does."""
+    """Train as a single worker does."""
     config, model = job.config, copy.deepcopy(job.model)
     optimizer = optimizer_of(model, config)
     source = ImageSource(job.images, longest_side=config.longest_side)

@@ -74,7 +74,7 @@ class QueryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureConfig:
-    """Draw what the method does on points of the plane (Figure 1); the defaults are for these."""
+    """Draw what the method does on points of the plane; the defaults are those of Figure 1."""
 
     output: str = "figure1.png"
     """File or URI of the picture; the ending says whether PNG, SVG or PDF."""

@@ -48,7 +48,7 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c', ceil(h / stride), ceil(w / stride))."""
+        """Convolve maps: (b, c, h, w) -> (b, c', ceil(h / stride), ceil(w / stride))."""
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         rows, columns = (
             max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in input.shape[2:]

@@ -109,7 +109,7 @@ class Moments:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Moments":
-        """Restore moments from the arrays of `to_arrays`; ValueError if they are not such arrays."""
+        """Restore moments from the arrays of `to_arrays`; ValueError for any others."""
         try:
             count, mean, scatter = (arrays[name] for name in ("count", "mean", "scatter"))
         except KeyError as error:

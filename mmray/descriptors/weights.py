@@ -136,7 +136,7 @@ def with_head(model: EmbeddingNet, weight: Features, bias: Features) -> Embeddin
 
     Parameters
     ----------
-    model : without a head; left unchanged
+    model : left unchanged; a head of its own is not copied
     weight : (d, c) float32
     bias : (d,) float32
     """

@@ -74,7 +74,7 @@ class Decoded:
 
 
 def byte_limit(max_pixels: int) -> int:
-    """Return the most bytes of an image file of so many pixels: 8 each (16-bit RGBA) and 16 MiB."""
+    """Return the limit in bytes for an image file: 8 per pixel (16-bit RGBA) and 16 MiB."""
     return 8 * max_pixels + (16 << 20)
 
 

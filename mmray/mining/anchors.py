@@ -1,4 +1,4 @@
-"""Anchors: by default the strict local maxima of the random walk's distribution (Sec. 3.2).
+"""Selection of anchors, by default the strict local maxima of a random walk (Sec. 3.2).
 
 n items, a anchors.
 """
@@ -11,7 +11,7 @@ from mmray.system.arrays import Floats, Graph, Ids
 
 
 def stationary_distribution(graph: Graph) -> Floats:
-    """Probability π that a random walk with P = D⁻¹A stands at each item, in closed form.
+    """Compute the stationary distribution π of the random walk P = D⁻¹A, in closed form.
 
     On a connected undirected graph π P = π has the one solution π ∝ degree. The paper iterates the
     power method, which oscillates on bipartite parts and mixes slowly between loose ones. Of
@@ -26,6 +26,13 @@ def stationary_distribution(graph: Graph) -> Floats:
     Returns
     -------
     (n,) float64 : sums to 1; 0 for isolated items (all of it 0 if no item has an edge).
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> path = csr_array([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    >>> stationary_distribution(path)
+    array([0.25, 0.5 , 0.25])
     """
     degrees = weighted_degrees(graph)
     labels, sizes = component_labels(graph)
@@ -39,19 +46,22 @@ def stationary_distribution(graph: Graph) -> Floats:
 def select_anchors(
     graph: Graph, count: int, *, selection: Selection = "walk", seed: int = 0
 ) -> Ids:
-    """The items to mine for, most important first.
+    """Select the items to mine for, most important first.
 
     Parameters
     ----------
     graph : (n, n) CSR
         A of eq. (1).
     count : int
-        How many at most, from 1.
+        Most anchors to select, from 1.
     selection : "walk", "all", "random" or "filled"
-        The items more important than each of their direct neighbours (Sec. 3.2); or every item
-        that has an edge (as for fine-grained sets, Sec. 4.3); or so many of these, drawn with the
-        seed; or those of the walk and, where they are fewer than `count`, others so drawn: on a
-        thousand images a walk has a dozen maxima, on a million it is "walk".
+        "walk": the items more important than each of their direct neighbours (Sec. 3.2). "all":
+        every item that has an edge (as for fine-grained sets, Sec. 4.3). "random": `count` of
+        these, drawn by the seed. "filled": those of the walk and, if they are fewer than `count`,
+        others drawn by the seed: on a thousand images a walk has only a dozen maxima, on a million
+        there is nothing to fill.
+    seed : int
+        Not negative; of "random" and "filled".
 
     Returns
     -------
@@ -62,6 +72,15 @@ def select_anchors(
     ------
     ValueError
         count is below 1.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> path = csr_array([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    >>> select_anchors(path, 10)
+    array([1])
+    >>> select_anchors(path, 10, selection="all")
+    array([1, 0, 2])
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")

@@ -1,15 +1,15 @@
-"""The ways of choosing positives and negatives that the paper compares with (Tables 1 and 2).
+"""Baselines for the choice of positives and negatives that the paper compares with (Tables 1, 2).
 
 n items, k neighbours, a anchors. `nearest` lists the items most similar to each anchor, most
 similar first, as `nearest_neighbors` finds them: the anchor itself is usually the first of them.
 
-Every function treats one anchor after the other, so what it gives for an anchor depends neither on
-the other anchors of the batch nor on their order. Each result is a tuple of one int64 array for
-each anchor, which repeats no item and never holds the anchor.
+Every function treats one anchor after the other, so the result for an anchor depends neither on the
+other anchors of the batch nor on their order. Each result is a tuple of one int64 array for each
+anchor, which repeats no item and never holds the anchor.
 
-Li et al. stands for "Unsupervised visual representation learning by graph-based consistent
-constraints", ECCV 2016; where we say what they do, it is what their released code does
-(extract_pairs_pos.m and extract_pairs_neg.m of dongli12/FeatureLearning).
+Li et al. is "Unsupervised visual representation learning by graph-based consistent constraints",
+ECCV 2016; statements about their method describe their released code (extract_pairs_pos.m and
+extract_pairs_neg.m of dongli12/FeatureLearning).
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ _SHORTEST = 1e-6
 
 
 def euclidean_positives(nearest: Ids, anchors: Ids, k: int = 5) -> tuple[Ids, ...]:
-    """The nearest neighbours of each anchor: rows NN^e_5 of Table 1, after Hadsell et al. 2006.
+    """Choose the nearest neighbours of each anchor: rows NN^e_5 of Table 1, Hadsell et al. 2006.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def euclidean_positives(nearest: Ids, anchors: Ids, k: int = 5) -> tuple[Ids, ..
 def random_negatives(
     n: int, nearest: Ids, anchors: Ids, *, k: int = 5, count: int, seed: int
 ) -> tuple[Ids, ...]:
-    r"""Items at random among those that are no nearest neighbours: rows X \ NN^e_5 of Table 1.
+    r"""Draw items at random that are not nearest neighbours: rows X \ NN^e_5 of Table 1.
 
     Parameters
     ----------
@@ -64,13 +64,13 @@ def random_negatives(
     k : int
         The first k of `nearest` are never drawn, nor is the anchor; from 1.
     count : int
-        How many are drawn, from 1; all items that can be drawn where they are fewer.
+        Number of items to draw, from 1; all that can be drawn where they are fewer.
     seed : int
         Not negative; an anchor's draw depends on it, on the anchor's id and on its first k.
 
     Returns
     -------
-    A uniform draw without replacement, in random order: any first few are one, too.
+    A uniform draw without replacement, in random order, so that its first few are such a draw too.
 
     Raises
     ------
@@ -91,11 +91,11 @@ def random_negatives(
 
 
 def cyclic_positives(neighbors: Ids, anchors: Ids, *, length: int = 4) -> tuple[Ids, ...]:
-    """Items that lie on a cycle of nearest neighbours through the anchor: Li et al.
+    """Choose the items on cycles of nearest neighbours through each anchor, after Li et al.
 
     Their cycles have exactly 4 edges and 4 different items, each among the 4 nearest of the one
-    before (the item itself not counted), and every two items of a cycle are a positive pair. So
-    two items that list each other are no pair by that alone. The order is ours; they have none.
+    before (the item itself not counted), and every two items of a cycle are a positive pair. That
+    two items list each other is therefore not enough. The order is ours; they have none.
 
     Parameters
     ----------
@@ -108,8 +108,8 @@ def cyclic_positives(neighbors: Ids, anchors: Ids, *, length: int = 4) -> tuple[
 
     Returns
     -------
-    First the items that a cycle reaches in one step from the anchor, then those it takes two steps
-    to, and so on; of those, by their ranks in the lists along the cycle.
+    First the items that a cycle reaches in one step from the anchor, then those in two steps, and
+    so on; among these, by their ranks in the lists along the cycle.
 
     Raises
     ------
@@ -128,17 +128,17 @@ def cyclic_positives(neighbors: Ids, anchors: Ids, *, length: int = 4) -> tuple[
 def geodesic_negatives(
     lengths: Graph, nearest: Ids, anchors: Ids, *, count: int, far: float = 0.5
 ) -> tuple[Ids, ...]:
-    """Items near in feature space but far along the graph: hard negatives after Li et al.
+    """Choose items near in feature space but far along the graph: hard negatives after Li et al.
 
     Theirs are pairs whose shortest path in the k-NN graph (k = 1,000 of 10,000 items at a time) is
-    longer than a threshold, drawn at random. Our reading differs where theirs does not carry over:
+    longer than a threshold, drawn at random. Ours differ where their rule does not carry over:
 
     * an anchor's negatives are the first of its Euclidean neighbours that are far, in the order of
       P⁻ of eq. (6), not a draw from all far pairs;
     * the threshold is a quantile of the anchor's own distances; theirs, 1.0, suits their features
       and a path that sums up squared lengths;
-    * items that no path reaches are infinitely far; they leave them out. In the sparser graph A of
-      eq. (1) these may be most items, and those it tells apart most clearly.
+    * items that no path reaches are infinitely far; theirs leaves them out. In the sparser graph A
+      of eq. (1) these may be most items, and the most clearly different ones.
 
     Parameters
     ----------
@@ -149,14 +149,18 @@ def geodesic_negatives(
         K of eq. (6); without repeats.
     anchors : (a,) int64, in 0..n-1
     count : int
-        How many negatives at most, from 1.
+        Most negatives of an anchor, from 1.
     far : float
-        In 0..1: what is farther than this quantile of the finite distances from the anchor (its
-        own, 0, is one of them) is far; at 1, only what no path reaches.
+        In 0..1: an item is far if its distance exceeds this quantile of the finite distances from
+        the anchor (its own, 0, is one of them); at 1, only items that no path reaches are far.
 
     Returns
     -------
-    The far ones among `nearest`, in that order. Memory is n, besides the graph.
+    The far items among `nearest`, in that order.
+
+    Notes
+    -----
+    Takes memory for n numbers, besides the graph.
 
     Raises
     ------
@@ -183,7 +187,9 @@ def geodesic_negatives(
 
 
 def euclidean_lengths(graph: Graph, *, power: float = 3.0) -> Graph:
-    """Lengths of the edges of A, eq. (1): ‖x - y‖ = √(2 - 2 xᵀy) of l2-normalised features.
+    """Compute the Euclidean lengths ‖x - y‖ = √(2 - 2 xᵀy) of the edges of A, eq. (1).
+
+    The features x are l2-normalised.
 
     Parameters
     ----------
@@ -211,9 +217,9 @@ def euclidean_lengths(graph: Graph, *, power: float = 3.0) -> Graph:
 
 
 def _draw(n: int, excluded: Ids, count: int, rng: np.random.Generator) -> Ids:
-    """`count` of the items 0..n-1 that are not excluded (e,) ascending, in random order."""
+    """Draw `count` of the items 0..n-1 at random, except those excluded (e,), ascending."""
     eligible = n - len(excluded)
-    # The places among the eligible items are drawn, in time and memory of about `count`.
+    # Places among the eligible items are drawn, which takes time and memory of about `count`.
     drawn: Ids = rng.choice(eligible, min(count, eligible), replace=False)
     for item in excluded:
         drawn += drawn >= item

@@ -1,4 +1,4 @@
-"""Pools for batches of anchors by any of the methods that are compared (Tables 1 and 2).
+"""Mining of pools for batches of anchors, by any of the methods compared (Tables 1 and 2).
 
 n items, d dimensions, a anchors.
 """
@@ -21,18 +21,19 @@ from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import MiningMethod, pools_of
 from mmray.system.arrays import Device, Features, Graph, Ids
 
-EUCLIDEAN_K = 5  # of Table 1: NN^e_5, the anchor counted
-CYCLE_NEIGHBORS = 4  # Li et al.; the item itself not counted
+EUCLIDEAN_K = 5  # NN^e_5 of Table 1, the anchor counted
+CYCLE_NEIGHBORS = 4  # of Li et al., the item itself not counted
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MiningInput:
-    """What all anchors of a run are mined on; plain arrays, for shared memory.
+    """Input of mining that all anchors of a run share, in plain arrays for shared memory.
 
     Attributes
     ----------
     index : ExactIndex of the (n, d) features
     normalized : (n, n) ReorderedGraph
+        Â of eq. (2), reordered.
     items : (n,) int64
         Image ids of the n items.
     neighbors : (n, k) int64 or None
@@ -60,7 +61,24 @@ class MiningInput:
         negatives: Negatives = "manifold",
         threads: int = 1,
     ) -> "MiningInput":
-        """Prepare the features (n, d) and the graph of n items for these kinds of pools."""
+        """Prepare features and graph for mining these kinds of pools.
+
+        Parameters
+        ----------
+        features : (n, d) float32, l2-normalised
+        raw : (n, n) CSR
+            A of eq. (1).
+        normalized : (n, n) CSR
+            Â from `normalize_graph`.
+        items : (n,) int64
+            Image ids of the n items.
+        power : float
+            Exponent of A, above 0; used for geodesic negatives.
+        positives, negatives
+            Kinds of pools, see `MiningMethod`.
+        threads : int
+            CPU threads, from 1; the result does not depend on them.
+        """
         index = ExactIndex.of(features)
         neighbors = None
         if positives == "cyclic":
@@ -83,14 +101,18 @@ def mine_batch(
     device: Device = "cpu",
     threads: int = 1,
 ) -> Pools:
-    """Pools of some anchors, by image id.
+    """Mine the pools of some anchors, by image id.
 
-    Where positives or negatives are not those of the manifold, their similarities are s_e, and the
-    manifold ranks of negatives are 0: not known. Nothing is diffused where neither is.
+    For positives or negatives of a baseline, the similarities are s_e, and the manifold ranks of
+    negatives are 0: not known. If both are of baselines, nothing is diffused.
 
     Parameters
     ----------
+    given : prepared for the kinds of pools of `method`
     anchors : (a,) int64, in 0..n-1
+    method : kinds and sizes of the pools
+    device, threads
+        See `diffuse`.
 
     Returns
     -------

@@ -20,7 +20,7 @@ from mmray.system.folder import Folder
 
 
 def neighbors_table(found: Neighbors) -> pa.Table:
-    """A shard of k-NN: rows of (q, k) ids and similarities."""
+    """Build a shard of the k-NN search: for each of q items, k ids and their similarities."""
     k = found.ids.shape[1]
     return pa.table(
         {
@@ -31,7 +31,7 @@ def neighbors_table(found: Neighbors) -> pa.Table:
 
 
 def read_neighbors(folder: Folder) -> Neighbors:
-    """All shards of neighbors/, in order."""
+    """Read all shards of neighbors/, in order."""
     shards = folder / "neighbors"
     tables = [shards.read_table(name) for name in shards.names()]
     k = tables[0]["neighbors"].type.list_size
@@ -45,7 +45,7 @@ def read_neighbors(folder: Folder) -> Neighbors:
 
 
 def write_graph(folder: Folder, *, raw: Graph, normalized: Graph, items: Ids) -> None:
-    """graph.npz: both matrices over the kept items as CSR parts, and the items' image ids."""
+    """Write graph.npz: both matrices over the kept items as CSR parts, and the items' image ids."""
     with folder.writing("graph.npz") as sink:
         np.savez(
             sink,
@@ -59,7 +59,7 @@ def write_graph(folder: Folder, *, raw: Graph, normalized: Graph, items: Ids) ->
 
 @dataclass(frozen=True)
 class StoredGraph:
-    """Content of graph.npz: raw and normalised adjacency of the kept items, and their image ids."""
+    """The content of graph.npz: raw and normalised adjacency of the kept items, their image ids."""
 
     raw: Graph
     normalized: Graph
@@ -76,7 +76,7 @@ def read_graph(folder: Folder) -> StoredGraph:
 
 
 def write_anchors(folder: Folder, anchors: Ids, importance: Floats) -> None:
-    """anchors.parquet: image ids, most important first, with the stationary distribution."""
+    """Write anchors.parquet: image ids, most important first, with their probability π."""
     folder.write_table("anchors.parquet", pa.table({"image_id": anchors, "importance": importance}))
 
 
@@ -97,7 +97,7 @@ _SCALARS = {
 
 
 def pools_table(pools: Pools) -> pa.Table:
-    """One row an anchor: lists of the pools, residual and iterations of its diffusion."""
+    """Build a shard of pools: a row for each anchor, with the residual of its diffusion."""
     columns = {"anchor": pa.array(pools.anchors, pa.int64())}
     for name, kind in _LISTS.items():
         columns[name] = pa.array(list(getattr(pools, name)), pa.list_(kind))
@@ -107,7 +107,7 @@ def pools_table(pools: Pools) -> pa.Table:
 
 
 def read_pools(folder: Folder) -> Pools:
-    """All shards of pools/, in order: anchors from the most important on."""
+    """Read all shards of pools/, in order: anchors from the most important on."""
     shards = folder / "pools"
     table = pa.concat_tables(shards.read_table(name) for name in shards.names())
     lists: dict[str, Any] = {
@@ -118,7 +118,7 @@ def read_pools(folder: Folder) -> Pools:
 
 
 def write_manifold(folder: Folder, near: ManifoldNeighbors) -> None:
-    """manifold.parquet: a row an item, its neighbours and their s_m."""
+    """Write manifold.parquet: a row for each item, with its neighbours and their s_m."""
     columns = {
         "image_id": pa.array(near.items, pa.int64()),
         "neighbors": pa.array(list(near.neighbors), pa.list_(pa.int64())),

@@ -11,7 +11,7 @@ from mmray.system.arrays import Features, Floats, Graph, Ids
 
 
 def reciprocal_knn_graph(neighbors: Ids, similarities: Features, *, power: float = 3.0) -> Graph:
-    """Adjacency matrix A of eq. (1): a_ij = [x_iᵀx_j]₊^power where i and j list each other.
+    """Build the adjacency matrix A of eq. (1): [x_iᵀx_j]₊^power where i and j list each other.
 
     Parameters
     ----------
@@ -32,6 +32,15 @@ def reciprocal_knn_graph(neighbors: Ids, similarities: Features, *, power: float
     ValueError
         The shapes differ, an id is outside 0..n-1 or repeated in its row, a similarity is not
         finite, or power is not positive.
+
+    Examples
+    --------
+    >>> neighbors = np.array([[1], [0], [1]])  # 0 and 1 list each other, 2 lists 1
+    >>> similarities = np.array([[0.5], [0.5], [0.4]], np.float32)
+    >>> reciprocal_knn_graph(neighbors, similarities).toarray()
+    array([[0.   , 0.125, 0.   ],
+           [0.125, 0.   , 0.   ],
+           [0.   , 0.   , 0.   ]], dtype=float32)
     """
     _check_neighbors(neighbors, similarities)
     if not power > 0:
@@ -51,7 +60,7 @@ def reciprocal_knn_graph(neighbors: Ids, similarities: Features, *, power: float
 
 
 def normalize_graph(graph: Graph) -> Graph:
-    """Â = D^-½ A D^-½ with D the weighted degrees; isolated items keep an empty row.
+    """Normalise A to Â = D^-½ A D^-½, with D the weighted degrees; isolated items stay empty rows.
 
     Parameters
     ----------
@@ -61,6 +70,15 @@ def normalize_graph(graph: Graph) -> Graph:
     Returns
     -------
     (n, n) CSR of the same dtype and pattern : exactly symmetric if `graph` is.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> path = csr_array([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    >>> normalize_graph(path).toarray().round(3)
+    array([[0.   , 0.707, 0.   ],
+           [0.707, 0.   , 0.707],
+           [0.   , 0.707, 0.   ]])
     """
     degrees = weighted_degrees(graph)
     inverse = np.zeros_like(degrees)
@@ -72,14 +90,22 @@ def normalize_graph(graph: Graph) -> Graph:
 
 
 def weighted_degrees(graph: Graph) -> Floats:
-    """Sums of the rows, (n,) float64."""
+    """Compute the weighted degrees (n,) float64 of the items: the sums of the rows."""
     # Not graph.sum(dtype=float64), which adds up in the graph's own precision.
     degrees: Floats = graph @ np.ones(graph.shape[1])
     return degrees
 
 
 def component_labels(graph: Graph) -> tuple[Ids, Ids]:
-    """Component (n,) of each item, numbered by smallest member, and sizes (c,); both int64."""
+    """Label the connected components.
+
+    Returns
+    -------
+    labels : (n,) int64
+        Component of each item; components are numbered in the order of their smallest members.
+    sizes : (c,) int64
+        Items of each component.
+    """
     _, labels = csgraph.connected_components(graph, directed=False)
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     renumbered = np.argsort(np.argsort(first))[inverse].astype(np.int64)
@@ -87,9 +113,9 @@ def component_labels(graph: Graph) -> tuple[Ids, Ids]:
 
 
 def largest_component(graph: Graph) -> Ids:
-    """Items (m,) int64 of the largest connected component, ascending.
+    """Return the items (m,) int64 of the largest connected component, ascending.
 
-    Of components of equal size, the one with the smallest id.
+    Of components of equal size, it is the one with the smallest id.
     """
     labels, sizes = component_labels(graph)
     return np.flatnonzero(labels == np.argmax(sizes)).astype(np.int64)

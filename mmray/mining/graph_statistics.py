@@ -1,4 +1,4 @@
-"""What to look at before trusting a graph: its size, degrees and components, and odd features.
+"""Statistics of a graph for a check by eye: its size, degrees and components, and odd features.
 
 n items, d dimensions.
 """
@@ -13,13 +13,15 @@ from mmray.mining.graph import component_labels
 from mmray.system.arrays import Features, Graph, Ids
 
 _LISTED_COMPONENTS = 5
-_BLOCK_BYTES = 1 << 20  # of features looked at together: few enough to stay in a cache
+_BLOCK_BYTES = 1 << 20  # of features compared at a time: few enough to stay in a cache
 _HASH_SEED = 0  # the report is exact whatever the hashes are
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphReport:
-    """Counts of a graph's items; `dataclasses.asdict` makes it JSON.
+    """Counts of a graph's items, edges, components and duplicates.
+
+    `dataclasses.asdict` makes it JSON-like.
 
     Attributes
     ----------
@@ -33,10 +35,10 @@ class GraphReport:
     largest_components : tuple of int
         Items of the first five, descending.
     degree_min, degree_median, degree_max, degree_mean
-        Of the edges of an item, whatever their weights.
+        Of the number of edges of an item, whatever their weights.
     duplicates : int
-        Items whose features equal those of an item before them bit for bit: so 0.0 and -0.0
-        differ, and a NaN equals one of the same bits.
+        Items whose features equal those of an earlier item bit for bit: 0.0 and -0.0 differ, and a
+        NaN equals one of the same bits.
     duplicate_groups, largest_duplicate_group : int
         Groups of two or more items with equal features, and the items of the largest (0: none).
     zero_vectors : int
@@ -44,7 +46,7 @@ class GraphReport:
     degree_histogram : tuple of int
         Entry i counts the items with i edges; the last is that of degree_max.
     component_histogram : tuple of (size, count)
-        How many components have so many items; ascending by size, sizes that occur.
+        Number of components of each size that occurs, ascending by size.
     """
 
     items: int
@@ -65,7 +67,7 @@ class GraphReport:
 
 
 def graph_report(graph: Graph, features: Features) -> GraphReport:
-    """Count what is in a graph, and duplicates and zeros in the features it was made of.
+    """Count the edges and components of a graph, and duplicates and zeros among its features.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ def graph_report(graph: Graph, features: Features) -> GraphReport:
     Raises
     ------
     ValueError
-        There are no items, or graph and features are not of the same number of them.
+        There are no items, or graph and features differ in their number.
     """
     n = graph.shape[0]
     if n == 0 or graph.shape != (n, n) or features.ndim != 2 or len(features) != n:
@@ -111,7 +113,7 @@ def graph_report(graph: Graph, features: Features) -> GraphReport:
 
 
 def summarize(report: GraphReport) -> str:
-    """The report as one paragraph: the graph's size, then what to worry about."""
+    """Summarise a report in one paragraph: the graph's size, then its problems."""
     n, largest = report.items, report.largest_components[0]
     sentences = [
         f"The graph has {counted(n, 'item')} and {counted(report.edges, 'edge')}: "
@@ -147,7 +149,7 @@ def summarize(report: GraphReport) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """A share to a tenth of a percent; one that is neither none nor all never reads as 0 or 100."""
+    """Format a share to a tenth of a percent; only none is shown as 0%, and only all as 100%."""
     share = part / whole
     if 0 < share < 0.001:
         return "less than 0.1%"
@@ -157,12 +159,12 @@ def percent(part: int, whole: int) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """1 item, 2 items, 3,000 items."""
+    """Format a number with its noun: 1 item, 2 items, 3,000 items."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _scan(features: Features) -> tuple[NDArray[np.uint64], int]:
-    """Hashes (n,) of the rows, equal for rows of equal bits, and the number of rows of zeros."""
+    """Return hashes (n,) of the rows, equal for equal bits, and the number of rows of zeros."""
     hashes = np.empty(len(features), np.uint64)
     # Multilinear: Σ mᵢ wᵢ mod 2⁶⁴ over the words of a row. An odd m has an inverse, so rows that
     # differ in one word never collide.
@@ -177,10 +179,10 @@ def _scan(features: Features) -> tuple[NDArray[np.uint64], int]:
 
 
 def _groups(features: Features, hashes: NDArray[np.uint64]) -> Ids:
-    """One item (n,) int64 that stands for each item and for all whose features equal its own.
+    """Return for each item one item (n,) int64 that represents all with equal features.
 
-    Within a run of equal hashes, every item is compared with the first one. Those that differ make
-    shorter runs, which are gone through in the same way; with good hashes there are hardly any.
+    Within a run of equal hashes, every item is compared with the first one. Those that differ form
+    shorter runs, which are treated in the same way; with good hashes there are hardly any.
     """
     group = np.arange(len(features))
     items = np.argsort(hashes)
@@ -200,12 +202,12 @@ def _groups(features: Features, hashes: NDArray[np.uint64]) -> Ids:
 
 
 def _words(rows: Features) -> NDArray[np.uint32]:
-    """The bits of rows (m, d), without a copy where they are contiguous."""
+    """View the bits of rows (m, d), without a copy where they are contiguous."""
     return np.ascontiguousarray(rows).view(np.uint32)
 
 
 def _blocks(features: Features, count: int) -> Iterator[slice]:
-    """Slices of 0..count-1, as many rows of the features each as fit a block."""
+    """Yield slices of 0..count-1, each of as many rows of the features as fit a block."""
     step = max(1, _BLOCK_BYTES // max(1, features.shape[1] * features.itemsize))
     for start in range(0, count, step):
         yield slice(start, start + step)

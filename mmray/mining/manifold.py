@@ -1,6 +1,6 @@
-"""The neighbours of items on the manifold: the rankings by s_m that pools are chosen from.
+"""Neighbours of items on the manifold: rankings by s_m, from which pools are chosen.
 
-n items, q of them asked for.
+n items, q of them queried.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from mmray.system.arrays import Features, Ids
 
 
 class Ranking:
-    """All items by one similarity (n,), descending, ties by id ascending."""
+    """A ranking of all items by a similarity (n,), descending, ties by id ascending."""
 
     def __init__(self, similarity: Features) -> None:
         self.similarity = similarity
         self._ascending = np.sort(similarity)
 
     def first(self, k: int) -> Ids:
-        """The first k items (k,) int64, in order; k in 1..n."""
+        """Return the first k items (k,) int64, in order; k in 1..n."""
         threshold = self._ascending[-k]
         above = np.flatnonzero(self.similarity > threshold)
         tied = np.flatnonzero(self.similarity == threshold)[: k - len(above)]
@@ -28,7 +28,7 @@ class Ranking:
         return ids[np.lexsort((ids, -self.similarity[ids]))]
 
     def places(self, ids: Ids) -> Ids:
-        """Places (m,) int64 of given items (m,), from 1."""
+        """Return the places (m,) int64 of given items (m,), from 1."""
         values = self.similarity[ids]
         above = len(self._ascending) - np.searchsorted(self._ascending, values, side="right")
         tied_before = [
@@ -40,7 +40,7 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ManifoldNeighbors:
-    """What lies near q items on the manifold; each tuple holds one array for each of them.
+    """The neighbours of q items on the manifold; each tuple holds one array for each item.
 
     Attributes
     ----------
@@ -57,11 +57,11 @@ class ManifoldNeighbors:
 
     @classmethod
     def none(cls) -> "ManifoldNeighbors":
-        """Of no items."""
+        """Return the neighbours of no items."""
         return cls(items=np.empty(0, np.int64), neighbors=(), similarity=())
 
     def renamed(self, ids: Ids) -> "ManifoldNeighbors":
-        """The same with ids[i] (n,) int64 written for every item i."""
+        """Return a copy in which ids[i] replaces every item i; ids is (n,) int64."""
         return ManifoldNeighbors(
             items=ids[self.items],
             neighbors=tuple(ids[near] for near in self.neighbors),
@@ -77,7 +77,7 @@ def manifold_neighbors(
     *,
     threads: int = 1,
 ) -> ManifoldNeighbors:
-    """The first k items of NN^m of each item, the item itself not counted.
+    """Find the first k neighbours of each item on the manifold, the item itself not counted.
 
     Parameters
     ----------
@@ -85,7 +85,9 @@ def manifold_neighbors(
         Â from `normalize_graph`, reordered.
     items : (q,) int64, in 0..n-1
     k : int
-        From 1; all others where there are no more.
+        From 1; all other items where there are fewer.
+    solver
+        Parameters of the diffusion.
     threads : int
         CPU threads, from 1; the result does not depend on them.
     """

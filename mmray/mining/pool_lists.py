@@ -1,4 +1,4 @@
-"""The lists that are mined for each anchor: positives, negatives, manifold neighbours.
+"""Mined lists for each anchor: positives, negatives, manifold neighbours.
 
 n items, a anchors.
 """
@@ -12,9 +12,9 @@ from mmray.system.arrays import Features, Floats, Ids
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pools:
-    """What is mined for a anchors; each tuple holds one array for each anchor.
+    """The mined pools of some anchors; each tuple holds one array for each anchor.
 
-    Ranks start at 1, which is the anchor's own place, and are places among all n items.
+    Ranks are places among all n items, from 1, which is usually the anchor's own place.
 
     Attributes
     ----------
@@ -35,11 +35,11 @@ class Pools:
         NN^m of positive_k places, by descending s_m, without the anchor and without items of
         s_m <= 0: the matching pairs of the whitening.
     zero_positives : (a,) int64
-        How many items eq. (5) names whose s_m is not positive. They are dropped: nothing on the
+        Number of items of eq. (5) whose s_m is not positive. They are dropped: nothing on the
         manifold leads there, and only their ids rank them (the released code keeps them).
     residual : (a,) float64
     iterations : (a,) int64
-        Of the diffusion.
+        Of the diffusion, see `Diffusion`.
     """
 
     anchors: Ids
@@ -56,7 +56,7 @@ class Pools:
 
     @classmethod
     def empty(cls, anchors: Ids) -> "Pools":
-        """Return pools without a member for anchors (a,), which nothing was diffused from."""
+        """Return empty pools for anchors (a,), from which nothing was diffused."""
         ids: tuple[Ids, ...] = tuple(np.empty(0, np.int64) for _ in anchors)
         values: tuple[Features, ...] = tuple(np.empty(0, np.float32) for _ in anchors)
         return cls(
@@ -74,7 +74,7 @@ class Pools:
         )
 
     def renamed(self, items: Ids) -> "Pools":
-        """The same pools with items[i] (n,) int64 written for every item i."""
+        """Return a copy in which items[i] replaces every item i; items is (n,) int64."""
         return replace(
             self,
             anchors=items[self.anchors],
@@ -85,7 +85,12 @@ class Pools:
 
 
 def matching_pairs(pools: Pools, count: int, rng: np.random.Generator) -> Ids:
-    """Pairs (anchor, manifold neighbour) that show the same object, as far as mining knows.
+    """Draw pairs (anchor, manifold neighbour) that show the same object, as far as mining knows.
+
+    Parameters
+    ----------
+    count : most pairs to draw
+    rng : source of the draw
 
     Returns
     -------
@@ -103,7 +108,7 @@ def matching_pairs(pools: Pools, count: int, rng: np.random.Generator) -> Ids:
 
 
 def summary(pools: Pools) -> dict[str, float]:
-    """Counts of anchors, positives and negatives, and how well the diffusion was solved."""
+    """Summarise pools: counts of anchors, positives and negatives, the largest residual."""
     return {
         "anchors": len(pools.anchors),
         "positives": sum(map(len, pools.positives)),

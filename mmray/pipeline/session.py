@@ -1,4 +1,4 @@
-"""What all stages of a run share: settings, storage, tracking, workers, and how a stage is run."""
+"""The session of a run: settings, storage, tracking and workers that all of its stages share."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from mmray.system.locations import is_absolute
 from mmray.system.progress import announce
 from mmray.system.termination import on_termination
 
-KILLED = "KILLED"  # what MLflow calls the run of a job that was stopped
+KILLED = "KILLED"  # MLflow's status of a run whose job was stopped
 
 Counts = Mapping[str, Any]
 Settings = TypeVar("Settings", bound=RunConfig, covariant=True)
@@ -27,17 +27,15 @@ Given = TypeVar("Given", bound=RunConfig)
 
 
 class Session(Generic[Settings]):
-    """One run on a cluster that is connected."""
+    """A run on a connected cluster."""
 
     def __init__(self, config: Settings, storage: Folder, run: Run, chosen: Sequence[str]) -> None:
         self.config: Settings = config
         self.storage, self.run, self.chosen = storage, run, chosen
-        # That still have to be ended: its own, and those of sessions around it and within it.
+        # MLflow runs that still have to be ended: of this session and of those around or within it.
         self.open_runs: list[Run] = []
-        self.stages: list[StageFolder] = []  # that were done or read, in this order
-        self._nested_seconds = (
-            0.0  # seconds of stages that were done within the one that is being done
-        )
+        self.stages: list[StageFolder] = []  # stages that were done or read, in this order
+        self._nested_seconds = 0.0  # seconds of stages that were run within the current one
         self.pool = ActorPool(
             minimum=config.min_workers,
             maximum=config.max_workers,
@@ -53,7 +51,7 @@ class Session(Generic[Settings]):
         return self.chosen[-1] == stage
 
     def reporting(self, label: str) -> Callable[[Mapping[str, float]], None]:
-        """Logs the figures of a `Progress` under a label, by the items that are done."""
+        """Return a callback that logs the figures of a `Progress` to MLflow under a label."""
 
         def report(figures: Mapping[str, float]) -> None:
             named = {f"{label}/{name}": value for name, value in figures.items()}
@@ -69,23 +67,25 @@ class Session(Generic[Settings]):
         stage_flag: str | None = None,
         stale: Callable[[StageFolder], bool] = lambda stage: False,
     ) -> StageFolder:
-        """The stage of these inputs: read if it is done, else run if it was chosen.
+        """Return the stage of these inputs: read if it is done, else run if it was chosen.
 
         Parameters
         ----------
+        name
+            Name of the stage, and of its folder.
         inputs : JSON-like
-            All that determines what the stage leaves.
+            Everything that determines the result of the stage.
         work
-            Fills the stage's folder and returns what it counted.
+            Fills the stage's folder and returns counts for its record.
         stage_flag
-            The stage of --stages that this one belongs to, if it is not its own.
+            Name of the stage in --stages that this one belongs to; None: `name`.
         stale
-            Whether what a stage that is done left does not hold any more: then it is done again.
+            Tells whether a stage that is done has outdated results; it is then run again.
 
         Raises
         ------
         InputError
-            It is not done, and --stages leaves it out.
+            The stage is not done, and --stages leaves it out.
         """
         stage = StageFolder.of(self.storage, name, *inputs)
         if stage.done and stale(stage):
@@ -110,12 +110,12 @@ class Session(Generic[Settings]):
 
 
 def usable_storage(config: RunConfig) -> Folder:
-    """The storage folder of settings that are possible.
+    """Check the settings of a run and open its storage folder.
 
     Raises
     ------
     InputError
-        A setting is impossible, or nothing can be kept there.
+        A setting is impossible, or the storage folder cannot be used.
     """
     validate(config)
     if cluster.in_uploaded_folder() and not is_absolute(config.storage):
@@ -128,7 +128,7 @@ def usable_storage(config: RunConfig) -> Folder:
 
 @contextmanager
 def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[Session[Given]]:
-    """A session on a cluster that is connected; its MLflow run ends as what happened.
+    """Open a session: connect a cluster, and end its MLflow run with the status of the job.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
     session = Session(config, storage, tracked, chosen)
 
     def end_as_killed() -> None:
-        with suppress(InputError):  # the same is said below, where it is heard
+        with suppress(InputError):  # `_ending` raises the same error where it is reported
             for run in session.open_runs:
                 run.end(KILLED)
 
@@ -154,7 +154,7 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
 def nested(
     outer: Session[RunConfig], config: Given, chosen: Sequence[str], *, name: str
 ) -> Iterator[Session[Given]]:
-    """A session within another, on the same cluster and storage, with an MLflow run below its run.
+    """Open a session within another, on the same cluster and storage, with a nested MLflow run.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def nested(
 
 @contextmanager
 def _ending(session: Session[Given]) -> Iterator[None]:
-    """Ends the run as what happened; until then it is one of those that a SIGTERM ends."""
+    """End the MLflow run of a session with the status of the job, or on a SIGTERM."""
     status = "FAILED"
     session.open_runs.append(session.run)
     try:
@@ -187,7 +187,7 @@ def _ending(session: Session[Given]) -> Iterator[None]:
 def _tracked(
     config: RunConfig, storage: Folder, name: str | None = None, *, parent: str | None = None
 ) -> Run:
-    """The MLflow run of these settings; below another run it is one of those with a name."""
+    """Open the MLflow run of these settings, perhaps with a name of its own below a parent run."""
     identity = identity_of(config)
     mark = fingerprint(stored(identity), *([] if parent is None else [parent, name]))
     return open_run(
@@ -202,6 +202,6 @@ def _tracked(
 
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
-    """The settings that determine what comes of a run, by flag."""
+    """Return the settings that determine the results of a run, by flag."""
     carried_out = execution_settings(config)
     return {key: value for key, value in settings(config).items() if key not in carried_out}

@@ -1,4 +1,4 @@
-"""The folder of a stage, named by all that determines its content."""
+"""Stage folders, named by a fingerprint of all that determines their content."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ PACKAGES = ("ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
 
 
 def fingerprint(*parts: Any) -> str:
-    """Twelve hex digits that change whenever one of the JSON-like parts does."""
+    """Hash JSON-like parts to twelve hex digits."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass
 class StageFolder:
-    """A stage's own folder, named by what determines its content."""
+    """The folder of a stage, named by a fingerprint of the inputs of the stage."""
 
     name: str
     fingerprint: str
@@ -33,20 +33,22 @@ class StageFolder:
 
     @classmethod
     def of(cls, storage: Folder, name: str, *inputs: Any) -> "StageFolder":
-        """The folder `<storage>/<name>-<fingerprint of inputs>`."""
+        """Return the folder `<storage>/<name>-<fingerprint of inputs>` of a stage."""
         mark = fingerprint(name, inputs)
         return cls(name, mark, storage / f"{name}-{mark}")
 
     @property
     def done(self) -> bool:
+        """Tell whether the stage was finished."""
         return self.folder.has(SUCCESS)
 
     def finish(self, counts: Mapping[str, Any], *, nested_seconds: float = 0.0) -> None:
-        """Mark the stage as done; what it counted, how long this process took, and versions.
+        """Mark the stage as done, and record its counts, its duration and versions of packages.
 
         Parameters
         ----------
-        within : seconds that stages within this one took, which are theirs
+        counts : JSON-like results to record
+        nested_seconds : duration of the stages within this one, which is not counted
         """
         record = {
             "stage": self.name,
@@ -59,10 +61,10 @@ class StageFolder:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What `finish` was given."""
+        """Return the counts that `finish` recorded."""
         return dict(read_json(self.folder, SUCCESS)["counts"])
 
     @property
     def seconds(self) -> float:
-        """How long the process took that finished it."""
+        """Return the duration in seconds that `finish` recorded."""
         return float(read_json(self.folder, SUCCESS)["seconds"])

@@ -1,4 +1,4 @@
-"""Experiment tracking with MLflow: the driver opens a run, any process adds to it by its id."""
+"""Experiment tracking with MLflow: the driver opens a run, any process logs to it by its id."""
 
 import json
 import logging
@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-# MLflow counts its users by a call to its makers: without a network a run would wait for it.
+# Telemetry of MLflow calls its makers: without a network a run would wait for that.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# A model's files are many and small: a line each would be all there is to see.
+# The files of a model are many and small: a progress bar for each would flood the terminal.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
@@ -41,7 +41,7 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
 
-# "Context impl SQLiteImpl" and the forty migrations of a new database say nothing to a user.
+# "Context impl SQLiteImpl" and the forty migrations of a new database mean nothing to a user.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
@@ -51,7 +51,7 @@ DIGEST = 16  # hex digits of a dataset's digest; MLflow takes up to 36
 
 @dataclass(frozen=True)
 class Run:
-    """One MLflow run, by the server's address and the run's id; cheap to send to a worker."""
+    """Handle of an MLflow run: the server's address and the run's id; cheap to send to workers."""
 
     uri: str
     run_id: str
@@ -70,9 +70,9 @@ class Run:
                 self.client.log_metric(self.run_id, name, float(value), step=step)
 
     def log_epochs(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Log the metrics of epochs 0, 1, ..., those that are logged already left out.
+        """Log the metrics of epochs 0, 1, ..., except epochs that are already logged.
 
-        The metrics of an epoch go in together, or none of them does.
+        The metrics of an epoch are logged all at once or not at all.
         """
         names = {name for metrics in history for name in metrics}
         with self.reporting():
@@ -89,12 +89,14 @@ class Run:
                 self.client.log_batch(self.run_id, metrics=entries)
 
     def log_data(self, name: str, *, digest: str, sources: Sequence[str], rows: int) -> None:
-        """Log what the run learns from: as its dataset, and as tags, which a search finds.
+        """Log the data that the run learns from, as its dataset and as a tag for searches.
 
         Parameters
         ----------
-        digest : changes with the data
-        sources : what a user named
+        name : of the dataset
+        digest : hash of the data
+        sources : paths and URIs that the user named
+        rows : number of images
         """
         data = Dataset(
             name=name,
@@ -109,12 +111,12 @@ class Run:
             self.client.set_tag(self.run_id, "mmray.data", digest[:DIGEST])
 
     def log_labels(self, label: str) -> None:
-        """Say of the run that its network learned from labels, and by what method.
+        """Mark the run as one whose network learned from labels, and name the method.
 
-        MLflow shows it as the run's description and as a tag.
+        MLflow shows this as the description of the run and as a tag.
         """
         with self.reporting():
-            self.client.set_tag(self.run_id, "mmray.pipeline.recipes.comparison", label)
+            self.client.set_tag(self.run_id, "mmray.comparison", label)
             note = f"A comparison, not the method: {label}."
             self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, note)
 
@@ -130,25 +132,25 @@ class Run:
             self.client.log_artifact(self.run_id, str(copy), artifact_folder)
 
     def end(self, status: str) -> None:
-        """Status is FINISHED, FAILED or KILLED."""
+        """End the run with a status: FINISHED, FAILED or KILLED."""
         with self.reporting():
             self.client.set_terminated(self.run_id, status)
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """What the server refuses, a full disk above all, as a sentence to the user."""
+        """Turn errors of the server, such as a full disk, into an InputError for the user."""
         try:
             yield
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"MLflow at {self.uri} cannot be written ({reason}); mend that, then run the same "
+                f"MLflow at {self.uri} cannot be written ({reason}); fix that, then run the same "
                 "command again: what is done is kept"
             ) from error
 
 
 def default_uri(storage: Folder) -> str:
-    """The database under a local storage folder.
+    """Return the URI of the database under a local storage folder.
 
     Raises
     ------
@@ -173,24 +175,30 @@ def open_run(
     settings: Mapping[str, Any],
     parent: str | None = None,
 ) -> Run:
-    """Open the run of this identity: the one an earlier call began, if it is still there, or a new.
+    """Open the run of an identity: the one that an earlier call began if it exists, or a new one.
 
     Parameters
     ----------
+    storage
+        Folder that remembers the ids of runs.
+    uri
+        Of the tracking server or its database.
+    experiment
+        Name of the experiment, which is created if need be.
     name
-        What the run is called.
+        Name of the run.
     identity
         Fingerprint of the settings that determine the results; `<storage>/runs/<identity>.json`
-        remembers the run's id.
+        holds the id of the run.
     settings
-        Flat, logged as parameters.
+        Name -> value, logged as parameters.
     parent
-        Id of the run that this one is a part of.
+        Id of the run that this one is nested in.
 
     Raises
     ------
     InputError
-        The server does not answer, or does not take the experiment.
+        The server does not answer, or refuses the experiment.
     """
     runs, file = storage / "runs", f"{identity}.json"
     try:
@@ -211,7 +219,7 @@ def open_run(
             run.info.run_id,
             params=[Param(key, str(value)[:6000]) for key, value in settings.items()],
             tags=[
-                # Who ran which file, of which commit, as MLflow's own way to open a run says it.
+                # User, file and commit, as MLflow's own function to start a run records them.
                 *(RunTag(key, str(value)) for key, value in resolve_tags().items()),
                 RunTag("mmray.version", __version__),
                 RunTag("mmray.identity", identity),
@@ -228,7 +236,7 @@ def open_run(
 
 
 def _lives(client: mlflow.MlflowClient, run_id: str) -> bool:
-    """Whether the server still knows the run: its database may be new, or the run deleted."""
+    """Tell whether the run still exists: its database may be new, or the run deleted."""
     try:
         return bool(client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
     except MlflowException as error:

@@ -53,7 +53,7 @@ def test_it_trains_whitens_and_marks_what_used_labels(given, monkeypatch):
     assert logged.data.params["tuples"] == "retrieval-SfM-tiny.pkl"
     assert logged.data.metrics["tuples/pairs"] == 36
     assert logged.data.metrics["loss"] > 0
-    assert logged.data.tags["mmray.pipeline.recipes.comparison"] == LABEL
+    assert logged.data.tags["mmray.comparison"] == LABEL
     assert LABEL in logged.data.tags["mlflow.note.content"]
     (page,) = (given / "runs" / "reports").glob("*.html")
     assert f"This is a comparison, not the method: {LABEL}." in page.read_text("utf-8")

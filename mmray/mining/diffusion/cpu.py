@@ -1,10 +1,10 @@
-"""The vectors of a block of conjugate gradients on CPUs.
+"""Vectors of a block of conjugate gradients on CPUs.
 
 n items, b = 16 columns, rows in the order of the graph given.
 
 Rows are taken in bands; sums over a band are added up in double precision and the bands' sums in
 their order, so that bits depend neither on the number of threads nor on the other columns. From one
-item, t steps reach t edges far: bands that no column has reached hold zeros and are passed over.
+item, t steps reach t edges far: bands that no column has reached hold zeros and are skipped.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from mmray.mining.diffusion.reordering import ReorderedGraph
 from mmray.system.arrays import Features, Floats, Ids, read_only
 
 _BAND_ROWS = 512
-_MOST_BANDS = 2048  # of a larger graph the bands are wider: which touches which is a square table
+_MOST_BANDS = 2048  # bands of a larger graph are wider, as `touches` is a square table of bands
 
 _Block = NDArray[np.floating]  # (n, b), of the graph's dtype
 
 
 class CpuVectors:
-    """f, its best iterate, r, p and (I − αÂ) p of b columns, used again for every block."""
+    """Vectors f, the best f so far, r, p and (I − αÂ) p of b columns, reused for every block."""
 
     columns = COLUMNS
 
@@ -49,7 +49,7 @@ class CpuVectors:
         self.pool = ThreadPoolExecutor(max(1, threads - 1))
 
     def start(self, sources: Ids) -> None:
-        """The columns' right-hand sides e_i and first direction; f = 0."""
+        """Set the columns' right-hand sides e_i and first directions, and f = 0."""
         rows, columns = self.positions[sources], np.arange(len(sources))
         blocks = (self.solution, self.remainder, self.direction, self.image)
         self._each(kernels.clear, *blocks)
@@ -63,12 +63,12 @@ class CpuVectors:
         return self._multiply(self.direction)
 
     def step_remainder(self, step: Floats) -> Floats:
-        """R −= step (I − αÂ) p; return ‖r‖² (b,)."""
+        """Update r −= step (I − αÂ) p; return ‖r‖² (b,)."""
         self._each(kernels.add, self.remainder, self.image, -step.astype(self.dtype))
         return self._sums()
 
     def step_solution(self, step: Floats, conjugation: Floats) -> None:
-        """F += step p, then p = r + conjugation p."""
+        """Update f += step p, then p = r + conjugation p."""
         lengths = step.astype(self.dtype), conjugation.astype(self.dtype)
         self._each(kernels.advance, self.solution, self.direction, self.remainder, *lengths)
 
@@ -81,14 +81,14 @@ class CpuVectors:
         self._each(kernels.take, self.solution, self.best, columns)
 
     def residuals(self, sources: Ids) -> Floats:
-        """‖e_i − (I − αÂ) f‖ (b,) of the f at hand: computed, not carried along."""
+        """Compute ‖e_i − (I − αÂ) f‖ (b,) from the current f, not from the r of the iteration."""
         self._multiply(self.solution)
         self.image[self.positions[sources], np.arange(len(sources))] -= 1
         self._each(kernels.add, self.image, self.image, np.zeros(COLUMNS, self.dtype))
         return np.sqrt(self._sums())
 
     def write(self, similarity: Features) -> None:
-        """F of the first m columns into (m, n) float32, by item."""
+        """Write f of the first m columns to `similarity` (m, n) float32, by item."""
         kernels.transpose(self.solution, self.positions, similarity)
 
     def _sums(self) -> Floats:
@@ -101,7 +101,7 @@ class CpuVectors:
         return self._sums()
 
     def _each(self, kernel: Callable[..., None], *arguments: Any) -> None:
-        """Run a kernel on the bands reached, an equal share a thread."""
+        """Run a kernel on the bands reached, in equal shares per thread."""
         self.sums[:] = 0
         shares = np.array_split(np.flatnonzero(self.reached), self.threads)
         runs = [
@@ -114,7 +114,7 @@ class CpuVectors:
 
 
 def _zeros(n: int, dtype: np.dtype) -> _Block:
-    """(n, b) whose rows begin at a multiple of 64 bytes: one cache line in single precision."""
+    """Allocate zeros (n, b) whose rows begin at multiples of 64 bytes, a cache line in float32."""
     spare = 64 // dtype.itemsize
     memory = np.empty(n * COLUMNS + spare, dtype)  # asks for huge pages, unlike np.zeros
     memory[:] = 0

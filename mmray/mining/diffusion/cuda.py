@@ -1,8 +1,8 @@
-"""The vectors of a block of conjugate gradients in PyTorch, for a GPU.
+"""Vectors of a block of conjugate gradients in PyTorch, for a GPU.
 
-n items, b = 64 columns, rows in the order of the graph given. Passes are those of `diffusion_cpu`,
-sums in double precision too. Bits differ from those of a CPU, and from run to run as far as the
-GPU's sparse product (cuSPARSE) lets them.
+n items, b = 64 columns, rows in the order of the graph given. Passes are those of
+`mmray.mining.diffusion.cpu`, with sums in double precision too. Bits differ from those of a CPU,
+and from run to run where the GPU's sparse product (cuSPARSE) is not deterministic.
 """
 
 import warnings
@@ -18,7 +18,7 @@ COLUMNS = 64  # a GPU wants more in flight than a CPU; five arrays of n x b stil
 
 
 class TorchVectors:
-    """f, its best iterate, r, p and (I − αÂ) p of b columns, used again for every block."""
+    """Vectors f, the best f so far, r, p and (I − αÂ) p of b columns, reused for every block."""
 
     columns = COLUMNS
 
@@ -30,7 +30,7 @@ class TorchVectors:
             for part in (graph.graph.indptr, graph.graph.indices, graph.graph.data)
         )
         with warnings.catch_warnings():
-            # That it is a beta, and that what scipy guarantees is not checked again.
+            # It warns of its beta state, and that it does not check again what scipy guarantees.
             warnings.filterwarnings("ignore", "Sparse (CSR|invariant)", UserWarning)
             self.graph = torch.sparse_csr_tensor(indptr, indices, data, graph.graph.shape)
         self.positions = graph.positions
@@ -41,7 +41,7 @@ class TorchVectors:
         )
 
     def start(self, sources: Ids) -> None:
-        """The columns' right-hand sides e_i and first direction; f = 0."""
+        """Set the columns' right-hand sides e_i and first directions, and f = 0."""
         self.solution.zero_()
         self.remainder.zero_()
         self.remainder[self.positions[sources], np.arange(len(sources))] = 1
@@ -53,12 +53,12 @@ class TorchVectors:
         return _sums(self.direction * self.image)
 
     def step_remainder(self, step: Floats) -> Floats:
-        """R −= step (I − αÂ) p; return ‖r‖² (b,)."""
+        """Update r −= step (I − αÂ) p; return ‖r‖² (b,)."""
         self.remainder.addcmul_(self.image, self._row(step), value=-1)
         return _sums(self.remainder.square())
 
     def step_solution(self, step: Floats, conjugation: Floats) -> None:
-        """F += step p, then p = r + conjugation p."""
+        """Update f += step p, then p = r + conjugation p."""
         self.solution.addcmul_(self.direction, self._row(step))
         self.direction.mul_(self._row(conjugation)).add_(self.remainder)
 
@@ -73,13 +73,13 @@ class TorchVectors:
         torch.where(chosen, self.best, self.solution, out=self.solution)
 
     def residuals(self, sources: Ids) -> Floats:
-        """‖e_i − (I − αÂ) f‖ (b,) of the f at hand: computed, not carried along."""
+        """Compute ‖e_i − (I − αÂ) f‖ (b,) from the current f, not from the r of the iteration."""
         self._multiply(self.solution)
         self.image[self.positions[sources], np.arange(len(sources))] -= 1
         return np.sqrt(_sums(self.image.square()))
 
     def write(self, similarity: Features) -> None:
-        """F of the first m columns into (m, n) float32, by item."""
+        """Write f of the first m columns to `similarity` (m, n) float32, by item."""
         chosen = self.solution[:, : len(similarity)][self.order]
         similarity[:] = chosen.T.float().cpu().numpy()
 

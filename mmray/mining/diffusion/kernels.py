@@ -1,6 +1,7 @@
 """Compiled passes over the vectors of a block of conjugate gradients.
 
-n items, b = 16 columns; a block is (n, b), its rows taken in bands of `height` rows.
+n items, e entries of the graph, b = 16 columns; a block is (n, b), its rows taken in bands of
+`height` rows. A pass works on m of the bands, of which there are t in total.
 
 A product gathers one row of b numbers for each entry of the graph. In single precision that row is
 one cache line and one register, which numba's own loops do not make of it: each row operation is
@@ -25,14 +26,14 @@ _POINTER = ir.PointerType(ir.IntType(8))
 
 
 class _Rows:
-    """Writes LLVM instructions on rows of the (·, b) arrays among an intrinsic's arguments."""
+    """A writer of LLVM instructions on rows of the (·, b) arrays in an intrinsic's arguments."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         self.context, self.builder = context, builder
         self.types, self.arguments = signature.args, arguments
 
     def data(self, array: int) -> Any:
-        """Address of the first entry of argument number `array`."""
+        """Return the address of the first entry of argument number `array`."""
         kind = self.context.make_array(self.types[array])
         return kind(self.context, self.builder, self.arguments[array]).data
 
@@ -49,7 +50,7 @@ class _Rows:
         self.builder.store(value, self.row(array, row), align=1)
 
     def entry(self, array: int, place: Any) -> Any:
-        """Entry of a one-dimensional array; an integer is widened to 64 bits."""
+        """Load an entry of a one-dimensional array; an integer is widened to 64 bits."""
         value = self.builder.load(self.builder.gep(self.data(array), [place]))
         if isinstance(value.type, ir.IntType) and value.type.width < 64:
             return self.builder.zext(value, _INT64)
@@ -67,7 +68,7 @@ class _Rows:
         return self.builder.fadd(product, addend, flags=flags)
 
     def add_product(self, sums: int, row: Any, left: Any, right: Any) -> None:
-        """Row of the float64 array `sums` += left * right, in double precision."""
+        """Add left * right to a row of the float64 array `sums`, in double precision."""
         wide = ir.VectorType(ir.DoubleType(), COLUMNS)
         if left.type != wide:
             left, right = self.builder.fpext(left, wide), self.builder.fpext(right, wide)
@@ -86,7 +87,7 @@ _FIRST = ir.Constant(_INT64, 0)
 
 @intrinsic
 def _product_row(_, data, indices, start, stop, last, vectors, image, factor, row, sums, band):
-    """Image row = vectors row + factor Σ data vectors; sums of the band += vectors · image."""
+    """Set image row = vectors row + factor Σ data vectors; add their product to the band's sums."""
     signature = types.void(
         data, indices, types.intp, types.intp, types.intp, vectors, image, factor, types.intp, sums,
         types.intp,
@@ -116,7 +117,7 @@ def _product_row(_, data, indices, start, stop, last, vectors, image, factor, ro
 
 @intrinsic
 def _add_row(_, target, source, length, row, sums, band):
-    """Target row += length * source row; sums of the band += target²."""
+    """Add length * source row to the target row, and target² to the band's sums."""
     signature = types.void(target, source, length, types.intp, sums, types.intp)
 
     def generate(context, builder, signature, arguments):
@@ -132,7 +133,7 @@ def _add_row(_, target, source, length, row, sums, band):
 
 @intrinsic
 def _advance_row(_, solution, direction, remainder, step, conjugation, row):
-    """Solution += step * direction, then direction = remainder + conjugation * direction."""
+    """Update a row of solution and direction, as `advance` does with whole bands."""
     signature = types.void(solution, direction, remainder, step, conjugation, types.intp)
 
     def generate(context, builder, signature, arguments):
@@ -149,7 +150,7 @@ def _advance_row(_, solution, direction, remainder, step, conjugation, row):
 
 @intrinsic
 def _take_row(_, target, source, flags, row):
-    """Target row = source row in the columns flagged."""
+    """Copy the source row to the target row in the columns flagged."""
     signature = types.void(target, source, flags, types.intp)
 
     def generate(context, builder, signature, arguments):
@@ -170,7 +171,21 @@ _compiled: Any = numba.njit(nogil=True, cache=True)
 
 @_compiled
 def product(data, indices, indptr, vectors, image, factor, bands, height, sums):
-    """Image = vectors + factor Â vectors in these bands; their sums += vectors · image."""
+    """Set image = vectors + factor Â vectors in some bands, and add vectors · image to their sums.
+
+    Parameters
+    ----------
+    data, indices, indptr : (e,) float, (e,) and (n + 1,) int
+        Â as CSR.
+    vectors, image : (n, b) float of the type of data
+        Read; written.
+    factor : number of the same type
+    bands : (m,) int64
+        Numbers of the bands to work on.
+    height : rows of a band
+    sums : (t, b) float64
+        Sums of each band over its rows.
+    """
     last = len(indices) - 1
     for band in bands:
         for row in range(band * height, min((band + 1) * height, len(vectors))):
@@ -182,7 +197,16 @@ def product(data, indices, indptr, vectors, image, factor, bands, height, sums):
 
 @_compiled
 def add(target, source, length, bands, height, sums):
-    """Target += length * source in these bands; their sums += target²."""
+    """Add length * source to target in some bands, and target² to their sums.
+
+    Parameters
+    ----------
+    target, source : (n, b) float
+        Changed; read.
+    length : (b,) of the same type
+    bands, height, sums
+        See `product`.
+    """
     for band in bands:
         for row in range(band * height, min((band + 1) * height, len(target))):
             _add_row(target, source, length, row, sums, band)
@@ -190,7 +214,16 @@ def add(target, source, length, bands, height, sums):
 
 @_compiled
 def advance(solution, direction, remainder, step, conjugation, bands, height, sums):
-    """Solution += step * direction, then direction = remainder + conjugation * direction."""
+    """Update solution += step * direction, then direction = remainder + conjugation * direction.
+
+    Parameters
+    ----------
+    solution, direction, remainder : (n, b) float
+        The first two are changed.
+    step, conjugation : (b,) of the same type
+    bands, height, sums
+        See `product`; sums are not used.
+    """
     for band in bands:
         for row in range(band * height, min((band + 1) * height, len(solution))):
             _advance_row(solution, direction, remainder, step, conjugation, row)
@@ -198,7 +231,16 @@ def advance(solution, direction, remainder, step, conjugation, bands, height, su
 
 @_compiled
 def take(target, source, flags, bands, height, sums):
-    """Target = source in the columns flagged."""
+    """Copy source to target in the columns flagged, in some bands.
+
+    Parameters
+    ----------
+    target, source : (n, b) float
+        Changed; read.
+    flags : (b,) bool
+    bands, height, sums
+        See `product`; sums are not used.
+    """
     for band in bands:
         for row in range(band * height, min((band + 1) * height, len(target))):
             _take_row(target, source, flags, row)
@@ -206,7 +248,15 @@ def take(target, source, flags, bands, height, sums):
 
 @_compiled
 def clear(solution, remainder, direction, image, bands, height, sums):
-    """Zeros in these bands."""
+    """Set some bands of four blocks to zero.
+
+    Parameters
+    ----------
+    solution, remainder, direction, image : (n, b) float
+        Changed.
+    bands, height, sums
+        See `product`; sums are not used.
+    """
     for band in bands:
         rows = slice(band * height, (band + 1) * height)
         solution[rows] = 0
@@ -217,7 +267,7 @@ def clear(solution, remainder, direction, image, bands, height, sums):
 
 @_compiled
 def mark_touched(indices, indptr, height, touches):
-    """Touches (bands, bands): whether a row of one band has an entry in a column of the other."""
+    """Mark in touches (t, t) bool the pairs of bands between which the graph has an entry."""
     for row in range(len(indptr) - 1):
         for place in range(indptr[row], indptr[row + 1]):
             touches[row // height, indices[place] // height] = True
@@ -225,7 +275,7 @@ def mark_touched(indices, indptr, height, touches):
 
 @_compiled
 def transpose(solution, positions, similarity):
-    """Similarity (m, n) by item = the first m columns of a block by position."""
+    """Transpose the first columns of a block, by position, to the rows of similarity, by item."""
     for item in range(len(positions)):
         row = solution[positions[item]]
         for column in range(len(similarity)):

@@ -1,4 +1,4 @@
-"""Renumbering of a graph's items, so that neighbours lie near each other in memory.
+"""Reordering of a graph's items, so that neighbours lie near each other in memory.
 
 n items.
 """
@@ -27,12 +27,12 @@ class ReorderedGraph:
 
     @property
     def positions(self) -> Ids:
-        """Row (n,) int64 of each item."""
+        """The row (n,) int64 of each item."""
         return inverse(self.items)
 
 
 def reorder(graph: Graph) -> ReorderedGraph:
-    """The same graph in reverse Cuthill-McKee order, which narrows the band of its entries.
+    """Reorder a graph by reverse Cuthill-McKee, which narrows the band of its entries.
 
     A sparse product then finds the rows it gathers in the cache, instead of all over memory.
 
@@ -55,12 +55,12 @@ def reorder(graph: Graph) -> ReorderedGraph:
 
 
 def unordered(graph: Graph) -> ReorderedGraph:
-    """The graph as it is."""
+    """Wrap a graph without reordering it."""
     return ReorderedGraph(graph, np.arange(graph.shape[0]))
 
 
 def inverse(permutation: Ids) -> Ids:
-    """Place (n,) int64 of each of 0..n-1 in a permutation of them."""
+    """Invert a permutation (n,) of 0..n-1: return the place (n,) int64 of each number in it."""
     places = np.empty_like(permutation)
     places[permutation] = np.arange(len(permutation))
     return places

@@ -1,11 +1,11 @@
 """Manifold similarity by diffusion: (I − αÂ) f = e_i, eqs. (2)-(4), for many anchors at once.
 
-n items, a anchors, b columns solved together.
+n items, a anchors, b columns solved at a time.
 
-Conjugate gradient on b right-hand sides shares every pass over the graph, which is what costs. All
-arithmetic on a column is its own: the width of the arrays is always b, so that no column's rounding
-depends on how many others there are, and a column that has converged takes steps of length 0. The
-iteration is written once; the vectors live on CPUs or on a GPU.
+Conjugate gradients on b right-hand sides share every pass over the graph, which takes most of the
+time. Columns do not affect one another: the width of the arrays is always b, so that no column's
+rounding depends on the number of others, and a column that has converged takes steps of length 0.
+The iteration is written once; the vectors live on CPUs or on a GPU.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,18 @@ from mmray.system.arrays import Device, Features, Floats, Graph, Ids
 
 @dataclass(frozen=True)
 class Solver:
-    """Parameters of the diffusion and of the conjugate gradients that solve it, as released.
+    """Parameters of the diffusion and of the conjugate gradients that solve it.
+
+    The defaults are those of the paper and of its released code.
 
     Attributes
     ----------
     alpha : float
         In [0, 1), eq. (2). The condition number is at most (1+α)/(1−α): 199 at 0.99.
     rtol : float
-        A column stops when its residual, carried along by the iteration, is at most this.
+        A column stops when its residual, as updated by the iteration, is at most this.
     max_iter : int
-        Or after so many steps, from 1. The f of smallest residual is returned, not the last.
+        Most steps, from 1. The f of smallest residual is returned, not the last.
 
     Raises
     ------
@@ -54,12 +56,13 @@ class Solver:
 
 @dataclass(frozen=True, eq=False)
 class Diffusion:
-    """Solutions of eq. (3), one row an anchor.
+    """Solutions of eq. (3), one row per anchor.
 
     Attributes
     ----------
     similarity : (a, n) float32
-        Manifold similarity s_m of every item: e_i at the right, so (1−α)⁻¹ times that of eq. (3).
+        Manifold similarity s_m of every item: the right-hand side is e_i, so s_m is (1−α)⁻¹ times
+        that of eq. (3).
     residual : (a,) float64
         ‖e_i − (I − αÂ) f‖ of the returned f, computed from it; ‖e_i‖ is 1.
     iterations : (a,) int64
@@ -96,7 +99,9 @@ def diffuse(
     device: Device = "cpu",
     threads: int = 1,
 ) -> Diffusion:
-    """Solve (I − αÂ) f = e_i for every anchor i, as released: of all steps, the f that fits best.
+    """Diffuse from every anchor i: solve (I − αÂ) f = e_i for the manifold similarities f, eq. (3).
+
+    As in the released code, the result is the f of smallest residual among all steps.
 
     Parameters
     ----------
@@ -120,6 +125,14 @@ def diffuse(
     ValueError
         The graph is not square or not float, an anchor is outside 0..n-1, threads is below 1, or
         `Solver` refuses a value.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> from mmray.mining import normalize_graph
+    >>> path = csr_array([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    >>> diffuse(normalize_graph(path), np.array([0]), alpha=0.5).similarity.round(3)
+    array([[1.167, 0.471, 0.167]], dtype=float32)
     """
     n = normalized.items.size if isinstance(normalized, ReorderedGraph) else normalized.shape[0]
     result = Diffusion(
@@ -144,7 +157,14 @@ def diffuse_blocks(
     device: Device = "cpu",
     threads: int = 1,
 ) -> Iterator[tuple[Ids, Diffusion]]:
-    """Diffuse as `diffuse`, a few anchors at a time, where (a, n) numbers are too many to hold.
+    """Diffuse from a few anchors at a time, where (a, n) numbers are too many to hold.
+
+    Parameters
+    ----------
+    normalized, anchors, device, threads
+        See `diffuse`.
+    solver
+        Parameters of the diffusion.
 
     Yields
     ------
@@ -174,7 +194,7 @@ def _vectors(graph: ReorderedGraph, alpha: float, device: Device, threads: int) 
 
 
 def _conjugate_gradient(vectors: Vectors, sources: Ids, solver: Solver) -> Ids:
-    """Leave f of each source in the vectors' solution; return the steps (len(sources),) taken."""
+    """Solve for f of each source, left in the vectors; return the steps (len(sources),) taken."""
     vectors.start(sources)
     active = np.arange(vectors.columns) < len(sources)
     squared = active.astype(np.float64)  # ‖r‖²; the columns past the sources are 0

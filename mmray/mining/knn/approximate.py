@@ -3,8 +3,8 @@
 n items in the database, q queries, d dimensions, k neighbours.
 
 faiss proposes candidates, from its inverted lists ("ivf") or by walking its graph ("hnsw"). Their
-similarities are then computed pair by pair from the database, as in an exact search: what is
-approximate is which items are found, never their order or their similarities. A row of the result
+similarities are then computed pair by pair from the database, as in an exact search: the set of
+items that are found is approximate, never their order or their similarities. A row of the result
 depends on its query, the index and the effort alone: not on the other queries or the threads.
 (faiss sums in another order on CPUs with other vector units, and may then propose other items.)
 
@@ -31,20 +31,20 @@ from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.results import Neighbors, checked_norms, finite_norms, rescored
 from mmray.system.arrays import Features, Floats, Ids
 
-# faiss tells, in every process, which builds of it were not found before the one that was.
+# In every process, faiss logs which builds of it were not found before the one that was.
 logging.getLogger("faiss").setLevel(logging.WARNING)
 faiss: Any = importlib.import_module("faiss")  # its own stubs lack half of what is called here
 
-_POINTS_PER_LIST = 64  # of the sample that k-means learns from; faiss asks for 39 at least
+_POINTS_PER_LIST = 64  # in the sample that k-means learns from; faiss wants at least 39
 _LINKS, _BUILD_EFFORT = 32, 100  # M and efConstruction of HNSW
 _BLOCK_ENTRIES = 2**22  # candidates and lists held at a time
 _BLOCK_ROWS = 2**16  # given to faiss at a time
-_LANES = 16  # faiss is fast where dimensions are a multiple of this
+_LANES = 16  # faiss is fast if the number of dimensions is a multiple of this
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ApproximateIndex:
-    """A database, and what faiss learned of it; plain arrays, for shared memory.
+    """A database with an approximate index by faiss, in plain arrays for shared memory.
 
     Attributes
     ----------
@@ -66,7 +66,9 @@ class ApproximateIndex:
     def of(
         cls, database: Features, method: ApproximateSearch, *, seed: int = 0, threads: int = 1
     ) -> "ApproximateIndex":
-        """Build an index: 4 √n lists, fewer if they had below 64 items each, or a graph.
+        """Build an index of inverted lists or of a graph.
+
+        There are 4 √n lists, or fewer if these would have less than 64 items each.
 
         Parameters
         ----------
@@ -83,7 +85,7 @@ class ApproximateIndex:
         Raises
         ------
         ValueError
-            The database has another shape or dtype, nothing in it, or a row that is not finite.
+            The database has another shape or dtype, is empty, or has a row that is not finite.
         """
         if method not in ("ivf", "hnsw"):
             raise ValueError(f"method must be 'ivf' or 'hnsw', got {method!r}")
@@ -110,7 +112,7 @@ class ApproximateIndex:
         )
 
     def search(self, queries: Features, k: int, *, effort: int, threads: int = 1) -> Neighbors:
-        """The k most similar among the items that an effort finds.
+        """Find the k most similar items among those that an effort reaches.
 
         Parameters
         ----------
@@ -127,7 +129,7 @@ class ApproximateIndex:
         -------
         Neighbors : k different ids in every row. Where the effort finds fewer than k items, more
             lists are probed, and where a graph's connected part is too small, the row is exact.
-            Among more copies of an item than are found, any may be.
+            If an item has more copies than k, any of them may be found.
 
         Raises
         ------
@@ -151,7 +153,7 @@ class ApproximateIndex:
                 ids[rows[full]], similarities[rows[full]] = found.ids, found.similarities
                 unfilled.append(rows[~full])
             pending = np.concatenate(unfilled)
-            # A walk that finds too little has seen all that it can reach.
+            # A walk that finds too little has seen everything that it can reach.
             effort = 4 * effort if self.method == "ivf" else exhaustive
         # Zeros come here too: all items are equally similar to them, and the first ids are known.
         left = np.concatenate([np.flatnonzero(norms == 0), pending])
@@ -172,9 +174,9 @@ class ApproximateIndex:
     def _attempt(
         self, queries: Features, norms: Floats, k: int, effort: int, threads: int
     ) -> tuple[NDArray[np.bool_], Neighbors]:
-        """Which of m queries found k items (m,), and the neighbours of those; none is zero."""
+        """Search m nonzero queries once; return which found k items (m,), and their neighbours."""
         n = len(self.database)
-        fetch = min(n, 2 * k)  # what half precision ranks somewhat too low is among these
+        fetch = min(n, 2 * k)  # includes items that half precision ranks somewhat too low
         propose = self._probe if self.method == "ivf" else self._walk
         candidates = propose(_augmented(queries, norms, norms), fetch, effort, threads)
         candidates[candidates < 0] = n
@@ -184,7 +186,7 @@ class ApproximateIndex:
         return full, rescored(self.database, queries[full], candidates[full], counts[full], k)
 
     def _probe(self, queries: Features, fetch: int, effort: int, threads: int) -> Ids:
-        """Candidates (m, fetch) from the nearest lists of each query; -1 where there are fewer."""
+        """Find candidates (m, fetch) in the lists nearest to each query; -1 if they are fewer."""
         # Not chosen by faiss, whose products round differently in batches of other sizes.
         nearest = self._centroids.search(queries, effort, threads=threads)
         shape = len(queries), fetch
@@ -204,7 +206,7 @@ class ApproximateIndex:
         return found
 
     def _walk(self, queries: Features, fetch: int, effort: int, threads: int) -> Ids:
-        """Candidates (m, fetch) from the graph; -1 where there are fewer."""
+        """Find candidates (m, fetch) by walking the graph; -1 where there are fewer."""
         parameters = faiss.SearchParametersHNSW(efSearch=max(effort, fetch))
         with faiss_threads(threads):
             found: Ids = self._index.search(queries, fetch, params=parameters)[1]
@@ -212,7 +214,7 @@ class ApproximateIndex:
 
     @cached_property
     def _index(self) -> Any:
-        """What faiss searches: it keeps its vectors and links where they lie in `trained`."""
+        """The index of faiss, whose vectors and links stay where they lie in `trained`."""
         return faiss.read_index(
             faiss.ZeroCopyIOReader(faiss.swig_ptr(self.trained), self.trained.size)
         )
@@ -226,7 +228,7 @@ class ApproximateIndex:
 
 
 def _augmented(rows: Features, norms: Floats, radius: float | Floats) -> Features:
-    """Rows (m, d) as points of the unit sphere, (m, d + 1 or more), nearer if more similar.
+    """Map rows (m, d) to points of the unit sphere, (m, d + 1 or more), nearer if more similar.
 
     x goes to (x/r, sqrt(1 - |x|²/r²)), the radius r the largest norm in the database. Its own norm
     is the radius of a query q, which goes to (q/|q|, 0): their squared distance is
@@ -244,9 +246,9 @@ def _lifted_dims(d: int) -> int:
 
 
 def _lists(sample: Features, lists: int, rng: np.random.Generator) -> Any:
-    """An empty faiss index of inverted lists around the centroids of some points of the sphere."""
+    """Create an empty faiss index of inverted lists, around centroids of points of the sphere."""
     d = sample.shape[1]
-    # What is rounded is the difference from the centroid, which is shorter than the vector.
+    # The difference from the centroid is rounded, which is shorter than the vector.
     index = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatL2(d), d, lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2, True
     )
@@ -259,7 +261,7 @@ def _lists(sample: Features, lists: int, rng: np.random.Generator) -> Any:
 
 
 def _graph(d: int, rng: np.random.Generator) -> Any:
-    """An empty faiss index of a navigable graph of points with d coordinates."""
+    """Create an empty faiss index of a navigable graph of points with d coordinates."""
     index = faiss.IndexHNSWSQ(d, faiss.ScalarQuantizer.QT_fp16, _LINKS, faiss.METRIC_L2)
     index.hnsw.efConstruction = _BUILD_EFFORT
     index.hnsw.rng = faiss.RandomGenerator(int(rng.integers(2**31)))
@@ -268,7 +270,7 @@ def _graph(d: int, rng: np.random.Generator) -> Any:
 
 @contextmanager
 def faiss_threads(count: int) -> Iterator[None]:
-    """Let faiss use so many threads when it is called from this one."""
+    """Set the number of threads of faiss within the block, for calls from this thread."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count)
     try:

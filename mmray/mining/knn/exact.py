@@ -3,7 +3,7 @@
 n items in the database, q queries, d dimensions, k neighbours.
 
 A matrix product proposes candidates, in bfloat16 where the CPU has units for it. Its values alone
-can decide nothing, but their error has a bound: what is too far below the k-th value to belong to
+can decide nothing, but their error has a bound: an item too far below the k-th value to belong to
 the k most similar is left out, while the tile of the product that holds it is in the cache. The
 similarity of each candidate is then computed pair by pair in double precision and rounded to
 float32. It depends on its two vectors alone, and a row of the result on its query and the database
@@ -37,7 +37,7 @@ _Found = tuple[NDArray[np.bool_], Ids, Features]
 def nearest_neighbors(
     database: Features, queries: Features, k: int, *, threads: int = 1
 ) -> Neighbors:
-    """Exact k nearest neighbours, ties resolved by id also at the k-th place.
+    """Find the exact k nearest neighbours of queries; ties are broken by id, at the k-th place too.
 
     Parameters
     ----------
@@ -56,13 +56,20 @@ def nearest_neighbors(
     ------
     ValueError
         The dimensions differ, k is outside 1..n, or a row is not finite.
+
+    Examples
+    --------
+    >>> database = np.eye(3, dtype=np.float32)
+    >>> found = nearest_neighbors(database, database[1:2], k=2)
+    >>> found.ids, found.similarities
+    (array([[1, 0]]), array([[1., 0.]], dtype=float32))
     """
     return ExactIndex.of(database).search(queries, k, threads=threads)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ExactIndex:
-    """A database, and what all searches of it need; plain arrays, for shared memory.
+    """A database prepared for exact search, in plain arrays for shared memory.
 
     Attributes
     ----------
@@ -70,9 +77,9 @@ class ExactIndex:
     norm : float
         The largest norm of a row.
     half : (n, d) uint16, or (0, d)
-        The bits of the rows in bfloat16, where searches start with it.
+        The bits of the rows in bfloat16, if searches start in it.
     half_error : float
-        The largest norm of what a row loses in bfloat16.
+        The largest norm of a row's rounding error in bfloat16.
     """
 
     database: Features
@@ -82,7 +89,7 @@ class ExactIndex:
 
     @classmethod
     def of(cls, database: Features, *, half: bool | None = None) -> "ExactIndex":
-        """Prepare a database.
+        """Prepare a database for searches.
 
         Parameters
         ----------
@@ -93,7 +100,7 @@ class ExactIndex:
         Raises
         ------
         ValueError
-            It has another shape or dtype, or a row is not finite.
+            The database has another shape or dtype, or a row is not finite.
         """
         norm = float(finite_norms(database, "database").max(initial=0.0))
         database = np.ascontiguousarray(database)
@@ -111,7 +118,15 @@ class ExactIndex:
     def search(
         self, queries: Features, k: int, *, device: Device = "cpu", threads: int = 1
     ) -> Neighbors:
-        """Find the k nearest of each query, as `nearest_neighbors`; a device makes the product."""
+        """Find the k nearest neighbours of each query, as `nearest_neighbors` does.
+
+        Parameters
+        ----------
+        queries, k, threads
+            See `nearest_neighbors`.
+        device : "cpu" or "cuda"
+            Where the matrix product is computed; the result does not depend on it.
+        """
         n, norms = len(self.database), checked_norms(self.database, queries, k)
         ids = np.tile(np.arange(k), (len(queries), 1))  # right where all similarities are 0
         similarities = np.zeros((len(queries), k), np.float32)
@@ -139,7 +154,7 @@ class ExactIndex:
         return Neighbors(ids, similarities)
 
     def ranks(self, queries: Features, ids: Sequence[Ids]) -> list[Ids]:
-        """Places (from 1) of given items in the complete ranking by similarity.
+        """Compute the places (from 1) of given items in the complete ranking by similarity.
 
         Parameters
         ----------
@@ -173,7 +188,7 @@ class ExactIndex:
         return places
 
     def similarities(self, queries: Features, ids: Sequence[Ids]) -> list[Features]:
-        """Similarities (m_i,) float32 of each query (q, d) with items of its own, ids[i] (m_i,)."""
+        """Compute the similarities (m_i,) float32 of each query (q, d) with its ids[i] (m_i,)."""
         found = [np.empty((1, len(wanted)), np.float32) for wanted in ids]
         for query, wanted, result in zip(queries, ids, found, strict=True):
             kernels.pair_similarities(
@@ -184,7 +199,7 @@ class ExactIndex:
 
 @dataclass(frozen=True)
 class _CandidateSearch:
-    """A search with room for so many candidates of a query; no query is zero."""
+    """A search of nonzero queries, with a fixed room for candidates of each."""
 
     index: ExactIndex
     items: torch.Tensor  # its rows, in the precision and on the device of this attempt
@@ -193,7 +208,7 @@ class _CandidateSearch:
     half: bool
 
     def __call__(self, queries: Features) -> _Found:
-        """Which of m queries found too little room (m,); ids and similarities of the others."""
+        """Search; return which of m queries had too little room (m,), and results of the others."""
         database, k = self.index.database, self.k
         scaled, slack = self._scaled(queries)
         propose = self._scan if self.items.device.type == "cpu" else self._sort
@@ -202,9 +217,9 @@ class _CandidateSearch:
         return full, found.ids, found.similarities
 
     def _scaled(self, queries: Features) -> tuple[torch.Tensor, Features]:
-        """Queries to multiply by, scaled so that no product exceeds 1, see `_scan`.
+        """Scale queries so that no product exceeds 1, and bound the errors of the products.
 
-        And for each the most by which the values of two items can swap them: twice the error.
+        The bound is twice the error of a product: items whose values differ by more are in order.
         """
         norm, lost = self.index.norm, self.index.half_error
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
@@ -218,7 +233,7 @@ class _CandidateSearch:
         return rounded, (2 * error).astype(np.float32)
 
     def _scan(self, scaled: torch.Tensor, slack: Features) -> _Candidates:
-        """Candidates (m, room), ascending, their number (m,), and where there are more (m,)."""
+        """Collect candidates (m, room), ascending, their counts (m,), and which exceed it (m,)."""
         m, items = len(scaled), self.items
         candidates, values = np.empty((m, self.room), np.int64), np.empty((m, self.room), "f4")
         counts, full = np.zeros(m, np.int64), np.zeros(m, bool)
@@ -241,7 +256,7 @@ class _CandidateSearch:
 
 
 def _run(attempt: _CandidateSearch, blocks: list[Features], threads: int) -> list[_Found]:
-    """An attempt on each block of queries, in threads of one CPU each."""
+    """Run an attempt on each block of queries, in threads of one CPU each."""
     if threads == 1 or len(blocks) == 1:
         return [attempt(block) for block in blocks]
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -249,15 +264,15 @@ def _run(attempt: _CandidateSearch, blocks: list[Features], threads: int) -> lis
 
 
 def _halved(rows: Features) -> tuple[torch.Tensor, Floats]:
-    """Rows (m, d) in bfloat16, and the norm (m,) of what each loses."""
+    """Round rows (m, d) to bfloat16; return them and the norms (m,) of their errors."""
     rounded = _tensor(rows).bfloat16()
     errors: Floats = np.linalg.norm(rounded.double().numpy() - rows, axis=1)
     return rounded, errors
 
 
 def _tensor(array: NDArray[np.generic]) -> torch.Tensor:
-    """The array itself, for reading."""
+    """Wrap an array as a tensor that is only read."""
     with warnings.catch_warnings():
-        # What is in shared memory cannot be written; PyTorch warns of what nobody does.
+        # Arrays in shared memory cannot be written, of which PyTorch warns; nobody writes them.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)

@@ -1,4 +1,4 @@
-"""Candidates for the nearest neighbours of queries from a GPU: a running top-k over tiles.
+"""Candidates for nearest neighbours by a GPU: a running top-k over tiles of the product.
 
 n items, m queries, d dims, k neighbours.
 """
@@ -15,15 +15,16 @@ _TILE_ITEMS = 65_536
 def most_similar(
     database: torch.Tensor, queries: torch.Tensor, k: int, room: int, slack: Features
 ) -> tuple[Ids, Ids, NDArray[np.bool_]]:
-    """Items that may be among the k most similar, by products of which two err by `slack`.
+    """Find the items that may be among the k most similar, given the error of the products.
 
     Parameters
     ----------
     database : (n, d) float32, on the device
     queries : (m, d) float32
     k, room : int
-        k <= room <= n; room for so many candidates.
+        k <= room <= n; room is the number of candidates to keep.
     slack : (m,) float32
+        The most by which the errors of two products may differ.
 
     Returns
     -------
@@ -31,7 +32,7 @@ def most_similar(
         Ascending ids; the first counts of each row.
     counts : (m,) int64
     full : (m,) bool
-        Where items past the room there is may belong to the k too.
+        True where items beyond the room may belong to the k too.
     """
     device = database.device
     queries = queries.to(device)

@@ -20,7 +20,7 @@ _DOUBLES = ir.VectorType(ir.DoubleType(), _LANES)
 
 
 def _entry(context, builder, kind, array, row, column):
-    """Address of array[row, column], a C-ordered two-dimensional array."""
+    """Return the address of array[row, column] in a C-ordered two-dimensional array."""
     data = context.make_array(kind)(context, builder, array)
     width = builder.extract_value(data.shape, 1)
     place = builder.add(builder.mul(row, width), column)
@@ -28,13 +28,13 @@ def _entry(context, builder, kind, array, row, column):
 
 
 def _vector(builder, address):
-    """The 16 numbers from an address on."""
+    """Load the 16 numbers that start at an address."""
     kind = ir.VectorType(address.type.pointee, _LANES)
     return builder.load(builder.bitcast(address, ir.PointerType(kind)), align=1)
 
 
 def _as_float(builder, value):
-    """float32 from itself, or from the bits of a bfloat16: its upper half."""
+    """Convert the bits of bfloat16, the upper half of float32, to float32; keep float32."""
     if value.type.element == ir.FloatType():
         return value
     wide = builder.zext(value, ir.VectorType(_INT32, _LANES))
@@ -43,7 +43,7 @@ def _as_float(builder, value):
 
 @intrinsic
 def _at_least(_, values, row, column, threshold):
-    """Bits of a uint64: which of values[row, column : column + 64] are >= threshold."""
+    """Return a uint64 whose bits tell which of values[row, column:column+64] are >= threshold."""
     signature = types.uint64(values, types.intp, types.intp, types.float32)
 
     def generate(context, builder, signature, arguments):
@@ -66,7 +66,7 @@ def _at_least(_, values, row, column, threshold):
 
 @intrinsic
 def _first_bit(_, bits):
-    """Number of the lowest bit that is set."""
+    """Return the number of the lowest bit that is set."""
 
     def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -76,7 +76,7 @@ def _first_bit(_, bits):
 
 @intrinsic
 def _value(_, values, row, column):
-    """values[row, column] as float32."""
+    """Load values[row, column] as float32."""
     signature = types.float32(values, types.intp, types.intp)
 
     def generate(context, builder, signature, arguments):
@@ -91,7 +91,9 @@ def _value(_, values, row, column):
 
 @intrinsic
 def _product(_, left, left_row, right, right_row, dims):
-    """Inner product of the first dims (a multiple of 16) entries of two float32 rows, in float64.
+    """Compute the inner product of two float32 rows in float64, over their first `dims` entries.
+
+    `dims` is a multiple of 16.
 
     Products of float32 are exact in float64, and the sums are taken in one order on every machine.
     """
@@ -126,7 +128,7 @@ def _product(_, left, left_row, right, right_row, dims):
 
 @intrinsic
 def _count_bits(_, bits):
-    """How many bits are set."""
+    """Count the bits that are set."""
 
     def generate(context, builder, signature, arguments):
         return builder.ctpop(arguments[0])
@@ -139,7 +141,7 @@ _compiled: Any = numba.njit(nogil=True, cache=True)
 
 @_compiled
 def similarity(database, item, queries, query):
-    """Inner product of two rows, summed in float64 and rounded to float32."""
+    """Compute the inner product of two rows, summed in float64 and rounded to float32."""
     dims = database.shape[1]
     whole = dims - dims % _LANES
     total = _product(database, item, queries, query, whole)
@@ -150,7 +152,7 @@ def similarity(database, item, queries, query):
 
 @_compiled
 def pair_similarities(database, queries, ids, similarities):
-    """Similarities (q, m) of each query with its own items ids (q, m)."""
+    """Write the similarities (q, m) of each query with its own items ids (q, m)."""
     for query in range(ids.shape[0]):
         for place in range(ids.shape[1]):
             similarities[query, place] = similarity(database, ids[query, place], queries, query)
@@ -158,20 +160,21 @@ def pair_similarities(database, queries, ids, similarities):
 
 @_compiled
 def scan(tile, width, first, k, slack, ids, values, counts, thresholds, full):
-    """Collect what may be among the k most similar of each query from a tile of similarities.
+    """Collect from a tile the candidates for the k most similar items of each query.
 
     Parameters
     ----------
     tile : (q, m) float32, or uint16: the bits of bfloat16
         Similarities of items first..first+width-1; m >= width is a multiple of 64.
+    width, first, k : int
     slack : (q,) float32
         An item is left out once k others are more similar by more than this.
     ids, values : (q, c) int64, float32
-        Candidates so far: ascending ids.
+        Candidates so far: ascending ids. Written.
     counts, thresholds : (q,) int64, float32
-        Their number, and the least similarity a further one needs. Written, as the others.
+        Their number, and the least similarity that a further one needs. Written.
     full : (q,) bool
-        Set where half of the room does not hold all candidates; some are then lost.
+        Set where half of the room does not hold all candidates; some are then lost. Written.
     """
     room = ids.shape[1]
     for query in range(len(counts)):
@@ -204,7 +207,7 @@ def scan(tile, width, first, k, slack, ids, values, counts, thresholds, full):
 
 @_compiled
 def _keep(ids, values, threshold):
-    """Move the candidates of at least this value to the front; return their number."""
+    """Move the candidates of at least the threshold to the front; return their number."""
     kept = 0
     for place in range(len(ids)):
         if values[place] >= threshold:
@@ -215,13 +218,15 @@ def _keep(ids, values, threshold):
 
 @_compiled
 def settle(database, queries, candidates, counts, ids, similarities):
-    """The k most similar of each query's candidates, in order.
+    """Select the k most similar of each query's candidates, in order.
 
     Parameters
     ----------
     database, queries : (n, d), (q, d) float32
     candidates : (q, c) int64
-        Ascending ids; the first counts (q,) of each row, at least k.
+        Ascending ids, of which the first counts of each row are used.
+    counts : (q,) int64
+        At least k.
     ids, similarities : (q, k) int64, float32
         Written.
     """
@@ -239,15 +244,20 @@ def settle(database, queries, candidates, counts, ids, similarities):
 
 @_compiled
 def places(products, database, queries, query, ids, similarities, error, found):
-    """Places (from 1) of items in the ranking of all items by their similarity to one query.
+    """Find the places (from 1) of items in the ranking of all items by similarity to one query.
 
     Parameters
     ----------
     products : (1, m) float32
         Similarities of all n items to the query, each of which may err by `error`; -inf past n, up
         to a multiple of 64.
+    database, queries : (n, d), (q, d) float32
+    query : int
+        Row of the query in queries.
     ids, similarities : (p,) int64, float32
-        The items asked for and their similarities, exact.
+        The items asked for and their exact similarities.
+    error : float
+        Largest error of a product.
     found : (p,) int64
         Written.
     """

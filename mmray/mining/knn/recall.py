@@ -8,7 +8,7 @@ from mmray.mining.knn.results import Neighbors
 
 
 def recall(found: Neighbors, exact: Neighbors) -> float:
-    """How much of the exact result is found, from 0 to 1.
+    """Compute the recall of an approximate result: the share of the exact one found, 0 to 1.
 
     An item counts if it is as similar as the k-th of the exact result: which of equally similar
     items are found makes no difference.
@@ -20,7 +20,7 @@ def recall(found: Neighbors, exact: Neighbors) -> float:
     Raises
     ------
     ValueError
-        They have different shapes, or no rows.
+        The results have different shapes, or no rows.
     """
     if found.ids.shape != exact.ids.shape or not exact.ids.size:
         raise ValueError(
@@ -40,18 +40,18 @@ def measured_recall(
     seed: int = 0,
     threads: int = 1,
 ) -> float:
-    """Recall of the k neighbours of some of the database's own items, drawn at random.
+    """Measure the recall of the k neighbours of some of the database's items, drawn at random.
 
-    Each finds itself, as it does among the neighbours that a graph is made of: 1/k comes for free.
+    Each item finds itself, as it does when a graph is built: this contributes 1/k to the recall.
 
     Parameters
     ----------
     index, exact
-        Of the same database.
+        Indexes of the same database.
     k, effort, threads
         See `ApproximateIndex.search`.
     sample : int
-        Items drawn without replacement, from 1; all where there are fewer.
+        Number of items to draw without replacement, from 1; all where there are fewer.
     seed : int
         Of the draw.
 

@@ -1,4 +1,4 @@
-"""The result of a k-NN search, and the checks and the exact ranking that all searches share.
+"""Results of a k-NN search, with the checks and the exact ranking that all searches share.
 
 n items in the database, q queries, d dimensions, k neighbours.
 """
@@ -29,12 +29,16 @@ class Neighbors:
 def rescored(
     database: Features, queries: Features, candidates: Ids, counts: Ids, k: int
 ) -> Neighbors:
-    """The k most similar of each query's candidates, by their exact similarities.
+    """Rank each query's candidates by their exact similarities, and keep the k most similar.
 
     Parameters
     ----------
+    database, queries : (n, d), (q, d) float32
     candidates : (q, c) int64
-        Ascending ids; the first counts (q,) of each row, at least k.
+        Ascending ids, of which the first counts of each row are used.
+    counts : (q,) int64
+        At least k.
+    k : int
     """
     ids, similarities = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), "f4")
     kernels.settle(read_only(database), read_only(queries), candidates, counts, ids, similarities)
@@ -42,7 +46,13 @@ def rescored(
 
 
 def checked_norms(database: Features, queries: Features, k: int) -> Floats:
-    """Norms (q,) of queries whose k nearest can be found; ValueError says why they cannot."""
+    """Check the arguments of a search, and return the norms (q,) of the queries.
+
+    Raises
+    ------
+    ValueError
+        The dimensions differ, k is outside 1..n, or a query is not finite.
+    """
     norms, (n, d) = finite_norms(queries, "queries"), database.shape
     if queries.shape[1] != d:
         raise ValueError(
@@ -55,7 +65,7 @@ def checked_norms(database: Features, queries: Features, k: int) -> Floats:
 
 
 def finite_norms(rows: Features, name: str) -> Floats:
-    """Euclidean norms (m,) of rows (m, d) float32; ValueError where they have none."""
+    """Compute the Euclidean norms (m,) of rows (m, d) float32; ValueError if one is not finite."""
     if rows.ndim != 2:
         raise ValueError(f"{name} must be two-dimensional, got shape {rows.shape}")
     if rows.dtype != np.float32:

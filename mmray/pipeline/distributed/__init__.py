@@ -1,1 +1,1 @@
-"""The parts that run on Ray; nothing else imports it."""
+"""The parts of the pipeline that run on Ray; no other module imports Ray."""

@@ -1,12 +1,12 @@
 """A cache of reduced images, so that the epochs of training do not decode the originals again.
 
-n images. A unit of consecutive images becomes a Parquet shard of its own, with one column of image
-files and a row group an image: a single one, drawn at random, is then read without its neighbours.
+n images. A unit of consecutive images becomes a Parquet shard with one column of image files and a
+row group per image: a single image, drawn at random, is then read without its neighbours.
 
-They are uncompressed bitmaps (BMP): of the lossless formats that `images.decode` knows, PIL reads
-these fastest. An image of 362 x 272 pixels takes 0.24 ms, as TIFF 0.31, as PNG 2.4, which is what
-decoding a small JPEG original takes; it has 290 kB, as PNG 130. Parquet's own compression saves
-up to a third of them and takes 0.1 to 0.3 ms more.
+The images are stored as uncompressed bitmaps (BMP): of the lossless formats that `images.decoding`
+reads, PIL reads these fastest. An image of 362 x 272 pixels takes 0.24 ms as BMP, 0.31 as TIFF, and
+2.4 as PNG, as much as decoding a small JPEG original. It has 290 kB as BMP and 130 as PNG. The
+compression of Parquet saves up to a third of the space and takes 0.1 to 0.3 ms more.
 """
 
 import io
@@ -26,8 +26,8 @@ from mmray.system.folder import Folder
 from mmray.system.locations import uri_of
 
 _COLUMN = "image"
-# Statistics of pixels serve nobody and a dictionary of them would be a second copy; both, and every
-# row, lengthen the footer, which is read again with each image.
+# Statistics of pixels are useless, and a dictionary of them would be a second copy; both, like each
+# row, lengthen the footer, which is read again with every image.
 _LAYOUT = {
     "row_group_size": 1,
     "compression": "none",
@@ -37,7 +37,7 @@ _LAYOUT = {
 
 
 class CachingWorker:
-    """Turns units of decoded images into shards of the cache."""
+    """Worker that turns units of decoded images into shards of the cache."""
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
         for location, error in zip(unit["uri"], unit["error"], strict=True):
@@ -51,7 +51,7 @@ class CachingWorker:
 
 
 def _bitmap(pixels: Pixels) -> bytes:
-    """The content of a BMP file."""
+    """Encode pixels (h, w, 3) as the content of a BMP file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "BMP")
     return file.getvalue()
@@ -68,22 +68,26 @@ def cache_images(
     label: str,
     report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> None:
-    """Write all images, cut to their boxes and reduced, as shards into `output`.
+    """Write all images, cropped to their boxes and reduced, as shards into `output`.
 
-    Shards that are there are kept: `output` must be another folder for other images, another
-    `longest_side` or another `shard_size`.
+    Existing shards are kept: other images, another `longest_side` or another `shard_size` need
+    another folder `output`.
 
     Parameters
     ----------
-    images : all of which could be read before
-    longest_side : pixels to which they are reduced, never enlarged; see `images.decode`
+    images : n images, all of which could be read before
+    longest_side : pixels to which they are reduced, never enlarged; see `images.decoding.decode`
     max_pixels : an image with more is refused
-    shard_size : images a shard, at most
+    output : folder of the shards
+    pool : the actors to run
+    shard_size : most images of a shard
+    label : of the progress display
+    report : receives the figures of the progress now and then
 
     Raises
     ------
     InputError
-        An image cannot be read any more. Shards that are written stay.
+        An image can no longer be read. Shards that are written stay.
     """
     run_units(
         units_of(images, shard_size=shard_size, longest_side=longest_side),
@@ -99,14 +103,14 @@ def cache_images(
 
 
 def cached(images: Collection, output: Folder, *, longest_side: int, shard_size: int) -> Collection:
-    """The images as `cache_images` wrote them, in the same order, under the same names.
+    """Return the images as `cache_images` wrote them, in the same order, under the same names.
 
     Decoded with the same `longest_side`, or None, they have the pixels of the originals decoded
-    with it, bit for bit. No shard is opened: the numbers give the places.
+    with it, bit for bit. No shard is opened: the places follow from the numbers of images.
 
     Parameters
     ----------
-    images, output, longest_side, shard_size : those that `cache_images` was given
+    images, output, longest_side, shard_size : the arguments of `cache_images`
 
     Raises
     ------
@@ -128,7 +132,7 @@ def cached(images: Collection, output: Folder, *, longest_side: int, shard_size:
         "uri": uris.take(pa.array(np.repeat(np.arange(len(shards)), sizes))),
         "name": images.table["name"],
         "size": np.full(n, -1),
-        "offset": np.zeros(n, np.int64),  # of a row group of one row
+        "offset": np.zeros(n, np.int64),  # a row group has one row
         "row_group": (np.arange(n) - np.repeat(units["first"].to_numpy(), sizes)).astype(np.int32),
         "column": pa.repeat(pa.scalar(_COLUMN, pa.large_string()), n),
         "box": pa.nulls(n, SCHEMA.field("box").type),
@@ -138,5 +142,5 @@ def cached(images: Collection, output: Folder, *, longest_side: int, shard_size:
 
 
 def _uri(folder: Folder, name: str) -> str:
-    """Of a file, as collections name it."""
+    """Return the location of a file in the form that collections use."""
     return folder.location(name) if folder.local is None else uri_of(folder.local / name)

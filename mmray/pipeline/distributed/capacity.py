@@ -1,4 +1,4 @@
-"""What a job counts on of its cluster, and what it does while machines are not there."""
+"""CPUs and GPUs that a job may use, and the wait for machines that are missing."""
 
 import threading
 import time
@@ -17,18 +17,18 @@ from mmray.system.progress import announce
 T = TypeVar("T")
 
 CHECK_EVERY = 5.0  # seconds
-SAY_AFTER = 20.0  # seconds without a worker until it is said; starting one takes a few
+SAY_AFTER = 20.0  # seconds without a worker until a message; starting one takes a few
 SAY_EVERY = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """CPUs and GPUs that a job counts on.
+    """CPUs and GPUs that a job may use.
 
     Attributes
     ----------
-    given_cpus, given_gpus : what an autoscaler will bring; None: what the cluster has now
-    patience : seconds that a stage waits for machines while it has no worker
+    given_cpus, given_gpus : totals that an autoscaler will provide; None: those that are there now
+    timeout : seconds that a stage waits for machines while it has no worker
     """
 
     given_cpus: int | None = None
@@ -45,31 +45,31 @@ class Capacity:
 
     @property
     def free_cpus(self) -> int:
-        """CPUs that actors may take.
+        """Return the number of CPUs that actors may take.
 
-        Ray Data waits for ever, in silence, when its tasks have none: two are left to them, or one
-        where there are fewer than four.
+        Ray Data waits for ever, in silence, when its tasks have no CPU: two are left to them, or
+        one where there are fewer than four.
         """
         return self.cpus - (2 if self.cpus >= 4 else 1)
 
 
 def _present(resource: str) -> int:
-    """How much of a resource the machines have that are there now."""
+    """Return the amount of a resource on the machines that are there now."""
     return int(ray.cluster_resources().get(resource, 0))
 
 
 class WorkerWatchdog:
-    """Whether a stage has a worker: says so where it has none, and ends a stage that stays so.
+    """Watchdog of a stage: reports when it has no worker, and ends it if none comes.
 
-    Ray waits for ever, in silence, for machines that no autoscaler brings, or that were lost and
+    Ray waits for ever, in silence, for machines that no autoscaler provides, or that were lost and
     not replaced.
 
     Parameters
     ----------
-    stage : what it is called in messages
-    workers : what the class names of its actors begin with
-    needs : of one of them, by resource
-    patience : seconds without any
+    stage : name of the stage in messages
+    workers : beginning of the class names of its actors
+    needs : resources of one actor, name -> amount
+    timeout : seconds without a worker after which the stage ends
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class WorkerWatchdog:
         self.said = self.alone_since + SAY_AFTER - SAY_EVERY
 
     def check(self) -> None:
-        """Look for workers, if that was not done just now.
+        """Look for workers, at most every `CHECK_EVERY` seconds.
 
         Raises
         ------
         InputError
-            There has been none for too long.
+            There has been no worker for longer than the timeout.
         """
         now = time.monotonic()
         if now - self.looked < CHECK_EVERY:
@@ -116,17 +116,17 @@ class WorkerWatchdog:
 
 
 def run_watched(work: Callable[[], T], check: Callable[[], None]) -> T:
-    """`work()`, done in a thread; `check` is called now and then until it is done.
+    """Run `work()` in a thread, and call `check` now and then until it is done.
 
-    What either of them raises is raised here, and interrupts are heeded at once. Work that was not
-    done then is left: it ends with this process.
+    Exceptions of either are raised here, and interrupts take effect at once. Unfinished work is
+    then abandoned: its thread ends with this process.
     """
     done: Future[T] = Future()
 
     def do() -> None:
         try:
             done.set_result(work())
-        except BaseException as error:  # of any kind: it is raised where the result is taken
+        except BaseException as error:  # raised again by done.result()
             done.set_exception(error)
 
     threading.Thread(target=do, daemon=True, name="attended").start()

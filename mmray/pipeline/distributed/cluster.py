@@ -1,4 +1,4 @@
-"""The Ray cluster a job runs on: joining it, and how its resources are shared out."""
+"""The Ray cluster of a job: connecting to it, and the division of its resources."""
 
 import json
 import logging
@@ -20,21 +20,21 @@ from mmray.system.errors import InputError
 
 
 def connect(capacity: Capacity | None = None) -> None:
-    """Join the cluster that is there, or start one on this machine.
+    """Join the running cluster, or start one on this machine.
 
-    A cluster is there if this is a submitted job, RAY_ADDRESS names one, or `ray start` was called
-    on this machine. Our own has at least four logical CPUs: Ray Data waits for ever, in silence,
-    when its actors take them all, and two are kept for its tasks.
+    A cluster is running if this is a submitted job, RAY_ADDRESS names one, or `ray start` was
+    called on this machine. One that is started here has at least four logical CPUs: Ray Data waits
+    for ever, in silence, when actors take them all, so two are kept for its tasks.
 
     Parameters
     ----------
-    capacity : what the job is told to count on; CPUs of our own are as many as that
+    capacity : CPUs and GPUs that the job may use; a cluster started here has these CPUs
 
     Raises
     ------
     InputError
-        RAY_ADDRESS names a cluster that does not answer, or GPUs are counted on that this machine,
-        alone, has not.
+        RAY_ADDRESS names a cluster that does not answer, or the capacity has more GPUs than this
+        machine, where there is no other.
     """
     capacity = capacity or Capacity()
     if not ray.is_initialized():
@@ -44,24 +44,24 @@ def connect(capacity: Capacity | None = None) -> None:
             ray.init(address=address, logging_level=logging.WARNING)
         else:
             _start(capacity)
-        # Ray puts its own in place, which aborts: no run would be ended, no sentence said.
+        # Ray installs a handler that aborts: the MLflow run would stay open, and nothing be said.
         signal.signal(signal.SIGTERM, on_sigterm)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours count images, not blocks
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # they warn of units that are large or slow
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # One says each time that its own bars are off, the other shows what is raised as well.
+    # The first reports each time that its bars are off, the second prints what is raised anyway.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
 
 
 def _start(capacity: Capacity) -> None:
-    """A Ray on this machine alone, which knows itself from others that run there.
+    """Start Ray on this machine alone, separate from other clusters that run there.
 
-    Ray Train asks the dashboard whether the one that directs the training lives. Its process looks
-    the address up anew, and may find that of another Ray, which has never heard of it: what the
-    training has of the cluster would be taken away in the middle.
+    Ray Train asks the dashboard whether the controller of the training is alive. Its process looks
+    the address up again, and may find that of another cluster, which does not know the controller:
+    the training would lose its resources halfway.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -71,13 +71,13 @@ def _start(capacity: Capacity) -> None:
     try:
         ray.init(
             address="local",
-            # Two more than there are: as many are left to tasks, which have next to nothing to do.
+            # Two more than there are, for the tasks of Ray Data, which have next to nothing to do.
             num_cpus=capacity.given_cpus or max(4, (os.cpu_count() or 1) + 2),
             dashboard_port=port,
             logging_level=logging.WARNING,
         )
     finally:
-        del os.environ[name]  # of this process, which may submit jobs elsewhere
+        del os.environ[name]  # this process may submit jobs elsewhere
         if before is not None:
             os.environ[name] = before
     present = Capacity().gpus
@@ -89,10 +89,10 @@ def _start(capacity: Capacity) -> None:
 
 
 def running_cluster() -> str | None:
-    """Address of the cluster to join, if there is one that answers."""
+    """Return the address of the cluster to join, if one answers."""
     named = os.environ.get("RAY_ADDRESS", "")
-    # What `ray start` leaves for `ray.init`, also when its machine was switched off: Ray would then
-    # try to join for minutes.
+    # The file of `ray start` stays even when its machine was switched off: Ray would then try to
+    # join for minutes.
     address = named or read_ray_address()
     host, _, port = (address or "").rpartition(":")
     if not port.isdigit():
@@ -110,20 +110,20 @@ def running_cluster() -> str | None:
 
 
 def summary(capacity: Capacity) -> str:
-    """What a job has to work with, as in "2 machines, 32 CPUs, 2 GPUs"."""
+    """Summarise the cluster in a phrase such as "2 machines, 32 CPUs, 2 GPUs"."""
     machines = sum(node["Alive"] for node in ray.nodes())
     counts = {"machine": machines, "CPU": capacity.cpus, "GPU": capacity.gpus}
     return ", ".join(f"{n or 'no'} {what}{'s' * (n > 1)}" for what, n in counts.items())
 
 
 def in_uploaded_folder() -> bool:
-    """Whether this job runs in a copy of the user's folder that vanishes with the job."""
+    """Tell whether the job runs in a copy of the user's folder that vanishes with the job."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     return bool(job.get("runtime_env", {}).get("working_dir"))
 
 
 def with_gpus(pool: ActorPool) -> ActorPool:
-    """A GPU for every actor, where the cluster has any; a share of one if actors must share."""
+    """Give every actor a GPU if the cluster has any, or a share of one if there are too few."""
     gpus = pool.capacity.gpus
     if not gpus:
         return pool
@@ -132,13 +132,13 @@ def with_gpus(pool: ActorPool) -> ActorPool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingWorkers:
-    """How many ranks train, and what each takes of the cluster.
+    """Number of training ranks, and the resources of each.
 
     Attributes
     ----------
-    fewest, most : training goes on with any number between them
-    resources : of one
-    patience : seconds that it waits for machines while it has none
+    fewest, most : training continues with any number of ranks between these
+    resources : of one rank, name -> amount
+    timeout : seconds that training waits for machines while it has no worker
     """
 
     fewest: int
@@ -148,18 +148,18 @@ class TrainingWorkers:
 
 
 def training_workers(workers: int | None, *, fewest: int, capacity: Capacity) -> TrainingWorkers:
-    """The workers that train.
+    """Choose the number of training workers and their resources.
 
     Parameters
     ----------
-    workers : at most; None: one a GPU; without any, one, which has all CPUs that are free
-    fewest : to go on with where machines are lost
-    capacity : of the cluster; a worker's CPUs are those of one machine at most
+    workers : most workers; None: one per GPU, or without GPUs a single one with all free CPUs
+    fewest : workers to continue with where machines are lost
+    capacity : of the cluster; a worker has at most the CPUs of one machine
 
     Raises
     ------
     InputError
-        The cluster has fewer GPUs, or CPUs, than the workers asked for.
+        The cluster has fewer GPUs or free CPUs than workers are asked for.
     """
     gpus, cpus = capacity.gpus, capacity.free_cpus
     count = workers or max(1, gpus)
@@ -177,13 +177,13 @@ def training_workers(workers: int | None, *, fewest: int, capacity: Capacity) ->
 
 
 def _largest_machine(capacity: Capacity) -> int:
-    """CPUs of the machine that has most of them, of those that are there."""
+    """Return the largest number of CPUs on one machine, starting a machine if there is none."""
 
     def largest() -> int:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         return max(int(resources.get("CPU", 0)) for resources in machines)
 
-    if not largest():  # all were idle, and went: how large they are shows when one is back
+    if not largest():  # idle machines were stopped: their size is known when one is back
         needs = {"CPU": 1.0}
         scout: Any = ray.remote(_ScaleUpProbe).options(num_cpus=1).remote()
         watchdog = WorkerWatchdog(
@@ -198,11 +198,11 @@ class _ScaleUpProbe:
     """An actor that makes an autoscaler start a machine."""
 
     def ping(self) -> None:
-        """Returns when it is there."""
+        """Return once the actor runs."""
 
 
 def mining_device(asked: Literal["auto", "cpu", "cuda"], capacity: Capacity) -> Device:
-    """Where mining computes: on GPUs if the cluster has any, unless told otherwise.
+    """Choose the device for mining: GPUs if the cluster has any, unless `asked` says otherwise.
 
     Raises
     ------

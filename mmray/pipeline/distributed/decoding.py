@@ -1,4 +1,4 @@
-"""Decoding of images on Ray: units of images, and the tasks that decode them."""
+"""Decoding of images on Ray: units of images, and their decoder."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from mmray.pipeline.distributed.units import ITEMS, RESTARTED, UNIT
 from mmray.system.arrays import Ids, Pixels
 from mmray.system.locations import error_line
 
-PIXEL_BUDGET = 256 << 20  # bytes of decoded images in a unit, about
+PIXEL_BUDGET = 256 << 20  # approximate bytes of the decoded images of a unit
 UNKNOWN_PHOTO = 36 << 20  # bytes of a decoded photo of 12 megapixels
-_EXPANSION = 12  # bytes of pixels for a byte of JPEG, about
+_EXPANSION = 12  # approximate bytes of pixels for a byte of JPEG
 
 
 def units_of(images: Collection, *, shard_size: int, longest_side: int | None) -> pa.Table:
-    """Table of work: consecutive images, `shard_size` a unit or as many as fit the pixel budget."""
+    """Divide images into units of `shard_size`, or fewer where the pixel budget is smaller."""
     starts = _starts(images, shard_size, longest_side)
     ends = np.append(starts[1:], len(images)).astype(np.int64)
     rows = pa.StructArray.from_arrays(
@@ -40,7 +40,7 @@ def units_of(images: Collection, *, shard_size: int, longest_side: int | None) -
 
 
 def _starts(images: Collection, shard_size: int, longest_side: int | None) -> Ids:
-    """The first image of each unit."""
+    """Return the place of the first image of each unit."""
     if longest_side is not None:
         size = max(1, min(shard_size, PIXEL_BUDGET // (3 * longest_side**2)))
         return np.arange(0, len(images), size)
@@ -58,14 +58,14 @@ def _starts(images: Collection, shard_size: int, longest_side: int | None) -> Id
 
 
 class Decoder:
-    """Reads and decodes the images of a unit; what cannot be read becomes an error text."""
+    """Decoder of units: reads and decodes their images; failures become error texts."""
 
     def __init__(self, longest_side: int | None, max_pixels: int, crop: int | None = None) -> None:
         self.longest_side, self.max_pixels, self.crop = longest_side, max_pixels, crop
         self.isolated = IsolatedDecoder()
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        # Whatever ended the actor may have been an image, and it would end it again.
+        # An image may have ended the actor before, and would end it again.
         isolated = unit.get(RESTARTED, False)
         items = [image_of(row) for row in unit["images"]]
         decoded, digests, total = [], [], 0
@@ -76,7 +76,7 @@ class Decoder:
             digests.append(None if isinstance(data, OSError) else hashlib.sha256(data).digest())
             total += 0 if isinstance(data, OSError) else len(data)
         pixels = [each.pixels for each in decoded if each.pixels is not None]
-        if self.crop is not None:  # here, not beside the network: less is sent to it
+        if self.crop is not None:  # here and not beside the network, so that less is sent
             pixels = [center_crop(image, self.crop) for image in pixels]
         return {
             UNIT: unit[UNIT],
@@ -104,7 +104,7 @@ class Decoder:
 
 
 def unpacked(pixels: bytes, shapes: Sequence[Sequence[int]]) -> list[Pixels]:
-    """The images, of shapes (h, w, 3), that lie one after the other in a buffer."""
+    """Split a buffer into images of the given shapes (h, w, 3), which lie one after the other."""
     flat = np.frombuffer(pixels, np.uint8)
     ends = np.cumsum([height * width * depth for height, width, depth in shapes])
     return [part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes, strict=False)]

@@ -1,4 +1,7 @@
-"""Extraction: images to descriptors, a shard of images at a time."""
+"""Extraction of descriptors from images, a shard of images at a time.
+
+m images of a unit, p descriptors, d dimensions.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,13 +26,13 @@ from mmray.system.locations import prefetch
 
 
 def _prepared_device(threads: int) -> torch.device:
-    """Prepare this actor for computing, and return its device."""
+    """Configure torch in this actor, and return its device."""
     configure_torch(threads)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class ExtractionWorker:
-    """Holds the network and turns units of decoded images into shards of descriptors."""
+    """Worker that turns units of decoded images into shards of descriptors."""
 
     def __init__(
         self, network: list[ray.ObjectRef[Any]], settings: DescriptorSettings, threads: int
@@ -50,7 +53,7 @@ class ExtractionWorker:
         deviations: list[float | None] = [None] * unit[ITEMS]
         descriptors[good] = self._embed(self.reduced or self.exact, images)
         if self.reduced is not None and images:
-            # One image a unit, also in single precision: cheap, and spread over the collection.
+            # One image per unit also in single precision: cheap, and spread over the collection.
             exact = self._embed(self.exact, images[:1])[0]
             deviations[good[0]] = 1 - (descriptors[good[0]] * exact).sum(axis=1).min()
         return features_table(
@@ -62,7 +65,7 @@ class ExtractionWorker:
         )
 
     def _embed(self, model: EmbeddingNet, images: Sequence[Pixels]) -> Features:
-        """(m, p, d)."""
+        """Compute the descriptors (m, p, d) float32 of images with the settings."""
         settings = self.settings
         return embed(
             model,
@@ -76,7 +79,7 @@ class ExtractionWorker:
 
 
 class RegionWorker:
-    """Sums up the vectors of the regions of a unit's images, from which a PCA is learned."""
+    """Worker that sums up the region vectors of a unit's images, to learn PCA from."""
 
     def __init__(
         self, network: list[ray.ObjectRef[Any]], settings: DescriptorSettings, threads: int
@@ -108,9 +111,18 @@ def extract(
     report: Callable[[Mapping[str, float]], None] | None = None,
     most_bad: int | None = None,
 ) -> None:
-    """Write the descriptors of all images as shards into `output`; those that are there are kept.
+    """Write the descriptors of all images as shards into `output`; existing shards are kept.
 
-    Where more images than `most_bad` cannot be read it ends early.
+    Parameters
+    ----------
+    images : the images to describe
+    model : the network
+    settings : descriptors, preprocessing and precision
+    output : folder of the shards
+    pool : the actors to run
+    label : of the progress display
+    report : receives the figures of the progress now and then
+    most_bad : extraction ends early once more images than this cannot be read; None: never
     """
     _run(
         ExtractionWorker,
@@ -134,9 +146,22 @@ def sum_up_regions(
     pool: ActorPool,
     label: str,
 ) -> Moments:
-    """Moments of the vectors of all regions of the images, those that cannot be read left out.
+    """Compute the moments of the region vectors of all readable images.
 
-    Those of a unit are written as a shard into `output`; the ones that are there are kept.
+    The moments of each unit are written as a shard into `output`; existing shards are kept.
+
+    Parameters
+    ----------
+    images : the images to learn from
+    model : the network, with c channels
+    settings : regions and preprocessing
+    output : folder of the shards
+    pool : the actors to run
+    label : of the progress display
+
+    Returns
+    -------
+    Moments : number, mean (c,) and scatter (c, c) of the vectors
     """
     _run(
         RegionWorker,
@@ -162,7 +187,7 @@ def _run(
     pool: ActorPool,
     **options: Any,
 ) -> None:
-    """`run_units` of decoded images; the options are its own."""
+    """Run a worker on units of decoded images; further options go to `run_units`."""
     preprocessing = settings.preprocessing
     run_units(
         units_of(images, shard_size=settings.shard_size, longest_side=preprocessing.longest_side),

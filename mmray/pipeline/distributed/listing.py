@@ -1,4 +1,4 @@
-"""Listing the images inside tar and Parquet files, a file at a time."""
+"""Listing of the images inside tar and Parquet files, a file at a time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from mmray.system.locations import prefetch
 
 
 class Indexer:
-    """Lists the images of the file that a unit names."""
+    """Worker that lists the images of the file that a unit names."""
 
     def __init__(self, column: str | None) -> None:
         self.column = column
@@ -25,12 +25,14 @@ class Indexer:
 def index_containers(
     uris: Sequence[str], *, column: str | None, output: Folder, pool: ActorPool
 ) -> list[Collection]:
-    """The images of each file, as shards in `output` too; those that are there are kept.
+    """List the images of each file, with a shard per file in `output`; existing shards are kept.
 
     Parameters
     ----------
     uris : of tar and Parquet files
-    column : of Parquet files, see `containers.index`
+    column : of images in Parquet files, see `images.containers.index`
+    output : folder of the shards
+    pool : the actors to run
     """
     if not uris:
         return []

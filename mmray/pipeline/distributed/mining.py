@@ -1,4 +1,7 @@
-"""Mining: pools for blocks of anchors, on features and a graph that all workers of a node share."""
+"""Mining on Ray: pools of blocks of anchors, on features and a graph that a node's workers share.
+
+n items, a anchors.
+"""
 
 from typing import Any
 
@@ -15,7 +18,7 @@ from mmray.system.folder import Folder
 
 
 class MiningWorker:
-    """Solves eq. (3) for blocks of anchors and picks their pools, eqs. (5) and (6)."""
+    """Worker that solves eq. (3) for blocks of anchors and picks their pools, eqs. (5) and (6)."""
 
     def __init__(
         self, given: list[ray.ObjectRef[Any]], method: MiningMethod, options: dict[str, Any]
@@ -38,7 +41,18 @@ def mine(
     pool: ActorPool,
     device: Device = "cpu",
 ) -> None:
-    """Write the pools of all anchors (a,), in 0..n-1, as shards of `block` anchors."""
+    """Write the pools of all anchors as shards of `block` anchors; existing shards are kept.
+
+    Parameters
+    ----------
+    given : features, graph and image ids of the n items
+    anchors : (a,) int64, in 0..n-1
+    method : kinds and sizes of the pools, and the solver
+    block : anchors of a shard
+    output : folder of the shards
+    pool : the actors to run
+    device : "cpu" or "cuda"
+    """
     starts = range(0, len(anchors), block)
     blocks = [anchors[start : start + block] for start in starts]
     work = pa.table(

@@ -1,4 +1,4 @@
-"""k-NN of all items: blocks of query rows against an index that all workers of a node share."""
+"""k-NN search of all items on Ray: blocks of rows against an index that a node's workers share."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmray.system.folder import Folder
 
 
 class NeighborWorker:
-    """Searches the whole database for a block of its rows."""
+    """Worker that searches the whole database for a block of its rows."""
 
     def __init__(self, index: list[ray.ObjectRef[Any]], k: int, options: dict[str, Any]) -> None:
         # Its arrays are views of shared memory.
@@ -36,11 +36,16 @@ def find_neighbors(
     pool: ActorPool,
     **options: Any,
 ) -> None:
-    """Write the k nearest of every row of an index as shards of `block` rows.
+    """Write the k nearest rows of every row of an index as shards of `block` rows.
 
     Parameters
     ----------
-    options : further keyword arguments of the index's `nearest_neighbors`
+    index : exact or approximate
+    k : neighbours of a row, which is among them
+    block : rows of a shard
+    output : folder of the shards; existing ones are kept
+    pool : the actors to run
+    options : further keyword arguments of the index's `search`
     """
     starts = np.arange(0, len(index.database), block)
     work = pa.table(

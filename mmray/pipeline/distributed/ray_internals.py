@@ -1,7 +1,7 @@
-"""The private modules of Ray that mmray uses, and what for; nothing else imports from them.
+"""The private functions of Ray that mmray uses; no other module imports private ones.
 
-They are of the version that requirements.txt pins; tests/pipeline/distributed/test_ray_internals.py
-says what breaks with another.
+They are those of the version that requirements.txt pins; with another version
+tests/pipeline/distributed/test_ray_internals.py shows what breaks.
 """
 
 from typing import Any
@@ -17,15 +17,15 @@ WRITTEN_FOR = "2.60.0"
 
 
 def living_actors() -> list[str]:
-    """Return the class names of this job's actors that are alive; no public call filters by job."""
+    """Return the class names of this job's living actors; no public call filters by job."""
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     alive = state.actors(job_id=job, actor_state_name="ALIVE")
     return [str(actor["ActorClassName"]) for actor in alive.values()]
 
 
 def set_callbacks(dataset: "ray.data.Dataset", *callbacks: type[Any]) -> None:
-    """Have Ray Data call these `ExecutionCallback`s while it runs the dataset.
+    """Register `ExecutionCallback`s that Ray Data calls while it runs a dataset.
 
-    An exception that one raises is raised where the dataset is iterated.
+    An exception in a callback is raised where the dataset is iterated.
     """
     dataset.context.custom_execution_callback_classes = list(callbacks)

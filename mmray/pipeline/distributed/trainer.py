@@ -1,4 +1,4 @@
-"""Fine-tuning on Ray Train: the same loop on every rank, a checkpoint an epoch."""
+"""Fine-tuning on Ray Train: the same loop on every rank, a checkpoint after each epoch."""
 
 import logging
 import tempfile
@@ -26,20 +26,20 @@ from mmray.training.job import History, TrainingJob
 from mmray.training.validation import SPREAD, collapsed
 
 CHECKPOINTS = "checkpoints"
-REFUSED = "refused.txt"  # why a rank cannot go on, for the others and the driver
-RANKS = "RayTrainWorker"  # what Ray Train calls its actors
-SHOWN = ("loss", "manifold_map", "map")  # of an epoch's metrics, on the terminal
+REFUSED = "refused.txt"  # the error of a rank that cannot go on, for other ranks and the driver
+RANKS = "RayTrainWorker"  # class name of Ray Train's actors
+SHOWN = ("loss", "manifold_map", "map")  # metrics of an epoch that the terminal shows
 FAILURES = 10  # workers and machines that may vanish before training gives up
-RESIZE_EVERY = 300.0  # seconds between two looks whether more workers have room
+RESIZE_EVERY = 300.0  # seconds between checks for room for more workers
 
 Log = Callable[[History], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What a training left: the last network, that of the best epoch, metrics of every epoch.
+    """Result of training: the last network, the best network, and the metrics of every epoch.
 
-    Either is a mean of networks where such means are measured.
+    Both are means of networks where `TrainingConfig.average` is set.
     """
 
     last: EmbeddingNet
@@ -50,17 +50,20 @@ class TrainingResult:
 def fine_tune(
     job: TrainingJob, *, folder: Folder, workers: TrainingWorkers, log: Log = lambda history: None
 ) -> TrainingResult:
-    """Train, or go on training, with checkpoints in `folder`.
+    """Fine-tune a network, from the last checkpoint in `folder` if there is one.
 
     Parameters
     ----------
-    log : is given the metrics of all epochs by rank 0 whenever there is a new checkpoint, and where
-        it goes on from one
+    job : network, data and settings
+    folder : of the checkpoints
+    workers : number of ranks, and their resources
+    log : called by rank 0 with the metrics of all epochs, after each new checkpoint and when
+        training continues from one
 
     Raises
     ------
     InputError
-        Training diverged, an image vanished, too many workers were lost, or no machine came.
+        Training diverged, an image can no longer be read, or no worker could start in time.
     """
     elastic = workers.fewest < workers.most
     if folder.has(REFUSED):
@@ -73,7 +76,7 @@ def fine_tune(
             "log": log,
             "folder": folder,
         },
-        # Ray types these two as those of Train's version 1.
+        # Ray's type hints for these two are those of version 1 of Ray Train.
         scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]
             num_workers=(workers.fewest, workers.most) if elastic else workers.most,  # type: ignore[arg-type]
             use_gpu="GPU" in workers.resources,
@@ -91,7 +94,7 @@ def fine_tune(
     attendance = WorkerWatchdog(
         "train", workers=RANKS, needs=workers.resources, timeout=workers.timeout
     )
-    # In a thread Ray Train leaves Ctrl-C alone: its own handler would wait for the workers first.
+    # In a thread Ray Train does not handle Ctrl-C; its handler would wait for the workers first.
     result = run_watched(trainer.fit, attendance.check)
     if folder.has(REFUSED):
         raise InputError(folder.read(REFUSED).decode())
@@ -105,14 +108,15 @@ def fine_tune(
 
 
 def _train_on_rank(arguments: dict[str, Any]) -> None:
+    """Train on one rank; store an InputError for the other ranks and the driver."""
     folder: Folder = arguments["folder"]
     if folder.has(REFUSED):
         return
     try:
         _train(arguments["job"], arguments["threads"], arguments["log"])
     except InputError as error:
-        # Ray Train would start all ranks again and again, and then show its own error: they find
-        # this instead, and end.
+        # Ray Train would restart all ranks again and again, and then show its own error: restarted
+        # ranks find this file and end.
         folder.write(REFUSED, str(error).encode())
         raise
 
@@ -126,7 +130,7 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as path:
             tuning.restore(Path(path))
-        if first:  # it may have been stopped between the two
+        if first:  # the job may have been stopped between the checkpoint and the log
             log(tuning.history)
 
     def report() -> None:
@@ -144,9 +148,9 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log) -> None:
             if collapsed(tuning.history) and tuning.epoch:
                 before, now = tuning.history[0][SPREAD], metrics[SPREAD]
                 announce(
-                    f"  the embedding collapses: 1 - mean cosine {now:.2f}, first {before:.2f}; "
-                    "the triplet loss resists (--training.loss triplet), a lower "
-                    "--training.learning-rate delays it"
+                    f"  the embedding collapses: 1 - mean cosine is {now:.2f}, initially "
+                    f"{before:.2f}; use the triplet loss, which resists (--training.loss triplet), "
+                    "or lower --training.learning-rate, which delays it"
                 )
             log(tuning.history)
 

@@ -1,8 +1,8 @@
-"""The one pattern of every distributed stage: a resumable map of an actor pool over units of work.
+"""The pattern of all distributed stages: a resumable map of an actor pool over units of work.
 
-A unit is one row of a table and becomes one Parquet shard, written whole by the actor that computed
-it under a name made of the unit's number. A shard that is there is a unit that is done: running
-the same command again computes the missing ones only, in any order, on any number of actors, and
+A unit is one row of a table and becomes one Parquet shard. The actor that computes the unit writes
+the shard whole, under a name made of the unit's number. A unit is done if its shard exists: running
+the same command again computes only the missing ones, in any order, on any number of actors, and
 gives the same files. Ray Data never splits or merges rows, so a unit's membership is fixed.
 """
 
@@ -22,26 +22,34 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress
 
-UNIT = "unit"  # the column that numbers the units of a table of work
-ITEMS = "items"  # the column that says how many items a unit has, for the progress display
-SUMMED = ("bytes", "bad")  # columns that preparing a unit may add, for the same
+UNIT = "unit"  # column of a table of work: number of the unit
+ITEMS = "items"  # column of a table of work: items of the unit, for the progress display
+SUMMED = ("bytes", "bad")  # entries that preparing a unit may add, for the progress display
 RECEIPT = (ITEMS, *SUMMED)
-ACTORS = "MapWorker"  # what Ray Data calls the actors of a pool
+ACTORS = "MapWorker"  # beginning of the class names of Ray Data's actors
 
-RESTARTED = "restarted"  # given to a preparation: whether its actor died and was started again
+RESTARTED = "restarted"  # entry of a unit: whether its actor died and was started again
 
 Preparation = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Worker(Protocol):
-    """Computes the shard of one unit of work; built once an actor."""
+    """Interface of workers: compute the shard of a unit; each actor builds one worker."""
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorPool:
-    """How many actors work, what each of them takes, and of what."""
+    """Limits on the number of actors, and the resources of each.
+
+    Attributes
+    ----------
+    minimum : fewest actors, which share GPUs where these are fewer
+    maximum : most actors; None: as many as there is room for
+    cpus, gpus : of one actor
+    capacity : CPUs and GPUs that the job may use
+    """
 
     minimum: int = 1
     maximum: int | None = None
@@ -50,12 +58,12 @@ class ActorPool:
     capacity: Capacity = field(default_factory=Capacity)
 
     def size(self) -> int:
-        """How many actors there is room for, beside tasks.
+        """Return the number of actors that there is room for, beside tasks.
 
         Raises
         ------
         InputError
-            There is no room for one.
+            There is no room for an actor.
         """
         room = self.capacity.free_cpus // self.cpus
         if self.gpus:
@@ -72,16 +80,17 @@ class ActorPool:
 
     @property
     def needs(self) -> dict[str, float]:
-        """What an actor takes, by resource."""
+        """Return the resources of an actor, name -> amount."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
 def shard_name(unit: int) -> str:
+    """Return the file name of a unit's shard."""
     return f"part-{unit:06d}.parquet"
 
 
 class _ShardWriter:
-    """The actor: computes a unit, writes its shard, answers with a receipt."""
+    """Actor that computes a unit, writes its shard, and returns a receipt."""
 
     def __init__(
         self,
@@ -93,7 +102,7 @@ class _ShardWriter:
     ) -> None:
         self.worker = worker(*arguments)
         self.output, self.prepare, self.layout = output, prepare, layout
-        with warnings.catch_warnings(action="ignore"):  # Ray's, of what it calls itself
+        with warnings.catch_warnings(action="ignore"):  # Ray warns about its own call
             self.restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -126,28 +135,35 @@ def run_units(
     Parameters
     ----------
     work : table
-        One row a unit, with the columns `unit` and `items`; the rest is the worker's.
+        One row per unit, with the columns `unit` and `items`; the others are for the worker.
     worker, arguments
-        `worker(*arguments)` is built once an actor. Large arrays go in as object references, which
-        the worker opens itself.
+        Each actor builds `worker(*arguments)` once. Large arrays are passed as object references,
+        which the worker opens itself.
+    output
+        Folder of the shards.
+    pool
+        The actors to run.
+    label
+        Name of the stage in the progress display and in messages.
     prepare
-        What a CPU does to a unit before the worker gets it (decoding): takes and returns a unit,
-        and may add `bytes` and `bad` to what the progress shows. It runs in the actor.
+        Work of a CPU on a unit before the worker takes it, such as decoding: takes and returns a
+        unit, to which it may add `bytes` and `bad` for the progress display. It runs in the actor.
     ahead_bytes
-        If given, it runs ahead of the actors instead, on any CPU of the cluster: so GPUs are kept
-        busy. This is the size of a prepared unit at most; so many wait in the object store as keep
-        the actors busy, and no more.
+        If not 0, `prepare` runs ahead of the actors instead, on any CPU of the cluster, which keeps
+        GPUs busy. The value is the largest size of a prepared unit in bytes; it bounds the units
+        that wait in the object store to as many as keep the actors busy.
     layout
-        Of the shards, where it is not the usual one: see `Folder.write_table`.
+        Options of `Folder.write_table` for the shards.
     report
-        Is told the figures of `Progress` now and then.
+        Receives the figures of the progress now and then.
     most_bad
-        It ends early where more items than this are bad.
+        The run ends early once more items than this are bad; None: never.
 
     Raises
     ------
     InputError
-        A worker met an input that cannot be used. Shards that are written stay.
+        An input of a worker cannot be used, or no worker could start in time. Shards that are
+        written stay.
     """
     done = set(output.names())
     missing = [row for row in range(len(work)) if shard_name(work[UNIT][row].as_py()) not in done]
@@ -157,12 +173,11 @@ def run_units(
         if not missing:
             return
         size = min(pool.size(), len(missing))
-        # `from_arrow` would look at each block in a task, which takes a CPU, and before that a
-        # machine.
+        # `from_arrow` would inspect each block in a task, which takes a CPU and thus a machine.
         dataset = ray.data.from_blocks([work.slice(row, 1) for row in missing])
         if prepare is not None and ahead_bytes:
             _bound(dataset, ahead_bytes, size, pool.capacity.free_cpus)
-            # Asking for memory also keeps Ray Data from joining it to the actor's own work.
+            # Asking for memory also keeps Ray Data from fusing the preparation with the worker.
             dataset = dataset.map(prepare, num_cpus=1, memory=2 * ahead_bytes)
             prepare = None
         receipts = dataset.map(
@@ -170,8 +185,8 @@ def run_units(
             fn_constructor_args=(worker, arguments, output, prepare, layout or {}),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
-            # All of them at once, of a size that never changes: those that have no room yet are
-            # what makes an autoscaler add machines, and go to work when these are there.
+            # A pool of fixed size, all actors at once: those without room make an autoscaler add
+            # machines, and start when these are there.
             compute=ray.data.ActorPoolStrategy(size=size),
         )
         watchdog = WorkerWatchdog(
@@ -188,7 +203,7 @@ def run_units(
 
 
 def _watch(dataset: ray.data.Dataset, watchdog: WorkerWatchdog) -> None:
-    """Have Ray Data look for workers while it runs; where it must not go on, iterating raises."""
+    """Check a watchdog while Ray Data runs a dataset; its errors are raised by iterating."""
 
     class Watching(ExecutionCallback):
         def on_execution_step(self, executor: Any) -> None:
@@ -198,7 +213,7 @@ def _watch(dataset: ray.data.Dataset, watchdog: WorkerWatchdog) -> None:
 
 
 def _bound(dataset: ray.data.Dataset, unit_bytes: int, actors: int, cpus: int) -> None:
-    """Limit what waits in the object store to one unit a CPU that prepares, and two an actor."""
+    """Limit the object store to one prepared unit per preparing CPU and two per actor."""
     units = 2 * actors + max(1, cpus)
     dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=units * unit_bytes

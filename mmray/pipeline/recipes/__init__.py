@@ -1,1 +1,1 @@
-"""The jobs: which stages they run, in which order."""
+"""The recipes of the jobs: the stages that each runs, in order."""

@@ -1,7 +1,7 @@
-"""The rows of Tables 1 and 2 side by side: the recipe of `jobs/ablation.py`.
+"""The recipe of `jobs/ablation.py`: the rows of Tables 1 and 2 as one comparison.
 
-Every row is a whole run with a few settings changed, below one MLflow run. What rows have in
-common, as the features and the graph, is one stage, computed once. A row that is done is read.
+Every row is a whole run with a few settings changed, nested in one MLflow run. Stages that rows
+have in common, such as the features and the graph, are run once. A row that is done is read.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from mmray.training.supervised.losses import BASELINE_LABELS
 
 
 class LearningApplication(Protocol):
-    """A use of the method, as a module: retrieval or fine-grained."""
+    """Interface of the recipes to compare: the modules `retrieval` and `finegrained`."""
 
     def read_inputs(self, config: Any) -> Inputs: ...
     def with_demo(self, session: Session[Any]) -> Any: ...
@@ -53,7 +53,7 @@ CONFIGS: dict[Application, type[RetrievalConfig] | type[FinegrainedConfig]] = {
     "finegrained": FinegrainedConfig,
 }
 RESULT = "result.json"
-TO_MINE = ("extract", "graph", "mine")  # the stages that a row has at least
+TO_MINE = ("extract", "graph", "mine")  # stages that every row needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,10 @@ class Row:
 
     Attributes
     ----------
-    label : in the table; marked where it uses labels
-    changes : of the settings
-    anchors_of : it takes as many anchors as this other row has, of the same seed
+    name : for --rows
+    label : in the table; it says so where the row uses labels
+    changes : to the settings
+    anchors_of : another row; this one takes as many anchors as that has for the same seed
     """
 
     name: str
@@ -86,7 +87,7 @@ def _baseline(baseline: SupervisedBaseline) -> Row:
     )
 
 
-# Table 1, then what labels would bring, then Table 2.
+# Table 1, then oracles that use labels, then Table 2.
 METHOD: tuple[Row, ...] = (
     Row(name="nearest-random", label="NN^e_5 / X \\ NN^e_5", changes=_pools("euclidean", "random")),
     Row(name="hard-random", label="P+ / X \\ NN^e_5", changes=_pools("manifold", "random")),
@@ -150,11 +151,11 @@ FEATURES: tuple[Row, ...] = (
 
 
 def rows_of(config: AblationConfig) -> tuple[Row, ...]:
-    """The rows that the settings ask for; InputError names one that does not exist."""
+    """Select the rows that the settings ask for; InputError where a row does not exist."""
     if config.study == "features":
         rows = FEATURES
     elif config.kind == "finegrained":
-        # There all items are the anchors to begin with.
+        # The fine-grained settings take all items as anchors anyway.
         rows = tuple(row for row in METHOD if row.name != "anchors-all") + BASELINES
     else:
         rows = METHOD
@@ -168,7 +169,7 @@ def rows_of(config: AblationConfig) -> tuple[Row, ...]:
 
 
 def run(config: AblationConfig) -> str:
-    """Fill the rows that are not filled yet.
+    """Run all rows that are not done yet.
 
     Returns
     -------
@@ -177,7 +178,7 @@ def run(config: AblationConfig) -> str:
     Raises
     ------
     InputError
-        A setting, an input or the cluster cannot be used. What was done until then is kept.
+        A setting, an input or the cluster cannot be used. Stages that are done are kept.
     """
     _check(config)
     storage = usable_storage(config)
@@ -204,7 +205,7 @@ def _report(config: AblationConfig, results: Sequence[RowResult]) -> Report:
     note = f"Mean and standard deviation over the seeds {', '.join(map(str, seeds))}."
     return Report(
         title=f"{len({result.name for result in results})} rows, {config.network}",
-        summary=("Figures are of the networks that were kept, in percent.",),
+        summary=("All measures are in percent, for the networks that were kept.",),
         results=Table(
             head=head, rows=tuple(rows), numbers=numbers, note=note if len(seeds) > 1 else ""
         ),
@@ -212,7 +213,7 @@ def _report(config: AblationConfig, results: Sequence[RowResult]) -> Report:
 
 
 def _check(config: AblationConfig) -> None:
-    """Refuse what a comparison cannot be made of."""
+    """Check the settings of a comparison."""
     if config.seed:
         raise InputError(f"--seed {config.seed}: rows have several; name them with --seeds")
     if not config.seeds or len({*config.seeds}) < len(config.seeds) or min(config.seeds) < 0:
@@ -231,7 +232,7 @@ def _results(session: Session[Any], rows: Sequence[Row], inputs: Inputs) -> list
     inputs = dataclasses.replace(
         inputs, unlabelled=dataclasses.replace(inputs.unlabelled, images=images)
     )
-    # Where a set is missing, the fingerprint of a fine-grained row has None for it.
+    # The fingerprint of a fine-grained row has None for a missing set.
     no_set = [None] if config.kind == "finegrained" else []
     digests = (
         images.digest(),
@@ -259,7 +260,7 @@ def _filled(
     inputs: Any,
     digests: Any,
 ) -> RowResult:
-    """A row of one seed: read if it was filled before, else run."""
+    """Return the result of a row for one seed: read if it was run before, else run."""
 
     def work(stage: StageFolder) -> Counts:
         name = f"{row.name}, seed {config.seed}"
@@ -285,7 +286,7 @@ def _filled(
 def _row_config(
     config: AblationConfig, row: Row, seed: int, anchors: dict[str, int]
 ) -> RetrievalConfig | FinegrainedConfig:
-    """The settings of a row as those of its own job."""
+    """Convert the settings of a row to those of its job."""
     kind = CONFIGS[config.kind]
     names = {field.name for field in dataclasses.fields(kind)}
     plain = kind(**{name: getattr(config, name) for name in names})

@@ -1,4 +1,4 @@
-"""What a comparison of runs measured, and its table: means and standard deviations over seeds."""
+"""Results of a comparison of runs, and their table of means and deviations over seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ MEASURES = ("mAP", "R@1", "R@2", "R@4", "R@8", "NMI")
 
 @dataclass(frozen=True, kw_only=True)
 class RowResult:
-    """What came of a row for one seed; rates and figures in [0, 1], None where not known.
+    """Result of a row for one seed; rates and measures are in [0, 1], None where unknown.
 
     Attributes
     ----------
-    anchors : that were mined for
-    positives, negatives : how many of the pools' pairs are true
-    epoch, epochs : the network that was kept, and how many were trained
-    initial, tuned : figures of the two networks, by column
+    anchors : number of anchors
+    positives, negatives : share of the pools' positive and negative pairs that are true
+    epoch, epochs : epoch of the network that was kept, and number of epochs trained
+    initial, tuned : measures of the initial and the fine-tuned network, by column
     """
 
     name: str
@@ -61,7 +61,7 @@ class RowResult:
         return cls(**stored)
 
     def metrics(self) -> dict[str, float]:
-        """As MLflow lists them below the comparison's own run."""
+        """Return the metrics to log with the MLflow run of the comparison."""
         rates = {"positives": self.positives, "negatives": self.negatives}
         known = {key: value for key, value in rates.items() if value is not None}
         figures = {column.replace("@", "-at-"): value for column, value in self.tuned.items()}
@@ -73,7 +73,7 @@ def _known(rate: float) -> float | None:
 
 
 def _figures(scores: Sequence[Score], *, initial: bool) -> dict[str, float]:
-    """Figures by their column; PCA of the one network and LDA of the other share theirs."""
+    """Return the measures of a network by column; PCA and LDA share the column "whitened"."""
     found, several = {}, len({score.benchmark for score in scores}) > 1
     for score in scores:
         if (score.network == INITIAL) == initial and score.search == "plain":
@@ -85,16 +85,16 @@ def _figures(scores: Sequence[Score], *, initial: bool) -> dict[str, float]:
 
 
 def comparison_table(results: Sequence[RowResult]) -> str:
-    """`comparison` as a Markdown table."""
+    """Format results as a Markdown table, see `comparison`."""
     head, rows, _ = comparison(results)
     return table(head, rows, numbers=len(head) - 1)
 
 
 def comparison(results: Sequence[RowResult]) -> Cells:
-    """Rows in percent, as cells: what was mined, and mean ± deviation over the seeds.
+    """Lay out results as cells, in percent: mining, and mean ± standard deviation over the seeds.
 
     The standard deviation is that of the population of seeds; a single seed has none. The last
-    columns are the figures that rows are compared by.
+    columns are the measures by which rows are compared.
     """
     columns = sorted({name for result in results for name in result.tuned}, key=_place)
     columns = [name for name in columns if not name.endswith(DEVIATION)]
@@ -122,7 +122,7 @@ def comparison(results: Sequence[RowResult]) -> Cells:
 
 
 def _place(column: str) -> tuple[int, str]:
-    """Columns by their measure, as fine-grained papers order them."""
+    """Return the sort key of a column: measures in the order of fine-grained papers."""
     found = [place for place, measure in enumerate(MEASURES) if measure in column.split()]
     return found[0] if found else len(MEASURES), column
 

@@ -1,4 +1,4 @@
-"""Networks to figures on labelled sets: the recipe of `jobs/evaluate.py`."""
+"""The recipe of `jobs/evaluate.py`: networks measured on labelled sets."""
 
 import dataclasses
 from collections import Counter
@@ -26,16 +26,16 @@ NETWORKS = get_args(Network)
 
 
 def run(config: EvaluateJobConfig) -> list[Score]:
-    """Measure all that the settings ask for, as far as it is not done yet.
+    """Measure the networks on the labelled sets, skipping stages that are done.
 
     Returns
     -------
-    The scores; below them the paper's own, where a network and its setting are the paper's.
+    The scores, followed by those of the paper where a network and its setting are the paper's.
 
     Raises
     ------
     InputError
-        A setting, an input or the cluster cannot be used. What was done until then is kept.
+        A setting, an input or the cluster cannot be used. Stages that are done are kept.
     """
     storage = usable_storage(config)
     candidates = [
@@ -55,8 +55,8 @@ def run(config: EvaluateJobConfig) -> list[Score]:
         write_report(
             session,
             Report(
-                title=f"{_listed(each.label for each in candidates)}, measured",
-                summary=(f"On {_listed(each.name for each in sets)}.",),
+                title=f"Evaluation of {_listed(each.label for each in candidates)}",
+                summary=(f"Measured on {_listed(each.name for each in sets)}.",),
                 results=scores_table(measured.scores),
                 retrieval=searches(measured.found, seed=config.seed, max_pixels=config.max_pixels),
             ),
@@ -65,7 +65,7 @@ def run(config: EvaluateJobConfig) -> list[Score]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """A, B and C."""
+    """Join names as in "A, B and C"."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
@@ -73,17 +73,18 @@ def _listed(names: Iterable[str]) -> str:
 def read_candidate(
     model: str, poolings: Sequence[Descriptor], *, storage: Folder, uri: str | None
 ) -> EvaluatedNetwork:
-    """A network by what --model names: [LABEL=]FOLDER, [LABEL=]NETWORK or [LABEL=]NETWORK:FILE.
+    """Load a network that --model names: [LABEL=]FOLDER, [LABEL=]NETWORK or [LABEL=]NETWORK:FILE.
 
     Parameters
     ----------
-    poolings : their whitenings are taken from the folder, where it has any
-    storage, uri : where MLflow is that a model's URI in place of a folder is known to
+    model : the value of --model; a URI of MLflow may stand for FOLDER
+    poolings : descriptors whose whitenings are read from the folder, where it has any
+    storage, uri : storage of the runs and tracking server, for a URI of MLflow
 
     Raises
     ------
     InputError
-        It is neither a model that a run left nor the name of a network.
+        The value is neither the model of a run nor the name of a network.
     """
     label, mark, named = model.partition("=")
     if not mark:
@@ -113,7 +114,7 @@ def read_candidate(
 def _with_pca(
     session: Session[EvaluateJobConfig], candidate: EvaluatedNetwork, settings: DescriptorSettings
 ) -> EvaluatedNetwork:
-    """The same network, also measured with PCA whitening learned from independent images."""
+    """Add PCA whitenings, learned from independent images, to a network to measure."""
     config = session.config
     assert config.pca_images is not None
     learned_from = describe_sample(

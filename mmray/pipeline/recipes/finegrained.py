@@ -1,4 +1,4 @@
-"""The fine-grained recipe: unlabelled images of similar classes to an embedding (Sec. 4.2).
+"""The fine-grained recipe: an embedding from unlabelled images of similar classes (Sec. 4.2).
 
 n items, c channels of the backbone's last map, d dimensions of the embedding.
 """
@@ -39,14 +39,14 @@ from mmray.system.progress import announce
 
 
 def run(config: FinegrainedConfig) -> list[Score]:
-    """See `run_recipe`."""
+    """Run the fine-grained job, see `run_recipe`."""
     if config.baseline is not None:
         config = changed(config, BASELINE)
     return run_recipe(config, read_inputs, with_demo, recipe)
 
 
 def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
-    """All stages in their order, as far as the last that was chosen."""
+    """Run all stages in order, up to the last one that was chosen."""
     images, network = inputs.unlabelled.listed(session), inputs.network
     if {"train", "evaluate"} & set(session.chosen):
         network = head_stage(session, images, inputs.network)
@@ -83,7 +83,7 @@ def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
 
 
 def model_stage(session: Session[FinegrainedConfig], network: EmbeddingNet) -> Folder:
-    """The folder of the network that was kept, ready for use."""
+    """Save the network that was kept as a model, and return its folder."""
     preprocessing = class_set_settings(session.config).preprocessing
 
     def work(stage: StageFolder) -> Counts:
@@ -99,7 +99,7 @@ def model_stage(session: Session[FinegrainedConfig], network: EmbeddingNet) -> F
 def learn_from_labels(
     session: Session[FinegrainedConfig], images: Collection, network: EmbeddingNet, inputs: Inputs
 ) -> LearningResult | None:
-    """A supervised rival of Table 2 in place of mining: the same images, network and optimiser."""
+    """Train a supervised baseline of Table 2 on the same images, network and optimiser."""
     labels, baseline = inputs.unlabelled.labels, session.config.baseline
     assert labels is not None, "settings are validated"
     assert baseline is not None, "asked for"
@@ -118,7 +118,7 @@ def learn_from_labels(
 
 
 def with_demo(session: Session[FinegrainedConfig]) -> FinegrainedConfig:
-    """The settings, with the rendered demonstration set as the images."""
+    """Return the settings with the rendered demonstration set as the images."""
     folder = with_demo_images(session)
     test = dataclasses.replace(
         session.config.test,
@@ -134,12 +134,12 @@ def with_demo(session: Session[FinegrainedConfig]) -> FinegrainedConfig:
 
 
 def read_inputs(config: FinegrainedConfig) -> Inputs:
-    """What the settings name.
+    """Read the network and the test sets, and look for the images, that the settings name.
 
     Raises
     ------
     InputError
-        One of them cannot be read, or there are no images, or no classes where some are needed.
+        An input cannot be read, there are no images, or classes are needed and missing.
     """
     network = build(config.network, pooling=config.training.pooling, weights=config.weights)
     check_dimensions(config, network)
@@ -159,7 +159,7 @@ def read_inputs(config: FinegrainedConfig) -> Inputs:
 
 
 def _halves(config: FinegrainedConfig) -> tuple[UnlabelledImages, LabelledSet]:
-    """The images of half of the classes, which forget their labels, and the others."""
+    """Split a folder of classes: half of them to train on without labels, the others to test on."""
     first, second = _class_folder(config).halves()
     announce(
         f"classes: {len(first.classes)} train, without labels, on {len(first.images):,} images; "
@@ -178,7 +178,7 @@ def _halves(config: FinegrainedConfig) -> tuple[UnlabelledImages, LabelledSet]:
 
 
 def _test_classes(folder: str, labels: str | None) -> ClassSet:
-    """Images in folders of their classes, or those of a folder that a CSV names the classes of."""
+    """Find test images with their classes, from their folders or from a CSV file of labels."""
     if labels is None:
         return class_set(folder)
     images = list_images(folder)
@@ -198,7 +198,7 @@ def _test_classes(folder: str, labels: str | None) -> ClassSet:
 
 
 def _class_folder(config: FinegrainedConfig) -> ClassSet:
-    """The one source, images in classes."""
+    """Read the only image source as a set of classes."""
     if len(config.images) != 1:
         raise InputError(
             f"--images names {len(config.images)} sources, which are not split into classes: name "

@@ -1,4 +1,4 @@
-"""The recipe that brings an index up to date: `jobs/search.py index`."""
+"""The recipe of `jobs/search.py index`: build a search index or update it."""
 
 import os
 from collections.abc import Sequence
@@ -38,11 +38,11 @@ from mmray.system.formats import read_array, read_json, write_json
 from mmray.system.locations import absolute
 from mmray.system.progress import announce
 
-INDEXES = "indexes"  # below the storage folder: which stage is the index of a name
+INDEXES = "indexes"  # folder below the storage with the current stage of each named index
 
 
 def current_index(storage: Folder, name: str) -> StageFolder | None:
-    """The stage that left what the index of this name is now."""
+    """Return the stage folder of the current index of a name; None if there is none."""
     if not (storage / INDEXES).has(f"{name}.json"):
         return None
     mark = read_json(storage / INDEXES, f"{name}.json")["index"]
@@ -50,25 +50,25 @@ def current_index(storage: Folder, name: str) -> StageFolder | None:
 
 
 def set_current_index(storage: Folder, name: str, stage: StageFolder) -> None:
-    """From now on the index of this name is what this stage left."""
+    """Make a stage the current index of a name."""
     write_json(storage / INDEXES, f"{name}.json", {"index": stage.fingerprint})
 
 
 STAGES = ("extract", "index")
-LARGE = 1_000_000  # images from which an index is compressed by itself
+LARGE = 1_000_000  # number of images from which "auto" compresses an index
 
 
 def update(config: IndexConfig) -> str:
-    """Bring an index up to date.
+    """Build an index, or update it to the current images.
 
     Returns
     -------
-    A table of what it holds, in Markdown.
+    A table of the contents of the index, in Markdown.
 
     Raises
     ------
     InputError
-        A setting, an input or the cluster cannot be used. What was done until then is kept.
+        A setting, an input or the cluster cannot be used. Stages that are done are kept.
     """
     storage = usable_storage(config)
     for source in config.images:
@@ -96,7 +96,7 @@ def _index_stage(
     listed: Sequence[tuple[str, Collection]],
     before: StageFolder | None,
 ) -> StageFolder:
-    """Describe what is new by the model of a folder; write an index of it and of what was known."""
+    """Describe new images with the model of a folder, and write an index of new and known ones."""
     config = session.config
     own = model.preprocessing
     preprocessing = replace(own, longest_side=config.longest_side or own.longest_side)
@@ -139,13 +139,13 @@ def _index_stage(
             "kind": kind,
         }
 
-    # The name too: what an index of one name leaves behind is removed when it has changed.
+    # The name too: when an index changes, the folder of its previous state is removed.
     inputs = (wanted.images.digest(), wanted.rows.tolist(), about, config.kind, config.name)
     return session.run_stage("index", *inputs, work=work)
 
 
 def _known(config: IndexConfig, before: StageFolder | None, about: dict[str, Any]) -> Catalog:
-    """What the index holds so far; InputError where that was described otherwise."""
+    """Read the catalog of the index so far; InputError where its settings differ."""
     if before is None:
         return Catalog.empty()
     there = read_json(before.folder, ABOUT)
@@ -164,7 +164,7 @@ def _described(
     fresh: Collection,
     settings: DescriptorSettings,
 ) -> tuple[Ids, list[str | None], Features]:
-    """Of fresh images the places of those that could be read, why not, and their descriptors."""
+    """Describe fresh images: places of the readable ones, all errors, and descriptors (r, d)."""
     if not len(fresh):
         return np.empty(0, np.int64), [], np.empty((0, model.network.dim), np.float32)
     described = extract_descriptors(
@@ -184,7 +184,7 @@ def _described(
 
 
 def _compress(config: IndexConfig, stage: StageFolder) -> str:
-    """Which kind of index it becomes; what faiss keeps is written beside the vectors."""
+    """Choose the kind of the index, and write its compressed form if it has one."""
     vectors = read_array(stage.folder, VECTORS)
     kind = config.kind
     if kind == "auto":

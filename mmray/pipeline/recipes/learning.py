@@ -1,4 +1,4 @@
-"""Unlabelled images to a fine-tuned network: what all applications of the method share."""
+"""The steps that all applications share: from unlabelled images to a fine-tuned network."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -45,25 +45,26 @@ def run_recipe(
     with_demo: Callable[[Session[Settings]], Settings],
     recipe: Callable[[Session[Settings], Inputs], RunResult],
 ) -> list[Score]:
-    """Do all that the settings ask for, as far as it is not done yet.
+    """Run the recipe of a job and publish its results, skipping stages that are done.
 
     Parameters
     ----------
-    read_inputs : what the settings name; it is looked for only, not listed
-    with_demo : the settings with the rendered demonstration set, where no images are given
-    recipe : all stages in their order, as far as the last that was chosen
+    config : settings of the job
+    read_inputs : reads the inputs that the settings name; images are looked for, not listed
+    with_demo : replaces missing images in the settings by the rendered demonstration set
+    recipe : runs all stages in order, up to the last one that was chosen
 
     Returns
     -------
-    The scores on the labelled sets; none if there are none, or no stage `evaluate`.
+    The scores on the labelled sets; empty without such sets or without the stage `evaluate`.
 
     Raises
     ------
     InputError
-        A setting, an input or the cluster cannot be used. What was done until then is kept.
+        A setting, an input or the cluster cannot be used. Stages that are done are kept.
     """
     storage = usable_storage(config)
-    # Input that cannot be read is told before Ray is started.
+    # Errors of the input are reported before Ray is started.
     inputs = read_inputs(config) if config.images else None
     with running(config, storage, chosen_stages(config)) as session:
         result = recipe(session, inputs or read_inputs(with_demo(session)))
@@ -80,14 +81,21 @@ def learn(
     labels: Mapping[str, str] | None,
     labelled: LabelledSet | None,
 ) -> LearningResult | None:
-    """Extract, mine and train, as far as the last stage that was chosen; None where that is sooner.
+    """Extract, mine and train in one or more rounds, up to the last stage that was chosen.
 
     Parameters
     ----------
-    describing : gives the features to mine on; in later rounds that is the network of the last one
-    network : to be trained, likewise
-    labels : of the images by their names, to measure how pure the pools are
-    labelled : to measure on while training
+    session : the run
+    images : the images to learn from
+    feature_network : computes the features to mine on; from round 2 on, the network of the round
+        before takes its place
+    initial_network : the network to train; from round 2 on likewise
+    labels : of the images by name, to measure the purity of the pools; None: not measured
+    labelled : set to measure on during training; None: not measured
+
+    Returns
+    -------
+    The result of the last round; None where the last stage comes before mining.
     """
     config = session.config
     session.run.log_data(
@@ -100,7 +108,7 @@ def learn(
     learned, trained = None, list[FineTunedNetwork]()
     for number in range(1, config.rounds + 1):
         if trained:
-            announce(f"round {number}: features by the network of the round before")
+            announce(f"round {number}: features come from the network of the previous round")
             feature_network = initial_network = trained[-1].network
         with nested(session, config, session.chosen, name=f"round {number}") as inner:
             learned = learn_once(
@@ -127,7 +135,21 @@ def learn_once(
     labels: Mapping[str, str] | None,
     labelled: LabelledSet | None,
 ) -> LearningResult | None:
-    """One round of `learn`."""
+    """Extract, mine and train once: one round of `learn`.
+
+    Parameters
+    ----------
+    session : the run
+    images : the images to learn from
+    feature_network : computes the features to mine on
+    initial_network : the network to train
+    labels : of the images by name, to measure the purity of the pools; None: not measured
+    labelled : set to measure on during training; None: not measured
+
+    Returns
+    -------
+    The result; None where the last stage comes before mining.
+    """
     config = session.config
     described = extract_stage(session, feature_network, images)
     source = features_stage(session, described)
@@ -167,7 +189,7 @@ def learn_once(
 def oracle_stage(
     session: Session[LearningConfig], mined: MiningResult, labels: NDArray[Any]
 ) -> MiningResult:
-    """The mined pools without their false pairs, by labels (n,): what purer pools would bring."""
+    """Remove false pairs from the mined pools by labels (n,), to see the effect of purer pools."""
     which = session.config.oracle
     assert which is not None, "asked for"
     pools = without_false_pairs(mined.pools, labels, which)
@@ -177,12 +199,12 @@ def oracle_stage(
     stage = session.run_stage(
         "oracle", *inputs, work=lambda stage: summary(pools), stage_flag="mine"
     )
-    announce(f"pools: {what} are left out by their labels: an oracle, no result of ours")
+    announce(f"pools: {what} are removed by labels: an oracle, not a result of the method")
     return dataclasses.replace(mined, pools=pools, label=label, oracle=stage)
 
 
 def with_demo_images(session: Session[LearningConfig]) -> Folder:
-    """The rendered demonstration set, which stands in where no images are given."""
+    """Render the demonstration set, which stands in where no images are given."""
     size = dataclasses.asdict(session.config.demo)
     total = 2 * (size["objects"] * size["photos"] + size["distractors"])
 
@@ -194,7 +216,7 @@ def with_demo_images(session: Session[LearningConfig]) -> Folder:
 
 
 def check_dimensions(config: LearningConfig, initial_network: EmbeddingNet) -> None:
-    """Refuse more dimensions than a network has; InputError says how many there are."""
+    """Check that the network has as many dimensions as PCA is to keep; else InputError."""
     if config.extraction.pca is not None and config.extraction.pca > initial_network.channels:
         raise InputError(
             f"--extraction.pca {config.extraction.pca}: {config.network} has "

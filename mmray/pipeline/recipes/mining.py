@@ -1,4 +1,4 @@
-"""Features that were computed elsewhere to anchors and pools: the recipe of `jobs/mine.py`."""
+"""The recipe of `jobs/mine.py`: anchors and pools from features that were computed elsewhere."""
 
 from pathlib import Path
 
@@ -23,16 +23,16 @@ HEAD = ("", "mined")  # of the results table
 
 
 def run(config: MineConfig) -> list[tuple[str, str]]:
-    """Mine, as far as it is not done yet.
+    """Mine anchors and pools, skipping stages that are done.
 
     Returns
     -------
-    Rows of the results table: what, and how much of it.
+    Rows of the results table: name and value.
 
     Raises
     ------
     InputError
-        A setting, an input or the cluster cannot be used. What was done until then is kept.
+        A setting, an input or the cluster cannot be used. Stages that are done are kept.
     """
     storage = usable_storage(config)
     given = read_feature_set(config.features)

@@ -1,4 +1,4 @@
-"""Results of learning and of a run."""
+"""Inputs and results of a run that learns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +29,9 @@ class UnlabelledImages:
 
     Attributes
     ----------
-    image_sources, excluded : where they are, to be listed as a stage
-    images : the images themselves, where they have been listed
-    labels : of the images, by name, which measure how pure the pools are; None: there are none
+    image_sources, excluded : sources to list, and names to leave out
+    images : the images, where they have been listed already
+    labels : of the images by name, to measure the purity of the pools; None: there are none
     """
 
     image_sources: Sequence[str] = ()
@@ -40,23 +40,24 @@ class UnlabelledImages:
     labels: Mapping[str, str] | None = None
 
     def listed(self, session: Session[LearningConfig]) -> Collection:
-        """Return the images, listed by a stage if they were not before."""
+        """Return the images, listed by a stage unless they were listed before."""
         if self.images is not None:
             return self.images
         return list_stage(session, self.image_sources, self.excluded)
 
     @classmethod
     def read(cls, config: LearningConfig, labels: str | None) -> "UnlabelledImages":
-        """Read what --images names; it is looked for only, not listed.
+        """Look for the images of --images without listing them, and read their labels.
 
         Parameters
         ----------
-        labels : file of the images' labels, see `read_named_labels`
+        config : settings of the job
+        labels : file of the labels, see `read_named_labels`; None: there is none
 
         Raises
         ------
         InputError
-            One of the files cannot be read, or there are no images.
+            A file cannot be read, or there are no images.
         """
         for source in config.images:
             probe(source, column=config.image_column)
@@ -69,13 +70,14 @@ class UnlabelledImages:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run starts from.
+    """Inputs of a run: images, labelled sets, and the initial network.
 
     Attributes
     ----------
-    sets : labelled, to measure on; the first of them also while training
-    network : without a head
-    tuples : pairs of a file to train on instead of mining, with labels
+    unlabelled : the images to learn from
+    sets : labelled sets to measure on; the first one also during training
+    network : the initial network, without a head
+    tuples : labelled pairs of a file to train on instead of mining; None: mine
     """
 
     unlabelled: UnlabelledImages
@@ -85,24 +87,25 @@ class Inputs:
 
     @property
     def labelled(self) -> LabelledSet | None:
-        """The set that is measured on while training."""
+        """Return the set to measure on during training, if any."""
         return self.sets[0] if self.sets else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningResult:
-    """What the last round of learning left.
+    """Result of the last round of learning, with the networks of all rounds.
 
     Attributes
     ----------
-    images : n that could be read; the ids of the pools are places among them
-    mined : the pools, or what stands in for them
-    extracted : the stage that described the images, and set aside what could not be read; None
-        where nothing was mined
-    graph, source : that the pools were mined from; None where labels stand in for pools
-    labels : (n,), where they are known, which measure and frame pictures and serve nothing else
+    images : n readable images; ids in the pools are places among them
+    mined : the pools, or the labels that stand in for them
+    extracted : the stage that described the images and listed the unreadable ones; None where
+        nothing was mined
+    graph, source : graph and features that the pools were mined from; None where labels stand in
+        for pools
+    labels : (n,) where known, used only to measure purity and to frame pictures
     purity : of the pools that were trained on, where labels are known
-    trained : what each round left; none where the last stage was to mine
+    trained : the network of each round; empty where the run ends with mining
     """
 
     images: Collection
@@ -116,20 +119,21 @@ class LearningResult:
 
     @property
     def tuned(self) -> FineTunedNetwork | None:
-        """The network of the last round."""
+        """Return the network of the last round, if any."""
         return self.trained[-1] if self.trained else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The outcome of a run: scores, the model, and what led to it.
+    """Result of a run: scores, the model, and the result of learning.
 
     Attributes
     ----------
-    scores : none where nothing was measured
+    scores : empty where nothing was measured
+    learned : None where the run ends before mining
     model : folder of the network that was kept, ready for use
-    found : what the initial network finds for the queries of a labelled set, and what this one
-        finds; none where nothing was measured
+    found : search results of the initial and of the kept network for the queries of a labelled
+        set; empty where nothing was measured
     """
 
     scores: list[Score] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The pictures of a run's page: what was mined for anchors, and what networks find for queries.
+"""Pictures of a run's page: anchors with their pools, and queries with their search results.
 
 n items, q queries.
 """
@@ -21,9 +21,9 @@ from mmray.pipeline.stages.evaluation import SearchExamples
 from mmray.pipeline.stages.mining import MiningResult
 from mmray.system.arrays import Features, Floats, Ids
 
-ANCHORS, CHOSEN = 12, 5  # anchors that are shown, and images of each of their pools
-IMPROVED, WORSENED, ANY = 4, 2, 4  # queries that are shown, by how they changed, or at random
-HARDEST = 4  # where there is nothing to compare with
+ANCHORS, CHOSEN = 12, 5  # anchors to show, and images of each of their pools
+IMPROVED, WORSENED, ANY = 4, 2, 4  # queries to show: of the largest changes, and at random
+HARDEST = 4  # queries to show where there is a single network
 SIDE = 128  # pixels of a thumbnail
 
 Ranks = Sequence[int | None]
@@ -31,10 +31,11 @@ ShownPool = tuple[Chosen, ...]
 
 
 def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnchor, ...]:
-    """Some anchors, the first of their pools, and their nearest neighbours.
+    """Choose anchors to show, with the first images of their pools and their nearest neighbours.
 
     Parameters
     ----------
+    learned : images, pools and features
     max_pixels : images with more are shown as unreadable
     """
     if learned.source is None or learned.graph is None:
@@ -100,7 +101,7 @@ def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnc
 
 
 def _manifold_rank(neighbors: Ids, item: int) -> int | None:
-    """The place of an item in NN^m, where the anchor has the first; None: it is not in it."""
+    """Return the rank of an item in NN^m, in which the anchor is first; None if it is not there."""
     found = np.flatnonzero(neighbors == item)
     return int(found[0]) + 2 if len(found) else None
 
@@ -111,12 +112,13 @@ def _manifold_rank(neighbors: Ids, item: int) -> int | None:
 def searches(
     found: Sequence[SearchExamples], *, seed: int, max_pixels: int
 ) -> tuple[QueryGroup, ...]:
-    """Queries that changed most, or are hardest, and any others: all would be too many to look at.
+    """Choose queries to show: those that changed most, or the hardest, and others at random.
 
     Parameters
     ----------
-    found : what each network finds for the same queries; the first and the last are compared
-    seed : of the others
+    found : search results of each network for the same queries; the first and the last network
+        are compared
+    seed : of the random choice
     max_pixels : images with more are shown as unreadable
     """
     if not found:
@@ -166,7 +168,7 @@ def _ranked(found: SearchExamples, query: int, max_pixels: int) -> Ranked:
 
 
 def _row(labelled: LabelledSet, row: int) -> ImageFile:
-    """The image of a row of a ranking: distractors come after the database."""
+    """Return the image of a row of a ranking; distractors follow the database."""
     beyond = row - len(labelled.database)
     return labelled.database[row] if beyond < 0 else labelled.distractors[beyond]
 
@@ -178,9 +180,10 @@ def _verdict(truth: Query, row: int) -> Kind:
 
 
 def _shown_anchors(pools: Pools, count: int) -> Ids:
-    """Rows of the pools to look at, (count,) or fewer: those with both positives and negatives.
+    """Choose rows of the pools to show, (count,) or fewer, with both positives and negatives.
 
-    The first are the most important ones, and often alike: half of them, and others evenly.
+    The most important anchors come first and are often alike: half of the rows are the first ones,
+    the others are spread evenly over the rest.
     """
     both = zip(pools.positives, pools.negatives, strict=True)
     usable = [row for row, ids in enumerate(both) if all(map(len, ids))]
@@ -189,7 +192,7 @@ def _shown_anchors(pools: Pools, count: int) -> Ids:
 
 
 def _importance(mined: MiningResult, graph: StageFolder) -> Floats:
-    """π of the anchors (a,) float64, as a multiple of that of an item on average."""
+    """Return π of the anchors (a,) float64, as a multiple of the mean over all items."""
     found = mined.stage.folder.read_table("anchors.parquet")["importance"].to_numpy()
     scaled: Floats = found * graph.counts["kept"]
     return scaled

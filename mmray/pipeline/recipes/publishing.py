@@ -1,4 +1,4 @@
-"""What the page of a run that learns shows, put together from what its stages left."""
+"""The report of a run that learns, assembled from its stages, and the logging of its model."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ from mmray.system.progress import announce
 
 
 def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
-    """Log the model and register it in MLflow, and write the report."""
+    """Log and register the model in MLflow, and write the report."""
     if outcome.model is not None:
         _log(session, outcome.model)
     config, last = session.config, session.chosen[-1]
@@ -62,8 +62,9 @@ def write_report(session: Session[RunConfig], report: Report, *, part: str | Non
 
     Parameters
     ----------
-    report : what the job shows; the date, times, settings and versions are added
-    part : the last stage of a run that was to end sooner, which keeps a page of its own
+    session : the run
+    report : results of the job; the date, times, settings and versions are added
+    part : last stage of a partial run, which has a page of its own; None: the run is complete
     """
     page = report_page(
         dataclasses.replace(
@@ -85,25 +86,25 @@ def write_report(session: Session[RunConfig], report: Report, *, part: str | Non
 
 
 def scores_table(scores: Sequence[Score]) -> Table:
-    """The table of results; a standard deviation is nothing to be best in."""
+    """Make the table of results, in which standard deviations are not ranked."""
     head, rows, numbers = results(scores)
     deviations = tuple(column for column in head if column.endswith(DEVIATION))
     return Table(head=head, rows=tuple(rows), numbers=numbers, unranked=deviations)
 
 
 def graph_picture(mined: StageFolder) -> GraphPicture:
-    """The picture that the mining stage left."""
+    """Read the picture of the graph that the mining stage wrote."""
     return GraphPicture(png=mined.folder.read("graph.png"))
 
 
 def unreadable(folder: Folder) -> tuple[Unreadable, ...]:
-    """What a stage that describes images set aside, from its folder."""
+    """Read the images that an extraction stage could not read, from its folder."""
     bad = folder.read_table("quarantine.parquet").to_pylist()
     return tuple(Unreadable(name=row["uri"], reason=row["error"]) for row in bad)
 
 
 def _times(stages: Sequence[StageFolder]) -> tuple[StageTime, ...]:
-    """Those of one name together, as there may be many; a stage that was read twice counts once."""
+    """Sum up the times of stages by name; a stage that was read twice counts once."""
     seconds: dict[str, list[float]] = {}
     for stage in {stage.fingerprint: stage for stage in stages}.values():
         seconds.setdefault(stage.name, []).append(stage.seconds)
@@ -112,19 +113,21 @@ def _times(stages: Sequence[StageFolder]) -> tuple[StageTime, ...]:
     )
 
 
-CURVES = {  # title of a chart -> metric -> its name in the legend
+CURVES = {  # title of a chart -> metric -> name in the legend
     "Loss": {"loss": "training", "held_out_loss": "held-out anchors"},
-    "Check without labels": {"manifold_map": "finds the manifold's neighbours"},
+    "Check without labels": {"manifold_map": "mAP of manifold neighbours"},
     "mAP, by labels": {"map": "labelled set"},
 }
 
 
 def learning_report(config: LearningConfig, outcome: RunResult, *, part: str | None) -> Report:
-    """The page of a run, as far as its job knows what to show.
+    """Make the report of a run from its settings and results.
 
     Parameters
     ----------
-    part : the last stage of a run that was to end sooner
+    config : settings of the job
+    outcome : results of the run
+    part : last stage of a partial run; None: the run is complete
     """
     learned, most = outcome.learned, config.extraction.max_pixels
     page = Report(
@@ -161,8 +164,8 @@ def _summary(outcome: RunResult, part: str | None) -> Iterable[str]:
         which = f"Round {number}: " if len(trained) > 1 else ""
         if tuned.epoch == 0:
             yield (
-                f"{which}None of {tuned.epochs} epochs found the manifold's neighbours better: it "
-                "is the one that training began with."
+                f"{which}None of {tuned.epochs} epochs found more of the manifold neighbours: the "
+                "initial network is kept."
             )
         else:
             yield f"{which}The network after epoch {tuned.epoch} of {tuned.epochs} is kept."
@@ -186,7 +189,7 @@ def _facts(learned: LearningResult) -> Iterable[Fact]:
             ("true positives", learned.purity.positives),
             ("true negatives", learned.purity.negatives),
         ):
-            yield Fact(name=name, value=f"{rate:.1%}", note="by labels, to look at only")
+            yield Fact(name=name, value=f"{rate:.1%}", note="by labels, for information only")
     if learned.tuned is not None:
         rounds, tuned = len(learned.trained), learned.tuned
         note = f"of {tuned.epochs}" + (f" in round {rounds}" if rounds > 1 else "")
@@ -194,7 +197,7 @@ def _facts(learned: LearningResult) -> Iterable[Fact]:
 
 
 def _charts(trained: Sequence[FineTunedNetwork]) -> tuple[Chart, ...]:
-    """Figures by epoch, those that were measured: of each round, which stand side by side."""
+    """Make the charts of measured metrics by epoch, those of all rounds side by side."""
     charts = []
     for title, curves in CURVES.items():
         for number, tuned in enumerate(trained, start=1):

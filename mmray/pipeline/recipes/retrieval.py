@@ -1,7 +1,7 @@
-"""The recipe: images to a fine-tuned network and its figures, stage by stage.
+"""The retrieval recipe: from images to a fine-tuned network and its mAP, stage by stage.
 
-Each stage takes artifacts and leaves artifacts in a folder named by all that determines them. A
-stage that is done is read instead of run, so the same command goes on where it was stopped.
+Each stage reads artifacts, and writes artifacts into a folder named by all that determines them. A
+stage that is done is read instead of run, so the same command continues where it was stopped.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ from mmray.training.supervised.sfm_tuples import SfmTuples, read_sfm_tuples
 
 
 def run(config: RetrievalConfig) -> list[Score]:
-    """See `run_recipe`."""
+    """Run the retrieval job, see `run_recipe`."""
     return run_recipe(config, read_inputs, with_demo, recipe)
 
 
 def recipe(session: Session[RetrievalConfig], inputs: Inputs) -> RunResult:
-    """Run all stages in their order, as far as the last that was chosen."""
+    """Run all stages in order, up to the last one that was chosen."""
     learned: LearningResult | None
     if inputs.tuples is not None:
         learned = _learn_from_tuples(session, inputs, inputs.tuples)
@@ -75,7 +75,7 @@ def _learn_from_tuples(
 
 
 def with_demo(session: Session[RetrievalConfig]) -> RetrievalConfig:
-    """The settings, with the rendered demonstration set as the images."""
+    """Return the settings with the rendered demonstration set as the images."""
     folder = with_demo_images(session)
     test = dataclasses.replace(
         session.config.evaluation,
@@ -87,12 +87,12 @@ def with_demo(session: Session[RetrievalConfig]) -> RetrievalConfig:
 
 
 def read_inputs(config: RetrievalConfig) -> Inputs:
-    """What the settings name; the images are looked for only, not listed.
+    """Read the network and the labelled sets, and look for the images, that the settings name.
 
     Raises
     ------
     InputError
-        One of them cannot be read, or there are no images.
+        An input cannot be read, or there are no images.
     """
     test = config.evaluation
     network = build(config.network, pooling=config.training.pooling, weights=config.weights)

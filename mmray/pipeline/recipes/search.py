@@ -1,4 +1,4 @@
-"""The recipe that searches an index with images: `jobs/search.py query`."""
+"""The recipe of `jobs/search.py query`: search an index with images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +25,11 @@ SIDE = 240  # pixels of a thumbnail
 
 
 def run(config: QueryConfig) -> str:
-    """Search, and write a page of what is found.
+    """Search an index with the query images, and write a page of the results.
 
     Returns
     -------
-    A table of what is found, in Markdown.
+    A table of the results, in Markdown.
 
     Raises
     ------
@@ -41,8 +41,8 @@ def run(config: QueryConfig) -> str:
     check_bounds(config)
     storage = open_storage(config.storage)
     index = SearchIndex.read(_index(storage, config).folder)
-    describer = ImageEncoder.load(index.model)
-    queries = describer.encode(config.query, index.about["longest_side"], box=config.box)
+    encoder = ImageEncoder.load(index.model)
+    queries = encoder.encode(config.query, index.about["longest_side"], box=config.box)
     found = index.nearest(queries, config.top, probes=config.probes)
     page = Path(config.page).absolute()
     try:
@@ -100,13 +100,13 @@ def _page(config: QueryConfig, index: SearchIndex, found: Neighbors) -> str:
 
 
 def _link(image: ImageFile) -> str | None:
-    """A file of this machine, as a browser opens it; there is none of an image in an archive."""
+    """Return the file: URI of a local image; None for remote images and images in archives."""
     path = None if image.offset is not None else local_path(image.uri)
     return None if path is None else path.absolute().as_uri()
 
 
 def _shares(image: ImageFile, box: Box) -> Box:
-    """A box in pixels as shares of the width and the height."""
+    """Convert a box in pixels to shares of the image's width and height."""
     decoded = load_image(image, longest_side=SIDE)
     left, top, right, bottom = box
     width, height = decoded.width, decoded.height

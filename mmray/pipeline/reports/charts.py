@@ -1,4 +1,4 @@
-"""Line charts of figures by epoch: where every mark of a chart stands; a template draws it.
+"""Layout of line charts of metrics by epoch: the places of all marks, which a template draws.
 
 Places are in the units of the drawing, about a pixel each, x to the right and y down.
 """
@@ -8,16 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 360, 232
-TOP, BOTTOM, RIGHT = 28, 42, 14  # room around the lines, below it for the epochs
-_LETTER = 7  # width of one in a number at an axis
+TOP, BOTTOM, RIGHT = 28, 42, 14  # margins around the lines; the epochs stand below
+_LETTER = 7  # width of a digit at an axis
 _KEPT_LABEL = 42  # half the width of "kept: epoch 12"
-_INTERVALS, _EPOCHS = 4, 8  # at an axis, about
-_BEYOND = 1e100  # no figure of a training: a span of such values need not be finite
+_INTERVALS, _EPOCHS = 4, 8  # approximate numbers of intervals at the axes
+_BEYOND = 1e100  # larger values are not drawn: their span may not be finite
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One figure by epoch.
+    """A metric by epoch.
 
     Attributes
     ----------
@@ -37,10 +37,10 @@ class Chart:
 
     Attributes
     ----------
-    title : stands above
+    title : above the chart
     series : drawn in their order
-    unit : what stands beside the vertical axis, at most some 25 letters, as there is room for
-    kept : the epoch whose network is used, marked by a vertical line
+    unit : label of the vertical axis, with room for some 25 letters
+    kept : the epoch whose network is kept, marked by a vertical line
     """
 
     title: str
@@ -51,7 +51,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A place along an axis, or of a point, and the text there."""
+    """A tick of an axis or a point of a line, with its text."""
 
     x: float
     y: float
@@ -60,7 +60,7 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A series as it is drawn: the path of an SVG, and a dot for each of its values."""
+    """A drawn series: an SVG path, and a dot for each of its values."""
 
     name: str
     path: str
@@ -69,9 +69,9 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A chart as it is drawn: lines between `left`, `top`, `right` and `bottom`.
+    """A laid-out chart: lines between `left`, `top`, `right` and `bottom`.
 
-    Without a finite value there are no lines, and no marks either. `kept` is the line of the kept
+    Without a finite value there are no lines and no marks. `kept` is the line of the kept
     epoch; its text stands at `kept_text`, moved inside the drawing.
     """
 
@@ -90,7 +90,7 @@ class Plot:
 
 
 def plot(chart: Chart) -> Plot:
-    """Where the lines and ticks of a chart stand."""
+    """Lay out the lines and ticks of a chart."""
     drawn = [
         (epoch, value)
         for series in chart.series
@@ -104,7 +104,7 @@ def plot(chart: Chart) -> Plot:
     marked = [epoch for epoch, _ in drawn] + ([] if chart.kept is None else [chart.kept])
     first, last = min(marked), max(marked)
     left = (34 if chart.unit else 14) + _LETTER * max(map(len, labels))
-    # A single epoch stands in the middle.
+    # A single epoch is centred.
     low, high = (first, last) if first < last else (first - 0.5, last + 0.5)
     across = _Scale(low, high, left + 8, WIDTH - RIGHT - 8)
     down = _Scale(values[0], values[-1], HEIGHT - BOTTOM, TOP)
@@ -129,7 +129,7 @@ def plot(chart: Chart) -> Plot:
 
 @dataclass(frozen=True)
 class _Scale:
-    """From values low..high to places start..end."""
+    """Linear map from values low..high to places start..end."""
 
     low: float
     high: float
@@ -142,7 +142,7 @@ class _Scale:
 
 
 def _is_drawn(value: float | None) -> bool:
-    return value is not None and abs(value) < _BEYOND  # which NaN is not either
+    return value is not None and abs(value) < _BEYOND  # False for NaN too
 
 
 def _line(series: Series, across: _Scale, down: _Scale) -> Line:
@@ -161,7 +161,7 @@ def _line(series: Series, across: _Scale, down: _Scale) -> Line:
 
 
 def _value_ticks(values: Iterable[float]) -> list[float]:
-    """Round numbers at equal steps, the first and last of them around all values."""
+    """Choose round numbers at equal steps whose range includes all values."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
     size = max(abs(low), abs(high))
@@ -179,7 +179,7 @@ def _epoch_ticks(first: int, last: int) -> range:
 
 
 def _round_step(least: float) -> float:
-    """The least of 1, 2 and 5 times a power of ten that is not below."""
+    """Return the least 1, 2 or 5 times a power of ten that is at least `least`."""
     power: float = 10.0 ** math.floor(math.log10(least))
     return next(power * times for times in (1, 2, 5, 10) if power * times >= least * (1 - 1e-9))
 

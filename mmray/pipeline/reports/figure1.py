@@ -1,4 +1,4 @@
-"""Figure 1 of the paper, drawn from what was mined on points of the plane."""
+"""Figure 1 of the paper, drawn for a mined example in the plane."""
 
 import io
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute, error_line
 
-# What tells the time or draws identifiers at random would make each file another.
+# Dates and random identifiers are switched off, so that files are reproducible.
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {},
     "svg": {"Date": None},
@@ -35,12 +35,12 @@ _OWN, _OTHER, _EDGE = "#7f7f7f", "#c6c6c6", "#9a9a9a"
 
 
 def image_format(output: str) -> str:
-    """The format that a file's name ends with.
+    """Return the image format of a file name: png, svg or pdf.
 
     Raises
     ------
     InputError
-        It is none of those that can be drawn.
+        The name has another ending.
     """
     suffix = Path(output).suffix.lower().removeprefix(".")
     if suffix not in _METADATA:
@@ -49,12 +49,12 @@ def image_format(output: str) -> str:
 
 
 def save(output: str, data: bytes) -> str:
-    """Write a file, its folder made if need be; the absolute path or URI of it is returned.
+    """Write a file, creating its folder if need be, and return its absolute path or URI.
 
     Raises
     ------
     InputError
-        It cannot be written there.
+        The file cannot be written.
     """
     location = absolute(output)
     folder, _, name = location.rpartition("/")
@@ -69,9 +69,9 @@ def save(output: str, data: bytes) -> str:
 
 
 def counts(toy: PlaneExample) -> tuple[Sequence[str], Sequence[str]]:
-    """A table's head and its row: how many points are in each set, and how many are true.
+    """Count the points of each set, and the true ones, as the head and the row of a table.
 
-    A positive is true on the anchor's curve, a negative on any other.
+    A positive is true on the anchor's curve, a negative on another curve.
     """
     sets = {
         "anchor": toy.anchor,
@@ -86,11 +86,11 @@ def counts(toy: PlaneExample) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def draw(toy: PlaneExample, kind: str) -> bytes:
-    """A picture in a format of `image_format`: the same for the same points, byte by byte."""
+    """Draw the three panels as a file of a format; equal points give equal bytes."""
     width, height = 3 * _PANEL + 4 * _GAP, _PANEL + _ABOVE + _BELOW
     image = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        # The canvas is made by hand, as pyplot would keep the figure and look for a screen.
+        # The canvas is made without pyplot, which would keep the figure and look for a screen.
         figure = Figure((width, height), dpi=_DPI)
         FigureCanvasAgg(figure)
         for place, draw_panel in enumerate((_draw_euclidean, _draw_manifold, _draw_pools)):
@@ -164,7 +164,7 @@ def _background(axes: Axes, toy: PlaneExample) -> None:
 
 
 def _circle(axes: Axes, toy: PlaneExample, k: int, style: str = "--") -> None:
-    """The circle about the anchor that holds NN^e of k places."""
+    """Draw the circle around the anchor that contains its k nearest neighbours NN^e."""
     centre = toy.places[toy.anchor]
     radius = np.linalg.norm(toy.places[toy.euclidean(k)] - centre, axis=1).max(initial=0)
     angle = np.linspace(0, 2 * np.pi, 361)

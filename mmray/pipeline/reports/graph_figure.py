@@ -1,4 +1,7 @@
-"""The picture of a graph: degrees, components, importance of anchors."""
+"""Figure of a graph: degrees, components, importance of anchors.
+
+a anchors.
+"""
 
 import io
 from typing import TYPE_CHECKING
@@ -19,10 +22,11 @@ _COLOR, _ALERT = "#4477aa", "#cc3311"
 
 
 def graph_figure(report: GraphReport, importance: Floats | None = None) -> bytes:
-    """A PNG of the degrees, the sizes of the components and, if given, the anchors' importance.
+    """Draw degrees, sizes of components and, if given, the importance of anchors as a PNG.
 
     Parameters
     ----------
+    report : statistics of the graph
     importance : (a,) float64
         π of each anchor, in any order (Sec. 3.2).
 
@@ -39,14 +43,14 @@ def graph_figure(report: GraphReport, importance: Floats | None = None) -> bytes
 
 
 def _drawn(report: GraphReport, importance: Floats | None) -> "Figure":
-    # Only now: with it, importing this module for the table alone would take half a second. The
-    # canvas is made by hand, as pyplot would keep every figure and look for a screen.
+    # Imported only here, as it takes half a second. The canvas is made without pyplot, which would
+    # keep every figure and look for a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels = 2 if importance is None else 3
     figure = Figure((panels * _PANEL[0], _PANEL[1]), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)  # becomes the canvas of the figure
+    FigureCanvasAgg(figure)  # sets the canvas of the figure
     axes = figure.subplots(1, panels)
     _draw_degrees(axes[0], report)
     _draw_components(axes[1], report)
@@ -59,7 +63,7 @@ def _draw_degrees(axes: "Axes", report: GraphReport) -> None:
     counts = report.degree_histogram
     edges = np.arange(len(counts) + 1) - 0.5
     axes.stairs(counts, edges, fill=True, color=_COLOR)
-    # Isolated items take no part in mining: they are set apart.
+    # Isolated items take no part in mining, so they have another colour.
     axes.stairs(counts[:1], edges[:2], fill=True, color=_ALERT)
     _title(
         axes,
@@ -108,7 +112,7 @@ def _title(axes: "Axes", *lines: str) -> None:
 
 
 def _short(number: float, _: float = 0) -> str:
-    """20k for 20,000, as there is little room at an axis."""
+    """Abbreviate a number for an axis: 20k for 20,000."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:g}{letter}"

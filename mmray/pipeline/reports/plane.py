@@ -1,7 +1,7 @@
-"""The method on points of the plane, where one can see what it does: Figure 1 of the paper.
+"""A mining example on points of the plane, for Figure 1 of the paper.
 
-n points, d dims, k neighbours. Only the points and their features are made here; what is found
-among them is found by the functions that mine collections of images.
+n points, d dims, k neighbours. Only the points and their features are made here; neighbours, graph
+and pools are found by the functions that mine collections of images.
 """
 
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from mmray.mining.pools import mine_pools
 from mmray.system.arrays import Features, Floats, Graph, Ids
 from mmray.system.errors import InputError
 
-WIDTH = 0.4  # of the Gaussian that similarity is: the points lie in a disc of radius 1
+WIDTH = 0.4  # of the Gaussian similarity; the points lie in a disc of radius 1
 _INNER = 0.2  # radius at which the spirals start; they end at 1
-_TURNS = 3.0  # of all spirals together, so that any number of them is as far apart
-_NODES = 36  # of the quadrature, in each direction: it errs by 1e-6 at the reach
-_REACH = 7.0  # widths
+_TURNS = 3.0  # total of all spirals, so that their distance does not depend on their number
+_NODES = 36  # nodes of the quadrature in each direction: the error is 1e-6 at the reach
+_REACH = 7.0  # largest spread of the points, in widths
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PlaneExample:
-    """Points on curves, and what is mined for one of them.
+    """Points on curves, with the neighbours and pools of one of them.
 
     Attributes
     ----------
     places : (n, 2) float64
     curve : (n,) int64
-        The curve that each point lies on: mining does not know it.
+        The curve that each point lies on, which mining does not use.
     features : (n, d) float32, l2-normalised
     graph : (n, n) float32 CSR
         A of eq. (1).
@@ -69,12 +69,12 @@ class PlaneExample:
     negatives: Ids
 
     def euclidean(self, k: int) -> Ids:
-        """NN^e of k places, nearest first, without the anchor."""
+        """Return the k nearest neighbours NN^e, nearest first, without the anchor itself."""
         others: Ids = self.nearest[:k][self.nearest[:k] != self.anchor]
         return others
 
     def on_curve(self, ids: Ids) -> int:
-        """How many of these points (m,) lie on the anchor's curve."""
+        """Count the points (m,) that lie on the anchor's curve."""
         return int(np.count_nonzero(self.curve[ids] == self.curve[self.anchor]))
 
 
@@ -90,27 +90,27 @@ def mine_plane_example(
     negative_k: int,
     anchor: int | None = None,
 ) -> PlaneExample:
-    """Make points on spirals and mine for one of them, of all points in the graph.
+    """Make points on spirals, and mine the neighbours and pools of one of them.
 
     Parameters
     ----------
     points : int
-        n, of all curves together.
+        n, the total of all curves.
     curves, noise
         See `spirals`.
     seed : int
         From 0.
     graph_k : int
-        Neighbours of a point in the graph, itself among them, as `MiningConfig.count_self`.
+        Neighbours of a point in the graph, including itself, as with `MiningConfig.count_self`.
     alpha, positive_k, negative_k
-        See `pools_of`; K is not capped but refused where it exceeds ⌈n/2⌉.
+        See `mining.pools.pools_of`, but K above ⌈n/2⌉ is refused instead of capped.
     anchor : int or None
-        By default the first that `select_anchors` finds: the most important in the random walk.
+        Place of the point; None: the first of `select_anchors`, the most important point.
 
     Raises
     ------
     InputError
-        A number is outside its range, no point is an anchor, or the one asked for has no edge.
+        A number is outside its range, no point is an anchor, or the given one has no edge.
     """
     if not 10 <= points <= 10_000:
         raise InputError(f"--points {points}: give 10 to 10,000")
@@ -151,7 +151,7 @@ def mine_plane_example(
         anchor=int(chosen[0]),
         positive_k=positive_k,
         negative_k=negative_k,
-        # In the order of nodes that mine_pools takes, for the same rounding.
+        # In the order of nodes of mine_pools, for the same rounding.
         similarity=diffuse(reorder(normalize_graph(graph)), chosen, alpha=alpha).similarity[0],
         nearest=nearest_neighbors(features, features[chosen], max(positive_k, negative_k)).ids[0],
         manifold=pools.manifold_neighbors[0],
@@ -163,24 +163,29 @@ def mine_plane_example(
 def spirals(
     points: int, *, curves: int, noise: float, rng: np.random.Generator
 ) -> tuple[Floats, Ids]:
-    """Points spread along interleaved spirals, which all end at radius 1.
+    """Spread points along interleaved spirals that end at radius 1.
 
     Parameters
     ----------
     points : int
-        n, of all curves together.
+        n, the total of all curves.
+    curves : int
+        Number of spirals.
     noise : float
-        Standard deviation of each coordinate about the curve; curves are about 0.27 apart.
+        Standard deviation of each coordinate from the curve; curves are about 0.27 apart.
+    rng : Generator
+        Draws the places on the curves and the noise.
 
     Returns
     -------
-    (n, 2) float64 and (n,) int64 : the points, and the curve of each; they take turns.
+    (n, 2) float64 and (n,) int64 : the points, and the curve of each; point i is on curve
+    i mod `curves`.
     """
     ids = np.arange(points)
     curve = ids % curves
-    # One point in each of as many pieces: drawn freely, they would leave gaps in the graph.
+    # One point in each of equal pieces: points drawn freely would leave gaps in the graph.
     along = (ids // curves + rng.random(points)) / np.bincount(curve)[curve]
-    # A piece of a spiral is nearly as long as its radius is large.
+    # The length of a piece of a spiral is nearly proportional to its radius.
     radius = np.sqrt(_INNER**2 + along * (1 - _INNER**2))
     angle = 2 * np.pi * (_TURNS * (radius - _INNER) / (1 - _INNER) + curve) / curves
     places = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -188,23 +193,23 @@ def spirals(
 
 
 def gaussian_features(places: Floats, *, width: float = WIDTH) -> Features:
-    """Unit vectors whose cosines are exp(-‖x−y‖² / 2 width²): the nearer the points, the larger.
+    """Map points to unit vectors with cosines exp(-‖x−y‖² / 2 width²), Fourier features.
 
-    So the order of neighbours is that of the plane, exactly but for rounding. These are random
-    Fourier features, but at the nodes of a Gauss-Hermite quadrature instead of random frequencies:
-    those (`benchmark.manifold_features`) err by d^-½, so that of 600 points 13% have the right 80
-    neighbours at d = 1024. Lifted to a sphere, (x, y, sqrt(1−r²)), the plane keeps its order only
-    where it is a small cap (95% at a radius of 0.1); there all cosines are nearly 1, so [xᵀy]₊³
-    weights an edge that leaves its curve as much as one along it.
+    The order of neighbours is thus that of the plane, up to rounding. The frequencies are the nodes
+    of a Gauss-Hermite quadrature. Two alternatives are worse. Random frequencies (as in
+    jobs/benchmarks/mining.py: manifold_features) have an error of d^-½: of 600 points only 13% have
+    the right 80 neighbours at d = 1024. Lifting the plane to a sphere, (x, y, sqrt(1−r²)), keeps
+    the order only on a small cap (95% at a radius of 0.1); there all cosines are nearly 1, so
+    [xᵀy]₊³ weights an edge that leaves its curve as much as one along it.
 
     Parameters
     ----------
     places : (n, 2) float64
-        In a square of 7 widths. Where points are more than 5 widths apart, their cosines are so
-        small that their order is lost.
+        In a square of 7 widths. The cosines of points more than 5 widths apart are so small that
+        their order is lost.
     width : float
-        The default weights an edge of 0.1 along a curve by 0.91, and one of 0.27 to the next curve
-        by 0.51; and float32 tells the cosines of points in a disc of radius 1 apart.
+        The default weights an edge of length 0.1 along a curve by 0.91, and one of 0.27 to the next
+        curve by 0.51, and float32 distinguishes the cosines of points in a disc of radius 1.
 
     Returns
     -------
@@ -213,7 +218,7 @@ def gaussian_features(places: Floats, *, width: float = WIDTH) -> Features:
     Raises
     ------
     ValueError
-        The points spread farther.
+        The points do not fit into the square.
     """
     spread = float(np.ptp(places, axis=0).max())
     if not spread <= _REACH * width:
@@ -221,7 +226,7 @@ def gaussian_features(places: Floats, *, width: float = WIDTH) -> Features:
             f"points spread over {spread:.3g}, but {_REACH:g} widths of {width} are all"
         )
     nodes, weights = np.polynomial.hermite.hermgauss(_NODES)
-    # An even number of nodes, in pairs ±f: half of the plane of frequencies says all.
+    # Nodes come in pairs ±f, so half of the plane of frequencies suffices.
     half = nodes > 0
     first, second = np.meshgrid(nodes[half], nodes, indexing="ij")
     frequencies = np.sqrt(2) / width * np.stack([first.ravel(), second.ravel()])

@@ -1,4 +1,4 @@
-"""The page of a run: its figures, and pictures of what was mined and of what became of it."""
+"""The HTML page of a run: results, charts, and pictures of pools and searches."""
 
 import math
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from mmray.pipeline.reports.thumbnails import Kind, Picture, png_uri
 
 LISTED_UNREADABLE = 100
 
-# By field of `Report`, in the order of the page.
+# Field of `Report` -> heading, in the order of the page.
 SECTIONS = {
     "results": "Results",
     "charts": "Training",
@@ -22,7 +22,7 @@ SECTIONS = {
     "settings": "Settings",
 }
 
-# What the frames mean, by section.
+# Meanings of the frames, by section.
 MEANINGS: dict[str, dict[Kind, str]] = {
     "anchors": {
         "anchor": "the anchor",
@@ -41,7 +41,7 @@ MEANINGS: dict[str, dict[Kind, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """A figure that stands out at the top, and perhaps a few words below it."""
+    """A key figure at the top of the page, with an optional note below it."""
 
     name: str
     value: str
@@ -50,7 +50,7 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphPicture:
-    """A PNG as from `mmray.report.graph_figure`, what it shows, and a paragraph above it."""
+    """The PNG of `graph_figure`, with its alternative text and a paragraph above it."""
 
     png: bytes
     alt: str = "Histograms of the items' degrees and of the components' sizes"
@@ -63,7 +63,7 @@ class GraphPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """An image chosen for an anchor: its places by both similarities, from 1, as far as known."""
+    """An image in a pool of an anchor, with its ranks (from 1) by both similarities if known."""
 
     picture: Picture
     manifold_rank: int | None = None
@@ -73,7 +73,7 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class MinedAnchor:
-    """An anchor, its pools, and what the baseline of eq. (1), nearest neighbours, would choose."""
+    """An anchor with its pools, and its nearest neighbours, which the baseline would choose."""
 
     anchor: Picture
     caption: str = ""
@@ -84,12 +84,13 @@ class MinedAnchor:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """The first images that a network finds, hits "same", misses "other", junk "unlabelled".
+    """The first search results of a network for a query.
 
     Attributes
     ----------
-    network : what it is called
-    average_precision : of the whole ranking, in [0, 1]; None where it has none
+    network : label of the network
+    pictures : the results; a hit has the kind "same", a miss "other", junk "unlabelled"
+    average_precision : of the whole ranking, in [0, 1]; None where it is undefined
     """
 
     network: str
@@ -104,14 +105,14 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """What networks find for a query, in the order in which they are compared."""
+    """A query with the search results of the networks to compare, in their order."""
 
     query: Picture
     rankings: tuple[Ranked, ...]
 
     @property
     def points(self) -> float | None:
-        """Percentage points of average precision from the first to the last network, to a tenth."""
+        """Return the gain in average precision from the first to the last network, in points."""
         if len(self.rankings) < 2:
             return None
         first, last = (self.rankings[place].average_precision for place in (0, -1))
@@ -120,7 +121,7 @@ class Searched:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryGroup:
-    """Queries, and how they were chosen: most improved, say."""
+    """Queries with a heading that says how they were chosen, such as "Most improved"."""
 
     heading: str
     queries: tuple[Searched, ...]
@@ -128,7 +129,7 @@ class QueryGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """An image that could not be read, and why."""
+    """An image that could not be read, with the reason."""
 
     name: str
     reason: str
@@ -136,7 +137,7 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTime:
-    """The seconds that a stage took, or several of its name together."""
+    """The time of a stage, or the total of several stages of one name."""
 
     name: str
     seconds: float
@@ -153,14 +154,14 @@ class StageTime:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that the page of a run shows; what is empty is left out.
+    """Content of the page of a run; empty sections are left out.
 
     Attributes
     ----------
-    title, date : as they are to be read
-    summary : sentences, a line each
-    settings : (flag, value) each
-    versions : (program, version) each
+    title, date : text at the top
+    summary : sentences, each on a line of its own
+    settings : pairs (flag, value)
+    versions : pairs (program, version)
     """
 
     title: str
@@ -179,7 +180,7 @@ class Report:
 
 
 def report_page(report: Report) -> str:
-    """A run as one HTML page, which needs no other file.
+    """Render a report as one HTML page, which needs no other file.
 
     Raises
     ------
@@ -201,7 +202,7 @@ def report_page(report: Report) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0.4 s, 31 s, 2 min 31 s, 1 h 5 min: two units at most."""
+    """Format seconds with two units at most: 0.4 s, 31 s, 2 min 31 s, 1 h 5 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -214,7 +215,7 @@ def duration(seconds: float) -> str:
 
 
 def _without_empty(report: Report) -> Report:
-    """The same report without tables, charts and groups that hold nothing."""
+    """Remove empty tables, charts and groups from a report."""
     return replace(
         report,
         results=report.results if report.results and report.results.rows else None,
@@ -226,7 +227,7 @@ def _without_empty(report: Report) -> Report:
 
 
 def _compared(report: Report) -> tuple[str, str] | None:
-    """The first and the last network of the searches, where there are several."""
+    """Return the first and the last network of the searches, if there are several."""
     for group in report.retrieval:
         for searched in group.queries:
             if len(searched.rankings) > 1:
@@ -252,6 +253,6 @@ def _found_kinds(report: Report) -> dict[Kind, str]:
 
 
 def _occurring(section: str, pictures: list[Picture]) -> dict[Kind, str]:
-    """The meanings of the frames that occur."""
+    """Return the meanings of the frames that occur in a section."""
     kinds = {picture.kind for picture in pictures}
     return {kind: word for kind, word in MEANINGS[section].items() if kind in kinds}

@@ -1,4 +1,4 @@
-"""The page of a search: each query, and below it the images that are most similar to it."""
+"""The HTML page of a search: each query with the images most similar to it."""
 
 import math
 from collections.abc import Sequence
@@ -8,17 +8,18 @@ from mmray.pipeline.reports.templating import render
 from mmray.pipeline.reports.thumbnails import Picture
 from mmray.system.arrays import Box
 
-LINKED = ("file", "http", "https")  # schemes: a link of another could run a script
+LINKED = ("file", "http", "https")  # schemes of links; others could run a script
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """An image that was found.
+    """A search result.
 
     Attributes
     ----------
-    similarity : cosine
-    href : where the image itself is, a file:, http: or https: URI; others are not linked
+    picture : the image
+    similarity : cosine to the query
+    href : file:, http: or https: URI of the image; URIs of other schemes are not linked
     """
 
     picture: Picture
@@ -27,7 +28,7 @@ class Result:
 
     @property
     def link(self) -> str | None:
-        """The href where its scheme is one of `LINKED`."""
+        """Return the href if its scheme is one of `LINKED`."""
         if self.href is None or self.href.partition(":")[0].lower() not in LINKED:
             return None
         return self.href
@@ -39,15 +40,15 @@ class Search:
 
     Attributes
     ----------
-    crop : what part of the query was searched for, where not all of it
-        Left, top, right and bottom as shares of the image's width and height, not in pixels as a
-        thumbnail has others than the image. What lies outside the image is not drawn.
+    crop : the part of the query image that was searched with; None: all of it
+        Left, top, right and bottom as shares of the image's width and height. They are not pixels,
+        as a thumbnail has fewer than the image. Parts outside the image are not drawn.
     note : a line below the query's name
 
     Raises
     ------
     ValueError
-        The crop has no part in the image.
+        The crop does not overlap the image.
     """
 
     query: Picture
@@ -67,7 +68,7 @@ class Search:
 
     @property
     def drawn_crop(self) -> Box:
-        """Left, top, width and height of the crop, clipped to the image, in percent."""
+        """Return left, top, width and height of the crop, clipped to the image, in percent."""
         assert self.crop is not None
         left, top, right, bottom = (100 * min(max(share, 0.0), 1.0) for share in self.crop)
         return left, top, right - left, bottom - top
@@ -76,12 +77,13 @@ class Search:
 def search_page(
     searches: Sequence[Search], *, title: str = "Search results", summary: Sequence[str] = ()
 ) -> str:
-    """Searches as one HTML page, which needs no other file; only its links lead out of it.
+    """Render searches as one HTML page, which needs no other file except for its links.
 
     Parameters
     ----------
-    title : above all
-    summary : sentences below it, a line each
+    searches : queries and their results
+    title : heading of the page
+    summary : sentences below it, each on a line of its own
     """
     names = {f"query-{place}": search.query.name for place, search in enumerate(searches, 1)}
     return render(

@@ -1,7 +1,4 @@
-"""What a person reads after a run: the table of results, and a picture of the graph.
-
-a anchors.
-"""
+"""Tables of results, in Markdown and for pages."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,15 +30,15 @@ Cells = tuple[tuple[str, ...], list[tuple[str, ...]], int]  # head, rows, how ma
 
 
 def results_table(scores: Sequence[Score]) -> str:
-    """`results` as a Markdown table."""
+    """Format scores as a Markdown table, see `results`."""
     head, rows, numbers = results(scores)
     return table(head, rows, numbers=numbers)
 
 
 def results(scores: Sequence[Score]) -> Cells:
-    """Scores in percent as cells, a column for each benchmark and measure.
+    """Lay out scores as cells, in percent, with a column for each benchmark and measure.
 
-    Rows: MAC before R-MAC, networks and all else in their order.
+    Rows are sorted by descriptor, MAC before R-MAC, then by network in the order of the scores.
     """
     order = list(DESCRIPTORS)
     networks = list(dict.fromkeys(score.network for score in scores))
@@ -66,7 +63,7 @@ def results(scores: Sequence[Score]) -> Cells:
 
 
 def _titled(columns: Sequence[tuple[str, str]]) -> Callable[[tuple[str, str]], str]:
-    """What stands above a column: only what tells it from the others, the benchmark first."""
+    """Return a function that titles columns by benchmark and measure, as far as these differ."""
     benchmarks = [benchmark for benchmark, _ in columns]
 
     def title(column: tuple[str, str]) -> str:
@@ -79,7 +76,7 @@ def _titled(columns: Sequence[tuple[str, str]]) -> Callable[[tuple[str, str]], s
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 1) -> str:
-    """Cells as a Markdown table, its last columns, those of numbers, aligned to the right."""
+    """Format cells as a Markdown table; the last columns are numbers, aligned to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     texts = len(head) - numbers
     lines = [
@@ -96,20 +93,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells as text, the last columns of numbers of which the highest is best.
+    """A table of text cells whose last columns are numbers, the highest of which is the best.
 
     Attributes
     ----------
     head : names of the columns
-    rows : as many cells each; "" where something was not measured
-    numbers : how many of the last columns are numbers
-    unranked : names of those that are better neither high nor low
-    note : stands below
+    rows : cells of each row; "" where a value was not measured
+    numbers : number of the last columns that hold numbers
+    unranked : names of columns without a best value, such as standard deviations
+    note : text below the table
 
     Raises
     ------
     ValueError
-        A row has another number of cells than the head, or `numbers` is not a number of columns.
+        A row has another number of cells than the head, or `numbers` exceeds the columns.
     """
 
     head: tuple[str, ...]
@@ -127,7 +124,7 @@ class Table:
 
     @property
     def best(self) -> frozenset[tuple[int, int]]:
-        """(row, column) of the highest number of each column where numbers differ."""
+        """Return (row, column) of the highest number of each column whose numbers differ."""
         best: set[tuple[int, int]] = set()
         for column in range(len(self.head) - self.numbers, len(self.head)):
             if self.head[column] in self.unranked:
@@ -140,7 +137,7 @@ class Table:
 
 
 def _number(cell: str) -> float | None:
-    """What a cell begins with: 76.0 of "76.0 ± 0.3" or of "76.0%"; None where that is no number."""
+    """Parse the number that a cell begins with: 76.0 of "76.0 ± 0.3" or "76.0%"; None if none."""
     begin = (
         cell.partition("±")[0].strip().rstrip("%").replace(",", "").replace("\N{MINUS SIGN}", "-")
     )

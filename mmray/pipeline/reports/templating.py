@@ -1,4 +1,4 @@
-"""From data to HTML: the templates of this package, in which every text is escaped."""
+"""Rendering of the HTML templates of this package, in which every text is escaped."""
 
 import re
 from functools import cache
@@ -9,9 +9,9 @@ from mmray.pipeline.reports.thumbnails import FRAMES
 
 
 def render(template: str, **context: object) -> str:
-    """A page of a template in mmray/pages/templates, as text that can be written as UTF-8."""
+    """Render a template of mmray/pipeline/reports/templates as text that UTF-8 can encode."""
     page = _environment().get_template(template).render(context)
-    # Names of files that are not UTF-8 hold lone surrogates, with which a page cannot be written.
+    # File names that are not UTF-8 contain lone surrogates, which UTF-8 cannot encode.
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -32,5 +32,5 @@ def _environment() -> Environment:
 
 
 def _parts(name: str) -> list[str]:
-    """Where a reader would break a name's line: browsers would do so before its last letter."""
+    """Split a file name where its line may break: after underscores, slashes and backslashes."""
     return re.split(r"(?<=[_/\\])", name)

@@ -1,4 +1,4 @@
-"""Images as pages show them: small, inside the page, framed by what they are to an anchor."""
+"""Images in pages: embedded thumbnails, with frames that show their relation to an anchor."""
 
 import base64
 import io
@@ -34,17 +34,17 @@ class Picture:
 
     Attributes
     ----------
-    name : what it is called, any text
-    uri : the image as a data: URI, from `thumbnail`; None where it can no longer be read
-        A neutral box takes its place.
-    kind : its frame
-        The query or anchor blue, an image of its label green, one of another label red, one that
-        has no label or does not count grey, and a thin frame where there are no labels at all.
+    name : any text
+    uri : the image as a data: URI, from `thumbnail`; None where it can no longer be read, and a
+        neutral box is shown
+    kind : of the frame: blue for the query or anchor, green for an image of its label, red for one
+        of another label, grey for one without a label or that does not count, and thin where there
+        are no labels at all
 
     Raises
     ------
     ValueError
-        The URI is not that of an image inside the page, or the kind is not one of these.
+        The URI is not a data: URI of an image, or the kind is unknown.
     """
 
     name: str
@@ -64,17 +64,17 @@ class Picture:
 
 
 def thumbnail(pixels: Pixels, side: int) -> str:
-    """A small JPEG of an image as a data: URI.
+    """Make a small JPEG of an image as a data: URI.
 
     Parameters
     ----------
     pixels : (h, w, 3) uint8
-    side : pixels of the longer side at most; a smaller image is not enlarged
+    side : largest number of pixels of the longer side; a smaller image is not enlarged
 
     Raises
     ------
     ValueError
-        The array is not that of an image, or the side is less than a pixel.
+        The array is not an image, or the side is below 1.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise ValueError(
@@ -95,21 +95,23 @@ def thumbnail(pixels: Pixels, side: int) -> str:
 def picture_of(
     image: ImageFile, side: int, kind: Kind = "plain", *, max_pixels: int = MAX_PIXELS
 ) -> Picture:
-    """An image of a collection as a page shows it; without one where it cannot be read.
+    """Load an image of a collection as a picture for a page, empty where it cannot be read.
 
     Parameters
     ----------
+    image : the image file
     side : as for `thumbnail`
-    max_pixels : an image with more cannot be read
+    kind : of the frame
+    max_pixels : an image with more counts as unreadable
     """
-    # Twice the size: what JPEG's own reduction leaves is then reduced well.
+    # Twice the size: JPEG's own reduction is coarse, and the second one smooth.
     pixels = load_image(image, longest_side=2 * side, max_pixels=max_pixels).pixels
     uri = None if pixels is None else thumbnail(pixels, side)
     return Picture(name=image.name, uri=uri, kind=kind)
 
 
 def frame_kind(labels: NDArray[Any] | None, anchor: int, item: int) -> Kind:
-    """Choose the frame of an item beside an anchor, by their labels (n,) if there are any."""
+    """Choose the frame of an item beside an anchor by their labels (n,), if there are any."""
     if labels is None:
         return "plain"
     ours, its = labels[anchor], labels[item]
@@ -119,17 +121,17 @@ def frame_kind(labels: NDArray[Any] | None, anchor: int, item: int) -> Kind:
 
 
 def _is_absent(label: Any) -> bool:
-    """Tell whether a label stands for none, as for `evaluation.purity.pool_purity`."""
+    """Tell whether a label marks an unlabelled item, as for `evaluation.purity.pool_purity`."""
     return label in (None, -1, "", "-1", b"", b"-1") or bool(label != label)  # NaN equals nothing
 
 
 def png_uri(png: bytes) -> str:
-    """A PNG as a data: URI.
+    """Encode a PNG as a data: URI.
 
     Raises
     ------
     ValueError
-        The bytes are those of something else.
+        The bytes are not a PNG.
     """
     if not png.startswith(_PNG):
         raise ValueError(f"not a PNG: {len(png)} bytes that begin with {png[:8]!r}")

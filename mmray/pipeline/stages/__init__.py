@@ -1,1 +1,1 @@
-"""The stages of a run: each reads artifacts and leaves artifacts."""
+"""The stages of a run: each reads artifacts and writes artifacts."""

@@ -1,4 +1,4 @@
-"""The stages that measure networks on labelled sets: describe their images, rank, score.
+"""The stages that measure networks on labelled sets: describe images, rank, score.
 
 n database images, q queries, d dims.
 """
@@ -28,19 +28,21 @@ from mmray.system.arrays import Floats, Ids
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
 
-SHOWN = 10  # images that a search finds, in pictures
+SHOWN = 10  # search results of a query to show in pictures
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SearchExamples:
-    """What a network's own descriptor finds for the queries of a labelled set, to be looked at.
+    """Search results of a network for the queries of a labelled set, to show in pictures.
 
     Attributes
     ----------
-    network : its label
-    first : of each query up to SHOWN rows of the database, the most similar first; the query
-        itself, where it is not counted, is left out
-    precision : (q,) float64, the average precision of the whole ranking; NaN where it has none
+    network : label of the network
+    labelled : the labelled set
+    first : for each query up to SHOWN rows of the database, the most similar first; the query
+        itself is left out where it is ignored
+    precision : (q,) float64, average precision of the whole ranking; NaN for queries without
+        positives
     """
 
     network: str
@@ -51,19 +53,20 @@ class SearchExamples:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EvaluationResult:
-    """The scores of networks on labelled sets, and what each finds for the first of these."""
+    """Scores of networks on labelled sets, and their search results on the first set."""
 
     scores: list[Score]
     found: list[SearchExamples]
 
 
 def read_labelled_sets(config: LabelledSetsConfig) -> list[LabelledSet]:
-    """The labelled sets that the settings name, in the order of the table.
+    """Read the labelled sets that the settings name, in the order of the table.
 
     Raises
     ------
     InputError
-        One cannot be read, or not whole: what is missing, and where it is published.
+        A set cannot be read or is incomplete; the message says what is missing, and where it is
+        published.
     """
     sets = []
     if config.images:
@@ -81,10 +84,10 @@ def evaluate_stages(
     config: LabelledSetsConfig,
     settings: DescriptorSettings,
 ) -> EvaluationResult:
-    """Score each descriptor of each network on each set, without and with its whitenings.
+    """Measure each descriptor of each network on each set, without and with its whitenings.
 
-    Below them the paper's own, where a network and its setting are the paper's; MLflow gets all as
-    a table.
+    The scores of the paper follow where a network and its setting are the paper's; all are logged
+    to MLflow as a table.
     """
     scores: list[Score] = []
     found: list[SearchExamples] = []
@@ -111,7 +114,7 @@ def _evaluate_set(
     announce(
         f"evaluate: {name}: {len(labelled.queries):,} queries, {len(labelled.database):,} images, "
         f"{described[0].others:,} distractors"
-        + ("" if labelled.complete else "; not the published numbers: figures do not compare")
+        + ("" if labelled.complete else "; not the published numbers: results do not compare")
     )
 
     def work(stage: StageFolder) -> Counts:
@@ -141,7 +144,7 @@ def _search_examples(
     labelled: LabelledSet,
     config: LabelledSetsConfig,
 ) -> SearchExamples:
-    """By the descriptor that the network was trained with, and whitened, if both are measured."""
+    """Search with the descriptor that the network was trained with, whitened if it can be."""
     own: Descriptor = candidate.network.pooling
     pooling = own if own in config.poolings else config.poolings[0]
     database, queries = features.parts(labelled, pooling)
@@ -160,7 +163,7 @@ def _search_examples(
 
 
 def _metric(score: Score) -> str:
-    """As MLflow lists it: oxford5k-map-fine-tuned-mac-LDA."""
+    """Return the name of a metric in MLflow, such as oxford5k-map-fine-tuned-mac-LDA."""
     parts = [score.measure.replace("@", "-at-").replace(" ", "-").lower()]
     parts += [score.network, score.descriptor, score.whitening]
     parts += [] if score.search == "plain" else [score.search]

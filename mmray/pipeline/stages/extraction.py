@@ -1,4 +1,4 @@
-"""The stages that turn images into features Y to mine on: list, describe, whiten.
+"""The stages that turn images into features to mine on: describe, learn PCA, whiten.
 
 n items, d dims.
 """
@@ -32,14 +32,14 @@ from mmray.system.progress import announce
 
 @dataclass(frozen=True)
 class ExtractedDescriptors:
-    """Images that could be read and their descriptors; an image's id is its place in `items`."""
+    """Readable images and their descriptors; the id of an image is its place in `items`."""
 
     stage: StageFolder
     poolings: Sequence[Descriptor]
     items: Collection
 
     def features(self, pooling: Descriptor) -> Features:
-        """(n, d) float32, a row an item."""
+        """Read the descriptors (n, d) float32 of one kind, a row for each item."""
         return shards.read_features(self.stage.folder, self.poolings, pooling)
 
 
@@ -55,20 +55,25 @@ def extract_descriptors(
     flag: str = "",
     deduplicate: bool = False,
 ) -> ExtractedDescriptors:
-    """Descriptors of images by a network.
+    """Run the stage that describes images by a network.
 
     Parameters
     ----------
+    session : the run
+    images : the images to describe
+    model : the network
+    settings : descriptors, preprocessing and precision
+    stage_flag : stage of --stages that this one belongs to
     settings_fingerprint : JSON-like
-        What `settings.stored` does not show: where its whitening of regions comes from.
-    max_bad_fraction : of the images, that may be unreadable; None: even all of them
-    flag : that sets it, for the message
-    deduplicate : of images with equal content, keep the first only
+        Origin of the whitening of regions, which `settings.stored` does not show.
+    max_bad_fraction : largest fraction of the images that may be unreadable; None: all of them
+    flag : that sets this fraction, for the message
+    deduplicate : whether to keep only the first of images with equal content
 
     Raises
     ------
     InputError
-        More than the given fraction of the images cannot be read.
+        More than this fraction of the images cannot be read.
     """
 
     def work(stage: StageFolder) -> Counts:
@@ -98,21 +103,21 @@ def extract_descriptors(
     stage = session.run_stage("extract", *inputs, work=work, stage_flag=stage_flag)
     if "deviation" in stage.counts:
         announce(
-            f"{stage_flag}: cosines of {settings.precision} descriptors to those in float32 are 1 "
-            f"less {stage.counts['deviation']:.2g} on average, "
-            f"{stage.counts['deviation_max']:.2g} at most (one image a shard)"
+            f"{stage_flag}: cosines of {settings.precision} descriptors to those in float32: "
+            f"1 - {stage.counts['deviation']:.2g} on average, "
+            f"1 - {stage.counts['deviation_max']:.2g} at worst (one image of each shard)"
         )
     kept = stage.folder.read_table("images.parquet", ["item"])["item"].to_numpy()
     return ExtractedDescriptors(stage, settings.poolings, images.take(kept))
 
 
-REGION_IMAGES = 5000  # of which the PCA of regions is learned
+REGION_IMAGES = 5000  # images that the PCA of regions is learned from
 
 
 def extract_stage(
     session: Session[LearningConfig], model: EmbeddingNet, images: Collection
 ) -> ExtractedDescriptors:
-    """Descriptors of the unlabelled images by the initial network.
+    """Describe the unlabelled images by the network that gives the features to mine on.
 
     Raises
     ------
@@ -150,7 +155,7 @@ def _region_stage(
     model: EmbeddingNet,
     settings: DescriptorSettings,
 ) -> StageFolder:
-    """PCA whitening of the regions of R-MAC, learned from a sample of the images."""
+    """Run the stage that learns PCA whitening of R-MAC regions from a sample of the images."""
     config = session.config
     learned_from = sample(images, REGION_IMAGES, config.seed)
 
@@ -166,7 +171,7 @@ def _region_stage(
         if not moments.count:
             raise InputError(
                 f"--extraction.region-whitening: none of the {len(learned_from)} images for it "
-                f"could be read, the first of them {learned_from[0].location}; mend that"
+                f"could be read, the first of them {learned_from[0].location}; repair them"
             )
         write_whitening(stage.folder, "regions.npz", pca_from(moments))
         return {"images": len(learned_from), "regions": moments.count}
@@ -180,7 +185,7 @@ def _region_stage(
 def features_stage(
     session: Session[LearningConfig], described: ExtractedDescriptors
 ) -> FeatureSource:
-    """The features to mine on: the first of the descriptors, whitened where that is asked for."""
+    """Return the features to mine on: the first descriptor, reduced by PCA if that is set."""
     pooling, dims = described.poolings[0], session.config.extraction.pca
     source = FeatureSource(
         described.stage.fingerprint,

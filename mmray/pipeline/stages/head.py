@@ -1,4 +1,4 @@
-"""The stage that gives a network its fully connected layer."""
+"""The stage that adds a fully connected layer to a network."""
 
 import dataclasses
 
@@ -16,21 +16,21 @@ from mmray.pipeline.stages.labelled_descriptors import class_set_settings
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError
 
-HEAD_IMAGES = 10_000  # of which the principal components are learned
+HEAD_IMAGES = 10_000  # images that the principal components are learned from
 
 
 def head_stage(
     session: Session[FinegrainedConfig], images: Collection, network: EmbeddingNet
 ) -> EmbeddingNet:
-    """The network with a fully connected layer (c -> d), which is to be trained.
+    """Add a fully connected layer (c -> d), which is to be trained, to a network.
 
-    It starts as the first d principal components of the images' pooled descriptors, not whitened,
-    or at random, which is far worse (RESULTS.md, "Telling similar classes apart").
+    The layer starts as the first d principal components of the images' pooled descriptors, not
+    whitened, or at random, which is far worse (docs/results/finegrained.md).
 
     Raises
     ------
     InputError
-        There are too few images for so many components, or too many cannot be read.
+        There are too few images for d components, or too many cannot be read.
     """
     config = session.config
     if config.head == "random":
@@ -67,6 +67,6 @@ def head_stage(
 
 
 def unit_rows(rows: Features) -> Features:
-    """Directions (d, c) of whitening without the scale that makes their variances equal."""
+    """Normalise the directions (d, c) of a whitening, which removes its scaling of variances."""
     scaled: Features = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return scaled

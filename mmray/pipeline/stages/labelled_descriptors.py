@@ -17,7 +17,7 @@ from mmray.pipeline.stages.extraction import ExtractedDescriptors, extract_descr
 from mmray.system.arrays import Features
 
 PART = "evaluate"
-MOST_BAD = 0.05  # of the distractors and of the images for whitening may be unreadable
+MOST_BAD = 0.05  # fraction of distractors, or of images for whitening, that may be unreadable
 
 
 def describe_sample(
@@ -29,7 +29,17 @@ def describe_sample(
     images: int,
     stage_flag: str,
 ) -> ExtractedDescriptors:
-    """Descriptors of independent images, drawn at random, to learn PCA whitening from."""
+    """Describe a random sample of independent images, to learn PCA whitening from.
+
+    Parameters
+    ----------
+    session : the run; its seed draws the sample
+    folder : of the images, a path or URI
+    network : computes the descriptors
+    settings : descriptors, preprocessing and precision
+    images : size of the sample
+    stage_flag : stage of --stages that this one belongs to
+    """
     listed = sample(Collection.of(list_images(folder)), images, session.config.seed)
     return describe_images(
         session, listed, network, settings, stage_flag=stage_flag, most_bad=MOST_BAD
@@ -38,14 +48,14 @@ def describe_sample(
 
 @dataclass(frozen=True)
 class _SetFeatures:
-    """Descriptors of a labelled set: its images, and its distractors."""
+    """Descriptors of a labelled set, and those of its distractors."""
 
     items: ExtractedDescriptors
     distractors: ExtractedDescriptors | None
 
     @property
     def others(self) -> int:
-        """Distractors that could be read."""
+        """Return the number of readable distractors."""
         return 0 if self.distractors is None else len(self.distractors.items)
 
     @property
@@ -54,7 +64,7 @@ class _SetFeatures:
         return [self.items.stage.fingerprint, *others]
 
     def parts(self, labelled: LabelledSet, pooling: Descriptor) -> tuple[Features, Features]:
-        """Of the database with its distractors (n, d), and of the queries (q, d)."""
+        """Return descriptors of the database with distractors (n, d), and of queries (q, d)."""
         database, queries = labelled.split(self.items.features(pooling))
         if self.distractors is None:
             return database, queries
@@ -67,7 +77,7 @@ def _describe_set(
     labelled: LabelledSet,
     settings: DescriptorSettings,
 ) -> _SetFeatures:
-    """Distractors are a stage of their own, which benchmarks that have the same ones share."""
+    """Describe a labelled set; its distractors are a stage that benchmarks share."""
     items = Collection.of(labelled.items)
     of_items = describe_images(session, items, network, settings, stage_flag=PART)
     if not labelled.distractors:
@@ -88,7 +98,17 @@ def describe_images(
     stage_flag: str,
     most_bad: float = 0.0,
 ) -> ExtractedDescriptors:
-    """Descriptors of images, all of which must be readable but for a fraction."""
+    """Describe images, nearly all of which must be readable.
+
+    Parameters
+    ----------
+    session : the run
+    images : the images to describe
+    network : computes the descriptors
+    settings : descriptors, preprocessing and precision
+    stage_flag : stage of --stages that this one belongs to
+    most_bad : largest fraction of the images that may be unreadable
+    """
     return extract_descriptors(
         session,
         images,
@@ -100,7 +120,7 @@ def describe_images(
 
 
 def labelled_set_settings(config: RetrievalConfig) -> DescriptorSettings:
-    """How the retrieval job describes labelled sets, and the images that whitening learns from."""
+    """Return the retrieval job's settings for labelled sets and for images to learn whitening."""
     test = config.evaluation
     return DescriptorSettings.of(
         config.extraction,
@@ -111,7 +131,7 @@ def labelled_set_settings(config: RetrievalConfig) -> DescriptorSettings:
 
 
 def class_set_settings(config: FinegrainedConfig) -> DescriptorSettings:
-    """How the fine-grained job describes test classes: as training embeds images."""
+    """Return the fine-grained job's settings for test classes, the same as in training."""
     training = config.training
     crop = training.crop_size if training.augmentation == "crop" else None
     preprocessing = Preprocessing(training.longest_side, crop)

@@ -1,4 +1,4 @@
-"""The list of the images that a run learns from, as a stage: made once, kept, and gone by."""
+"""The stage that lists the images of a run, and keeps the list for later runs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,23 +20,23 @@ IMAGES, SOURCES = "list.parquet", "sources.json"
 
 
 def read_exclusion_list(config: ListingConfig) -> frozenset[str]:
-    """The names of --exclude."""
+    """Read the names of --exclude."""
     return frozenset() if config.exclude is None else frozenset(read_exclusions(config.exclude))
 
 
 def list_stage(
     session: Session[ListingConfig], sources: Sequence[str], excluded: AbstractSet[str]
 ) -> Collection:
-    """All images of the sources but those excluded, or a sample of them.
+    """List the images of the sources except excluded ones, or a sample of them.
 
-    A rerun goes by the list that an earlier call made, unless --relist is given, or a folder, list
-    or archive on it has changed. Loose files in an object store are not looked at for changes: that
-    takes as long as listing them.
+    A rerun uses the list of an earlier run, unless --relist is given, or a folder, list or archive
+    on it has changed. Loose files in an object store are not checked for changes: that takes as
+    long as listing them.
 
     Raises
     ------
     InputError
-        A source cannot be listed, no name of the excluded fits an image, or no image is left.
+        A source cannot be listed, no excluded name fits an image, or no image is left.
     """
     config = session.config
 
@@ -60,10 +60,10 @@ def list_stage(
 
     def stale(stage: StageFolder) -> bool:
         if "extract" not in session.chosen:
-            return False  # the stages that are done have their images
+            return False  # the stages that are done have stored their images
         stamps = [Stamp(**stamp) for stamp in read_json(stage.folder, SOURCES)]
         if config.relist or not unchanged(stamps):
-            announce("list: made again, as --relist asks or what was listed has changed")
+            announce("list: made again, as --relist asks or as a source has changed")
             return True
         return False
 
@@ -79,7 +79,7 @@ def list_stage(
 
 
 def _tell_of_excluded(images: int, names: AbstractSet[str]) -> None:
-    """Names that fit nothing would leave in what was to be kept out, unseen."""
+    """Report the number of excluded images; InputError where no name fits an image."""
     if not images:
         raise InputError(
             f"--exclude: none of the {len(names)} names, such as {min(names)}, is that of an "
@@ -94,9 +94,9 @@ def _with_contained(
     found: list[SourceListing],
     stamps: list[dict[str, Any]],
 ) -> Collection:
-    """The files of each source, then the images in its archives."""
+    """Join the files of each source with the images in its archives."""
     containers = [uri for source in found for uri in source.containers]
-    # The index of an archive is kept if this is killed, but not beyond a change of the archives.
+    # Indexes of archives survive an interruption, but not a change of the archives.
     indexed = iter(
         index_containers(
             containers,

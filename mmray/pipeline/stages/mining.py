@@ -1,4 +1,4 @@
-"""The stages that every job mines with: features to a graph, and a graph to anchors and pools.
+"""The mining stages of all jobs: from features to a graph, and on to anchors and pools.
 
 n items, a anchors.
 """
@@ -60,18 +60,20 @@ class FeatureSource:
     fingerprint: str
     count: int
     load: Callable[[], Features]
-    what: str = "items"  # the word for them in messages
+    what: str = "items"  # word for the items in messages
 
 
 @dataclass(frozen=True)
 class MiningResult:
-    """The mining stage, and the pools that it left, by image id.
+    """The pools of the mining stage, by image id, or labels that stand in for them.
 
     Attributes
     ----------
-    oracle : the stage that took false pairs out of the pools; None: nobody did
-    supervision : the labels that training learns from, instead of the pools; None: it is the pools
-    label : what a network is called that was trained on this
+    stage : the stage that mined, or that read the labels
+    pools : by image id
+    supervision : labels to train on instead of the pools; None: training is on the pools
+    label : of a network that is trained on this, in tables
+    oracle : the stage that removed false pairs from the pools by labels; None: none were removed
     """
 
     stage: StageFolder
@@ -82,12 +84,12 @@ class MiningResult:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the pools."""
+        """Return the fingerprint of the stage that determines the pools."""
         return (self.oracle or self.stage).fingerprint
 
 
 def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) -> StageFolder:
-    """The nearest neighbours of every item; graphs of the same k share them."""
+    """Run the stage that finds the nearest neighbours of all items; graphs of equal k share it."""
     config = session.config.mining
     need_items(config, source.count, source.what)
     k = config.graph_k + (0 if config.count_self else 1)
@@ -103,7 +105,7 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
         effort = config.search_effort
         find_neighbors(index, k, **shards, pool=_cpu_pool(session), effort=effort)
         found = measured_recall(index, exact, k, effort=effort)
-        announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (of 1,000 items)")
+        announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (1,000 sampled items)")
         return {**counts, "recall": found}
 
     how = None if config.search == "exact" else (config.search, config.search_effort)
@@ -115,14 +117,14 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
 def _approximate(
     stage: StageFolder, exact: ExactIndex, method: ApproximateSearch, seed: int
 ) -> ApproximateIndex:
-    """An index that is built once: a run that goes on searches the same one."""
+    """Build an approximate index, or read the one that an interrupted run built."""
     if stage.folder.has("index.npy"):
         trained = np.asarray(read_array(stage.folder, "index.npy"))
         return ApproximateIndex(
             database=exact.database, norm=exact.norm, trained=trained, method=method
         )
     announce(f"knn: building an index ({method})")
-    # Several threads would build another graph each time.
+    # With several threads HNSW would build another graph each time.
     threads = 1 if method == "hnsw" else os.cpu_count() or 1
     index = ApproximateIndex.of(exact.database, method, seed=seed, threads=threads)
     write_array(stage.folder, "index.npy", index.trained)
@@ -130,7 +132,7 @@ def _approximate(
 
 
 def graph_stage(session: Session[MiningRunConfig], source: FeatureSource) -> StageFolder:
-    """Reciprocal k-NN graph of the items, eq. (1)."""
+    """Run the stage that builds the reciprocal k-NN graph of the items, eq. (1)."""
     config = session.config.mining
     neighbors = neighbors_stage(session, source)
 
@@ -158,7 +160,7 @@ def graph_stage(session: Session[MiningRunConfig], source: FeatureSource) -> Sta
 def mine_stage(
     session: Session[MiningRunConfig], source: FeatureSource, graph: StageFolder
 ) -> MiningResult:
-    """Anchors, and their pools of positives and negatives, eqs. (2)-(6)."""
+    """Run the stage that selects anchors and mines their pools, eqs. (2)-(6)."""
     config, seed = session.config.mining, session.config.seed
     method = MiningMethod.of(config, seed)
     pool, device = _workers(session)
@@ -210,14 +212,17 @@ def check_stage(
     items: int,
     neighbors: int,
 ) -> ManifoldNeighbors:
-    """Manifold neighbours of linked items drawn at random, by which a network is checked.
+    """Find the manifold neighbours of random items, the ground truth of the check without labels.
 
-    They are few, and found by this process.
+    The items have edges in the graph. They are few, so this process finds their neighbours itself.
 
     Parameters
     ----------
-    items : how many, at most; 0: none
-    neighbors : of each, at most
+    session : the run
+    source : the features
+    graph : the stage of their graph
+    items : most items to draw; 0: none
+    neighbors : most neighbours of each item
     """
     config, seed = session.config.mining, session.config.seed
     solver = (config.alpha, config.rtol, config.max_iter)
@@ -243,7 +248,7 @@ def check_stage(
 def measure_purity(
     session: Session[MiningRunConfig], mined: MiningResult, labels: NDArray[Any]
 ) -> Purity:
-    """How many of the mined pairs are true, by labels (n,) that serve nothing else."""
+    """Measure the purity of the mined pools by labels (n,), which are used for nothing else."""
     purity = pool_purity(mined.pools, labels)
     rates = {"positives": purity.positives, "negatives": purity.negatives}
     session.run.log_metrics({f"purity/{key}": rate for key, rate in rates.items() if rate == rate})
@@ -255,7 +260,7 @@ def measure_purity(
 
 
 def need_items(config: MiningConfig, count: int, what: str) -> None:
-    """There must be more items than neighbours are asked for; else InputError."""
+    """Check that there are more items than neighbours of each; else InputError."""
     for flag, k in (("graph-k", config.graph_k), ("positive-k", config.positive_k)):
         if count <= k:
             raise InputError(
@@ -265,7 +270,7 @@ def need_items(config: MiningConfig, count: int, what: str) -> None:
 
 
 def _workers(session: Session[MiningRunConfig]) -> tuple[ActorPool, Device]:
-    """The actors of a mining stage, and where they compute."""
+    """Return the actor pool and the device of a mining stage."""
     config = session.config.mining
     pool = _cpu_pool(session)
     device = cluster.mining_device(config.device, pool.capacity)

@@ -1,4 +1,4 @@
-"""The stages that turn mined pools, or a file's pairs, into a network: cache the images, train."""
+"""The training stages: cache the images, and fine-tune on mined pools or on labels."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -38,12 +38,14 @@ SUPERVISED = "supervised (uses labels)"
 
 @dataclass(frozen=True)
 class FineTunedNetwork:
-    """The network that was kept, and after how many epochs; 0: it is the initial one.
+    """The network that training kept.
 
     Attributes
     ----------
-    label : what it is called wherever it is shown
-    history : figures of epochs 0, 1, ... , before and after each epoch of training
+    network : the network
+    epoch : after which it was kept; 0: it is the initial network
+    label : of the network in tables and reports
+    history : metrics of the initial network, and of the network after each epoch
     """
 
     network: EmbeddingNet
@@ -53,12 +55,12 @@ class FineTunedNetwork:
 
     @property
     def epochs(self) -> int:
-        """How many were trained."""
+        """Return the number of epochs that were trained."""
         return max(0, len(self.history) - 1)
 
 
 def tuples_stage(session: Session[RetrievalConfig], given: SfmTuples) -> MiningResult:
-    """The pairs of a file, which stand in for what is mined without labels."""
+    """Run the stage that takes labelled pairs of a file in place of mined pools."""
     pairs = given.pairs
     counts = {
         "images": len(given.images),
@@ -72,8 +74,8 @@ def tuples_stage(session: Session[RetrievalConfig], given: SfmTuples) -> MiningR
     )
     announce(
         f"tuples: {SUPERVISED}: {counts['pairs']:,} pairs and {counts['clusters']:,} clusters of "
-        f"{counts['images']:,} images, from {given.file}; without a graph no network is checked: "
-        "the last one is kept"
+        f"{counts['images']:,} images, from {given.file}; without a graph there is no check of "
+        "networks: the last one is kept"
     )
     return MiningResult(stage, pairs.as_pools(), pairs, SUPERVISED)
 
@@ -85,7 +87,15 @@ def classes_stage(
     baseline: SupervisedBaseline,
     per_class: int,
 ) -> MiningResult:
-    """The classes of the images, by name, which stand in for what is mined without labels.
+    """Run the stage that takes the classes of images in place of mined pools.
+
+    Parameters
+    ----------
+    session : the run
+    images : n images
+    labels : class of each image by name
+    baseline : supervised loss to train with
+    per_class : images of a class in a batch
 
     Raises
     ------
@@ -108,7 +118,7 @@ def classes_stage(
     label = BASELINE_LABELS[baseline]
     announce(
         f"classes: {label}: {counts['classes']:,} classes of {counts['images']:,} images; without "
-        "a graph no network is checked: the last one is kept"
+        "a graph there is no check of networks: the last one is kept"
     )
     return MiningResult(stage, NO_POOLS, supervision, label)
 
@@ -121,13 +131,16 @@ def train_stage(
     validation_neighbors: ManifoldNeighbors,
     labelled: LabelledSet | None,
 ) -> FineTunedNetwork:
-    """The network fine-tuned on the mined tuples, or on those of `tuples_stage`.
+    """Run the stage that fine-tunes a network on mined pools or on the labels in their place.
 
     Parameters
     ----------
-    images : of the ids in the pools
-    validation_neighbors : manifold neighbours of some items, see `validation`
-    labelled : to measure on
+    session : the run
+    network : the initial network
+    images : the images; ids in the pools are places among them
+    mined : the pools, or the labels that stand in for them
+    validation_neighbors : manifold neighbours of some items, see `training.validation`
+    labelled : set to measure on during training; None: not measured
     """
     config, seed = session.config.training, session.config.seed
     options = stored(dataclasses.asdict(config))
@@ -139,7 +152,7 @@ def train_stage(
         job = TrainingJob(
             model=network,
             images=cached_images,
-            # Under labels there are none, and all images keep their places.
+            # Supervised training has no pools, and all images keep their places.
             pools=(mined.pools if mined.supervision is None else NO_POOLS).renamed(places),
             validation_neighbors=validation_neighbors.renamed(places),
             config=config,
@@ -162,7 +175,7 @@ def train_stage(
     stage = session.run_stage("train", mined.fingerprint, digest, options, seed, work=work)
     epoch, history = stage.counts["kept_epoch"], read_json(stage.folder, "history.json")
     history = renamed_history(history)
-    session.run.log_epochs(history)  # where the server lost what it was told
+    session.run.log_epochs(history)  # in case the server lost the metrics
     verdict, known = _verdict(history, epoch), ""
     if mined.label != TUNED:
         session.run.log_labels(mined.label)
@@ -178,7 +191,7 @@ def _cached(
     mined: MiningResult,
     validation_neighbors: ManifoldNeighbors,
 ) -> tuple[Collection, Ids]:
-    """The images that training needs, resized and kept, and the place of each image among them."""
+    """Run the stage that caches the images of training; return them and the place of each image."""
     size = session.config.training.longest_side
     ids = _needed(
         mined, validation_neighbors, len(images), np.random.default_rng(session.config.seed)
@@ -210,9 +223,9 @@ def _cached(
 def _needed(
     mined: MiningResult, validation_neighbors: ManifoldNeighbors, n: int, rng: np.random.Generator
 ) -> Ids:
-    """The images of the pools and of the check, and others at random for the check to search.
+    """Collect the images of the pools and of the check, and random others for the check to search.
 
-    Under labels any of the n images may become a negative.
+    Supervised training needs all n images, any of which may become a negative.
     """
     if mined.supervision is not None:
         return np.arange(n)
@@ -229,7 +242,7 @@ def _needed(
 
 
 def _verdict(history: History, kept: int) -> str:
-    """What came of the training, in a sentence."""
+    """Summarise the outcome of training in one sentence."""
     last, figures = len(history) - 1, [metrics.get(MANIFOLD_MAP) for metrics in history]
     if figures[0] is None:
         return f"the network after epoch {kept} is kept, the last one; no check chose an epoch"

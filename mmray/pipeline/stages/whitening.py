@@ -41,10 +41,11 @@ def whiten_stage(
     mined: MiningResult,
     networks: dict[str, EmbeddingNet],
 ) -> tuple[Folder, list[EvaluatedNetwork]]:
-    """The networks with PCA whitening of the initial, LDA whitening of the fine-tuned one.
+    """Run the stage that learns PCA whitening of the initial network and LDA of the fine-tuned one.
 
-    The folder holds the fine-tuned one with its whitening, ready for use. PCA learns from
-    independent images or a sample of the unlabelled ones, LDA from matching pairs that were mined.
+    The folder that is returned holds the fine-tuned network with its whitening, ready for use. PCA
+    is learned from independent images or a sample of the unlabelled ones, LDA from matching pairs
+    that were mined.
     """
     config, test = session.config.whitening, session.config.evaluation
     rng, total = np.random.default_rng(session.config.seed), len(images)
