@@ -188,9 +188,7 @@ class TrainingConfig:
     """Most images in a forward pass without gradients; all have one shape."""
     held_out: Annotated[float, Between(0, 0.9)] = 0.0
     """Share of the anchors that are never trained on; their loss is logged."""
-    validation_items: Annotated[
-        int, tyro.conf.arg(aliases=["--training.check-items"]), Between(0, 1_000_000)
-    ] = 300
+    validation_items: Annotated[int, _CHECK_ITEMS, Between(0, 1_000_000)] = 300
     """Items drawn at random whose manifold neighbours a good network finds, the check without
     labels that chooses an epoch; 0: no check."""
     average: bool = False

@@ -89,7 +89,7 @@ def test_half_precision_is_widened_and_not_changed(tmp_path, name, write):
     assert not found.normalized
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 40),
     d=st.integers(1, 12),

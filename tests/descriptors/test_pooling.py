@@ -97,7 +97,7 @@ def test_regions_of_a_vgg_map_of_a_landscape_photo():
 
 
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(0, 5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_regions_lie_inside_and_the_transposed_map_has_the_transposed_ones(height, width, levels):
     regions = rmac_regions(height, width, levels)
     assert all(

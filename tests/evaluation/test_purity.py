@@ -96,7 +96,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 20), anchors=st.integers(0, 6))
 def test_purity_is_what_plain_loops_count(kind, seed, n, anchors):
     pools = random_pools(seed, n, anchors)

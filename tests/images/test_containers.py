@@ -349,7 +349,7 @@ def test_another_suffix_is_the_callers_mistake():
         index("a.zip")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_no_damage_makes_listing_or_reading_fail(data):
     form = data.draw(st.sampled_from([*FORMATS.values()]))
@@ -741,9 +741,7 @@ def mixed(tmp_path_factory) -> list[ImageFile]:
     return [*images, ImageFile(uri=str(folder / "gone.png"), name="gone.png")]
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_order_with_repeats_equals_reading_each_alone(mixed, data):
     places = st.lists(st.integers(0, len(mixed) - 1), max_size=25)

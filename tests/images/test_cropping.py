@@ -71,7 +71,7 @@ def literal_region(height, width, scale, ratio, rng):
     ratio=st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)).map(sorted).map(tuple),
     seed=st.integers(0, 1000),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_regions_are_those_of_the_literal_rule_with_the_same_generator(
     height, width, scale, ratio, seed
 ):

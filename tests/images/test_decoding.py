@@ -207,7 +207,7 @@ def test_a_box_is_of_the_upright_image():
     longest_side=st.integers(1, 80),
     box=st.none() | st.tuples(*[st.floats(-20, 80)] * 4),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_sizes_follow_the_box_rule(width, height, longest_side, box):
     data = encoded(np.zeros((height, width, 3), np.uint8), "BMP")
     decoded = decode(data, longest_side=longest_side, box=box)
@@ -247,7 +247,7 @@ SMALL = sorted(name for name in ODD if not name.startswith("no"))
 
 
 @given(st.sampled_from(SMALL), st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_damage_makes_decoding_raise(name, random):
     data = bytearray(ODD[name].data)
     for _ in range(random.randint(1, 8)):

@@ -47,6 +47,7 @@ def test_an_image_that_ends_the_process_has_that_as_its_error(isolated, how):
     assert isolated(PNG, longest_side=60).pixels.shape == (40, 60, 3)
 
 
+@pytest.mark.process
 def test_the_process_ends_with_the_one_that_uses_it():
     code = (
         "import os, signal\n"

@@ -12,7 +12,7 @@ from tests import oracles
 from tests.made.synthetic import curves, graph_of, permuted, random_graph
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 16), density=st.sampled_from([0.1, 0.3, 0.8]))
 def test_closed_form_is_the_limit_of_the_lazy_walk(seed, n, density):
     graph = random_graph(seed, n, density)
@@ -42,7 +42,7 @@ def test_a_graph_without_edges_has_no_walk_and_no_anchors():
     assert select_anchors(graph, 3).shape == (0,)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 60), count=st.integers(1, 20))
 def test_anchors_are_the_most_important_local_maxima(seed, n, count):
     graph = random_graph(seed, n, min(1.0, 3 / n))
@@ -97,7 +97,7 @@ def test_all_linked_items_or_some_at_random_can_be_anchors():
     assert set(some) != set(select_anchors(graph, 9, selection="random", seed=2))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 60), count=st.integers(1, 40))
 def test_filled_anchors_are_all_local_maxima_and_others_up_to_the_count(seed, n, count):
     graph = random_graph(seed, n, min(1.0, 3 / n))

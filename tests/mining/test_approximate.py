@@ -62,7 +62,7 @@ def uneven(seed, n, d):
 # What a row holds
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 1000),
     method=st.sampled_from(METHODS),

@@ -86,7 +86,7 @@ def with_duplicates(seed):
 # Nearest neighbours
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), k=st.integers(1, 12), extra=st.integers(0, 5))
 def test_euclidean_positives_are_the_other_items_of_the_first_k(seed, k, extra):
     features = curves(seed, clusters=2, per_cluster=20)
@@ -117,7 +117,7 @@ def test_an_anchor_behind_its_duplicates_still_takes_one_of_the_k_places(m):
 # Random items
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(1, 25),
@@ -182,7 +182,7 @@ def test_a_draw_from_a_million_items_needs_no_memory_for_them():
 # Cycles
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(2, 8),
@@ -230,7 +230,7 @@ def test_renaming_the_items_renames_the_cycles():
 # Geodesic distances
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     far=st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]),

@@ -36,7 +36,7 @@ def test_columns_match_the_dense_inverse(alpha, dtype, tolerance):
         assert solved.residual.max() < 2e-10
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(1, 40),

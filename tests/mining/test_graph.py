@@ -24,7 +24,7 @@ def lists_of(seed, n, k):
     return neighbors, rng.uniform(-0.3, 1, (n, k)).astype(np.float32)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 25), data=st.data())
 def test_weights_are_those_of_eq_1(seed, n, data):
     neighbors, similarities = lists_of(seed, n, data.draw(st.integers(1, n)))
@@ -126,7 +126,7 @@ def test_degrees_are_summed_in_double_precision():
     np.testing.assert_allclose(weighted_degrees(graph), expected, rtol=1e-14)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 40))
 def test_components_are_those_a_search_finds(seed, n):
     graph = random_graph(seed, n, 1.2 / n)

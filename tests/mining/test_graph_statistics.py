@@ -53,7 +53,7 @@ def counted(graph, features):
     }
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 40), d=st.integers(1, 4))
 def test_the_report_counts_what_plain_loops_count(seed, n, d):
     graph, features = random_graph(seed, n, 1.5 / n), rows_of_few_values(seed, n, d)

@@ -29,7 +29,7 @@ def literal_neighbors(graph, item, k):
     return near, s_m[near]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 40), k=st.integers(1, 45))
 def test_neighbors_are_the_ranking_by_the_dense_inverse(seed, n, k):
     graph = random_graph(seed, n, min(1.0, 2.5 / n), dtype=np.float64)
@@ -76,7 +76,7 @@ def test_an_isolated_item_has_no_neighbors():
     assert [len(similarity) for similarity in found.similarity] == [0, 2, 0]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 30))
 def test_neighbors_are_those_that_the_pools_are_chosen_from(seed, k):
     graph, features = random_graph(seed, 40, 0.08), clouds(seed, 40)

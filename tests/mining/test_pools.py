@@ -44,7 +44,7 @@ def with_duplicates(seed):
     return np.concatenate([features, features[[0, 0, 0, 5, 95]]])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 1000),
     positive_k=st.integers(1, 40),
@@ -78,7 +78,7 @@ def test_pools_are_the_set_differences_of_eqs_5_and_6(seed, positive_k, negative
     np.testing.assert_array_equal(mined.iterations, diffusion.iterations)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), positive_k=st.integers(1, 60), negative_k=st.integers(1, 120))
 def test_positives_and_negatives_share_nothing(seed, positive_k, negative_k):
     features = with_duplicates(seed)

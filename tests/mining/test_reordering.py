@@ -8,7 +8,7 @@ from mmray.mining.diffusion.reordering import inverse, reorder, unordered
 from tests.made.synthetic import graph_of, permuted, random_graph
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 60))
 def test_rows_and_columns_are_renumbered_alike(seed, n):
     graph = random_graph(seed, n, min(1.0, 4 / n), np.float32)

@@ -174,6 +174,7 @@ def test_a_point_without_an_edge_is_no_anchor(places):
         toy(graph_k=2)  # only pairs are linked, and the two of a pair tie
 
 
+@pytest.mark.process
 def test_the_job_draws_and_ends_with_the_table(tmp_path):
     output = tmp_path / "new" / "figure.png"
     ended = subprocess.run(

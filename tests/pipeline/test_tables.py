@@ -188,6 +188,7 @@ def test_an_importance_that_is_none_is_refused(report, value):
         graph_figure(report, np.array([0.5, value]))
 
 
+@pytest.mark.process
 def test_matplotlib_comes_with_the_first_figure_and_without_pyplot():
     program = """
 import sys

@@ -132,6 +132,7 @@ print(json.dumps({"mmray": mmray.__file__, "modules": sorted(sys.modules)}))
 """
 
 
+@pytest.mark.process
 def test_a_process_without_mmray_serves_what_torch_and_onnx_compute(
     folder, files, expected, tmp_path, tmp_path_factory
 ):

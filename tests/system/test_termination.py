@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 
+import pytest
+
 from mmray.system.termination import on_termination
 
 # One call into C that lasts longer than anybody waits, and heeds no signal until it returns.
@@ -23,6 +25,7 @@ sys.exit(exit_status(job))
 """
 
 
+@pytest.mark.process
 def test_sigterm_is_heeded_while_the_main_thread_is_in_native_code():
     process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmray.mining.pool_lists import matching_pairs
@@ -58,7 +58,6 @@ def draw(
     return pairs, drawn
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 30), st.integers(25, 50), st.integers(1, 6))
 def test_negatives_follow_the_authors_rule(seed: int, count: int, pool: int, n: int) -> None:
     pairs, drawn = draw(seed, count, pool, n)
@@ -71,7 +70,6 @@ def test_negatives_follow_the_authors_rule(seed: int, count: int, pool: int, n: 
     assert drawn.negatives.dtype == drawn.positives.dtype == np.int64
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 30), st.integers(25, 50))
 def test_an_epoch_draws_pairs_and_one_pool_without_replacement(
     seed: int, count: int, pool: int

@@ -69,7 +69,7 @@ def test_the_weight_multiplies_each_tuple(loss, oracle):
 
 @both
 @given(seed=st.integers(0, 10_000), margin=st.floats(0, 2))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_losses_do_not_change_when_space_is_rotated(loss, oracle, seed, margin):
     tuples = random_tuples(seed=seed)
     rotation = torch.from_numpy(np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))[0])

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmray.system.errors import InputError
@@ -181,7 +181,6 @@ def test_no_gpu_is_seeded_that_a_loss_does_not_draw_on(name, monkeypatch):
     baseline_loss(name, classes=5, dim=8, seed=0)(rows(40), torch.arange(40) % 5, 0)
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=2, max_size=12),
     per_class=st.integers(2, 4),
@@ -213,7 +212,6 @@ def test_batches_have_whole_classes(sizes, per_class, parts, batches, seed):
             assert len(set(group)) == min(per_class, of_class)
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(4, 9), min_size=2, max_size=9),
     parts=st.integers(1, 9),

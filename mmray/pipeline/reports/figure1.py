@@ -164,7 +164,7 @@ def _background(axes: Axes, toy: PlaneExample) -> None:
 
 
 def _circle(axes: Axes, toy: PlaneExample, k: int, style: str = "--") -> None:
-    """Draw the circle around the anchor that contains its k nearest neighbours NN^e."""
+    """Draw the circle around the anchor that contains NN^e of k places."""
     centre = toy.places[toy.anchor]
     radius = np.linalg.norm(toy.places[toy.euclidean(k)] - centre, axis=1).max(initial=0)
     angle = np.linspace(0, 2 * np.pi, 361)

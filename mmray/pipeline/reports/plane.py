@@ -69,7 +69,7 @@ class PlaneExample:
     negatives: Ids
 
     def euclidean(self, k: int) -> Ids:
-        """Return the k nearest neighbours NN^e, nearest first, without the anchor itself."""
+        """Return NN^e of k places, the anchor's own included, without the anchor."""
         others: Ids = self.nearest[:k][self.nearest[:k] != self.anchor]
         return others
 
