@@ -9,7 +9,7 @@ if TYPE_CHECKING:
         normalized_mutual_information as normalized_mutual_information,
     )
     from mmray.evaluation.ranking import mean_average_precision as mean_average_precision
-    from mmray.evaluation.ranking import recall_at_k as recall_at_k
+    from mmray.evaluation.recall import recall_at_k as recall_at_k
 
 __all__ = ["mean_average_precision", "normalized_mutual_information", "recall_at_k"]
 
@@ -17,7 +17,7 @@ __getattr__ = lazy(
     __name__,
     {
         "mean_average_precision": "ranking",
-        "recall_at_k": "ranking",
+        "recall_at_k": "recall",
         "normalized_mutual_information": "clustering",
     },
 )

@@ -1,12 +1,8 @@
 """One row of a table of results."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mmray.config.choices import Descriptor, QuerySearch
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _BASE64 = ";base64"
 class ImageModel:
     """An image encoder with the method that MLflow calls."""
 
-    describer: ImageEncoder
+    encoder: ImageEncoder
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Features:
         """Compute the descriptors of images.
@@ -47,7 +47,7 @@ class ImageModel:
             `ImageEncoder.encode` raises it, or the images come in another form.
         """
         images = [_content(image) for image in _listed(model_input)]
-        return self.describer.encode(images, (params or {}).get("longest_side") or "own")
+        return self.encoder.encode(images, (params or {}).get("longest_side") or "own")
 
 
 def _load_pyfunc(data_path: str) -> ImageModel:

@@ -13,10 +13,31 @@ MEASURED, BEST = "measured", "best"
 _RENAMED = {"health": "manifold_map", "ordered": "triplet_accuracy"}  # as earlier versions wrote
 
 
+def save_networks(
+    folder: Path, network: EmbeddingNet, measured: EmbeddingNet, best: EmbeddingNet
+) -> None:
+    """Write the network in training, the measured one if it is another, and the best so far."""
+    weights.save(network, Folder(str(folder)))
+    if measured is not network:
+        weights.save(measured, Folder(str(folder / MEASURED)))
+    weights.save(best, Folder(str(folder / BEST)))
+
+
+def saved_network(folder: Path) -> EmbeddingNet:
+    """Load a network of a checkpoint: the one in training, or that of a folder in it."""
+    return weights.load(Folder(str(folder)))
+
+
 def last_measured(folder: Path) -> EmbeddingNet:
     """Load the measured network of a checkpoint: the last one, or the mean of all so far."""
     mean = folder / MEASURED
-    return weights.load(Folder(str(mean if mean.exists() else folder)))
+    return saved_network(mean if mean.exists() else folder)
+
+
+def save_history(folder: Path, history: History, *, seed: int) -> None:
+    """Write the training history, one entry for the initial network and one an epoch."""
+    state = {"epoch": len(history) - 1, "seed": seed, "history": history}
+    (folder / STATE).write_text(json.dumps(state, indent=1))
 
 
 def saved_history(folder: Path) -> History:

@@ -5,7 +5,6 @@ continues as if it had never stopped, on any number of ranks.
 """
 
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,22 +14,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmray.descriptors import weights
 from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import ImageFile
 from mmray.images.cropping import RandomCrop, center_crop
 from mmray.system.arrays import Features, Ids
-from mmray.system.folder import Folder
 from mmray.system.progress import Progress
 from mmray.training import tuples
 from mmray.training.checkpoints import (
     BASELINE,
     BEST,
-    MEASURED,
     OPTIMIZER,
-    STATE,
     last_measured,
+    save_history,
+    save_networks,
     saved_history,
+    saved_network,
 )
 from mmray.training.epoch import train_epoch
 from mmray.training.image_source import ImageSource, embed_ids, rank_and_size
@@ -276,22 +274,18 @@ class FineTuning:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint: all networks, the states of the optimisers, and the history."""
-        weights.save(self.network, Folder(str(folder)))
-        if self.measured is not self.network:
-            weights.save(self.measured, Folder(str(folder / MEASURED)))
-        weights.save(self.best, Folder(str(folder / BEST)))
+        save_networks(folder, self.network, self.measured, self.best)
         torch.save([each.state_dict() for each in self.optimizers], folder / OPTIMIZER)
         if self.baseline is not None:
             torch.save(self.baseline.state_dict(), folder / BASELINE)
-        state = {"epoch": self.epoch, "seed": self.job.seed, "history": self.history}
-        (folder / STATE).write_text(json.dumps(state, indent=1))
+        save_history(folder, self.history, seed=self.job.seed)
 
     def restore(self, folder: Path) -> None:
         """Restore the state from a checkpoint that `save` wrote."""
-        self.network.load_state_dict(weights.load(Folder(str(folder))).state_dict())
+        self.network.load_state_dict(saved_network(folder).state_dict())
         if self.measured is not self.network:
             self.measured.load_state_dict(last_measured(folder).state_dict())
-        self.best = weights.load(Folder(str(folder / BEST)))
+        self.best = saved_network(folder / BEST)
         states = torch.load(folder / OPTIMIZER, weights_only=True, map_location=self.device)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)

@@ -255,7 +255,6 @@ def check_embeddings(
 
 def _draw(sizes: Sequence[int], count: int, rng: np.random.Generator) -> Ids:
     """Draw places (t, count) in lists of these sizes without replacement, repeating short lists."""
-    # np.resize fills up with repeats from the start.
     return np.stack(
         [np.resize(rng.choice(size, min(size, count), replace=False), count) for size in sizes]
     )

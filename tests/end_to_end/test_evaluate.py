@@ -13,7 +13,8 @@ from mmray.descriptors.weights import build, save
 from mmray.descriptors.whitening import lda_whitening, pca_whitening, write_whitening
 from mmray.evaluation.clustering import clustering_nmi
 from mmray.evaluation.expansion import expand
-from mmray.evaluation.ranking import Query, mean_average_precision, rank, recall_at_k
+from mmray.evaluation.ranking import Query, mean_average_precision, rank
+from mmray.evaluation.recall import recall_at_k
 from mmray.images.decoding import decode
 from mmray.system.folder import Folder
 from tests.end_to_end.small_job import ONE, cells, run_here

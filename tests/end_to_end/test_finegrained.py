@@ -68,9 +68,9 @@ def test_without_arguments_rendered_objects_are_told_apart(demo):
     assert all(row.split("|")[1].strip() == "embedding" for row in rows)
     assert "% of the positives show the anchor's label" in done.stderr
     (model,) = folder.glob("model-*/model")
-    describer, photos = ImageEncoder.load(model), sorted(folder.glob("demo-*/test/jpg/*"))
-    assert describer.preprocessing == Preprocessing(longest_side=96, crop=64)
-    rows = describer.encode(photos[:2])
+    encoder, photos = ImageEncoder.load(model), sorted(folder.glob("demo-*/test/jpg/*"))
+    assert encoder.preprocessing == Preprocessing(longest_side=96, crop=64)
+    rows = encoder.encode(photos[:2])
     stages = [
         path for path in folder.glob("extract-*") if len(np.load(path / "features.npy")[0]) == 8
     ]

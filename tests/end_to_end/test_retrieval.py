@@ -137,7 +137,7 @@ def test_a_run_that_ends_sooner_keeps_the_page_of_the_whole(whole):
     assert run_here("retrieval", "--storage", storage, *SMALL, *stages).succeeded
     assert page.read_bytes() == before
     shorter = page.with_name(f"{page.stem}-to-mine.html").read_text()
-    assert "It was to end with the stage mine." in shorter
+    assert "The run ended after the stage mine, as --stages says." in shorter
     assert ">What was mined</h2>" in shorter
     assert ">Training</h2>" not in shorter
 

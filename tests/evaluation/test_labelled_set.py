@@ -14,8 +14,8 @@ from mmray.evaluation.ranking import (
     mean_average_precision,
     mean_precision_at_k,
     rank,
-    recall_at_k,
 )
+from mmray.evaluation.recall import recall_at_k
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import figures
 from mmray.images.collection import ImageFile

@@ -13,8 +13,8 @@ from mmray.evaluation.ranking import (
     mean_precision_at_k,
     mean_recall_at_k,
     rank,
-    recall_at_k,
 )
+from mmray.evaluation.recall import recall_at_k
 from tests import oracles
 
 

@@ -33,8 +33,8 @@ def onnx_file(base: Path) -> tuple[Path, float]:
     """Its ONNX file and how far that is away from torch; made once, which takes long."""
     file, noted = base / "exported" / "model.onnx", base / "exported" / "difference"
     if not file.exists():
-        describer = ImageEncoder.load(model_folder(base))
-        noted.write_text(repr(export_onnx(describer.net, file, describer.preprocessing)))
+        encoder = ImageEncoder.load(model_folder(base))
+        noted.write_text(repr(export_onnx(encoder.net, file, encoder.preprocessing)))
     return file, float(noted.read_text())
 
 

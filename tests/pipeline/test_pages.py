@@ -462,7 +462,7 @@ def test_bars_are_as_long_as_stages_took(report):
     page = Page(report_page(report))
     bars = [e["style"] for e in page.all("span") if "style" in e]
     assert bars == ["width: 100.0%", "width: 10.0%"]
-    assert page.text("tfoot") == ["together 2 min 46 s"]
+    assert page.text("tfoot") == ["total 2 min 46 s"]
     with pytest.raises(ValueError, match="stage 'a' took nan seconds"):
         StageTime(name="a", seconds=math.nan)
 

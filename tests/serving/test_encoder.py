@@ -29,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def describer(folder) -> ImageEncoder:
+def encoder(folder) -> ImageEncoder:
     return ImageEncoder.load(folder)
 
 
@@ -102,60 +102,60 @@ def test_a_whitening_of_another_network_and_dimensions_that_it_lacks_are_refused
 # Images
 
 
-def test_photos_of_five_shapes_are_described_as_each_alone(describer, network, folder):
-    together = describer.encode([*photos(), *photos()])
+def test_photos_of_five_shapes_are_described_as_each_alone(encoder, network, folder):
+    together = encoder.encode([*photos(), *photos()])
     assert together.shape == (2 * len(SHAPES), 1280)
     assert together.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
     whitening = Whitening.load(folder / WHITENING)
     for place, photo in enumerate(photos()):
-        alone = describer.encode([photo])
+        alone = encoder.encode([photo])
         np.testing.assert_allclose(together[[place, place + 5]], alone[[0, 0]], atol=2e-6)
         pixels = decode(photo, longest_side=SIDE).pixels
         np.testing.assert_allclose(alone, whitening.apply(rows_of(network, pixels)), atol=3e-6)
     assert np.abs(together[0] - together[1]).max() > 1e-2
 
 
-def test_more_images_than_are_decoded_at_a_time_keep_their_order(describer, monkeypatch):
-    expected = describer.encode(photos())
+def test_more_images_than_are_decoded_at_a_time_keep_their_order(encoder, monkeypatch):
+    expected = encoder.encode(photos())
     monkeypatch.setattr("mmray.serving.encoder._CHUNK", 2)
-    np.testing.assert_allclose(describer.encode(photos()), expected, atol=2e-6)
+    np.testing.assert_allclose(encoder.encode(photos()), expected, atol=2e-6)
 
 
-def test_paths_uris_and_bytes_are_the_same_to_it(describer, tmp_path):
+def test_paths_uris_and_bytes_are_the_same_to_it(encoder, tmp_path):
     photo = photos()[0]
     path = tmp_path / "a b.png"
     path.write_bytes(photo)
-    rows = describer.encode([photo, path, str(path), path.as_uri()])
+    rows = encoder.encode([photo, path, str(path), path.as_uri()])
     np.testing.assert_allclose(rows, rows[[0, 0, 0, 0]], atol=2e-6)
 
 
-def test_a_photo_is_turned_upright_first(describer):
+def test_a_photo_is_turned_upright_first(encoder):
     upright, exif = scene(60, 40), Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     turned = encoded(np.ascontiguousarray(np.rot90(upright)), "PNG", exif=exif)
-    rows = describer.encode([encoded(upright, "PNG"), turned])
+    rows = encoder.encode([encoded(upright, "PNG"), turned])
     np.testing.assert_allclose(rows[0], rows[1], atol=2e-6)
-    untold = describer.encode([encoded(np.ascontiguousarray(np.rot90(upright)), "PNG")])
+    untold = encoder.encode([encoded(np.ascontiguousarray(np.rot90(upright)), "PNG")])
     assert np.abs(rows[0] - untold).max() > 1e-2
 
 
-def test_the_longest_side_is_the_models_own_unless_another_is_asked_for(describer):
+def test_the_longest_side_is_the_models_own_unless_another_is_asked_for(encoder):
     photo = encoded(scene(200, 150), "PNG")
-    rows = [describer.encode([photo], side) for side in (SIDE, None, 200, 50)]
-    np.testing.assert_allclose(describer.encode([photo]), rows[0], atol=2e-6)
+    rows = [encoder.encode([photo], side) for side in (SIDE, None, 200, 50)]
+    np.testing.assert_allclose(encoder.encode([photo]), rows[0], atol=2e-6)
     np.testing.assert_allclose(rows[1], rows[2], atol=2e-6)
     assert min(np.abs(rows[0] - other).max() for other in (rows[1], rows[3])) > 1e-3
 
 
-def test_a_box_is_cut_from_the_upright_original(describer):
+def test_a_box_is_cut_from_the_upright_original(encoder):
     picture = scene(90, 60)
     part = encoded(np.ascontiguousarray(picture[10:50, 20:85]), "PNG")
-    rows = describer.encode([encoded(picture, "PNG")], box=(20, 10, 85, 50))
-    np.testing.assert_allclose(rows, describer.encode([part]), atol=2e-6)
+    rows = encoder.encode([encoded(picture, "PNG")], box=(20, 10, 85, 50))
+    np.testing.assert_allclose(rows, encoder.encode([part]), atol=2e-6)
 
 
-def test_a_network_trained_on_crops_sees_the_centre(describer, network):
+def test_a_network_trained_on_crops_sees_the_centre(encoder, network):
     cropped = ImageEncoder(WhitenedNet(network), Preprocessing(longest_side=SIDE, crop=48))
     photo = photos()[3]
     pixels = center_crop(decode(photo, longest_side=SIDE).pixels, 48)
@@ -163,11 +163,11 @@ def test_a_network_trained_on_crops_sees_the_centre(describer, network):
     np.testing.assert_allclose(rows[0], rows_of(network, pixels)[0], atol=2e-6)
 
 
-def test_no_images_give_no_rows(describer):
-    assert describer.encode([]).shape == (0, 1280)
+def test_no_images_give_no_rows(encoder):
+    assert encoder.encode([]).shape == (0, 1280)
 
 
-def test_what_cannot_be_read_is_named_in_one_sentence(describer, tmp_path):
+def test_what_cannot_be_read_is_named_in_one_sentence(encoder, tmp_path):
     photo = photos()[0]
     (tmp_path / "half.png").write_bytes(photo[: len(photo) // 2])
     cases = [
@@ -181,15 +181,15 @@ def test_what_cannot_be_read_is_named_in_one_sentence(describer, tmp_path):
     ]
     for images, beginning in cases:
         with pytest.raises(InputError) as caught:
-            describer.encode(images)
+            encoder.encode(images)
         assert str(caught.value).startswith(beginning)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("side", [0, -3, True, 2.5, "64"])
-def test_a_longest_side_that_is_none_is_refused(describer, side):
+def test_a_longest_side_that_is_none_is_refused(encoder, side):
     with pytest.raises(InputError, match=r"longest_side is .*: choose a whole number"):
-        describer.encode([], side)
+        encoder.encode([], side)
 
 
 # The folder
@@ -201,10 +201,10 @@ def test_the_whitening_is_found_under_the_name_that_runs_give_it():
 
 def test_a_folder_without_a_whitening_gives_embeddings(network, tmp_path):
     save(network, Folder(str(tmp_path)))
-    describer = ImageEncoder.load(Folder(str(tmp_path)), dims=9)
-    assert describer.preprocessing == Preprocessing(longest_side=1024, crop=None)
-    assert describer.net.projection is None
-    assert describer.encode(photos()[:1]).shape == (1, 9)
+    encoder = ImageEncoder.load(Folder(str(tmp_path)), dims=9)
+    assert encoder.preprocessing == Preprocessing(longest_side=1024, crop=None)
+    assert encoder.net.projection is None
+    assert encoder.encode(photos()[:1]).shape == (1, 9)
 
 
 def test_the_folder_says_how_images_are_framed(tmp_path):

@@ -129,7 +129,7 @@ def run_watched(work: Callable[[], T], check: Callable[[], None]) -> T:
         except BaseException as error:  # raised again by done.result()
             done.set_exception(error)
 
-    threading.Thread(target=do, daemon=True, name="attended").start()
+    threading.Thread(target=do, daemon=True, name="watched").start()
     while not wait([done], timeout=CHECK_EVERY).done:
         check()
     return done.result()

@@ -91,11 +91,11 @@ def fine_tune(
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
-    attendance = WorkerWatchdog(
+    watchdog = WorkerWatchdog(
         "train", workers=RANKS, needs=workers.resources, timeout=workers.timeout
     )
     # In a thread Ray Train does not handle Ctrl-C; its handler would wait for the workers first.
-    result = run_watched(trainer.fit, attendance.check)
+    result = run_watched(trainer.fit, watchdog.check)
     if folder.has(REFUSED):
         raise InputError(folder.read(REFUSED).decode())
     assert result.checkpoint is not None, "every epoch reports a checkpoint"

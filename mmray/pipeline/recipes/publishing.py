@@ -157,7 +157,7 @@ def _title(config: LearningConfig, learned: LearningResult | None) -> str:
 def _summary(outcome: RunResult, part: str | None) -> Iterable[str]:
     trained = [] if outcome.learned is None else outcome.learned.trained
     if part is not None:
-        yield f"It was to end with the stage {part}."
+        yield f"The run ended after the stage {part}, as --stages says."
     if trained and trained[-1].label != TUNED:
         yield f"This is a comparison, not the method: {trained[-1].label}."
     for number, tuned in enumerate(trained, start=1):

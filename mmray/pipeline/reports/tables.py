@@ -3,12 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mmray.config.choices import Descriptor, QuerySearch
-
-if TYPE_CHECKING:
-    pass
 from mmray.evaluation.scores import Score
 
 DESCRIPTORS: dict[Descriptor, str] = {

@@ -23,7 +23,7 @@ from mmray.evaluation.scoring import clustered, figures
 from mmray.pipeline.reports.tables import results_table
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
-from mmray.pipeline.stages.labelled_descriptors import _describe_set, _SetFeatures
+from mmray.pipeline.stages.labelled_descriptors import SetFeatures, describe_set
 from mmray.system.arrays import Floats, Ids
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
@@ -92,7 +92,7 @@ def evaluate_stages(
     scores: list[Score] = []
     found: list[SearchExamples] = []
     for labelled in sets:
-        described = [_describe_set(session, c.network, labelled, settings) for c in candidates]
+        described = [describe_set(session, c.network, labelled, settings) for c in candidates]
         scores += _evaluate_set(session, candidates, described, labelled, config)
         if not found:
             pairs = zip(candidates, described, strict=True)
@@ -106,7 +106,7 @@ def evaluate_stages(
 def _evaluate_set(
     session: Session[RunConfig],
     candidates: Sequence[EvaluatedNetwork],
-    described: "Sequence[_SetFeatures]",
+    described: "Sequence[SetFeatures]",
     labelled: LabelledSet,
     config: LabelledSetsConfig,
 ) -> list[Score]:
@@ -140,7 +140,7 @@ def _evaluate_set(
 
 def _search_examples(
     candidate: EvaluatedNetwork,
-    features: "_SetFeatures",
+    features: "SetFeatures",
     labelled: LabelledSet,
     config: LabelledSetsConfig,
 ) -> SearchExamples:
@@ -173,7 +173,7 @@ def _metric(score: Score) -> str:
 
 def _scores(
     candidate: EvaluatedNetwork,
-    features: _SetFeatures,
+    features: SetFeatures,
     labelled: LabelledSet,
     config: LabelledSetsConfig,
 ) -> list[Score]:

@@ -47,7 +47,7 @@ def describe_sample(
 
 
 @dataclass(frozen=True)
-class _SetFeatures:
+class SetFeatures:
     """Descriptors of a labelled set, and those of its distractors."""
 
     items: ExtractedDescriptors
@@ -71,22 +71,22 @@ class _SetFeatures:
         return np.concatenate([database, self.distractors.features(pooling)]), queries
 
 
-def _describe_set(
+def describe_set(
     session: Session[RunConfig],
     network: EmbeddingNet,
     labelled: LabelledSet,
     settings: DescriptorSettings,
-) -> _SetFeatures:
+) -> SetFeatures:
     """Describe a labelled set; its distractors are a stage that benchmarks share."""
     items = Collection.of(labelled.items)
     of_items = describe_images(session, items, network, settings, stage_flag=PART)
     if not labelled.distractors:
-        return _SetFeatures(of_items, None)
+        return SetFeatures(of_items, None)
     others = Collection.of(labelled.distractors)
     of_others = describe_images(
         session, others, network, settings, stage_flag=PART, most_bad=MOST_BAD
     )
-    return _SetFeatures(of_items, of_others)
+    return SetFeatures(of_items, of_others)
 
 
 def describe_images(
