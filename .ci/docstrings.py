@@ -22,9 +22,7 @@ def problems(path: Path) -> Iterator[tuple[int, str]]:
     """Line and complaint for each docstring of a module that breaks a rule."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if not isinstance(
-            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        ):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         text = ast.get_docstring(node)
         line = 1 if isinstance(node, ast.Module) else node.lineno

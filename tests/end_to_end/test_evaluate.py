@@ -128,7 +128,7 @@ def test_benchmarks_are_measured_by_their_rules_and_share_their_distractors(
     # A page shows both queries; with a single network there is no change to show.
     (page,) = (tmp_path / "reports").glob("*.html")
     text = page.read_text()
-    assert "On oxford5k, oxford105k and roxford5k." in text
+    assert "Measured on oxford5k, oxford105k and roxford5k." in text
     assert all(f">{cell}<" in text for row in body for cell in row)
     assert ">Hardest</h3>" in text
     assert text.count("data:image/jpeg") == 2 * (1 + 10)

@@ -38,6 +38,18 @@ def wait_for_line(pattern, log, process, seconds=300):
     assert pattern.search(log.read_text()), log.read_text()
 
 
+def wait_for_checkpoint(name, storage, process, seconds=300):
+    """Wait until Ray Train has noted a checkpoint, a moment after the epoch is announced."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before"
+        notes = storage.glob("train-*/checkpoints/checkpoint_manager_snapshot.json")
+        if any(name in note.read_text() for note in notes):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"no {name} after {seconds} s")
+
+
 def digests(storage, pattern):
     files = sorted(storage.glob(pattern))
     return {
@@ -183,7 +195,7 @@ def test_killed_in_training_it_goes_on_and_ends_with_the_same_network(whole, on_
         for folder in storage.glob("train-*"):
             shutil.rmtree(folder)
         process = start(log, "--storage", storage, *SMALL, *ONE, env=on_cluster)
-        wait_for_line(r"epoch 1/2: ", log, process)
+        wait_for_checkpoint("epoch-001", storage, process)
         process.kill()
         process.wait()
         assert "mine: done before" in log.read_text()

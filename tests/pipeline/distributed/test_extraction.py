@@ -1,6 +1,7 @@
 """Extraction by Ray gives what the core gives, from any source, and says why images are bad."""
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pyarrow import fs
 from mmray.descriptors import shards
 from mmray.descriptors.embedding import embed, region_moments
 from mmray.descriptors.pooling import Rmac
-from mmray.descriptors.settings import DescriptorSettings
+from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.descriptors.weights import build
 from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import index
@@ -31,7 +32,9 @@ from tests.made import synthetic
 from tests.made.bad_images import bad_files, odd_files
 
 POOLINGS = ("rmac", "mac")
-HOW = DescriptorSettings(longest_side=64, poolings=POOLINGS, batch_size=2)
+SETTINGS = DescriptorSettings(
+    preprocessing=Preprocessing(64), poolings=POOLINGS, batch_size=2, shard_size=7
+)
 needs_ray = pytest.mark.usefixtures("ray_cluster")
 
 
@@ -50,20 +53,19 @@ def photos(tmp_path_factory):
     return find(str(folder)).images
 
 
-def described(images, model, folder, *, how=HOW, bad=2, **options):
+def described(images, model, folder, *, settings=SETTINGS, bad=2, shard_size=7, **options):
     stage = StageFolder.of(Folder(str(folder)), "extract", "x")
     extract(
         images,
         model,
-        how=how,
+        settings=replace(settings, shard_size=shard_size),
         output=stage.folder / "features",
-        shard_size=options.pop("shard_size", 7),
         pool=ActorPool(maximum=options.pop("maximum", 2)),
         label="extract",
         **options,
     )
     counts = shards.finish_features(
-        stage.folder, how.poolings, total=len(images), max_bad_fraction=0.8
+        stage.folder, settings.poolings, total=len(images), max_bad_fraction=0.8
     )
     assert (counts["images"], counts["quarantined"]) == (len(images) - bad, bad)
     return stage
@@ -179,8 +181,8 @@ def test_folder_tar_parquet_and_s3_give_equal_features(whole, photos, model, tmp
 
 
 def test_bfloat16_stays_near_and_says_how_near(whole, photos, model, tmp_path):
-    how = DescriptorSettings(longest_side=64, poolings=POOLINGS, precision="bfloat16")
-    stage = described(photos, model, tmp_path, how=how)
+    settings = replace(SETTINGS, batch_size=32, precision="bfloat16")
+    stage = described(photos, model, tmp_path, settings=settings)
     cosines = (rows(whole) * rows(stage)).sum(axis=1)
     assert 0.98 < cosines.min() < 0.99999
     counts = shards.finish_features(stage.folder, POOLINGS, total=14, max_bad_fraction=0.8)
@@ -194,9 +196,8 @@ def test_the_moments_of_regions_equal_the_core_s(photos, model, tmp_path):
     moments = sum_up_regions(
         photos,
         model,
-        how=HOW,
+        settings=SETTINGS,
         output=Folder(str(tmp_path)),
-        shard_size=7,
         pool=ActorPool(maximum=2),
         label="regions",
     )
