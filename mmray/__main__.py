@@ -205,12 +205,16 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
 def main(arguments: list[str] | None = None) -> int:
     """Run the job that the first argument names, and return the exit status."""
     name, *rest = arguments or sys.argv[1:] or ["--help"]
-    if name not in JOBS:
-        print(f"usage: mmray {{{','.join(JOBS)}}} ... (--help after a name says more)\n")
-        for job in JOBS.values():
-            print(f"  {job.__name__:12} {_help(job).splitlines()[0]}")
-        return 0 if name in ("-h", "--help") else 2
-    return run(name, rest)
+    if name in JOBS:
+        sys.argv[0] = f"mmray {name}"  # as its --help calls it
+        return run(name, rest)
+    lines = [f"  {job.__name__:12} {_help(job).splitlines()[0]}" for job in JOBS.values()]
+    usage = f"usage: mmray {{{','.join(JOBS)}}} ... (--help after a name says more)\n"
+    if name in ("-h", "--help"):
+        print("\n".join([usage, *lines]))
+        return 0
+    print(f"{usage}error: no job {name!r}", file=sys.stderr)
+    return 2
 
 
 def run(name: str, arguments: list[str]) -> int:

@@ -9,6 +9,7 @@ minutes.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -185,9 +186,10 @@ def noticed(mutation: Mutation, copy: Path) -> bool:
         )
     finally:
         file.write_text(text, encoding="utf-8")
-    if done.returncode not in (0, 1):
+    failed = re.search(r"^=*.*\b\d+ (failed|errors?)\b", done.stdout, re.MULTILINE) is not None
+    if failed != (done.returncode != 0):  # with -x, pytest-xdist ends as if interrupted
         raise SystemExit(f"{mutation.file}: pytest ended with {done.returncode}:\n{done.stdout}")
-    return done.returncode == 1
+    return failed
 
 
 def main() -> int:
