@@ -270,3 +270,13 @@ def test_options_move_to_a_device_with_their_whitening():
     # A whitening that was left behind is moved to the maps.
     maps = torch.empty(2, 5, 4, 4, device="meta")
     assert Rmac(whitening=RegionWhitening.of(learned()))(maps).device.type == "meta"
+
+
+def test_a_channel_whose_generalised_mean_is_below_eps_counts_as_0():
+    """Where others are larger by many powers of ten, too: its power is still above 0."""
+    maps = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
+    maps[0, 0], maps[0, 1], maps[0, 2, 0, 0] = 1.0, EPS / 10, 100 * EPS
+    pooled = gem(maps)[0]
+    assert pooled[1] == 0
+    assert pooled[0] == pytest.approx(1)
+    assert pooled[2] == pytest.approx(100 * EPS * 4 ** (-1 / 3))
