@@ -160,3 +160,13 @@ def test_an_unwritable_storage_is_said_with_its_reason(tmp_path, make, reason):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=f"--storage .*{reason}.*choose a folder"):
         open_storage(make(tmp_path))
+
+
+def test_a_reader_keeps_the_file_that_it_opened(tmp_path):
+    """A file is replaced, not written over: who reads it meanwhile never meets half of each."""
+    folder = Folder(str(tmp_path))
+    folder.write("part.bin", b"old" * 1000)
+    with (tmp_path / "part.bin").open("rb") as reader:
+        folder.write("part.bin", b"new")
+        assert reader.read() == b"old" * 1000
+    assert folder.read("part.bin") == b"new"
