@@ -1,5 +1,6 @@
 """Settings of the jobs that learn: retrieval, fine-grained, ablation."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -34,7 +35,7 @@ FINEGRAINED_STAGES = ("extract", "graph", "mine", "train", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningConfig(MiningRunConfig, ListingConfig):
+class LearningConfig(MiningRunConfig, ListingConfig, ABC):
     """Settings shared by all jobs that learn from images."""
 
     kind: ClassVar[Application]
@@ -67,14 +68,14 @@ class LearningConfig(MiningRunConfig, ListingConfig):
         return self.network
 
     @property
+    @abstractmethod
     def has_demo(self) -> bool:
         """True if the rendered photos stand in for images that are not given."""
-        raise NotImplementedError("of an application")
 
     @property
+    @abstractmethod
     def labels_flag(self) -> str | None:
         """The flag by which to name the labels of the images; None if they are known."""
-        raise NotImplementedError("of an application")
 
 
 @dataclass(frozen=True, kw_only=True)
