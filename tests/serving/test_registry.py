@@ -208,7 +208,7 @@ def test_a_registered_model_is_read_by_its_uri(folder, expected, tmp_path):
 
 
 def test_a_model_of_the_flat_package_is_loaded_by_this_one(folder, expected, tmp_path):
-    """What MLflow kept when the loader was the module mmray/serving.py; it carries its own code."""
+    """The folder is as MLflow kept it when mmray/serving.py was the loader, with its own code."""
     saved = tmp_path / "pyfunc"
     (saved / "data").mkdir(parents=True)
     shutil.copytree(folder, saved / "data" / "model")
