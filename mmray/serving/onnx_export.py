@@ -118,7 +118,7 @@ def _program(net: WhitenedNet) -> bytes:
     }
     with _quiet():
         exported = torch.onnx.export(
-            _with_padding_by_onnx(net),
+            _for_the_exporter(net),
             (example,),
             dynamo=True,
             opset_version=_OPSET,
@@ -194,8 +194,37 @@ class _OnnxSameConv2d(nn.Module):
         )
 
 
-def _with_padding_by_onnx(net: WhitenedNet) -> WhitenedNet:
-    """Copy a network for the exporter, with padding by ONNX; the copy cannot compute in torch."""
+class _OnnxMaxPool2d(nn.Module):
+    """Max pooling with a size rounded up, for which torch's exporter would need a rule for sides.
+
+    The windows are those of torch: without padding and with a stride of at most the kernel's side,
+    each one begins inside the image.
+
+    Parameters
+    ----------
+    pool : the layer, square, without padding or dilation
+    """
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.kernel, self.stride = int(pool.kernel_size), int(pool.stride)  # type: ignore[arg-type]
+
+    def forward(self, input: Tensor) -> Tensor:
+        kernel, stride, (count, channels, *sides) = self.kernel, self.stride, input.shape
+        return torch.onnx.ops.symbolic(
+            "MaxPool",
+            [input],
+            {"kernel_shape": [kernel, kernel], "strides": [stride, stride], "ceil_mode": 1},
+            dtype=input.dtype,
+            shape=(count, channels, *(-(-(side - kernel) // stride) + 1 for side in sides)),
+        )
+
+
+def _for_the_exporter(net: WhitenedNet) -> WhitenedNet:
+    """Copy a network with layers of ONNX where torch's do not export; it cannot compute in torch.
+
+    These are the layers whose sizes depend on a remainder of the image's sides.
+    """
     copied = copy.deepcopy(net)
     for parent in list(copied.modules()):
         if isinstance(parent, nn.ReLU | nn.ReLU6):
@@ -203,6 +232,8 @@ def _with_padding_by_onnx(net: WhitenedNet) -> WhitenedNet:
         for name, child in list(parent.named_children()):
             if isinstance(child, SameConv2d):
                 setattr(parent, name, _OnnxSameConv2d(child))
+            elif isinstance(child, nn.MaxPool2d) and child.ceil_mode and child.stride != 1:
+                setattr(parent, name, _OnnxMaxPool2d(child))
     return copied
 
 

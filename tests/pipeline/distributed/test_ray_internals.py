@@ -1,6 +1,7 @@
 """What mmray uses of Ray's private modules still is and does what it was written for."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,11 @@ def test_the_actors_of_this_job_are_known_by_their_class_while_they_live():
     before, actor = living(), Idle.remote()
     assert ray.get(actor.ping.remote())
     assert living() == before + 1
-    ray.kill(actor)
-    with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(actor.ping.remote())
-    assert living() == before
+    ray.kill(actor)  # which returns before the actor has died
+    deadline = time.monotonic() + 60
+    while living() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("ray_cluster")
