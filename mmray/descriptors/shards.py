@@ -11,10 +11,18 @@ import pyarrow.compute as pc
 
 from mmray.descriptors.moments import Moments
 from mmray.system.arrays import Features, Ids
-from mmray.system.errors import InputError
+from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_header
 from mmray.system.locations import prefetch
+
+# In the order of writing: the last one says that all of them are there.
+_MADE_OF_SHARDS = (
+    "quarantine.parquet",
+    "duplicates.parquet",
+    "deviation.parquet",
+    "images.parquet",
+)
 
 
 def column_of(poolings: Sequence[str], pooling: str) -> str:
@@ -109,12 +117,17 @@ def finish_features(
     InputError
         No image, or too few of them, could be read. Shards with bad images are removed, so that
         the same command tries these again once the cause is mended; quarantine.parquet stays.
+    DamagedFileError
+        A shard or a file made of them is damaged, or rows of a shard are needed again.
     """
     shards = folder / "features"
-    if not folder.has("images.parquet"):
+    if not all(folder.has(name) for name in _MADE_OF_SHARDS):
+        if folder.has("images.parquet"):  # written last, it says that the others are there
+            folder.delete("images.parquet")
         seen = _seen(shards)
         _set_bad_aside(folder, seen, total, max_bad_fraction, flag)
-        assert len(seen) == total, (len(seen), total)
+        if len(seen) < total:
+            _remove_incomplete(shards, total)
         good = seen.filter(pc.is_null(seen["error"]))
         kept = _first_of_equals(good) if deduplicate else np.arange(len(good))
         repeated = np.setdiff1d(np.arange(len(good)), kept)
@@ -171,6 +184,30 @@ def _seen(shards: Folder) -> pa.Table:
     """Read all shards, in order, without the descriptors."""
     columns = ["item", "uri", "width", "height", "digest", "error", "deviation"]
     return pa.concat_tables(prefetch(lambda name: shards.read_table(name, columns), shards.names()))
+
+
+def _remove_incomplete(shards: Folder, total: int) -> None:
+    """Delete shards whose rows were dropped, as a file made of all rows must be made again.
+
+    Raises
+    ------
+    DamagedFileError
+        Always, for the last of them.
+    """
+    names = shards.names()
+    items = [shards.read_table(name, ["item"])["item"].to_numpy() for name in names]
+    missing = np.setdiff1d(np.arange(total), np.concatenate(items))
+    filled = [shard for shard, part in enumerate(items) if len(part)]
+    ends = np.array([items[shard][-1] for shard in filled])
+    starts = np.array([items[shard][0] for shard in filled])
+    # An item between the rows of two shards may have been in either, or in an empty one.
+    after = np.minimum(np.searchsorted(ends, missing), len(filled) - 1)
+    before = np.maximum(np.searchsorted(starts, missing) - 1, 0)
+    near = {filled[place] for place in np.concatenate([after, before])}
+    incomplete = sorted(near | (set(range(len(items))) - set(filled)))
+    for shard in incomplete[:-1]:
+        shards.delete(names[shard])
+    raise DamagedFileError(shards.location(names[incomplete[-1]]), "its rows are needed again")
 
 
 def _first_of_equals(images: pa.Table) -> Ids:

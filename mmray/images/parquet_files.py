@@ -132,7 +132,9 @@ def _opened(uri: str) -> Iterator[pq.ParquetFile]:
 
 
 def _parquet(source: RetryingFile) -> pq.ParquetFile:
-    return pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
+    return pq.ParquetFile(
+        source, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
+    )
 
 
 def _leaf(array: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:

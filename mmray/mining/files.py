@@ -67,12 +67,17 @@ class StoredGraph:
 
 
 def read_graph(folder: Folder) -> StoredGraph:
-    with folder.reading("graph.npz") as source, np.load(source, allow_pickle=False) as stored:
-        parts = (stored["indices"], stored["indptr"])
-        n = len(stored["items"])
-        raw = csr_array((stored["raw"], *parts), shape=(n, n))
-        normalized = csr_array((stored["normalized"], *parts), shape=(n, n))
-        return StoredGraph(raw, normalized, stored["items"])
+    """Read graph.npz; raises as `Folder.parsed`."""
+
+    def parse(source: Any) -> StoredGraph:
+        with np.load(source, allow_pickle=False) as stored:
+            parts = (stored["indices"], stored["indptr"])
+            n = len(stored["items"])
+            raw = csr_array((stored["raw"], *parts), shape=(n, n))
+            normalized = csr_array((stored["normalized"], *parts), shape=(n, n))
+            return StoredGraph(raw, normalized, stored["items"])
+
+    return folder.parsed("graph.npz", parse)
 
 
 def write_anchors(folder: Folder, anchors: Ids, importance: Floats) -> None:

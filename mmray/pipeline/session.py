@@ -11,9 +11,10 @@ from mmray.config.validation import validate
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.capacity import Capacity
 from mmray.pipeline.distributed.units import ActorPool
+from mmray.pipeline.lease import lease
 from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.pipeline.tracking import Run, default_uri, open_run
-from mmray.system.errors import InputError
+from mmray.system.errors import DamagedFileError, InputError, first_names
 from mmray.system.folder import Folder, open_storage
 from mmray.system.locations import is_absolute
 from mmray.system.progress import announce
@@ -65,9 +66,14 @@ class Session(Generic[Settings]):
         *inputs: Any,
         work: Callable[[StageFolder], Counts],
         stage_flag: str | None = None,
-        stale: Callable[[StageFolder], bool] = lambda stage: False,
+        stale: Callable[[StageFolder], str] = lambda stage: "",
+        internal: Sequence[str] = (),
+        read_by_part: Sequence[str] = (),
     ) -> StageFolder:
         """Return the stage of these inputs: read if it is done, else run if it was chosen.
+
+        The files of a stage that is done are compared with their digests; what is damaged is made
+        anew. While another process makes the stage, this one waits, and then reads it.
 
         Parameters
         ----------
@@ -80,7 +86,13 @@ class Session(Generic[Settings]):
         stage_flag
             Name of the stage in --stages that this one belongs to; None: `name`.
         stale
-            Tells whether a stage that is done has outdated results; it is then run again.
+            Returns why the results of a stage that is done are outdated, so that it is run again,
+            or "".
+        internal
+            Beginnings of the names of files that no other stage reads: they have no digest.
+        read_by_part
+            Beginnings of the names of files that are not compared as a whole, only their sizes:
+            they are large, and checked as their parts are read.
 
         Raises
         ------
@@ -88,25 +100,63 @@ class Session(Generic[Settings]):
             The stage is not done, and --stages leaves it out.
         """
         stage = StageFolder.of(self.storage, name, *inputs)
-        if stage.done and stale(stage):
-            stage.folder.remove()
-        if stage.done:
+
+        def usable() -> bool:
+            return stage.done and not stale(stage) and not stage.damaged()
+
+        if usable():
             announce(f"{name}: done before, {stage.folder.uri}")
         elif (stage_flag or name) not in self.chosen:
+            found = "is damaged or outdated" if stage.done else "has not been done"
             raise InputError(
-                f"--stages {','.join(self.chosen)}: the stage {stage_flag or name} has not been "
-                f"done for these settings under --storage {self.storage.uri}; add it to --stages"
+                f"--stages {','.join(self.chosen)}: the stage {stage_flag or name} {found} for "
+                f"these settings under --storage {self.storage.uri}; add it to --stages"
             )
         else:
-            announce(f"{name}: {stage.folder.uri}")
-            before, self._nested_seconds = self._nested_seconds, 0.0
-            counts = work(stage)
-            stage.finish(counts, nested_seconds=self._nested_seconds)
-            self._nested_seconds = before + time.monotonic() - stage.started
+            with lease(self.storage, f"{name}-{stage.fingerprint}", done=usable) as needed:
+                if needed:
+                    _clear(stage, stale(stage) if stage.done else "")
+                    self._make(stage, work, internal=internal, read_by_part=read_by_part)
+                else:
+                    announce(f"{name}: made meanwhile, {stage.folder.uri}")
         self.stages.append(stage)
         numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
         self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})
         return stage
+
+    def _make(
+        self, stage: StageFolder, work: Callable[[StageFolder], Counts], **files: Sequence[str]
+    ) -> None:
+        """Run the work of a stage, again where it meets a damaged file of its own."""
+        announce(f"{stage.name}: {stage.folder.uri}")
+        stage.started = time.monotonic()
+        before, self._nested_seconds = self._nested_seconds, 0.0
+        counts, removed = None, set[str]()
+        while counts is None:
+            try:
+                counts = work(stage)
+            except DamagedFileError as error:
+                places = {stage.folder.location(file): file for file in stage.folder.sizes()}
+                if error.location not in places or error.location in removed:
+                    raise
+                removed.add(error.location)
+                announce(f"{stage.name}: {places[error.location]} is damaged, and made again")
+                stage.folder.delete(places[error.location])
+        stage.finish(counts, nested_seconds=self._nested_seconds, **files)
+        self._nested_seconds = before + time.monotonic() - stage.started
+
+
+def _clear(stage: StageFolder, outdated: str) -> None:
+    """Remove what is outdated or damaged of a stage that was done."""
+    if not stage.done:
+        return
+    if outdated:
+        announce(f"{stage.name}: made again, as {outdated}")
+        stage.folder.remove()
+        return
+    damaged = stage.damaged()
+    announce(f"{stage.name}: {first_names(damaged, 3)} damaged or missing, and made again")
+    stage.reopen(damaged)
 
 
 def usable_storage(config: RunConfig) -> Folder:

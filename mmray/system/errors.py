@@ -7,6 +7,22 @@ class InputError(ValueError):
     """An unusable argument or input: the message names the item, the value and the remedy."""
 
 
+class DamagedFileError(InputError):
+    """A file of a storage folder that is not as it was written; a stage makes its own anew.
+
+    Attributes
+    ----------
+    location : path or URI of the file
+    """
+
+    def __init__(self, location: str, reason: object) -> None:
+        super().__init__(
+            f"{location}: this file is damaged ({reason}); run the same command again: what is "
+            "damaged is found and made anew, what is whole is kept"
+        )
+        self.location = location
+
+
 def first_names(names: Iterable[str], count: int = 20) -> str:
     """Join the first names for a message, and say how many more there are."""
     listed = list(names)

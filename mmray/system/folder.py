@@ -1,28 +1,42 @@
 """A folder on any file system that pyarrow reads: local, s3://, gs://.
 
 Files appear whole or not at all, so a reader never meets a half-written one: locally they are
-written beside their place and renamed; an object store shows an object when its upload is complete.
+written beside their place, synced to the disk, and renamed, so that this holds when the power fails
+too; an object store shows an object when its upload is complete.
 """
 
 import errno
+import os
 import secrets
 import shutil
+import struct
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from mmray.system import locations
-from mmray.system.errors import InputError
+from mmray.system.errors import DamagedFileError, InputError
+from mmray.system.tables import read_table_file, table_file
+
+Parsed = TypeVar("Parsed")
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_PAGE = 4096
+# What numpy, zipfile, json and pyarrow raise for a file with wrong bytes; OSError is for both a
+# disk that cannot read them and a checksum that differs.
+_DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, LookupError, EOFError, SyntaxError, OverflowError, MemoryError),
+    *(NotImplementedError, pa.ArrowException, zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,21 @@ class Folder:
         found = (info for info in filesystem.get_file_info(selector) if info.is_file)
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
+    def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of each file in this folder and below it, by relative name."""
+        filesystem, path = self._opened
+        selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+        files = (info for info in filesystem.get_file_info(selector) if info.is_file)
+        sizes = {info.path[len(path) + 1 :]: int(info.size) for info in files}
+        return {name: size for name, size in sorted(sizes.items()) if "/." not in f"/{name}"}
+
+    def times(self) -> dict[str, float]:
+        """Return when each file directly in this folder was written, in seconds since 1970."""
+        filesystem, path = self._opened
+        found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        files = (info for info in found if info.is_file and not info.base_name.startswith("."))
+        return {info.base_name: info.mtime_ns / 1e9 for info in files}
+
     def has(self, name: str) -> bool:
         filesystem, path = self._opened
         return bool(filesystem.get_file_info(f"{path}/{name}").is_file)
@@ -69,18 +98,44 @@ class Folder:
         with self.reading(name) as source:
             return bytes(source.read())
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | bytearray) -> None:
         with self.writing(name) as sink:
             sink.write(data)
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        with self.reading(name) as source:
-            return pq.read_table(source, columns=columns)
+        """Read a table that `write_table` wrote; raises as `parsed`."""
+        return self.parsed(name, lambda source: read_table_file(source.read_buffer(), columns))
 
     def write_table(self, name: str, table: pa.Table, **layout: Any) -> None:
         """Write Parquet; the layout is options of `pyarrow.parquet.write_table`."""
-        with self.writing(name) as sink:
-            pq.write_table(table, sink, **layout)
+        self.write(name, table_file(table, **layout))
+
+    def parsed(self, name: str, parse: Callable[[Any], Parsed]) -> Parsed:
+        """Parse a file that mmray wrote.
+
+        Parameters
+        ----------
+        name : of the file
+        parse : takes a seekable file of bytes; its errors are those of a damaged file
+
+        Raises
+        ------
+        DamagedFileError
+            The file cannot be parsed.
+        FileNotFoundError
+            There is no such file.
+        OSError
+            A remote file cannot be read.
+        """
+        if self.local is None:  # a failing network is no damage, so the file is fetched first
+            source: Any = pa.BufferReader(self.read(name))
+        else:
+            source = self.reading(name)
+        with source:
+            try:
+                return parse(source)
+            except _DAMAGE as error:
+                raise DamagedFileError(self.location(name), locations.error_line(error)) from error
 
     def reading(self, name: str) -> Any:
         """Open a file for reading, as a seekable pyarrow file."""
@@ -92,29 +147,29 @@ class Folder:
         """Open a file that gets its name when the block ends without an exception."""
         filesystem, path = self._opened
         target = Path(f"{path}/{name}")
-        filesystem.create_dir(str(target.parent), recursive=True)
         if self.local is None:
+            filesystem.create_dir(str(target.parent), recursive=True)
             # A stream closed by an exception would complete the upload of half a file.
-            with tempfile.TemporaryFile() as file:
+            with _room_for(tempfile.gettempdir()), tempfile.TemporaryFile() as file:
                 yield file
                 file.seek(0)
                 with filesystem.open_output_stream(str(target)) as sink:
                     shutil.copyfileobj(file, sink, 1 << 20)
             return
         unfinished = target.with_name(f".{target.name}.part-{secrets.token_hex(4)}")
-        try:
-            with unfinished.open("wb") as file:
-                yield file
-            unfinished.replace(target)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            raise InputError(
-                f"{target}: cannot be written ({error.strerror}); make room, then run the same "
-                "command again: what is done is kept"
-            ) from error
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with _room_for(target):
+            _make_folder(target.parent)
+            try:
+                # Opened for reading too, or numpy would write by another way, whose errors have no
+                # number.
+                with unfinished.open("w+b") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                unfinished.replace(target)
+                _sync(target.parent)
+            finally:
+                unfinished.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
         filesystem, path = self._opened
@@ -137,7 +192,7 @@ def open_storage(uri: str) -> Folder:
     """
     folder = Folder(locations.absolute(uri))
     try:
-        folder.write(".writable", b"")
+        folder.write(".writable", bytes(_PAGE))  # no empty file, for which a full disk has room
         filesystem, path = folder._opened
         filesystem.delete_file(f"{path}/.writable")
     except (OSError, pa.ArrowInvalid, ValueError) as error:
@@ -146,3 +201,38 @@ def open_storage(uri: str) -> Folder:
             "choose a folder or URI you can write to"
         ) from error
     return folder
+
+
+@contextmanager
+def _room_for(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise an InputError in place of an OSError that says that there is no room to write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise InputError(
+            f"{place}: cannot be written ({os.strerror(error.errno)}); make room, then run the "
+            "same command again: what is done is kept"
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a local folder with its parents, each of which is synced where it is new."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    if folder.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Sync the names in a local folder to the disk, where its file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems refuse it for folders
+            os.fsync(handle)
+    finally:
+        os.close(handle)

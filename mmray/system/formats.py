@@ -1,6 +1,5 @@
 """JSON and .npy files in a folder."""
 
-import io
 import json
 from typing import IO, Any
 
@@ -15,7 +14,8 @@ def write_json(folder: Folder, name: str, value: Any) -> None:
 
 
 def read_json(folder: Folder, name: str) -> Any:
-    return json.loads(folder.read(name))
+    """Read a JSON file that `write_json` wrote; raises as `Folder.parsed`."""
+    return folder.parsed(name, lambda source: json.loads(source.read()))
 
 
 def write_array(folder: Folder, name: str, array: NDArray[Any]) -> None:
@@ -24,11 +24,15 @@ def write_array(folder: Folder, name: str, array: NDArray[Any]) -> None:
 
 
 def read_array(folder: Folder, name: str) -> NDArray[Any]:
-    """Read an .npy file: memory-mapped where it is local, else loaded into memory."""
-    if folder.local is not None:
+    """Read an .npy file, memory-mapped where it is local; raises as `Folder.parsed`."""
+
+    def parse(source: Any) -> NDArray[Any]:
+        if folder.local is None:
+            return np.asarray(np.load(source, allow_pickle=False))
         array: NDArray[Any] = np.load(folder.local / name, mmap_mode="r", allow_pickle=False)
         return array
-    return np.asarray(np.load(io.BytesIO(folder.read(name)), allow_pickle=False))
+
+    return folder.parsed(name, parse)
 
 
 def write_header(sink: IO[bytes], shape: tuple[int, int]) -> None:

@@ -5,9 +5,13 @@ from pathlib import Path
 
 from mmray.descriptors import weights
 from mmray.descriptors.network import EmbeddingNet
+from mmray.system.digests import damaged_files, digests_of
+from mmray.system.errors import DamagedFileError
 from mmray.system.folder import Folder
+from mmray.system.formats import read_json, write_json
 from mmray.training.job import History
 
+DIGESTS = "digests.json"
 OPTIMIZER, BASELINE, STATE = "optimizer.pt", "rival.pt", "state.json"
 MEASURED, BEST = "measured", "best"
 _RENAMED = {"health": "manifold_map", "ordered": "triplet_accuracy"}  # as earlier versions wrote
@@ -43,6 +47,29 @@ def save_history(folder: Path, history: History, *, seed: int) -> None:
 def saved_history(folder: Path) -> History:
     """Load the training history of a checkpoint."""
     return renamed_history(json.loads((folder / STATE).read_text())["history"])
+
+
+def seal(folder: Path) -> None:
+    """Record the digests of the files of a checkpoint, the last thing that is written to it."""
+    files = Folder(str(folder))
+    write_json(files, DIGESTS, digests_of(files, files.sizes()))
+
+
+def sound_history(folder: Folder, *, sealed: bool) -> History | None:
+    """Return the history of a checkpoint; None if its files are not as they were written.
+
+    Parameters
+    ----------
+    folder : of the checkpoint
+    sealed : whether it must have digests; those of earlier versions have none
+    """
+    try:
+        checked = sealed or folder.has(DIGESTS)
+        if checked and damaged_files(folder, read_json(folder, DIGESTS)):
+            return None
+        return list(read_json(folder, STATE)["history"])
+    except (DamagedFileError, FileNotFoundError, LookupError, TypeError):
+        return None
 
 
 def renamed_history(history: History) -> History:

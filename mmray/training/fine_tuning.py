@@ -29,6 +29,7 @@ from mmray.training.checkpoints import (
     save_networks,
     saved_history,
     saved_network,
+    seal,
 )
 from mmray.training.epoch import train_epoch
 from mmray.training.image_source import ImageSource, embed_ids, rank_and_size
@@ -279,6 +280,7 @@ class FineTuning:
         if self.baseline is not None:
             torch.save(self.baseline.state_dict(), folder / BASELINE)
         save_history(folder, self.history, seed=self.job.seed)
+        seal(folder)
 
     def restore(self, folder: Path) -> None:
         """Restore the state from a checkpoint that `save` wrote."""

@@ -6,7 +6,7 @@ import pytest
 from mmray.descriptors.shards import finish_features, moments_table, read_features, read_moments
 from mmray.descriptors.whitening import Moments
 from mmray.pipeline.stage import StageFolder
-from mmray.system.errors import InputError
+from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
 from tests.made import synthetic
 
@@ -18,7 +18,7 @@ def stage(tmp_path):
     return StageFolder.of(Folder(str(tmp_path)), "extract", "inputs")
 
 
-def write_shards(stage, *, bad=(), contents=None, count=10, size=4, d=3):
+def write_shards(stage, *, bad=(), contents=None, count=10, size=4, d=3, only=None):
     """Image i has descriptors i + 0.5 (rmac) and -i (mac), and the content contents[i]."""
     for start in range(0, count, size):
         items = range(start, min(start + size, count))
@@ -30,7 +30,9 @@ def write_shards(stage, *, bad=(), contents=None, count=10, size=4, d=3):
             errors={i: "truncated" for i in items if i in bad},
             digests=contents and [contents[i].encode() * 32 for i in items],
         )
-        (stage.folder / "features").write_table(f"part-{start // size:06d}.parquet", table)
+        name = f"part-{start // size:06d}.parquet"
+        if only is None or name in only:
+            (stage.folder / "features").write_table(name, table)
 
 
 def finish(stage, limit=0.5, *, total=10, **options):
@@ -151,3 +153,38 @@ def test_moments_come_back_equal():
     assert read.count == 7
     np.testing.assert_array_equal(read.mean, moments.mean)
     np.testing.assert_array_equal(read.scatter, moments.scatter)
+
+
+@pytest.mark.parametrize("bad", [(), (0,), (3, 4), (4, 5, 6, 7), (9,)])
+@pytest.mark.parametrize("file", ["images.parquet", "quarantine.parquet", "duplicates.parquet"])
+def test_a_damaged_file_of_all_images_is_made_again_from_the_shards(stage, bad, file):
+    write_shards(stage, bad=bad)
+    counts = finish(stage)
+    before = finished(stage)
+    content = bytearray(stage.folder.read(file))
+    content[len(content) // 2] ^= 255
+    stage.folder.write(file, content)
+    for _ in range(5):  # as a session does
+        try:
+            again = finish(stage)
+        except DamagedFileError as error:
+            name = error.location.removeprefix(stage.folder.uri + "/")
+            stage.folder.delete(name)
+            there = set((stage.folder / "features").names())
+            write_shards(stage, bad=bad, only={f"part-{i:06d}.parquet" for i in range(3)} - there)
+        else:
+            break
+    assert again == counts
+    assert finished(stage) == before
+
+
+def test_a_flipped_bit_in_a_shard_is_noticed_before_its_features_are_used(stage):
+    write_shards(stage)
+    name = "features/part-000001.parquet"
+    content = stage.folder.read(name)
+    for bit in np.random.default_rng(0).choice(8 * len(content), 200, replace=False).tolist():
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        stage.folder.write(name, flipped)
+        with pytest.raises(DamagedFileError, match="part-000001"):
+            finish(stage)

@@ -33,6 +33,7 @@ _LAYOUT = {
     "compression": "none",
     "use_dictionary": False,
     "write_statistics": False,
+    "write_page_checksum": True,  # rows are read alone, so the digest of the file is not checked
 }
 
 

@@ -2,7 +2,8 @@
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,15 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import load
 from mmray.pipeline.distributed.capacity import WorkerWatchdog, run_watched
 from mmray.pipeline.distributed.cluster import TrainingWorkers
-from mmray.system.errors import InputError
+from mmray.pipeline.distributed.ray_internals import (
+    CHECKPOINT_LIST,
+    checkpoint_list,
+    checkpoint_names,
+)
+from mmray.system.errors import InputError, first_names
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
-from mmray.training.checkpoints import BEST, last_measured, saved_history
+from mmray.training.checkpoints import BEST, last_measured, saved_history, sound_history
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import rank_and_size
 from mmray.training.job import History, TrainingJob
@@ -68,6 +74,7 @@ def fine_tune(
     elastic = workers.fewest < workers.most
     if folder.has(REFUSED):
         folder.delete(REFUSED)
+    _remove_damaged(folder / CHECKPOINTS)
     trainer = TorchTrainer(
         _train_on_rank,
         train_loop_config={
@@ -105,6 +112,36 @@ def fine_tune(
             best=load(Folder(path) / BEST),
             history=saved_history(Path(path)),
         )
+
+
+def _remove_damaged(checkpoints: Folder) -> None:
+    """Remove damaged checkpoints, so that training continues from the newest that is whole."""
+    sizes = checkpoints.sizes()
+    listed, there = None, sorted({name.partition("/")[0] for name in sizes if "/" in name})
+    if CHECKPOINT_LIST in sizes:
+        with suppress(ValueError, LookupError, TypeError):
+            listed = checkpoint_names(checkpoints.read(CHECKPOINT_LIST))
+    elif not there:
+        return
+    whole: list[tuple[str, Mapping[str, float]]] = []
+    for name in there if listed is None else listed:
+        history = sound_history(checkpoints / name, sealed=listed is None)
+        if history is not None:
+            whole.append((name, history[-1]))
+    if listed == [name for name, _ in whole]:
+        return
+    names = {name for name, _ in whole}
+    damaged = [name for name in sorted({*there, *(listed or ())}) if name not in names]
+    start = f"goes on from {whole[-1][0]}" if whole else "begins anew"
+    announce(
+        f"train: damaged: {first_names(damaged) if damaged else CHECKPOINT_LIST}; training {start}"
+    )
+    if not whole:
+        checkpoints.remove()
+        return
+    checkpoints.write(CHECKPOINT_LIST, checkpoint_list(whole))
+    for name in damaged:
+        (checkpoints / name).remove()
 
 
 def _train_on_rank(arguments: dict[str, Any]) -> None:

@@ -100,7 +100,9 @@ def extract_descriptors(
         *(images.digest(), state_digest(model), settings.stored(), settings_fingerprint),
         *(settings.shard_size, deduplicate),
     )
-    stage = session.run_stage("extract", *inputs, work=work, stage_flag=stage_flag)
+    stage = session.run_stage(
+        "extract", *inputs, work=work, stage_flag=stage_flag, internal=["features/"]
+    )
     if "deviation" in stage.counts:
         announce(
             f"{stage_flag}: cosines of {settings.precision} descriptors to those in float32: "
@@ -179,7 +181,9 @@ def _region_stage(
     seen = (settings.preprocessing.longest_side, settings.preprocessing.scales)
     options = (*seen, settings.regions.whole, settings.max_pixels)
     inputs = (learned_from.digest(), state_digest(model), options)
-    return session.run_stage("regions", *inputs, work=work, stage_flag="extract")
+    return session.run_stage(
+        "regions", *inputs, work=work, stage_flag="extract", internal=["moments/"]
+    )
 
 
 def features_stage(

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Any
 
 from mmray.config.run import ListingConfig
@@ -11,7 +12,7 @@ from mmray.images.sources import SourceListing, Stamp, find, unchanged
 from mmray.pipeline.distributed.listing import index_containers
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder, fingerprint
-from mmray.system.errors import InputError
+from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.formats import read_json, write_json
 from mmray.system.locations import absolute
 from mmray.system.progress import announce
@@ -58,14 +59,15 @@ def list_stage(
         stage.folder.write_table(IMAGES, images.table)
         return {"images": len(images), "listed": len(listed)}
 
-    def stale(stage: StageFolder) -> bool:
+    def stale(stage: StageFolder) -> str:
         if "extract" not in session.chosen:
-            return False  # the stages that are done have stored their images
-        stamps = [Stamp(**stamp) for stamp in read_json(stage.folder, SOURCES)]
-        if config.relist or not unchanged(stamps):
-            announce("list: made again, as --relist asks or as a source has changed")
-            return True
-        return False
+            return ""  # the stages that are done have stored their images
+        if config.relist:
+            return "--relist asks"
+        with suppress(DamagedFileError, FileNotFoundError):  # found by its digest, and made anew
+            stamps = [Stamp(**stamp) for stamp in read_json(stage.folder, SOURCES)]
+            return "" if unchanged(stamps) else "a source has changed"
+        return ""
 
     inputs = (
         [absolute(source) for source in sources],
@@ -74,7 +76,14 @@ def list_stage(
         config.sample,
     )
     drawn = None if config.sample is None else config.seed
-    stage = session.run_stage("list", *inputs, drawn, work=work, stage_flag="extract", stale=stale)
+    stage = session.run_stage(
+        "list",
+        *(*inputs, drawn),
+        work=work,
+        stage_flag="extract",
+        stale=stale,
+        internal=["containers-"],
+    )
     return Collection(stage.folder.read_table(IMAGES))
 
 

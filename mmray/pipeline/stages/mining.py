@@ -111,7 +111,7 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
     how = None if config.search == "exact" else (config.search, config.search_effort)
     seed = None if config.search == "exact" else session.config.seed
     inputs = (source.fingerprint, k, config.query_block, how, seed)
-    return session.run_stage("knn", *inputs, work=work, stage_flag="graph")
+    return session.run_stage("knn", *inputs, work=work, stage_flag="graph", internal=["index.npy"])
 
 
 def _approximate(

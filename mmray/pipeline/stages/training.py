@@ -172,7 +172,12 @@ def train_stage(
         return {"epochs": last, "kept_epoch": kept, "loss": trained.history[-1].get("loss", 0.0)}
 
     digest = (state_digest(network), [near.tolist() for near in validation_neighbors.neighbors])
-    stage = session.run_stage("train", mined.fingerprint, digest, options, seed, work=work)
+    stage = session.run_stage(
+        "train",
+        *(mined.fingerprint, digest, options, seed),
+        work=work,
+        internal=["checkpoints/", "refused.txt"],
+    )
     epoch, history = stage.counts["kept_epoch"], read_json(stage.folder, "history.json")
     history = renamed_history(history)
     session.run.log_epochs(history)  # in case the server lost the metrics
@@ -214,7 +219,11 @@ def _cached(
         return {"images": len(chosen)}
 
     stage = session.run_stage(
-        "cache", chosen.digest(), size, shard_size, work=work, stage_flag="train"
+        "cache",
+        *(chosen.digest(), size, shard_size),
+        work=work,
+        stage_flag="train",
+        read_by_part=["part-"],
     )
     entries = cached(chosen, stage.folder, longest_side=size, shard_size=shard_size)
     return entries, places
