@@ -13,6 +13,7 @@ class DamagedFileError(InputError):
     Attributes
     ----------
     location : path or URI of the file
+    reason : how it was noticed
     """
 
     def __init__(self, location: str, reason: object) -> None:
@@ -20,7 +21,7 @@ class DamagedFileError(InputError):
             f"{location}: this file is damaged ({reason}); run the same command again: what is "
             "damaged is found and made anew, what is whole is kept"
         )
-        self.location = location
+        self.location, self.reason = location, str(reason)
 
 
 def first_names(names: Iterable[str], count: int = 20) -> str:

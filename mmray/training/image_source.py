@@ -15,7 +15,7 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import MAX_PIXELS, load_image
 from mmray.system.arrays import Features, Ids, Pixels
-from mmray.system.errors import InputError
+from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.locations import prefetch
 
 CHUNK = 256  # images decoded together when a set is embedded
@@ -58,6 +58,8 @@ class ImageSource:
         item = self.items[image_id]
         decoded = load_image(item, longest_side=self.longest_side, max_pixels=self.max_pixels)
         if decoded.pixels is None:
+            if item.row_group is not None:  # a row of the cache
+                raise DamagedFileError(item.uri, f"{item.name}: {decoded.error}")
             raise InputError(
                 f"{item.location}: {decoded.error}; this image could be read before: restore it, "
                 "or start again with another --storage"

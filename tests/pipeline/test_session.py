@@ -72,7 +72,7 @@ def test_only_what_is_damaged_is_made_again(storage, part, damage, capsys):
 def test_damage_of_a_stage_that_was_not_chosen_is_said(storage):
     stage = staged(storage, Work())
     flip(stage.folder.local / "a.bin")
-    with pytest.raises(InputError, match="the stage mine is damaged or outdated .*--stages"):
+    with pytest.raises(InputError, match=r"the stage mine is damaged or outdated .*--stages"):
         staged(storage, Work(), chosen=("train",))
 
 
@@ -161,4 +161,3 @@ def test_of_two_jobs_that_need_a_stage_one_makes_it_and_the_other_reads_it(stora
     told = capsys.readouterr().err
     assert "mine: being made by pid" in told
     assert "mine: made meanwhile" in told
-

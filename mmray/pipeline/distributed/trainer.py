@@ -22,8 +22,9 @@ from mmray.pipeline.distributed.ray_internals import (
     checkpoint_list,
     checkpoint_names,
 )
-from mmray.system.errors import InputError, first_names
+from mmray.system.errors import DamagedFileError, InputError, first_names
 from mmray.system.folder import Folder
+from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
 from mmray.training.checkpoints import BEST, last_measured, saved_history, sound_history
 from mmray.training.fine_tuning import FineTuning
@@ -32,7 +33,7 @@ from mmray.training.job import History, TrainingJob
 from mmray.training.validation import SPREAD, collapsed
 
 CHECKPOINTS = "checkpoints"
-REFUSED = "refused.txt"  # the error of a rank that cannot go on, for other ranks and the driver
+REFUSED = "refused.json"  # the error of a rank that cannot go on, for other ranks and the driver
 RANKS = "RayTrainWorker"  # class name of Ray Train's actors
 SHOWN = ("loss", "manifold_map", "map")  # metrics of an epoch that the terminal shows
 FAILURES = 10  # workers and machines that may vanish before training gives up
@@ -70,6 +71,8 @@ def fine_tune(
     ------
     InputError
         Training diverged, an image can no longer be read, or no worker could start in time.
+    DamagedFileError
+        A file of cached images is damaged.
     """
     elastic = workers.fewest < workers.most
     if folder.has(REFUSED):
@@ -104,7 +107,10 @@ def fine_tune(
     # In a thread Ray Train does not handle Ctrl-C; its handler would wait for the workers first.
     result = run_watched(trainer.fit, watchdog.check)
     if folder.has(REFUSED):
-        raise InputError(folder.read(REFUSED).decode())
+        refused = read_json(folder, REFUSED)
+        if refused["damaged"] is not None:
+            raise DamagedFileError(refused["damaged"], refused["reason"])
+        raise InputError(refused["reason"])
     assert result.checkpoint is not None, "every epoch reports a checkpoint"
     with result.checkpoint.as_directory() as path:
         return TrainingResult(
@@ -154,7 +160,10 @@ def _train_on_rank(arguments: dict[str, Any]) -> None:
     except InputError as error:
         # Ray Train would restart all ranks again and again, and then show its own error: restarted
         # ranks find this file and end.
-        folder.write(REFUSED, str(error).encode())
+        location, reason = None, str(error)
+        if isinstance(error, DamagedFileError):
+            location, reason = error.location, error.reason
+        write_json(folder, REFUSED, {"damaged": location, "reason": reason})
         raise
 
 

@@ -23,7 +23,8 @@ from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.mining import MiningResult
 from mmray.system.arrays import Ids
-from mmray.system.errors import InputError
+from mmray.system.errors import DamagedFileError, InputError
+from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
 from mmray.training.checkpoints import renamed_history
@@ -148,7 +149,14 @@ def train_stage(
     del options["workers"], options["monitor_every"]
 
     def work(stage: StageFolder) -> Counts:
-        cached_images, places = _cached(session, images, mined, validation_neighbors)
+        while True:
+            cached_images, places = _cached(session, images, mined, validation_neighbors)
+            try:
+                return trained_on(cached_images, places, stage)
+            except DamagedFileError as error:
+                _remove_cached(cached_images, error)
+
+    def trained_on(cached_images: Collection, places: Ids, stage: StageFolder) -> Counts:
         job = TrainingJob(
             model=network,
             images=cached_images,
@@ -176,7 +184,7 @@ def train_stage(
         "train",
         *(mined.fingerprint, digest, options, seed),
         work=work,
-        internal=["checkpoints/", "refused.txt"],
+        internal=["checkpoints/", "refused.json"],
     )
     epoch, history = stage.counts["kept_epoch"], read_json(stage.folder, "history.json")
     history = renamed_history(history)
@@ -227,6 +235,16 @@ def _cached(
     )
     entries = cached(chosen, stage.folder, longest_side=size, shard_size=shard_size)
     return entries, places
+
+
+def _remove_cached(images: Collection, error: DamagedFileError) -> None:
+    """Delete a damaged file of the cache, which is then made again; raise errors of other files."""
+    uris = images.table["uri"].unique().to_pylist()
+    if error.location not in uris:
+        raise error
+    announce(f"cache: {error.location}: {error.reason}; made again")
+    parent, _, name = error.location.rpartition("/")
+    Folder(parent).delete(name)
 
 
 def _needed(

@@ -135,13 +135,15 @@ def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, rival):
 
 
 def test_training_goes_on_where_it_stopped_bit_for_bit(job, alone, tmp_path):
-    """Where images vanished in between, which ends it with one sentence, too."""
+    """Where images vanished in between, which ends it with one sentence, and a disk failed, too."""
     first = dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1))
     _, short = trained(first, tmp_path)
     assert len(short) == 2
     assert_near(alone.first, weights(tmp_path, 1), atol=0)
     with pytest.raises(InputError, match=r"00\.png\.gone: FileNotFoundError.*restore it"):
         trained(without_images(job), tmp_path)
+    optimizer = tmp_path / "checkpoints" / "epoch-001" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-1])
     state, history = trained(job, tmp_path)
     assert_near(alone.last, state, atol=0)
     assert_same(alone.history, history, rel=0)
