@@ -3,14 +3,19 @@
 import errno
 import os
 import pickle
+import resource
 import threading
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.sparse import csr_array
 
-from mmray.system.errors import InputError
+from mmray.mining.files import write_graph
+from mmray.system import formats
+from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder, open_storage
 
 
@@ -170,3 +175,86 @@ def test_a_reader_keeps_the_file_that_it_opened(tmp_path):
         folder.write("part.bin", b"new")
         assert reader.read() == b"old" * 1000
     assert folder.read("part.bin") == b"new"
+
+
+@pytest.fixture
+def small_disk():
+    """The system refuses to write more than 64 kB to a file, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+_ROWS = np.zeros((1000, 100))
+_GRAPH = csr_array((20_000, 20_000), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: formats.write_array(folder, "x", _ROWS),
+        lambda folder: folder.write("x", _ROWS.tobytes()),
+        lambda folder: formats.write_json(folder, "x", [0] * 100_000),
+        lambda folder: folder.write_table("x", pa.table({"a": np.random.rand(20_000)})),
+        lambda folder: write_graph(folder, raw=_GRAPH, normalized=_GRAPH, items=np.arange(20_000)),
+    ],
+    ids=["array", "bytes", "json", "table", "npz"],
+)
+def test_whatever_finds_no_room_is_said_in_one_sentence(folder, small_disk, write):
+    with pytest.raises(InputError, match=r"cannot be written \(File too large\); make room, then"):
+        write(folder)
+    assert [*Path(folder.uri).iterdir()] == []
+
+
+def test_a_folder_that_finds_no_room_is_said_too(folder, monkeypatch):
+    def full(path, *args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(InputError, match=r"sub/x: cannot be written \(No space left on device\)"):
+        (folder / "sub").write("x", b"")
+
+
+def test_a_disk_that_is_full_is_noticed_at_the_start(tmp_path, monkeypatch):
+    opened = Path.open
+
+    def full(path, mode="r", *args, **kwargs):
+        return opened(Path("/dev/full") if "w" in mode else path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match=r"No space left on device.*make room"):
+        open_storage(str(tmp_path / "runs"))
+
+
+def test_file_and_folder_are_synced_before_and_after_the_file_gets_its_name(folder, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(handle):
+        steps.append(Path(f"/proc/self/fd/{handle}").readlink().name.partition(".part")[0])
+        fsync(handle)
+
+    def renamed(path, target):
+        steps.append("renamed")
+        replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    folder.write("sub/x", b"1")
+    assert steps == ["a run", ".x", "renamed", "sub"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[1, 2"])
+def test_a_file_that_cannot_be_parsed_is_named_as_damaged(folder, content):
+    folder.write("x", content)
+    for read in (formats.read_json, formats.read_array, Folder.read_table):
+        with pytest.raises(DamagedFileError, match="x: this file is damaged"):
+            read(folder, "x")
+
+
+def test_an_array_that_was_cut_is_not_mapped(folder):
+    formats.write_array(folder, "x", _ROWS)
+    folder.write("x", folder.read("x")[:-1])
+    with pytest.raises(DamagedFileError, match="x: this file is damaged"):
+        formats.read_array(folder, "x")

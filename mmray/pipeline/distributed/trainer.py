@@ -1,6 +1,7 @@
 """Fine-tuning on Ray Train: the same loop on every rank, a checkpoint after each epoch."""
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -134,10 +135,12 @@ def _remove_damaged(checkpoints: Folder) -> None:
         history = sound_history(checkpoints / name, sealed=listed is None)
         if history is not None:
             whole.append((name, history[-1]))
-    if listed == [name for name, _ in whole]:
+    names = [name for name, _ in whole]
+    damaged = sorted({*there, *(listed or ())}.difference(names))
+    if listed == names:
+        for name in damaged:  # of which the upload was cut off
+            (checkpoints / name).remove()
         return
-    names = {name for name, _ in whole}
-    damaged = [name for name in sorted({*there, *(listed or ())}) if name not in names]
     start = f"goes on from {whole[-1][0]}" if whole else "begins anew"
     announce(
         f"train: damaged: {first_names(damaged) if damaged else CHECKPOINT_LIST}; training {start}"
@@ -150,13 +153,25 @@ def _remove_damaged(checkpoints: Folder) -> None:
         (checkpoints / name).remove()
 
 
+def _need_room(folder: Folder, checkpoint: Folder) -> None:
+    """Raise an InputError if a checkpoint finds no room: Ray Train would try for minutes."""
+    if folder.local is None:
+        return
+    needed, free = sum(checkpoint.sizes().values()), shutil.disk_usage(folder.local).free
+    if needed > free:
+        raise InputError(
+            f"{folder.uri}: no room for a checkpoint of {needed / 1e6:.0f} MB ({free / 1e6:.0f} MB "
+            "are free); make room, then run the same command again: what is done is kept"
+        )
+
+
 def _train_on_rank(arguments: dict[str, Any]) -> None:
     """Train on one rank; store an InputError for the other ranks and the driver."""
     folder: Folder = arguments["folder"]
     if folder.has(REFUSED):
         return
     try:
-        _train(arguments["job"], arguments["threads"], arguments["log"])
+        _train(arguments["job"], arguments["threads"], arguments["log"], folder)
     except InputError as error:
         # Ray Train would restart all ranks again and again, and then show its own error: restarted
         # ranks find this file and end.
@@ -167,7 +182,7 @@ def _train_on_rank(arguments: dict[str, Any]) -> None:
         raise
 
 
-def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log) -> None:
+def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log, folder: Folder) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train prints every report in full
     configure_torch(threads)
     tuning = FineTuning(ray.get(job), get_device())
@@ -186,6 +201,7 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log) -> None:
             reported = None
             if first:
                 tuning.save(Path(path))
+                _need_room(folder, Folder(path))
                 reported = ray.train.Checkpoint.from_directory(path)
             ray.train.report(metrics, reported, checkpoint_dir_name=name)
         if first:

@@ -1,10 +1,12 @@
 """Training goes on from the newest checkpoint that is whole."""
 
 import json
+import shutil
 
 import pytest
 
-from mmray.pipeline.distributed.trainer import _remove_damaged
+from mmray.pipeline.distributed.trainer import _need_room, _remove_damaged
+from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.training.checkpoints import DIGESTS, save_history, seal
 
@@ -62,6 +64,22 @@ def test_a_list_that_was_cut_is_written_anew(checkpoints, capsys):
     (checkpoints / "epoch-005" / "optimizer.pt").write_bytes(b"half")
     assert [each["checkpoint_dir_name"] for each in left(checkpoints)] == ["epoch-003", "epoch-004"]
     assert "goes on from epoch-004" in capsys.readouterr().err
+
+
+def test_one_whose_upload_was_cut_off_is_removed(checkpoints, capsys):
+    (checkpoints / "epoch-005").mkdir()
+    (checkpoints / "epoch-005" / "optimizer.pt").write_bytes(b"half")
+    assert len(left(checkpoints)) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_checkpoint_that_finds_no_room_is_said(checkpoints, monkeypatch):
+    folder = Folder(str(checkpoints))
+    _need_room(folder, folder / "epoch-004")
+    few = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: few)
+    with pytest.raises(InputError, match="no room for a checkpoint of 0 MB .*make room"):
+        _need_room(folder, folder / "epoch-004")
 
 
 def test_without_one_that_is_whole_training_begins_anew(checkpoints, capsys):
