@@ -269,7 +269,7 @@ def test_another_number_of_labels_is_refused(tmp_path, name, count, message):
     [
         ("missing.txt", "No such file"),
         ("folder", "Is a directory"),
-        ("latin.txt", "can't decode byte"),
+        ("latin.txt", "line 1 is not UTF-8"),
         ("text.npy", "magic string is not correct"),
         ("archive.npy", "magic string is not correct"),
         ("objects.npy", "allow_pickle=False"),

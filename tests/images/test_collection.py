@@ -168,7 +168,7 @@ def test_an_empty_file_excludes_nothing(tmp_path):
     [
         ("absent.txt", "No such file or directory"),
         ("folder", "Is a directory"),
-        ("latin1.txt", "'utf-8' codec can't decode byte 0xe9 in position 3"),
+        ("latin1.txt", "line 1 is not UTF-8"),
     ],
 )
 def test_a_file_of_exclusions_that_cannot_be_read_is_refused(tmp_path, name, reason):
