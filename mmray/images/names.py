@@ -20,7 +20,11 @@ def forms(name: str) -> tuple[tuple[str, ...], ...]:
     own = normalized(name)
     paths = (own, normalized(unquote(bare(own)))) if is_uri(own) else (own,)
     files = tuple(map(PurePosixPath, paths))
-    return paths, tuple(file.name for file in files), tuple(file.stem for file in files)
+    return (
+        paths,
+        tuple(file.name.strip() for file in files),
+        tuple(file.stem.strip() for file in files),
+    )
 
 
 def joined(

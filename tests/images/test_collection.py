@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmray.images.collection import SCHEMA, Collection, ImageFile, read_exclusions, sample, without
+from mmray.images.collection import (
+    SCHEMA,
+    Collection,
+    ImageFile,
+    named,
+    read_exclusions,
+    sample,
+    without,
+)
 from mmray.system.errors import InputError
 
 ROWS = [
@@ -156,6 +164,25 @@ def test_exclusions_are_the_lines_without_blanks_and_surrounding_spaces(tmp_path
     expected = {"a.jpg", "sub/b c.png", "ü日"}
     assert read_exclusions(str(file)) == expected
     assert read_exclusions(file.as_uri()) == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_exclusions_of_any_program_leave_out_photos_of_any_other(tmp_path, encoding):
+    """The first name of a file with a byte order mark too: a test photo must not train."""
+    file = tmp_path / "names.txt"
+    file.write_bytes("caf\u00e9.jpg\r\n./x/a\u2028b.jpg\r\nu\u0308\r\n c \r\n".encode(encoding))
+    listed = ["cafe\u0301.jpg", "x/a\u2028b.jpg", "y/\u00fc.png", " c.jpg", "b.jpg", "a"]
+    excluded = read_exclusions(str(file))
+    assert excluded == {"caf\u00e9.jpg", "x/a\u2028b.jpg", "\u00fc", "c"}
+    assert names(without(collection(listed), excluded)) == ["b.jpg", "a"]
+    flags, fitting = named(collection(listed), excluded | {"none"})
+    assert (flags.tolist(), fitting) == ([True, True, True, True, False, False], excluded)
+
+
+def test_a_uri_is_left_out_by_the_name_that_it_encodes():
+    listed = ["s3://b/c%20d.jpg?region=x", "s3://b/e.jpg"]
+    assert names(without(collection(listed), {"c d.jpg"})) == listed[1:]
+    assert names(without(collection(listed), {"c%20d"})) == listed[1:]
 
 
 def test_an_empty_file_excludes_nothing(tmp_path):

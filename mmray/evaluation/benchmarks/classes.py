@@ -201,7 +201,8 @@ def _named(
                 )
     missing = [f"{path} (line {line})" for path, line in line_of.items() if path not in file_of]
     if missing:
-        there = f", which holds {next(iter(file_of))} and others" if file_of else ""
+        none_fits = file_of and len(missing) == len(entries)
+        there = f" (it holds {min(file_of)!r:.300})" if none_fits else ""
         raise InputError(
             f"{place}: {len(missing)} of {len(entries)} images are not in the folder {_FOLDER} "
             f"beside it{there}: {first_names(missing)}; add them, or remove their lines"

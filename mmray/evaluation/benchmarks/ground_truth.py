@@ -87,9 +87,10 @@ def match(named: Sequence[Named], images: Sequence[str], source: str) -> dict[st
             missing.setdefault(name, place)
     if missing:
         listed = first_names([f"{name!r} ({place})" for name, place in missing.items()])
+        such = f", such as {files[0]!r:.300}" if files and not file_of else ""
         raise MissingImageError(
             f"{source}: {len(missing)} of {len(missing) + len(file_of)} names fit none of the "
-            f"{len(files)} images{f', such as {files[0]!r:.300}' if files else ''}: {listed}",
+            f"{len(files)} images{such}: {listed}",
             missing,
         )
     return file_of
