@@ -93,10 +93,16 @@ def pool_purity(pools: Pools, labels: NDArray[Any]) -> Purity:
     )
 
 
-def labelled_items(pools: Pools, labels: NDArray[Any]) -> tuple[int, int]:
-    """Count the items of the pools, the anchors among them: those with a label, and all."""
+def coverage(pools: Pools, labels: NDArray[Any]) -> tuple[str, bool]:
+    """Say what a purity by these labels (n,) is worth, and whether it is worth anything."""
     ids = np.unique(np.concatenate([pools.anchors, *pools.positives, *pools.negatives]))
-    return int(np.count_nonzero(~_unlabelled(labels[ids]))), len(ids)
+    labelled = ~_unlabelled(labels)
+    known, values = np.count_nonzero(labelled[ids]), labels[labelled].tolist()
+    if not known:
+        return "none of their items has a label", False
+    if len(set(values)) == len(values):
+        return "no two items have the same label", False
+    return f"{known:,} of their {len(ids):,} items have a label", True
 
 
 def without_false_pairs(pools: Pools, labels: NDArray[Any], which: Oracle) -> Pools:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmray.evaluation import purity as module
 from mmray.evaluation.purity import (
     Purity,
-    labelled_items,
+    coverage,
     labels_of,
     labels_of_images,
     percent,
@@ -369,11 +369,17 @@ def test_labels_of_images_are_counted_and_must_fit():
         labels_of_images(images, {"0": "a", "0.jpg": "c"}, "--pool-labels f")
 
 
-def test_items_with_a_label_are_counted_once():
+def test_it_is_said_whether_labels_can_tell_pure_pools():
     pools = pools_with([0, 1], [[2, 3], [2]], [[4], [0]])
-    assert labelled_items(pools, np.array(["a", "", "b", "-1", "", "c"])) == (2, 5)
-    assert labelled_items(pools, np.array([np.nan, -1, np.nan, 3.0, np.nan])) == (1, 5)
-    assert labelled_items(pools_with([], [], []), np.array([3])) == (0, 0)
+    cases = [
+        (["a", "", "b", "-1", "", "a"], "2 of their 5 items have a label", True),
+        ([np.nan, -1, np.nan, 3.0, np.nan, 3.0], "1 of their 5 items have a label", True),
+        ([-1, -1, -1, -1, -1, 3, 3], "none of their items has a label", False),
+        (["a.jpg,1", "b.jpg,1", "c.jpg,2", "", ""], "no two items have the same label", False),
+    ]
+    for labels, words, tells in cases:
+        assert coverage(pools, np.array(labels)) == (words, tells)
+    assert coverage(pools_with([], [], []), np.array([3, 3]))[1] is False
     assert [percent(rate) for rate in (0.0, 0.5, np.nan)] == ["0.0%", "50.0%", "not measured"]
 
 

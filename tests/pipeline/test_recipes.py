@@ -127,6 +127,10 @@ def test_stages_end_where_they_were_asked_to(calls):
     ("labels", "said"),
     [
         (["a", "a", "b"], "pools: 50.0% of the positives show the anchor's label, not measured of"),
+        (
+            ["a", "b", "c"],
+            "pools: their purity is not measured, as no two items have the same label",
+        ),
         (["a", "a", ""], "50.0% of the positives show .* (2 of their 3 items have a label)"),
         (["", "-1", ""], "pools: their purity is not measured, as none of their items has a label"),
     ],
@@ -139,7 +143,7 @@ def test_a_purity_without_labels_is_not_0(labels, said, capsys):
     )
     purity = measure_purity(session, SimpleNamespace(pools=pools), np.array(labels))
     assert re.search(said.replace("(", r"\(").replace(")", r"\)"), capsys.readouterr().err)
-    known = labels[0] == "a"
+    known = labels[1] == "a"
     assert logged == ({"purity/positives": 0.5} if known else {})
     assert (purity.positives == 0.5) == known
 

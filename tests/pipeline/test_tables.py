@@ -210,7 +210,7 @@ def test_names_of_others_stay_in_their_cells_and_do_nothing_to_a_terminal():
     assert table(("im|age", "rank"), rows).splitlines() == [
         r"| im\|age     | rank |",
         r"| ----------- | ---: |",
-        r"| a\|b\\\|c    |    1 |",
+        r"| a\|b\\\|c   |    1 |",
         r"| x\ny\x1b[2J |   22 |",
         r"| \u202egpj   |    3 |",
     ]

@@ -19,7 +19,7 @@ from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import (
     NOT_MEASURED,
     Purity,
-    labelled_items,
+    coverage,
     percent,
     pool_purity,
 )
@@ -256,22 +256,18 @@ def measure_purity(
 ) -> Purity:
     """Measure the purity of the mined pools by labels (n,), which are used for nothing else.
 
-    Where no item of the pools has a label it is NaN: 0% would say that all pairs are false.
+    It is NaN where the labels cannot tell: 0% would say that all pairs are false.
     """
-    purity = pool_purity(mined.pools, labels)
-    known, items = labelled_items(mined.pools, labels)
-    if not known:
-        purity = dataclasses.replace(purity, positives=np.nan, negatives=np.nan)
+    (covered, tells), purity = coverage(mined.pools, labels), pool_purity(mined.pools, labels)
+    if not tells:
+        announce(f"pools: their purity is {NOT_MEASURED}, as {covered}")
+        return dataclasses.replace(purity, positives=np.nan, negatives=np.nan)
     rates = {"positives": purity.positives, "negatives": purity.negatives}
     session.run.log_metrics({f"purity/{key}": rate for key, rate in rates.items() if rate == rate})
-    if known:
-        some = "" if known == items else f" ({known:,} of their {items:,} items have a label)"
-        announce(
-            f"pools: {percent(purity.positives)} of the positives show the anchor's label, "
-            f"{percent(purity.negatives)} of the negatives another one{some}"
-        )
-    else:
-        announce(f"pools: their purity is {NOT_MEASURED}, as none of their items has a label")
+    announce(
+        f"pools: {percent(purity.positives)} of the positives show the anchor's label, "
+        f"{percent(purity.negatives)} of the negatives another one ({covered})"
+    )
     return purity
 
 
