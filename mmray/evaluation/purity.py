@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmray.config.choices import Oracle
-from mmray.images.collection import Collection
+from mmray.images.collection import Collection, named_images
 from mmray.images.names import fit, joined
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Ids
@@ -227,9 +227,11 @@ def _is_header(rows: Sequence[Row]) -> bool:
     )
 
 
-def labels_of(names: Sequence[str], named: Mapping[str, str]) -> NDArray[np.str_]:
+def labels_of(
+    names: Sequence[str], named: Mapping[str, str], locations: Sequence[str] | None = None
+) -> NDArray[np.str_]:
     """Look up the label of each image name, as `joined` does: (n,), "" if there is none."""
-    return np.array(joined(named, names)[0], np.str_)
+    return np.array(joined(named, names, locations), np.str_)
 
 
 def labels_of_images(
@@ -240,7 +242,7 @@ def labels_of_images(
     Parameters
     ----------
     images : n images
-    named : labels by name
+    named : labels by `normalized` name
     source : the flag and the file, for messages
 
     Returns
@@ -252,12 +254,12 @@ def labels_of_images(
     InputError
         None of the names fits an image, or it is not clear which label an image has.
     """
-    names, locations = images.table["name"].to_pylist(), images.locations.to_pylist()
+    names, (_, fitting) = images.table["name"].to_pylist(), named_images(images, named.keys())
+    said = fit(source, named, fitting, names)
     try:
-        labels, fitting = joined(named, names, locations)
+        return labels_of(names, named, images.locations.to_pylist()), said
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    return np.array(labels, np.str_), fit(source, named, fitting, names)
 
 
 def _same_label(anchors: Ids, pool: Sequence[Ids], labels: NDArray[Any]) -> NDArray[np.bool_]:

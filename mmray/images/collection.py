@@ -147,7 +147,9 @@ def read_exclusions(file: str) -> set[str]:
     return {normalized(line) for line in lines if line}
 
 
-def named(images: Collection, names: AbstractSet[str]) -> tuple[NDArray[np.bool_], frozenset[str]]:
+def named_images(
+    images: Collection, names: AbstractSet[str]
+) -> tuple[NDArray[np.bool_], frozenset[str]]:
     """Flag the images (n,) that names mean, and return those of the names that mean an image.
 
     A name is an image's path, file name or stem, and may mean several images.
@@ -162,8 +164,8 @@ def named(images: Collection, names: AbstractSet[str]) -> tuple[NDArray[np.bool_
 
 
 def without(images: Collection, names: AbstractSet[str]) -> Collection:
-    """Return the images without those that names mean, see `named`."""
-    return images.take(np.flatnonzero(~named(images, names)[0]))
+    """Return the images without those that names mean, see `named_images`."""
+    return images.take(np.flatnonzero(~named_images(images, names)[0]))
 
 
 def sample(images: Collection, count: int, seed: int) -> Collection:

@@ -29,7 +29,7 @@ def forms(name: str) -> tuple[tuple[str, ...], ...]:
 
 def joined(
     named: Mapping[str, str], names: Sequence[str], locations: Sequence[str] | None = None
-) -> tuple[list[str], frozenset[str]]:
+) -> list[str]:
     """Look up the label of each image, by its path or else its file name or else its stem.
 
     A label by path is the image's alone: it does not count for an image of the same file name in
@@ -37,19 +37,20 @@ def joined(
 
     Parameters
     ----------
-    named : labels by `normalized` name
+    named : labels by name
     names : of n images
     locations : of the images, where they are known; images in one place are one image
 
     Returns
     -------
-    The n labels, "" for an image without one; and those of the names that fit an image.
+    The n labels, "" for an image without one.
 
     Raises
     ------
     InputError
         A name fits two images, or an image has two labels.
     """
+    named = {normalized(name): label for name, label in named.items()}
     places = range(len(names)) if locations is None else locations
     found: list[str | None] = [None] * len(names)
     taken: dict[str, int] = {}  # the image that each name stands for
@@ -64,20 +65,18 @@ def joined(
                     found[row] = key
                 elif key not in before:
                     raise InputError(_ambiguous(key, names, places, (other, row)))
-    fitting = set(taken)
     if len(taken) < len(named):  # names that are left over may contradict those that were taken
         for row, own in enumerate(found):
             if own is None:
                 continue
             for spare in _spare(names[row], named, taken):
-                fitting.add(spare)
                 if named[spare] != named[own]:
                     raise InputError(
                         f"{names[row]:.300} has the label {named[own]!r:.80} by the name "
                         f"{own!r:.300}, and {named[spare]!r:.80} by {spare!r:.300}; keep one of "
                         "them"
                     )
-    return ["" if own is None else named[own] for own in found], frozenset(fitting)
+    return ["" if own is None else named[own] for own in found]
 
 
 def _spare(name: str, named: Mapping[str, str], taken: Mapping[str, int]) -> list[str]:
@@ -122,4 +121,4 @@ def fit(
             "suffix"
         )
     said = f"{len(fitting):,} of the {len(given):,} names of {source} fit an image"
-    return said if other is None else f"{said}; {other:.300} fits none"
+    return said if other is None else f"{said}; {other!r:.300} fits none"

@@ -360,7 +360,7 @@ def test_labels_of_images_are_counted_and_must_fit():
     images = Collection.of([ImageFile(uri=f"/p/{i}.jpg", name=f"{i}.jpg") for i in range(3)])
     labels, said = labels_of_images(images, {"2": "b", "0.jpg": "a", "9": "c"}, "--pool-labels f")
     assert labels.tolist() == ["a", "", "b"]
-    assert said == "2 of the 3 names of --pool-labels f fit an image; 9 fits none"
+    assert said == "2 of the 3 names of --pool-labels f fit an image; '9' fits none"
     with pytest.raises(
         InputError, match=r"--pool-labels f: none of the 1 names, such as 9, .*0\.j"
     ):

@@ -10,7 +10,7 @@ from mmray.images.collection import (
     SCHEMA,
     Collection,
     ImageFile,
-    named,
+    named_images,
     read_exclusions,
     sample,
     without,
@@ -175,7 +175,7 @@ def test_exclusions_of_any_program_leave_out_photos_of_any_other(tmp_path, encod
     excluded = read_exclusions(str(file))
     assert excluded == {"caf\u00e9.jpg", "x/a\u2028b.jpg", "\u00fc", "c"}
     assert names(without(collection(listed), excluded)) == ["b.jpg", "a"]
-    flags, fitting = named(collection(listed), excluded | {"none"})
+    flags, fitting = named_images(collection(listed), excluded | {"none"})
     assert (flags.tolist(), fitting) == ([True, True, True, True, False, False], excluded)
 
 

@@ -152,13 +152,15 @@ def test_labels_of_a_file_are_those_of_the_images_that_could_be_read(capsys):
     images = Collection.of([ImageFile(uri=f"/{i}.jpg", name=f"{i}.jpg") for i in range(3)])
     unlabelled = UnlabelledImages(labels={"2": "b", "x": "c"}, labels_source="--pool-labels f.csv")
     assert unlabelled.labels_of(images).tolist() == ["", "", "b"]
-    said = "labels: 1 of the 2 names of --pool-labels f.csv fit an image; x fits none\n"
+    said = "labels: 1 of the 2 names of --pool-labels f.csv fit an image; 'x' fits none\n"
     assert capsys.readouterr().err == said
     with pytest.raises(
         InputError, match=r"--pool-labels f\.csv: none of the 2 names, such as 2, is"
     ):
         unlabelled.labels_of(PHOTOS)
     assert UnlabelledImages().labels_of(images) is None
-    of_folders = UnlabelledImages(labels={"0.jpg": "a"})
-    assert of_folders.labels_of(images).tolist() == ["a", "", ""]
+    names = ["a/cafe\u0301.jpg", "a/caf\u00e9.jpg"]  # the labels are those of folders
+    images = Collection.of([ImageFile(uri=name, name=name) for name in names])
+    of_folders = UnlabelledImages(labels=dict.fromkeys(names, "a"))
+    assert of_folders.labels_of(images).tolist() == ["a", "a"]
     assert capsys.readouterr().err == ""

@@ -34,7 +34,7 @@ class UnlabelledImages:
     image_sources, excluded : sources to list, and names to leave out
     images : the images, where they have been listed already
     labels : of the images by name, to measure the purity of the pools; None: there are none
-    labels_source : the flag and the file of the labels; None: they are those of the images' folders
+    labels_source : the flag and the file of the labels; None: the labels are of all `images`
     """
 
     image_sources: Sequence[str] = ()
@@ -59,9 +59,10 @@ class UnlabelledImages:
         """
         if self.labels is None:
             return None
-        found, fitting = labels_of_images(images, self.labels, self.labels_source or "--images")
-        if self.labels_source is not None:
-            announce(f"labels: {fitting}")
+        if self.labels_source is None:
+            return np.array([self.labels[name] for name in images.table["name"].to_pylist()])
+        found, fitting = labels_of_images(images, self.labels, self.labels_source)
+        announce(f"labels: {fitting}")
         return found
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmray.config.run import ListingConfig
-from mmray.images.collection import Collection, named, read_exclusions, sample
+from mmray.images.collection import Collection, named_images, read_exclusions, sample
 from mmray.images.names import fit
 from mmray.images.sources import SourceListing, Stamp, find, unchanged
 from mmray.pipeline.distributed.listing import index_containers
@@ -129,7 +129,7 @@ def leave_out(
     InputError
         No name means an image, though `must_fit`.
     """
-    flags, fitting = named(images, names)
+    flags, fitting = named_images(images, names)
     if names and (fitting or must_fit):
         said = fit("--exclude", names, fitting, images.table["name"].to_pylist())
         count = int(np.count_nonzero(flags))
