@@ -19,7 +19,7 @@ from mmray.images.names import forms
 from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError
 from mmray.system.locations import read_bytes
-from mmray.system.text_files import normalized, read_lines
+from mmray.system.text_files import normalized, read_names
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -137,14 +137,14 @@ def image_of(row: Mapping[str, Any]) -> ImageFile:
 
 
 def read_exclusions(file: str) -> set[str]:
-    """Read the names in a text file, one per line; InputError if it cannot be read."""
+    """Read the names in a text file, see `read_names`; InputError if it cannot be read."""
     try:
-        lines = read_lines(read_bytes(file))
+        names = read_names(read_bytes(file))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(
             f"--exclude {file}: {error}; name a text file of image names, one a line"
         ) from error
-    return {normalized(line) for line in lines if line}
+    return {normalized(name) for name in names}
 
 
 def named_images(

@@ -15,7 +15,7 @@ from mmray.images.parquet_files import is_text
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.locations import error_line, is_uri, resolve
-from mmray.system.text_files import read_lines
+from mmray.system.text_files import read_names
 
 Answer = TypeVar("Answer")
 
@@ -43,13 +43,13 @@ def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
 
 
 def lines(uri: str) -> list[str]:
-    """Read the lines of a text file that are not blank."""
+    """Read the lines of a text file that are not blank, see `read_names`."""
     try:
         content = locations.read_bytes(uri)
     except OSError as error:
         raise InputError(f"{uri}: cannot be read ({error_line(error)})") from error
     try:
-        return [line for line in read_lines(content) if line]
+        return read_names(content)
     except ValueError as error:
         raise InputError(f"{uri}: {error}; save the list as UTF-8") from error
 

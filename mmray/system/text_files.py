@@ -35,6 +35,19 @@ def read_lines(data: bytes) -> list[str]:
     return [line.strip() for line in io.StringIO(read_text(data), newline="")]
 
 
+def read_names(data: bytes) -> list[str]:
+    """Read names, one a line; blank lines are left out.
+
+    As in a CSV file a name may be in quotation marks, and hold line ends there. Where such marks do
+    not pair up in the file, they are parts of the names.
+    """
+    try:
+        names = ["\0".join(cells) for _, cells in _parsed(read_text(data), "\0")]
+    except csv.Error:
+        names = read_lines(data)
+    return [name for name in names if name]
+
+
 def read_rows(data: bytes) -> list[Row]:
     """Parse a CSV file whose rows have two cells or more; blank rows are left out.
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmray.system.text_files import normalized, read_lines, read_rows, read_text
+from mmray.system.text_files import normalized, read_lines, read_names, read_rows, read_text
 
 ODD = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg.jpg"  # what str.splitlines() would split
 
@@ -27,6 +27,25 @@ def test_big_endian_utf_16_is_read():
 def test_blanks_around_a_line_are_no_part_of_it():
     assert read_lines("  a b.jpg\t\n \u3000\n".encode()) == ["a b.jpg", ""]
     assert read_lines(b"") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (
+            'a, b.jpg\r\n"c\nd.jpg"\r\n\r\n "e ""f"".jpg"\r\n',
+            ["a, b.jpg", "c\nd.jpg", 'e "f".jpg'],
+        ),
+        ('"a, b.jpg"\n', ["a, b.jpg"]),
+        ('5" disk.jpg\nb.jpg\n', ['5" disk.jpg', "b.jpg"]),
+        ('"a.jpg\nb.jpg\n', ['"a.jpg', "b.jpg"]),
+        ('"a" b.jpg\nc.jpg\n', ['"a" b.jpg', "c.jpg"]),
+        (f"{ODD}\r\n", [ODD]),
+        ("\ufeff\n \n", []),
+    ],
+)
+def test_names_may_be_in_quotation_marks(text, names):
+    assert read_names(text.encode()) == names
 
 
 @pytest.mark.parametrize(
