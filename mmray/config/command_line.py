@@ -1,5 +1,6 @@
 """Parsing of a job's command line, and the exit status for its errors and signals."""
 
+import io
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ import tyro
 from mmray.config.learning import LearningConfig
 from mmray.config.presets import recipe_names, with_defaults
 from mmray.config.run import RunConfig
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, printable
 
 Settings = TypeVar("Settings", bound=RunConfig)
 
@@ -50,11 +51,14 @@ def exit_status(job: Callable[[], None]) -> int:
 
     Any other exception is raised; Python then ends the process with status 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of images may not fit its encoding
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _interrupt)  # a stopped job or a spot notice ends like Ctrl-C
     try:
         job()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)

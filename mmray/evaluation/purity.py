@@ -3,11 +3,11 @@
 n items. Labels only measure here; the exception is `without_false_pairs`, an oracle.
 """
 
-import csv
 import io
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmray.config.choices import Oracle
+from mmray.images.collection import Collection, named_images
+from mmray.images.names import fit, joined
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.locations import read_bytes
+from mmray.system.text_files import Row, normalized, read_lines, read_rows
+
+NOT_MEASURED = "not measured"
+
+# What the column of names is called in a header.
+_NAME_COLUMN = re.compile(
+    "(image|img|photo|picture|file)s?([ _-]?file)?([ _-]?(name|path|id|uri|url))?"
+    "|names?|path|uri|url|key|id|stem",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +54,11 @@ class Purity:
     positive_pairs: int
     negative_pairs: int
     anchors: int
+
+
+def percent(rate: float) -> str:
+    """Format a rate of true pairs for a table."""
+    return NOT_MEASURED if np.isnan(rate) else f"{rate:.1%}"
 
 
 def pool_purity(pools: Pools, labels: NDArray[Any]) -> Purity:
@@ -74,6 +91,18 @@ def pool_purity(pools: Pools, labels: NDArray[Any]) -> Purity:
         negative_pairs=len(different),
         anchors=len(pools.anchors),
     )
+
+
+def coverage(pools: Pools, labels: NDArray[Any]) -> tuple[str, bool]:
+    """Say what a purity by these labels (n,) is worth, and whether it is worth anything."""
+    ids = np.unique(np.concatenate([pools.anchors, *pools.positives, *pools.negatives]))
+    labelled = ~_unlabelled(labels)
+    known, values = np.count_nonzero(labelled[ids]), labels[labelled].tolist()
+    if not known:
+        return "none of their items has a label", False
+    if len(set(values)) == len(values):
+        return "no two items have the same label", False
+    return f"{known:,} of their {len(ids):,} items have a label", True
 
 
 def without_false_pairs(pools: Pools, labels: NDArray[Any], which: Oracle) -> Pools:
@@ -148,34 +177,89 @@ def read_labels(uri: str, count: int) -> NDArray[Any]:
 
 
 def read_named_labels(uri: str) -> dict[str, str]:
-    """Read labels by image name from a CSV file: a header, then name,label in the first columns.
+    """Read labels by image name from a CSV file: name,label in the first columns.
+
+    Cells are separated by commas, tabs or semicolons. The first line is a header, and left out, if
+    its name is a word for names (name, file_name, path, image, id, ...) and its label is that of no
+    other line; any other first line counts like the rest.
+
+    Parameters
+    ----------
+    uri : local path or URI of a file in UTF-8, or in UTF-16 with a byte order mark
+
+    Returns
+    -------
+    Labels by `normalized` name, "" for an image without a label.
 
     Raises
     ------
     InputError
-        The file cannot be read, or a line has no label.
+        The file cannot be read, a line has no label, or a name has two labels.
     """
     try:
-        lines = list(csv.reader(read_bytes(uri).decode("utf-8-sig").splitlines()))[1:]
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        rows = read_rows(read_bytes(uri))
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(
-            f"{uri}: cannot be read as labels ({error}); give a CSV file in UTF-8: a header, then "
-            "name,label"
+            f"{uri}: cannot be read as labels ({error}); give a CSV file in UTF-8: name,label in "
+            "each line"
         ) from error
-    for number, line in enumerate(lines, start=2):
-        if len(line) < 2:
-            raise InputError(f"{uri}: line {number} is not name,label; correct or remove it")
-    return {line[0]: line[1].strip() for line in lines}
+    if _is_header(rows):
+        del rows[0]
+    named: dict[str, str] = {}
+    line_of: dict[str, int] = {}
+    for line, (written, text, *_) in rows:
+        name, label = normalized(written), unicodedata.normalize("NFC", text)
+        if named.setdefault(name, label) != label:
+            raise InputError(
+                f"{uri}: line {line} gives {name!r:.300} the label {label!r:.80}, line "
+                f"{line_of[name]} gave it {named[name]!r:.80}; keep one of them"
+            )
+        line_of.setdefault(name, line)
+    return named
 
 
-def labels_of(names: Sequence[str], named: Mapping[str, str]) -> NDArray[np.str_]:
-    """Look up the label of each image name, with or without folder and suffix: (n,), "" if none."""
-    found = []
-    for name in names:
-        path = PurePosixPath(name)
-        keys = (name, path.name, path.stem)
-        found.append(next((named[key] for key in keys if key in named), ""))
-    return np.array(found, np.str_)
+def _is_header(rows: Sequence[Row]) -> bool:
+    if not rows:
+        return False
+    name, label, *_ = rows[0][1]
+    return _NAME_COLUMN.fullmatch(name) is not None and all(
+        cells[1] != label for _, cells in rows[1:]
+    )
+
+
+def labels_of(
+    names: Sequence[str], named: Mapping[str, str], locations: Sequence[str] | None = None
+) -> NDArray[np.str_]:
+    """Look up the label of each image name, as `joined` does: (n,), "" if there is none."""
+    return np.array(joined(named, names, locations), np.str_)
+
+
+def labels_of_images(
+    images: Collection, named: Mapping[str, str], source: str
+) -> tuple[NDArray[np.str_], str]:
+    """Look up the labels of images in those of a file: (n,), "" where an image has none.
+
+    Parameters
+    ----------
+    images : n images
+    named : labels by `normalized` name
+    source : the flag and the file, for messages
+
+    Returns
+    -------
+    The labels, and a sentence on how many of the names fit.
+
+    Raises
+    ------
+    InputError
+        None of the names fits an image, or it is not clear which label an image has.
+    """
+    names, (_, fitting) = images.table["name"].to_pylist(), named_images(images, named.keys())
+    said = fit(source, named, fitting, names)
+    try:
+        return labels_of(names, named, images.locations.to_pylist()), said
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def _same_label(anchors: Ids, pool: Sequence[Ids], labels: NDArray[Any]) -> NDArray[np.bool_]:
@@ -199,7 +283,7 @@ def _unlabelled(labels: NDArray[Any]) -> NDArray[np.bool_]:
     if labels.dtype.kind in "USO":
         absent = (None, -1, "", "-1", b"", b"-1")
         return np.array([label in absent for label in labels.tolist()], bool)
-    return np.asarray(labels == -1, bool)
+    return np.asarray((labels == -1) | (labels != labels), bool)  # NaN differs from itself
 
 
 def _from_npy(content: bytes) -> NDArray[Any]:
@@ -210,5 +294,5 @@ def _from_npy(content: bytes) -> NDArray[Any]:
 
 
 def _from_text(content: bytes) -> NDArray[np.str_]:
-    lines = content.decode("utf-8-sig").splitlines()
-    return np.array([line.strip() for line in lines], np.str_)
+    lines = read_lines(content)
+    return np.array([unicodedata.normalize("NFC", line) for line in lines], np.str_)

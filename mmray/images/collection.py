@@ -7,16 +7,19 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from itertools import chain
 from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from mmray.images.names import forms
 from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError
 from mmray.system.locations import read_bytes
+from mmray.system.text_files import normalized, read_names
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -134,24 +137,35 @@ def image_of(row: Mapping[str, Any]) -> ImageFile:
 
 
 def read_exclusions(file: str) -> set[str]:
-    """Read the names in a text file, one per line; InputError if it cannot be read."""
+    """Read the names in a text file, see `read_names`; InputError if it cannot be read."""
     try:
-        lines = read_bytes(file).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        names = read_names(read_bytes(file))
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(
             f"--exclude {file}: {error}; name a text file of image names, one a line"
         ) from error
-    return {line.strip() for line in lines if line.strip()}
+    return {normalized(name) for name in names}
+
+
+def named_images(
+    images: Collection, names: AbstractSet[str]
+) -> tuple[NDArray[np.bool_], frozenset[str]]:
+    """Flag the images (n,) that names mean, and return those of the names that mean an image.
+
+    A name is an image's path, file name or stem, and may mean several images.
+    """
+    names = {normalized(name) for name in names}
+    flags, fitting = np.zeros(len(images), bool), set[str]()
+    for place, name in enumerate(images.table["name"].to_pylist() if names else ()):
+        found = names.intersection(chain.from_iterable(forms(name)))
+        flags[place] = bool(found)
+        fitting |= found
+    return flags, frozenset(fitting)
 
 
 def without(images: Collection, names: AbstractSet[str]) -> Collection:
-    """Return the images without those named; a name is an image's name, file name or stem."""
-    kept = []
-    for place, name in enumerate(images.table["name"].to_pylist()):
-        path = PurePosixPath(name)
-        if names.isdisjoint((name, path.name, path.stem)):
-            kept.append(place)
-    return images.take(np.array(kept, np.int64))
+    """Return the images without those that names mean, see `named_images`."""
+    return images.take(np.flatnonzero(~named_images(images, names)[0]))
 
 
 def sample(images: Collection, count: int, seed: int) -> Collection:

@@ -15,6 +15,7 @@ from mmray.images.parquet_files import is_text
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.locations import error_line, is_uri, resolve
+from mmray.system.text_files import read_names
 
 Answer = TypeVar("Answer")
 
@@ -24,11 +25,6 @@ _COLUMNS = ("uri", "url", "path", "file", "file_name", "filename", "image", "nam
 
 def of_the_web(uri: str) -> bool:
     return is_uri(uri) and re.match("(https?|ftps?):", uri, re.IGNORECASE) is not None
-
-
-def bare(uri: str) -> str:
-    """Return a URI without query and fragment; a path is returned as it is."""
-    return re.split("[?#]", uri, maxsplit=1)[0] if is_uri(uri) else uri
 
 
 def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
@@ -47,18 +43,15 @@ def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
 
 
 def lines(uri: str) -> list[str]:
-    """Read the lines of a text file that are not blank."""
+    """Read the lines of a text file that are not blank, see `read_names`."""
     try:
         content = locations.read_bytes(uri)
     except OSError as error:
         raise InputError(f"{uri}: cannot be read ({error_line(error)})") from error
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{uri}: line {line} is not UTF-8; save the list as UTF-8") from error
-    # Not splitlines(), which takes more characters for ends of lines, such as U+2028.
-    return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+        return read_names(content)
+    except ValueError as error:
+        raise InputError(f"{uri}: {error}; save the list as UTF-8") from error
 
 
 def column_of(uri: str, column: str | None) -> str:

@@ -16,10 +16,10 @@ from pyarrow import fs
 from mmray.images import containers, folders, lists
 from mmray.images.collection import SUFFIXES, Collection, ImageFile
 from mmray.images.folders import PARQUET, TAR, Stamp, unchanged
-from mmray.images.lists import NOT_THE_WEB, bare, of_the_web
+from mmray.images.lists import NOT_THE_WEB, of_the_web
 from mmray.system import locations
 from mmray.system.errors import InputError
-from mmray.system.locations import as_text, error_line, local_path, uri_of
+from mmray.system.locations import as_text, bare, error_line, local_path, uri_of
 
 __all__ = ["SourceListing", "Stamp", "find", "list_images", "probe", "unchanged"]
 

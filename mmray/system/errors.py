@@ -1,6 +1,17 @@
-"""The exception for errors that a user can mend: jobs print its message and exit with status 2."""
+"""Errors that a user can mend, and the names in messages.
 
+Jobs print the message of such an error and exit with status 2.
+"""
+
+import re
 from collections.abc import Iterable
+
+# What moves a terminal's cursor, changes its state, ends a line, or turns the order of letters:
+# C0 and C1, line and paragraph separators, marks and overrides of direction, the byte order mark,
+# and lone surrogates, which stand for bytes that are not UTF-8.
+_CONTROLS = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 class InputError(ValueError):
@@ -34,3 +45,8 @@ def first_names(names: Iterable[str], count: int = 20) -> str:
 def quoted(names: Iterable[str]) -> list[str]:
     """Quote names that were read from a file, each cut off after 63 characters."""
     return [repr(name[:63]) for name in names]
+
+
+def printable(text: str) -> str:
+    r"""Make control characters visible, such as \x1b for ESC: names of others may hold any."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

@@ -9,6 +9,7 @@ import posixpath
 import re
 import stat
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,11 @@ _OF_BUCKETS = ("s3", "gs", "gcs")  # schemes whose URI names a bucket, then a pa
 
 def is_uri(path: str) -> bool:
     return "://" in path and _SCHEME.match(path) is not None
+
+
+def bare(uri: str) -> str:
+    """Return a URI without query and fragment; a path is returned as it is."""
+    return re.split("[?#]", uri, maxsplit=1)[0] if is_uri(uri) else uri
 
 
 def is_absolute(path: str) -> bool:
@@ -161,7 +167,13 @@ def open_file(uri: str) -> Any:
 
 def _open_local(path: Path) -> Any:
     # A pipe would wait for a writer, and a device might never end.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    try:
+        handle = os.open(path, flags)
+    except FileNotFoundError:
+        if str(path).isascii():
+            raise
+        handle = os.open(_as_stored(path), flags)
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(handle, "rb")
@@ -169,6 +181,18 @@ def _open_local(path: Path) -> Any:
     number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
     why = os.strerror(number) if stat.S_ISDIR(mode) else "not a regular file"
     raise OSError(number, why, str(path))
+
+
+def _as_stored(path: Path) -> Path:
+    """Return a path whose parts are composed or decomposed as those on the disk, if there is one.
+
+    macOS decomposes é into two characters, and most other programs write it as one.
+    """
+    found = Path(path.anchor)
+    for part in path.parts[len(found.parts) :]:
+        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        found = next((found / form for form in forms if (found / form).exists()), found / part)
+    return found
 
 
 def read_bytes(uri: str, *, limit: int | None = None) -> bytes:

@@ -7,12 +7,17 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from mmray.system.errors import printable
+
 LOG_EVERY = 10.0  # seconds between two lines where there is no terminal, and between two reports
 
 
 def announce(line: str) -> None:
-    """Write a line to stderr, which a Ray worker passes on once (Ray Train doubles `print`)."""
-    sys.stderr.write(line + "\n")
+    """Write one `printable` line to stderr, which a Ray worker passes on once.
+
+    (Ray Train doubles `print`.)
+    """
+    sys.stderr.write(printable(line) + "\n")
     sys.stderr.flush()
 
 

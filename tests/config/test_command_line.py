@@ -1,5 +1,6 @@
 """The command line is made of the settings, and its defaults are the preset's."""
 
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -137,3 +138,18 @@ def test_an_ablation_has_the_flags_and_defaults_of_its_application():
     photos = parse_for(RETRIEVAL_ABLATIONS, ["--recipe", "paper", "--seeds", "1", "2"], "")
     assert (photos.seeds, photos.application) == ((1, 2), "retrieval")
     assert photos.training == preset("demo", "paper").training
+
+
+def test_the_error_of_a_job_is_one_line_without_control_characters(capsys):
+    def job():
+        raise InputError("photos\n\x1b[2J|\u202e.jpg: no such file")
+
+    assert exit_status(job) == 2
+    assert capsys.readouterr().err == "error: photos\\n\\x1b[2J|\\u202e.jpg: no such file\n"
+
+
+def test_a_terminal_that_lacks_a_letter_shows_its_number(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    assert exit_status(lambda: print("日.jpg", flush=True)) == 0
+    assert written.getvalue().splitlines() == [b"\\u65e5.jpg"]

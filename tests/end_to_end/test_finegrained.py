@@ -141,13 +141,19 @@ def test_a_rival_learns_from_labels_and_says_so(birds, tmp_path, ray_cluster):
         ("--images {loose} --test.no-split --oracle both", r"uses labels: .* with --pool-labels"),
         ("--images {loose} --test.no-split --baseline proxy-nca", r"name them with --pool-labels"),
         ("--images {birds} --baseline proxy-nca --rounds 2", r"leave --rounds at 1"),
-        pytest.param(
+        (
             "--images {birds} --pool-labels {csv} --baseline proxy-nca",
-            r"has no label; add it to --po",
-            marks=pytest.mark.slow,
+            r"--pool-labels .*labels\.csv: none of the 1 names, such as other, .*\.jpg: ",
         ),
         ("--test.labels {csv}", r"--test\.labels needs --test\.images"),
-        ("--images {birds} --test.images {loose} --test.labels {csv}", r"names no image in "),
+        (
+            "--images {birds} --test.images {loose} --test.labels {csv}",
+            r"--test\.labels .*labels\.csv: none of the 1 names, such as other, .*\.jpg: ",
+        ),
+        (
+            "--images {birds} --exclude {csv}",
+            r"--exclude: none of the 2 names, such as name,label, .* such as .*\.jpg: ",
+        ),
         ("--stages whiten", r"no stage 'whiten'; choose from extract,graph,mine,train,evaluate"),
     ],
 )

@@ -274,6 +274,12 @@ def photos(tmp_path):
         (("--images", "photos", "--mining.alpha", "1"), "from 0 to 0.999999"),
         (("--images", "photos", "--weights", "none.pth"), "none.pth: no such file"),
         (("--images", "photos", "--stages", "train"), "add it to --stages"),
+        (("--images", "photos", "--exclude", "names"), "none of the 1 names, such as x\\x1b,y, is"),
+        (
+            ("--images", "photos", "--evaluation.pool-labels", "names"),
+            "--evaluation.pool-labels names: none of the 1 names, such as x\\x1b, is that of an "
+            "image, such as 0.png: give paths",
+        ),
     ],
 )
 @pytest.mark.usefixtures("ray_cluster", "photos")
@@ -282,6 +288,7 @@ def test_input_that_cannot_be_used_ends_with_status_2_and_a_sentence(
 ):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
+    (tmp_path / "names").write_text("x\x1b,y\n")
     monkeypatch.chdir(tmp_path)
     small = ("--mining.graph-k", "4", "--mining.positive-k", "4", "--storage", "runs", *ONE)
     assert words in run_here("retrieval", *small, *arguments).error

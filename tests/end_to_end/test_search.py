@@ -46,9 +46,13 @@ def run(*arguments):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_index_is_made_added_to_and_searched(photos, model, tmp_path):
-    storage = tmp_path / "runs"
+    storage, left_out = tmp_path / "runs", tmp_path / "left out.txt"
+    save_photos(photos, "cafe\u0301.png", "x\u2028y.png")  # the first as macOS writes it
+    left_out.write_bytes("\ufeffcaf\u00e9\r\nx\u2028y.png\r\n".encode())
     make = ("index", "--model", model, "--images", photos, "--storage", storage, *ONE)
-    status, rows, _ = run(*make)
+    make += ("--exclude", left_out)
+    status, rows, said = run(*make)
+    assert "list: 2 images left out by the 2 names of --exclude" in said
     assert (status, rows[-1]) == (0, ["images", "flat", "14", "1", "1,280"])
     (first,) = storage.glob("index-*")
     listed = pq.read_table(first / "images.parquet").to_pylist()

@@ -239,3 +239,28 @@ def test_the_halves_of_cub_are_by_the_ids_of_the_classes(cub):
 def test_one_class_has_no_halves(five):
     with pytest.raises(InputError, match=r"birds: images of 1 class, expected at least 2.*; add"):
         five.of_classes(["c2"]).halves()
+
+
+def test_names_of_cub_in_either_form_of_unicode_are_one_and_may_hold_odd_characters(cub):
+    put(cub / "images" / "cafe\u0301" / "a\u2028b.jpg")
+    put(cub / "images" / "caf\u00e9s" / "c\u0085d.jpg")
+    text = f"\ufeff{IMAGES}11 caf\u00e9/a\u2028b.jpg\n\n12 cafe\u0301s/c\u0085d.jpg".replace(
+        "\n", "\r\n"
+    )
+    put(cub / "images.txt", text.encode())
+    put(cub / "image_class_labels.txt", f"{LABELS}11 7\n12 7\n".encode("utf-16"))
+    found = class_set(str(cub))
+    assert found.images[-2].name == "images/cafe\u0301/a\u2028b.jpg"
+    assert found.images[-1].name == "images/caf\u00e9s/c\u0085d.jpg"
+    assert found.labels[-2:] == ("007.Ani", "007.Ani")
+    put(cub / "images" / "caf\u00e9" / "a\u2028b.jpg")
+    with pytest.raises(InputError, match="are one name; remove one of them"):
+        class_set(str(cub))
+
+
+def test_where_no_image_of_cub_is_there_one_that_is_is_named(cub):
+    put(cub / "images.txt", IMAGES.replace(" 0", " photos/0").encode())
+    with pytest.raises(
+        InputError, match=r"4 of 4 images are not in .* \(it holds '001\.Black foot"
+    ):
+        class_set(str(cub))

@@ -204,7 +204,9 @@ def test_missing_images_are_named_and_counted() -> None:
     )
     with pytest.raises(InputError, match=message):
         read(truth(), ["a.jpg"])
-    message = r"oxford: 4 of 4 names .* of the 1 images: 'c' \(w_1_query.txt:1\), .*, .*, 'd' \(x"
+    message = (
+        r"oxford: 4 of 4 .* 1 images, such as 'z.jpg': 'c' \(w_1_query.txt:1\), .*, .*, 'd' \(x"
+    )
     with pytest.raises(InputError, match=message):
         read_oxford_ground_truth(texts(), ["z.jpg"], source="oxford")
     with pytest.raises(InputError, match=r"1 of 5 names .* 'zz' \(x_1_ok.txt:3"):
@@ -511,3 +513,20 @@ def test_reading_from_a_stream_of_pickles_takes_the_first() -> None:
 )
 def test_a_set_is_called_after_its_file_without_the_options_of_a_bucket(source, name):
     assert title(source) == name
+
+
+def test_names_of_ground_truths_are_found_in_either_form_of_unicode() -> None:
+    files = {
+        "x_1_query.txt": "\ufeffcaf\u00e9 1 2 3 4\r\n".encode(),
+        "x_1_good.txt": "a\u2028b\r\n\r\ne\u0301\u0085x.jpg\r\n".encode(),
+        "x_1_ok.txt": b"",
+        "x_1_junk.txt": "caf\u00e9".encode("utf-16"),
+    }
+    images = ["cafe\u0301.jpg", "a\u2028b.png", "\u00e9\u0085x.jpg", "z.jpg"]
+    found = read_oxford_ground_truth(files, images, source="oxford")
+    (query,) = found.queries
+    assert query.image == "cafe\u0301.jpg"
+    assert [found.images[row] for row in query.positives] == ["a\u2028b.png", "\u00e9\u0085x.jpg"]
+    assert [found.images[row] for row in query.junk] == ["cafe\u0301.jpg"]
+    with pytest.raises(InputError, match="caf\u00e9 may be"):
+        read_oxford_ground_truth(files, [*images, "caf\u00e9.jpg"], source="oxford")

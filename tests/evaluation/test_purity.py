@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from mmray.evaluation import purity as module
 from mmray.evaluation.purity import (
     Purity,
+    coverage,
     labels_of,
+    labels_of_images,
+    percent,
     pool_purity,
     read_labels,
     read_named_labels,
     without_false_pairs,
 )
+from mmray.images.collection import Collection, ImageFile
 from mmray.mining.graph import reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pool_lists import Pools
@@ -228,6 +232,7 @@ def test_labels_of_two_dimensions_are_refused():
         ("01\n1\n", ["01", "1"]),
         ("\n-1\n", ["", "-1"]),
         ("möwe\n\n", ["möwe", ""]),
+        ("a\u2028b\x85c\nmo\u0308we\n", ["a\u2028b\x85c", "m\u00f6we"]),
     ],
 )
 def test_a_text_file_gives_one_label_a_line(tmp_path, text, labels):
@@ -269,7 +274,7 @@ def test_another_number_of_labels_is_refused(tmp_path, name, count, message):
     [
         ("missing.txt", "No such file"),
         ("folder", "Is a directory"),
-        ("latin.txt", "can't decode byte"),
+        ("latin.txt", "line 1 is not UTF-8"),
         ("text.npy", "magic string is not correct"),
         ("archive.npy", "magic string is not correct"),
         ("objects.npy", "allow_pickle=False"),
@@ -317,9 +322,73 @@ def test_labels_by_name_are_found_with_and_without_folder_and_suffix(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        (
+            [f"p{i:02}.jpg,c{i % 3}" for i in range(12)],
+            {f"p{i:02}.jpg": f"c{i % 3}" for i in range(12)},
+        ),
+        (["File_Name,breed", "a.jpg,1", "b.jpg,2"], {"a.jpg": "1", "b.jpg": "2"}),
+        (["image id;class", "1;x"], {"1": "x"}),
+        (["path\tlabel", "a/b.jpg\tx"], {"a/b.jpg": "x"}),
+        # The words of a header may also be an image's stem; labels that recur are no header's.
+        (["image,cat", "photo,dog", "name,cat"], {"image": "cat", "photo": "dog", "name": "cat"}),
+        (["name.jpg,cat", "b.jpg,dog"], {"name.jpg": "cat", "b.jpg": "dog"}),
+        (["Bild,Klasse", "a.jpg,cat"], {"Bild": "Klasse", "a.jpg": "cat"}),
+        (["cafe\u0301.jpg,cafe\u0301", "b.jpg,"], {"caf\u00e9.jpg": "caf\u00e9", "b.jpg": ""}),
+        (["a.jpg,cat", " ./a.jpg , cat"], {"a.jpg": "cat"}),
+        ([], {}),
+    ],
+)
+def test_a_first_line_is_a_header_by_what_it_says(tmp_path, rows, named):
+    path = tmp_path / "labels.csv"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes("\r\n".join(rows).encode(encoding))
+        assert read_named_labels(str(path)) == named
+
+
+def test_a_name_with_two_labels_is_refused(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("name,label\ncaf\u00e9,cat\nb,dog\ncafe\u0301,dog\n")
+    with pytest.raises(
+        InputError, match=r"labels\.csv: line 4 gives 'café' the label 'dog', line 2 gave it 'cat'"
+    ):
+        read_named_labels(str(path))
+
+
+def test_labels_of_images_are_counted_and_must_fit():
+    images = Collection.of([ImageFile(uri=f"/p/{i}.jpg", name=f"{i}.jpg") for i in range(3)])
+    labels, said = labels_of_images(images, {"2": "b", "0.jpg": "a", "9": "c"}, "--pool-labels f")
+    assert labels.tolist() == ["a", "", "b"]
+    assert said == "2 of the 3 names of --pool-labels f fit an image; '9' fits none"
+    with pytest.raises(
+        InputError, match=r"--pool-labels f: none of the 1 names, such as 9, .*0\.j"
+    ):
+        labels_of_images(images, {"9": "c"}, "--pool-labels f")
+    with pytest.raises(InputError, match=r"--pool-labels f: 0\.jpg has the label"):
+        labels_of_images(images, {"0": "a", "0.jpg": "c"}, "--pool-labels f")
+
+
+def test_it_is_said_whether_labels_can_tell_pure_pools():
+    pools = pools_with([0, 1], [[2, 3], [2]], [[4], [0]])
+    cases = [
+        (["a", "", "b", "-1", "", "a"], "2 of their 5 items have a label", True),
+        ([np.nan, -1, np.nan, 3.0, np.nan, 3.0], "1 of their 5 items have a label", True),
+        ([-1, -1, -1, -1, -1, 3, 3], "none of their items has a label", False),
+        (["a.jpg,1", "b.jpg,1", "c.jpg,2", "", ""], "no two items have the same label", False),
+    ]
+    for labels, words, tells in cases:
+        assert coverage(pools, np.array(labels)) == (words, tells)
+    assert coverage(pools_with([], [], []), np.array([3, 3]))[1] is False
+    assert [percent(rate) for rate in (0.0, 0.5, np.nan)] == ["0.0%", "50.0%", "not measured"]
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"name,object\na,1\nalone\n", "line 3 is not name,label"),
+        (b'name,object\na,1\n"b,2\nc,3\n', "line 3: unexpected end of data"),
+        (b"name,object\na,1\ncaf\xe9,2\n", "line 3 is not UTF-8"),
         (b"\xff\xfe\xff", "CSV file in UTF-8"),
     ],
 )

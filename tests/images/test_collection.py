@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmray.images.collection import SCHEMA, Collection, ImageFile, read_exclusions, sample, without
+from mmray.images.collection import (
+    SCHEMA,
+    Collection,
+    ImageFile,
+    named_images,
+    read_exclusions,
+    sample,
+    without,
+)
 from mmray.system.errors import InputError
 
 ROWS = [
@@ -158,6 +166,25 @@ def test_exclusions_are_the_lines_without_blanks_and_surrounding_spaces(tmp_path
     assert read_exclusions(file.as_uri()) == expected
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_exclusions_of_any_program_leave_out_photos_of_any_other(tmp_path, encoding):
+    """The first name of a file with a byte order mark too: a test photo must not train."""
+    file = tmp_path / "names.txt"
+    file.write_bytes("caf\u00e9.jpg\r\n./x/a\u2028b.jpg\r\nu\u0308\r\n c \r\n".encode(encoding))
+    listed = ["cafe\u0301.jpg", "x/a\u2028b.jpg", "y/\u00fc.png", " c.jpg", "b.jpg", "a"]
+    excluded = read_exclusions(str(file))
+    assert excluded == {"caf\u00e9.jpg", "x/a\u2028b.jpg", "\u00fc", "c"}
+    assert names(without(collection(listed), excluded)) == ["b.jpg", "a"]
+    flags, fitting = named_images(collection(listed), excluded | {"none"})
+    assert (flags.tolist(), fitting) == ([True, True, True, True, False, False], excluded)
+
+
+def test_a_uri_is_left_out_by_the_name_that_it_encodes():
+    listed = ["s3://b/c%20d.jpg?region=x", "s3://b/e.jpg"]
+    assert names(without(collection(listed), {"c d.jpg"})) == listed[1:]
+    assert names(without(collection(listed), {"c%20d"})) == listed[1:]
+
+
 def test_an_empty_file_excludes_nothing(tmp_path):
     (tmp_path / "names.txt").write_bytes(b"\n \n")
     assert read_exclusions(str(tmp_path / "names.txt")) == set()
@@ -168,7 +195,7 @@ def test_an_empty_file_excludes_nothing(tmp_path):
     [
         ("absent.txt", "No such file or directory"),
         ("folder", "Is a directory"),
-        ("latin1.txt", "'utf-8' codec can't decode byte 0xe9 in position 3"),
+        ("latin1.txt", "line 1 is not UTF-8"),
     ],
 )
 def test_a_file_of_exclusions_that_cannot_be_read_is_refused(tmp_path, name, reason):

@@ -8,7 +8,7 @@ import pytest
 from mmray.config.learning import RetrievalConfig
 from mmray.config.presets import DEMO
 from mmray.pipeline.session import Session
-from mmray.pipeline.stages.listing import list_stage
+from mmray.pipeline.stages.listing import list_each, list_stage, read_exclusion_list
 from mmray.pipeline.stages.mining import need_items
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -105,14 +105,42 @@ def test_exclusions_and_samples_are_lists_of_their_own(photos):
 
 def test_it_is_said_how_many_are_left_out(photos, capsys):
     listed(photos, excluded={"1", "a.jpg", "of another collection"})
-    assert "2 images left out by the 3 names of --exclude" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 images left out by the 3 names of --exclude" in said
+    assert "2 of the 3 names of --exclude fit an image; 'of another collection' fits" in said
 
 
 def test_excluded_names_that_fit_no_image_are_an_error(photos):
     names = {str(photos / "a.jpg"), "x"}
-    with pytest.raises(InputError, match=r"--exclude: none of the 2 names, such as /.*a\.jpg, is"):
+    message = (
+        r"--exclude: none of the 2 names, such as /.*a\.jpg, is .* image, such as a\.jpg: give"
+    )
+    with pytest.raises(InputError, match=message):
         listed(photos, excluded=names)
     assert len(listed(photos)) == 4
+
+
+def test_excluded_names_may_fit_any_of_several_sources(photos, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("0.jpg", "1.jpg"):
+        (other / name).write_bytes(b"")
+    session = Session(DEMO, Folder(str(tmp_path / "runs")), synthetic.SilentRun(), ("extract",))
+    sources = [str(photos), str(other)]
+    for _ in range(2):  # the second time the lists are there
+        assert [len(part) for part in list_each(session, sources, {"0", "x"})] == [4, 1]
+        with pytest.raises(InputError, match=r"none of the 2 names, such as x, .* such as a\.jpg"):
+            list_each(session, sources, {"x", "z"})
+    assert "1 images left out by the 2 names" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"none of the 1 names"):
+        list_each(session, sources[:1], {"y"})
+
+
+def test_a_file_without_names_leaves_nothing_out_and_says_so(tmp_path, capsys):
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbf\r\n \r\n")
+    config = dataclasses.replace(DEMO, exclude=str(tmp_path / "names.txt"))
+    assert read_exclusion_list(config) == frozenset()
+    assert "names.txt: there is no name in it, nothing is left out" in capsys.readouterr().err
 
 
 def test_a_sample_has_none_of_the_excluded(photos):

@@ -1,17 +1,22 @@
 """The recipe's rounds: each mines anew with the network of the one before (Sec. 3.4)."""
 
 import dataclasses
+import re
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mmray.config.presets import DEMO
 from mmray.evaluation.candidates import EvaluatedNetwork
 from mmray.images.collection import Collection, ImageFile
+from mmray.mining.pool_lists import Pools
 from mmray.pipeline.recipes import learning, retrieval
 from mmray.pipeline.recipes.outcome import Inputs, UnlabelledImages
+from mmray.pipeline.stages.mining import measure_purity
 from mmray.pipeline.stages.training import FineTunedNetwork
+from mmray.system.errors import InputError
 
 PHOTOS = Collection.of([ImageFile(uri="/photo.jpg", name="photo.jpg")])
 
@@ -116,3 +121,46 @@ def test_stages_end_where_they_were_asked_to(calls):
     outcome, _ = run(2, last="mine")
     assert [name for name, _, _ in calls] == ["extract", "features", "graph", "mine"]
     assert (outcome.scores, outcome.learned.mined, outcome.learned.tuned) == ([], "mine", None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["a", "a", "b"], "pools: 50.0% of the positives show the anchor's label, not measured of"),
+        (
+            ["a", "b", "c"],
+            "pools: their purity is not measured, as no two items have the same label",
+        ),
+        (["a", "a", ""], "50.0% of the positives show .* (2 of their 3 items have a label)"),
+        (["", "-1", ""], "pools: their purity is not measured, as none of their items has a label"),
+    ],
+)
+def test_a_purity_without_labels_is_not_0(labels, said, capsys):
+    logged = {}
+    session = SimpleNamespace(run=SimpleNamespace(log_metrics=logged.update))
+    pools = dataclasses.replace(
+        Pools.empty(np.array([0])), positives=(np.array([1, 2]),), negatives=(np.array([], int),)
+    )
+    purity = measure_purity(session, SimpleNamespace(pools=pools), np.array(labels))
+    assert re.search(said.replace("(", r"\(").replace(")", r"\)"), capsys.readouterr().err)
+    known = labels[1] == "a"
+    assert logged == ({"purity/positives": 0.5} if known else {})
+    assert (purity.positives == 0.5) == known
+
+
+def test_labels_of_a_file_are_those_of_the_images_that_could_be_read(capsys):
+    images = Collection.of([ImageFile(uri=f"/{i}.jpg", name=f"{i}.jpg") for i in range(3)])
+    unlabelled = UnlabelledImages(labels={"2": "b", "x": "c"}, labels_source="--pool-labels f.csv")
+    assert unlabelled.labels_of(images).tolist() == ["", "", "b"]
+    said = "labels: 1 of the 2 names of --pool-labels f.csv fit an image; 'x' fits none\n"
+    assert capsys.readouterr().err == said
+    with pytest.raises(
+        InputError, match=r"--pool-labels f\.csv: none of the 2 names, such as 2, is"
+    ):
+        unlabelled.labels_of(PHOTOS)
+    assert UnlabelledImages().labels_of(images) is None
+    names = ["a/cafe\u0301.jpg", "a/caf\u00e9.jpg"]  # the labels are those of folders
+    images = Collection.of([ImageFile(uri=name, name=name) for name in names])
+    of_folders = UnlabelledImages(labels=dict.fromkeys(names, "a"))
+    assert of_folders.labels_of(images).tolist() == ["a", "a"]
+    assert capsys.readouterr().err == ""

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from mmray.evaluation.scores import Score
 from mmray.mining.graph_statistics import graph_report
 from mmray.pipeline.reports.graph_figure import _drawn, _short, graph_figure
-from mmray.pipeline.reports.tables import results_table
+from mmray.pipeline.reports.tables import results_table, table
 from tests.made.synthetic import clouds, graph_of, random_graph
 
 
@@ -203,3 +203,14 @@ assert "matplotlib.figure" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_names_of_others_stay_in_their_cells_and_do_nothing_to_a_terminal():
+    rows = [("a|b\\|c", "1"), ("x\ny\x1b[2J", "22"), ("\u202egpj", "3")]
+    assert table(("im|age", "rank"), rows).splitlines() == [
+        r"| im\|age     | rank |",
+        r"| ----------- | ---: |",
+        r"| a\|b\\\|c   |    1 |",
+        r"| x\ny\x1b[2J |   22 |",
+        r"| \u202egpj   |    3 |",
+    ]

@@ -289,3 +289,20 @@ def test_a_local_file_is_tried_once(pauses):
 )
 def test_a_reason_is_one_line_without_the_name(error, text):
     assert error_line(error) == text
+
+
+def test_a_name_is_opened_in_the_form_of_unicode_that_it_has_on_the_disk(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    file = tmp_path / composed / "u\u0308ber" / f"{decomposed}.jpg"  # as copied from a Mac
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"photo")
+    if (tmp_path / decomposed).exists():
+        pytest.skip("this file system takes both forms for one name")
+    for name in (
+        f"{composed}/\u00fcber/{composed}.jpg",
+        f"{decomposed}/\u00fcber/{decomposed}.jpg",
+    ):
+        assert read_bytes(str(tmp_path / name)) == b"photo"
+        assert read_bytes((tmp_path / name).as_uri()) == b"photo"
+    with pytest.raises(FileNotFoundError, match="\u00e9\\.png"):
+        read_bytes(str(tmp_path / f"{composed}.png"))

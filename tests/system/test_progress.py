@@ -57,3 +57,8 @@ def test_bytes_are_said_in_a_fitting_unit(clock, capsys, count, text):
     with Progress("x", total=1) as shown:
         shown.advance(1, bytes=int(count))
     assert text in capsys.readouterr().err
+
+
+def test_what_is_announced_is_one_line_without_control_characters(capsys):
+    progress.announce("list: photos\n\x1b[31m\u2028, 3 image files")
+    assert capsys.readouterr().err == "list: photos\\n\\x1b[31m\\u2028, 3 image files\n"

@@ -15,6 +15,7 @@ from mmray.images.sources import list_images
 from mmray.system.errors import InputError, first_names
 from mmray.system.folder import Folder
 from mmray.system.locations import error_line, read_bytes
+from mmray.system.text_files import normalized, read_lines
 
 # The files of CUB-200-2011: its images, the class of each, and the names of the classes.
 _IMAGES, _LABELS, _NAMES = "images.txt", "image_class_labels.txt", "classes.txt"
@@ -147,7 +148,7 @@ class _Entry(NamedTuple):
     value: str
 
 
-def _by_files(images: Sequence[ImageFile], labels: str, source: str) -> ClassSet:
+def _by_files(images: Sequence[ImageFile], labels: Sequence[str], source: str) -> ClassSet:
     """Label the images of images.txt by the other files of CUB-200-2011."""
     listing, labelling = _place(source, _IMAGES), _place(source, _LABELS)
     paths = _entries(_needed(source, _IMAGES), "image id", "path", _TEXT, place=listing)
@@ -181,29 +182,40 @@ def _named(
     if not entries:
         raise InputError(f"{place}: names no image; add a line 'image id path' for each")
     line_of: dict[str, int] = {}
-    for line, path in entries:
+    for line, written in entries:
+        path = normalized(written)
         if path in line_of:
             raise InputError(
                 f"{place}:{line}: {path} is in line {line_of[path]} too; keep one of them"
             )
         line_of[path] = line
     below = f"{_FOLDER}/"
-    file_of = {i.name.removeprefix(below): i for i in images if i.name.startswith(below)}
+    file_of: dict[str, ImageFile] = {}
+    for image in images:
+        name = normalized(image.name)
+        if name.startswith(below):
+            other = file_of.setdefault(name.removeprefix(below), image)
+            if other is not image:
+                raise InputError(
+                    f"{place}: {other.name!r} and {image.name!r} are one name; remove one of them"
+                )
     missing = [f"{path} (line {line})" for path, line in line_of.items() if path not in file_of]
     if missing:
+        none_fits = file_of and len(missing) == len(entries)
+        there = f" (it holds {min(file_of)!r:.300})" if none_fits else ""
         raise InputError(
             f"{place}: {len(missing)} of {len(entries)} images are not in the folder {_FOLDER} "
-            f"beside it: {first_names(missing)}; add them, or remove their lines"
+            f"beside it{there}: {first_names(missing)}; add them, or remove their lines"
         )
     return tuple(file_of[path] for path in line_of)
 
 
 def _class_names(ids: Sequence[int], source: str) -> dict[int, str]:
     """Read the name of each class; its id stands in where there is no classes.txt."""
-    place, text = _place(source, _NAMES), _read(source, _NAMES)
-    if text is None:
+    place, lines = _place(source, _NAMES), _read(source, _NAMES)
+    if lines is None:
         return {id_: str(id_) for id_ in ids}
-    entries = _entries(text, "class id", "name", _TEXT, place=place)
+    entries = _entries(lines, "class id", "name", _TEXT, place=place)
     nameless = [str(id_) for id_ in ids if id_ not in entries]
     if nameless:
         raise InputError(
@@ -222,17 +234,18 @@ def _class_names(ids: Sequence[int], source: str) -> dict[int, str]:
     return {id_: name for name, id_ in id_of.items()}
 
 
-def _entries(text: str, key: str, value: str, pattern: str, *, place: str) -> dict[int, _Entry]:
+def _entries(
+    lines: Sequence[str], key: str, value: str, pattern: str, *, place: str
+) -> dict[int, _Entry]:
     """Parse the lines 'id value' of a file into values by id, in order; blank lines are skipped."""
     found: dict[int, _Entry] = {}
-    # Not splitlines(), which also splits at other characters, such as U+2028.
-    for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
-        if not line.strip():
+    for number, line in enumerate(lines, start=1):
+        if not line:
             continue
-        match = re.fullmatch(rf"({_ID})\s+({pattern})", line.strip())
+        match = re.fullmatch(rf"({_ID})\s+({pattern})", line)
         if match is None:
             raise InputError(
-                f"{place}:{number}: {line.strip()!r:.80}: expected '{key} {value}'; mend the line"
+                f"{place}:{number}: {line!r:.80}: expected '{key} {value}'; mend the line"
             )
         id_ = int(match[1])
         if id_ in found:
@@ -243,18 +256,18 @@ def _entries(text: str, key: str, value: str, pattern: str, *, place: str) -> di
     return found
 
 
-def _needed(source: str, file: str) -> str:
-    text = _read(source, file)
-    if text is None:
+def _needed(source: str, file: str) -> list[str]:
+    lines = _read(source, file)
+    if lines is None:
         raise InputError(
             f"{_place(source, file)}: there is no such file, though {_LABELS} needs it; give the "
             "folder CUB_200_2011 as it is published"
         )
-    return text
+    return lines
 
 
-def _read(source: str, file: str) -> str | None:
-    """Read a text file directly in the folder; None where there is no such file."""
+def _read(source: str, file: str) -> list[str] | None:
+    """Read the lines of a file directly in the folder; None where there is no such file."""
     place = _place(source, file)
     try:
         content = read_bytes(place)
@@ -265,10 +278,9 @@ def _read(source: str, file: str) -> str | None:
             f"{place}: cannot be read ({error_line(error)}); make it readable"
         ) from error
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{place}: line {line} is not UTF-8; save the file as UTF-8") from error
+        return read_lines(content)
+    except ValueError as error:
+        raise InputError(f"{place}: {error}; save the file as UTF-8") from error
 
 
 def _place(source: str, file: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError, first_names
 from mmray.system.locations import absolute, is_uri
+from mmray.system.text_files import normalized
 
 _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$", re.IGNORECASE)
 
@@ -86,9 +87,10 @@ def match(named: Sequence[Named], images: Sequence[str], source: str) -> dict[st
             missing.setdefault(name, place)
     if missing:
         listed = first_names([f"{name!r} ({place})" for name, place in missing.items()])
+        such = f", such as {files[0]!r:.300}" if files and not file_of else ""
         raise MissingImageError(
             f"{source}: {len(missing)} of {len(missing) + len(file_of)} names fit none of the "
-            f"{len(files)} images: {listed}",
+            f"{len(files)} images{such}: {listed}",
             missing,
         )
     return file_of
@@ -105,7 +107,7 @@ def _by_ending(files: Sequence[str]) -> Mapping[str, list[str]]:
 
 
 def _without_suffix(name: str) -> str:
-    return _IMAGE_SUFFIX.sub("", name)
+    return _IMAGE_SUFFIX.sub("", normalized(name))
 
 
 class Listed(NamedTuple):

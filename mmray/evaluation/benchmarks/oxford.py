@@ -6,6 +6,7 @@
   `*_good.txt`, `*_ok.txt` (positives) and `*_junk.txt` (one name a line).
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from mmray.evaluation.ranking import Query
 from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.text_files import read_lines
 
 # Keys of the positives, and of the junk that is removed from the ranking, by rule.
 _ONE_RULE: dict[str, tuple[Keys, Keys]] = {"": (("ok",), ("junk",))}
@@ -203,14 +205,11 @@ def _lines(
     if file not in files:
         raise InputError(f"{source}/{file}: there is no such file, though other files need it")
     try:
-        text = files[file].decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+        numbered = enumerate(read_lines(files[file]), start=1)
+    except ValueError as error:
         raise InputError(f"{source}/{file}: not a text file: {error}") from error
-    lines = [
-        (f"{file}:{number}", line.split())
-        for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip()
-    ]
+    # Not split(), which also splits at other characters, such as U+2028.
+    lines = [(f"{file}:{number}", re.split(r"[ \t]+", line)) for number, line in numbered if line]
     for place, fields in lines:
         if len(fields) != len(expected):
             raise InputError(

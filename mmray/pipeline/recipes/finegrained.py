@@ -5,6 +5,9 @@ n items, c channels of the backbone's last map, d dimensions of the embedding.
 
 import dataclasses
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmray.config.learning import FinegrainedConfig
 from mmray.config.presets import BASELINE, changed
 from mmray.config.sections import LabelledSetsConfig
@@ -13,9 +16,9 @@ from mmray.descriptors.weights import build, save, state_digest
 from mmray.evaluation.benchmarks.classes import ClassSet, class_set
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet, as_labelled
 from mmray.evaluation.candidates import INITIAL, EvaluatedNetwork
-from mmray.evaluation.purity import labels_of, read_named_labels
+from mmray.evaluation.purity import labels_of_images, read_named_labels
 from mmray.evaluation.scores import Score
-from mmray.images.collection import Collection, sample, without
+from mmray.images.collection import Collection, sample
 from mmray.images.sources import list_images
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.recipes.learning import (
@@ -31,11 +34,13 @@ from mmray.pipeline.stages.evaluation import evaluate_stages
 from mmray.pipeline.stages.extraction import extract_stage
 from mmray.pipeline.stages.head import head_stage
 from mmray.pipeline.stages.labelled_descriptors import class_set_settings
-from mmray.pipeline.stages.listing import read_exclusion_list
+from mmray.pipeline.stages.listing import leave_out, read_exclusion_list
 from mmray.pipeline.stages.training import classes_stage, train_stage
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
+
+_POOL_LABELS = "--pool-labels"
 
 
 def run(config: FinegrainedConfig) -> list[Score]:
@@ -48,6 +53,7 @@ def run(config: FinegrainedConfig) -> list[Score]:
 def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
     """Run all stages in order, up to the last one that was chosen."""
     images, network = inputs.unlabelled.listed(session), inputs.network
+    labels = inputs.unlabelled.labels_of(images)
     if {"train", "evaluate"} & set(session.chosen):
         network = head_stage(session, images, inputs.network)
     if session.config.baseline is None:
@@ -56,11 +62,11 @@ def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
             images,
             inputs.network,
             network,
-            labels=inputs.unlabelled.labels,
+            labels=labels,
             labelled=inputs.labelled,
         )
     else:
-        learned = learn_from_labels(session, images, network, inputs)
+        learned = learn_from_labels(session, images, network, inputs, labels)
     if learned is None or learned.tuned is None:
         return RunResult(learned=learned)
     tuned = learned.tuned
@@ -97,16 +103,21 @@ def model_stage(session: Session[FinegrainedConfig], network: EmbeddingNet) -> F
 
 
 def learn_from_labels(
-    session: Session[FinegrainedConfig], images: Collection, network: EmbeddingNet, inputs: Inputs
+    session: Session[FinegrainedConfig],
+    images: Collection,
+    network: EmbeddingNet,
+    inputs: Inputs,
+    labels: NDArray[np.str_] | None,
 ) -> LearningResult | None:
     """Train a supervised baseline of Table 2 on the same images, network and optimiser."""
-    labels, baseline = inputs.unlabelled.labels, session.config.baseline
+    baseline = session.config.baseline
     assert labels is not None, "settings are validated"
     assert baseline is not None, "asked for"
     described = extract_stage(session, inputs.network, images)
     if not {"train", "evaluate"} & set(session.chosen):
         return None
-    mined = classes_stage(session, described.items, labels, baseline, session.config.per_class)
+    known = labels[described.places]
+    mined = classes_stage(session, described.items, known, baseline, session.config.per_class)
     nothing = ManifoldNeighbors.none()
     tuned = train_stage(session, network, described.items, mined, nothing, inputs.labelled)
     return LearningResult(
@@ -154,7 +165,7 @@ def read_inputs(config: FinegrainedConfig) -> Inputs:
     sets = []
     if config.test.images is not None:
         sets.append(as_labelled(_test_classes(config.test.images, config.test.labels)))
-    unlabelled = UnlabelledImages.read(config, config.pool_labels)
+    unlabelled = UnlabelledImages.read(config, _POOL_LABELS, config.pool_labels)
     return Inputs(unlabelled=unlabelled, sets=sets, network=network)
 
 
@@ -165,30 +176,33 @@ def _halves(config: FinegrainedConfig) -> tuple[UnlabelledImages, LabelledSet]:
         f"classes: {len(first.classes)} train, without labels, on {len(first.images):,} images; "
         f"{len(second.classes)} others test, on {len(second.images):,}"
     )
-    images = without(Collection.of(first.images), set(read_exclusion_list(config)))
+    images, _ = leave_out(Collection.of(first.images), read_exclusion_list(config))
     if config.sample is not None:
         images = sample(images, config.sample, config.seed)
     names = [image.name for image in first.images]
-    labels = dict(zip(names, first.labels, strict=True))
+    labels, source = dict(zip(names, first.labels, strict=True)), None
     if config.pool_labels:
         labels = read_named_labels(config.pool_labels)
-    return UnlabelledImages(image_sources=config.images, images=images, labels=labels), as_labelled(
-        second
+        source = f"{_POOL_LABELS} {config.pool_labels}"
+    unlabelled = UnlabelledImages(
+        image_sources=config.images, images=images, labels=labels, labels_source=source
     )
+    return unlabelled, as_labelled(second)
 
 
 def _test_classes(folder: str, labels: str | None) -> ClassSet:
     """Find test images with their classes, from their folders or from a CSV file of labels."""
     if labels is None:
         return class_set(folder)
-    images = list_images(folder)
-    known = labels_of([image.name for image in images], read_named_labels(labels)).tolist()
-    labelled = [(image, label) for image, label in zip(images, known, strict=True) if label]
+    images, source = list_images(folder), f"--test.labels {labels}"
+    known, fitting = labels_of_images(Collection.of(images), read_named_labels(labels), source)
+    labelled = [
+        (image, label) for image, label in zip(images, known.tolist(), strict=True) if label
+    ]
+    announce(f"labels: {fitting}")
+    announce(f"labels: {len(labelled):,} of the {len(images):,} images of {folder} have one")
     if not labelled:
-        raise InputError(
-            f"--test.labels {labels}: names no image in {folder}, such as {images[0].name}; give a "
-            "CSV file with a header, then name,label"
-        )
+        raise InputError(f"{source}: no name has a label; give name,label in each line")
     return ClassSet(
         source=folder,
         images=tuple(image for image, _ in labelled),

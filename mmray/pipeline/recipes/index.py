@@ -18,7 +18,7 @@ from mmray.pipeline.reports.tables import Cells, Table, table
 from mmray.pipeline.session import Counts, Session, running, usable_storage
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_descriptors
-from mmray.pipeline.stages.listing import list_stage, read_exclusion_list
+from mmray.pipeline.stages.listing import list_each, read_exclusion_list
 from mmray.serving.compressed_index import FEWEST, CompressedIndex
 from mmray.serving.encoder import TrainedModel
 from mmray.serving.search_index import (
@@ -78,7 +78,7 @@ def update(config: IndexConfig) -> str:
         model = TrainedModel.read(folder)
         with running(config, storage, STAGES) as session:
             sources = [absolute(source) for source in config.images]
-            listed = [(source, list_stage(session, [source], excluded)) for source in sources]
+            listed = list(zip(sources, list_each(session, sources, excluded), strict=True))
             before = current_index(storage, config.name)
             stage = _index_stage(session, folder, model, listed, before)
             set_current_index(storage, config.name, stage)

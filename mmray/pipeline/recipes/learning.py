@@ -1,19 +1,17 @@
 """The steps that all applications share: from unlabelled images to a fine-tuned network."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mmray.config.learning import LearningConfig, chosen_stages
 from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import TUNED
-from mmray.evaluation.purity import (
-    labels_of,
-    without_false_pairs,
-)
+from mmray.evaluation.purity import without_false_pairs
 from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection
 from mmray.images.demo.demo_set import render_collection
@@ -78,7 +76,7 @@ def learn(
     feature_network: EmbeddingNet,
     initial_network: EmbeddingNet,
     *,
-    labels: Mapping[str, str] | None,
+    labels: NDArray[np.str_] | None,
     labelled: LabelledSet | None,
 ) -> LearningResult | None:
     """Extract, mine and train in one or more rounds, up to the last stage that was chosen.
@@ -90,7 +88,7 @@ def learn(
     feature_network : computes the features to mine on; from round 2 on, the network of the round
         before takes its place
     initial_network : the network to train; from round 2 on likewise
-    labels : of the images by name, to measure the purity of the pools; None: not measured
+    labels : (n,) of the images, to measure the purity of the pools; None: not measured
     labelled : set to measure on during training; None: not measured
 
     Returns
@@ -132,7 +130,7 @@ def learn_once(
     feature_network: EmbeddingNet,
     initial_network: EmbeddingNet,
     *,
-    labels: Mapping[str, str] | None,
+    labels: NDArray[np.str_] | None,
     labelled: LabelledSet | None,
 ) -> LearningResult | None:
     """Extract, mine and train once: one round of `learn`.
@@ -143,7 +141,7 @@ def learn_once(
     images : the images to learn from
     feature_network : computes the features to mine on
     initial_network : the network to train
-    labels : of the images by name, to measure the purity of the pools; None: not measured
+    labels : (n,) of the images, to measure the purity of the pools; None: not measured
     labelled : set to measure on during training; None: not measured
 
     Returns
@@ -158,9 +156,8 @@ def learn_once(
     graph = graph_stage(session, source)
     if session.ends_with("graph"):
         return None
-    mined, purity, known = mine_stage(session, source, graph), None, None
-    if labels is not None:
-        known = labels_of(described.items.table["name"].to_pylist(), labels)
+    mined, purity = mine_stage(session, source, graph), None
+    known = None if labels is None else labels[described.places]
     if known is not None:
         purity = measure_purity(session, mined, known)
         if config.oracle is not None:

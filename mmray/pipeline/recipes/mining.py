@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmray.config.tools import MineConfig
 from mmray.descriptors.files.reading import read_feature_set
-from mmray.evaluation.purity import Purity, read_labels
+from mmray.evaluation.purity import Purity, percent, read_labels
 from mmray.pipeline.recipes.publishing import graph_picture, write_report
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
@@ -74,6 +74,6 @@ def _rows(graph: StageFolder, mined: MiningResult, purity: Purity | None) -> lis
         ("largest residual", f"{counted['largest_residual']:.1e}"),
     ]
     if purity is not None:
-        rows.append(("positives of the anchor's label", f"{purity.positives:.1%}"))
-        rows.append(("negatives of another label", f"{purity.negatives:.1%}"))
+        rows.append(("positives of the anchor's label", percent(purity.positives)))
+        rows.append(("negatives of another label", percent(purity.negatives)))
     return rows

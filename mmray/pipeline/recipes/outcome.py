@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mmray.config.learning import LearningConfig
 from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
-from mmray.evaluation.purity import Purity, read_named_labels
+from mmray.evaluation.purity import Purity, labels_of_images, read_named_labels
 from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection
 from mmray.images.sources import probe
@@ -20,6 +21,7 @@ from mmray.pipeline.stages.listing import list_stage, read_exclusion_list
 from mmray.pipeline.stages.mining import FeatureSource, MiningResult
 from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.system.folder import Folder
+from mmray.system.progress import announce
 from mmray.training.supervised.sfm_tuples import SfmTuples
 
 
@@ -32,12 +34,14 @@ class UnlabelledImages:
     image_sources, excluded : sources to list, and names to leave out
     images : the images, where they have been listed already
     labels : of the images by name, to measure the purity of the pools; None: there are none
+    labels_source : the flag and the file of the labels; None: the labels are of all `images`
     """
 
     image_sources: Sequence[str] = ()
     excluded: frozenset[str] = frozenset()
     images: Collection | None = None
     labels: Mapping[str, str] | None = None
+    labels_source: str | None = None
 
     def listed(self, session: Session[LearningConfig]) -> Collection:
         """Return the images, listed by a stage unless they were listed before."""
@@ -45,13 +49,30 @@ class UnlabelledImages:
             return self.images
         return list_stage(session, self.image_sources, self.excluded)
 
+    def labels_of(self, images: Collection) -> NDArray[np.str_] | None:
+        """Return the labels (n,) of the listed images, "" where one has none; None without labels.
+
+        Raises
+        ------
+        InputError
+            No name in the file of labels fits an image, or one fits two.
+        """
+        if self.labels is None:
+            return None
+        if self.labels_source is None:
+            return np.array([self.labels[name] for name in images.table["name"].to_pylist()])
+        found, fitting = labels_of_images(images, self.labels, self.labels_source)
+        announce(f"labels: {fitting}")
+        return found
+
     @classmethod
-    def read(cls, config: LearningConfig, labels: str | None) -> "UnlabelledImages":
+    def read(cls, config: LearningConfig, flag: str, labels: str | None) -> "UnlabelledImages":
         """Look for the images of --images without listing them, and read their labels.
 
         Parameters
         ----------
         config : settings of the job
+        flag : of the file of labels
         labels : file of the labels, see `read_named_labels`; None: there is none
 
         Raises
@@ -65,6 +86,7 @@ class UnlabelledImages:
             image_sources=config.images,
             excluded=read_exclusion_list(config),
             labels=read_named_labels(labels) if labels else None,
+            labels_source=f"{flag} {labels}",
         )
 
 

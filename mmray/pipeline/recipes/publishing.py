@@ -9,6 +9,7 @@ from mmray import __version__
 from mmray.config.learning import LearningConfig
 from mmray.config.run import RunConfig
 from mmray.evaluation.candidates import TUNED
+from mmray.evaluation.purity import percent
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
@@ -189,7 +190,7 @@ def _facts(learned: LearningResult) -> Iterable[Fact]:
             ("true positives", learned.purity.positives),
             ("true negatives", learned.purity.negatives),
         ):
-            yield Fact(name=name, value=f"{rate:.1%}", note="by labels, for information only")
+            yield Fact(name=name, value=percent(rate), note="by labels, for information only")
     if learned.tuned is not None:
         rounds, tuned = len(learned.trained), learned.tuned
         note = f"of {tuned.epochs}" + (f" in round {rounds}" if rounds > 1 else "")

@@ -40,7 +40,8 @@ def recipe(session: Session[RetrievalConfig], inputs: Inputs) -> RunResult:
     if inputs.tuples is not None:
         learned = _learn_from_tuples(session, inputs, inputs.tuples)
     else:
-        images, labels = inputs.unlabelled.listed(session), inputs.unlabelled.labels
+        images = inputs.unlabelled.listed(session)
+        labels = inputs.unlabelled.labels_of(images)
         network = inputs.network
         learned = learn(session, images, network, network, labels=labels, labelled=inputs.labelled)
     if learned is None or learned.tuned is None or session.ends_with("train"):
@@ -100,7 +101,7 @@ def read_inputs(config: RetrievalConfig) -> Inputs:
     tuples = None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0])
     return Inputs(
         unlabelled=(
-            UnlabelledImages.read(config, test.pool_labels)
+            UnlabelledImages.read(config, "--evaluation.pool-labels", test.pool_labels)
             if tuples is None
             else UnlabelledImages()
         ),

@@ -1,11 +1,13 @@
 """Tables of results, in Markdown and for pages."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mmray.config.choices import Descriptor, QuerySearch
 from mmray.evaluation.scores import Score
+from mmray.system.errors import printable
 
 DESCRIPTORS: dict[Descriptor, str] = {
     "mac": "MAC",
@@ -72,7 +74,11 @@ def _titled(columns: Sequence[tuple[str, str]]) -> Callable[[tuple[str, str]], s
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 1) -> str:
-    """Format cells as a Markdown table; the last columns are numbers, aligned to the right."""
+    """Format cells as a Markdown table; the last columns are numbers, aligned to the right.
+
+    Cells are made `printable`, and their bars escaped, so that they stay in their columns.
+    """
+    head, *rows = ([_cell(cell) for cell in row] for row in (head, *rows))
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     texts = len(head) - numbers
     lines = [
@@ -85,6 +91,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 
     rule = ["-" * width for width in widths[:texts]]
     lines.insert(1, rule + ["-" * (width - 1) + ":" for width in widths[texts:]])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    # Backslashes before a bar are doubled, or one of them would be what escapes the other.
+    return re.sub(r"(\\*)\|", r"\1\1\|", printable(text))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from mmray.pipeline.distributed.extraction import extract, sum_up_regions
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.mining import FeatureSource, need_items
-from mmray.system.arrays import Features
+from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 from mmray.system.formats import read_array, write_header
 from mmray.system.progress import announce
@@ -32,11 +32,15 @@ from mmray.system.progress import announce
 
 @dataclass(frozen=True)
 class ExtractedDescriptors:
-    """Readable images and their descriptors; the id of an image is its place in `items`."""
+    """Readable images and their descriptors; the id of an image is its place in `items`.
+
+    `places` (n,) are their places among all images.
+    """
 
     stage: StageFolder
     poolings: Sequence[Descriptor]
     items: Collection
+    places: Ids
 
     def features(self, pooling: Descriptor) -> Features:
         """Read the descriptors (n, d) float32 of one kind, a row for each item."""
@@ -110,7 +114,7 @@ def extract_descriptors(
             f"1 - {stage.counts['deviation_max']:.2g} at worst (one image of each shard)"
         )
     kept = stage.folder.read_table("images.parquet", ["item"])["item"].to_numpy()
-    return ExtractedDescriptors(stage, settings.poolings, images.take(kept))
+    return ExtractedDescriptors(stage, settings.poolings, images.take(kept), kept)
 
 
 REGION_IMAGES = 5000  # images that the PCA of regions is learned from

@@ -6,8 +6,11 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+
 from mmray.config.run import ListingConfig
-from mmray.images.collection import Collection, read_exclusions, sample, without
+from mmray.images.collection import Collection, named_images, read_exclusions, sample
+from mmray.images.names import fit
 from mmray.images.sources import SourceListing, Stamp, find, unchanged
 from mmray.pipeline.distributed.listing import index_containers
 from mmray.pipeline.session import Counts, Session
@@ -22,17 +25,33 @@ IMAGES, SOURCES = "list.parquet", "sources.json"
 
 def read_exclusion_list(config: ListingConfig) -> frozenset[str]:
     """Read the names of --exclude."""
-    return frozenset() if config.exclude is None else frozenset(read_exclusions(config.exclude))
+    if config.exclude is None:
+        return frozenset()
+    names = frozenset(read_exclusions(config.exclude))
+    if not names:
+        announce(f"--exclude {config.exclude}: there is no name in it, nothing is left out")
+    return names
 
 
 def list_stage(
-    session: Session[ListingConfig], sources: Sequence[str], excluded: AbstractSet[str]
+    session: Session[ListingConfig],
+    sources: Sequence[str],
+    excluded: AbstractSet[str],
+    *,
+    must_fit: bool = True,
 ) -> Collection:
     """List the images of the sources except excluded ones, or a sample of them.
 
     A rerun uses the list of an earlier run, unless --relist is given, or a folder, list or archive
     on it has changed. Loose files in an object store are not checked for changes: that takes as
     long as listing them.
+
+    Parameters
+    ----------
+    session : the run
+    sources : folders, files and lists, see `find`
+    excluded : names of images to leave out
+    must_fit : whether one of these names must be that of an image here
 
     Raises
     ------
@@ -47,9 +66,7 @@ def list_stage(
             announce(f"list: {source.summary}")
         stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
         everything = _with_contained(session, stage, found, stamps)
-        listed = without(everything, excluded)
-        if excluded:
-            _tell_of_excluded(len(everything) - len(listed), excluded)
+        listed, fitting = leave_out(everything, excluded, must_fit=must_fit)
         images = listed if config.sample is None else sample(listed, config.sample, config.seed)
         if not len(images):
             raise InputError(
@@ -57,7 +74,7 @@ def list_stage(
             )
         write_json(stage.folder, SOURCES, stamps)
         stage.folder.write_table(IMAGES, images.table)
-        return {"images": len(images), "listed": len(listed)}
+        return {"images": len(images), "listed": len(listed), "fitting": len(fitting)}
 
     def stale(stage: StageFolder) -> str:
         if "extract" not in session.chosen:
@@ -87,14 +104,48 @@ def list_stage(
     return Collection(stage.folder.read_table(IMAGES))
 
 
-def _tell_of_excluded(images: int, names: AbstractSet[str]) -> None:
-    """Report the number of excluded images; InputError where no name fits an image."""
-    if not images:
-        raise InputError(
-            f"--exclude: none of the {len(names)} names, such as {min(names)}, is that of an "
-            "image: give paths below the folders, file names, or file names without their suffix"
-        )
-    announce(f"list: {images:,} images left out by the {len(names):,} names of --exclude")
+def list_each(
+    session: Session[ListingConfig], sources: Sequence[str], excluded: AbstractSet[str]
+) -> list[Collection]:
+    """List the images of each source by itself; names of --exclude may fit images of any of them.
+
+    Raises
+    ------
+    InputError
+        As for `list_stage`.
+    """
+    listed, fitting = [], 0
+    for source in sources:
+        listed.append(list_stage(session, [source], excluded, must_fit=len(sources) == 1))
+        # Lists of earlier versions do not tell; they are none unless a name fits.
+        fitting += session.stages[-1].counts.get("fitting", 1)
+    if excluded and not fitting:
+        fit("--exclude", excluded, frozenset(), Collection.joined(listed).table["name"].to_pylist())
+    return listed
+
+
+def leave_out(
+    images: Collection, names: AbstractSet[str], *, must_fit: bool = True
+) -> tuple[Collection, frozenset[str]]:
+    """Leave out the images that names of --exclude mean, and say how many.
+
+    Returns
+    -------
+    The other images, and those of the names that mean an image.
+
+    Raises
+    ------
+    InputError
+        No name means an image, though `must_fit`.
+    """
+    flags, fitting = named_images(images, names)
+    if names and (fitting or must_fit):
+        said = fit("--exclude", names, fitting, images.table["name"].to_pylist())
+        count = int(np.count_nonzero(flags))
+        announce(f"list: {count:,} images left out by the {len(names):,} names of --exclude")
+        if len(fitting) < len(names):
+            announce(f"list: {said}")
+    return images.take(np.flatnonzero(~flags)), fitting
 
 
 def _with_contained(

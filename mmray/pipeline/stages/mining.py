@@ -16,7 +16,13 @@ from mmray.config.choices import ApproximateSearch
 from mmray.config.run import MiningRunConfig
 from mmray.config.sections import MiningConfig
 from mmray.evaluation.candidates import TUNED
-from mmray.evaluation.purity import Purity, pool_purity
+from mmray.evaluation.purity import (
+    NOT_MEASURED,
+    Purity,
+    coverage,
+    percent,
+    pool_purity,
+)
 from mmray.mining.anchors import select_anchors, stationary_distribution
 from mmray.mining.batches import MiningInput
 from mmray.mining.diffusion.reordering import reorder
@@ -248,13 +254,19 @@ def check_stage(
 def measure_purity(
     session: Session[MiningRunConfig], mined: MiningResult, labels: NDArray[Any]
 ) -> Purity:
-    """Measure the purity of the mined pools by labels (n,), which are used for nothing else."""
-    purity = pool_purity(mined.pools, labels)
+    """Measure the purity of the mined pools by labels (n,), which are used for nothing else.
+
+    It is NaN where the labels cannot tell: 0% would say that all pairs are false.
+    """
+    (covered, tells), purity = coverage(mined.pools, labels), pool_purity(mined.pools, labels)
+    if not tells:
+        announce(f"pools: their purity is {NOT_MEASURED}, as {covered}")
+        return dataclasses.replace(purity, positives=np.nan, negatives=np.nan)
     rates = {"positives": purity.positives, "negatives": purity.negatives}
     session.run.log_metrics({f"purity/{key}": rate for key, rate in rates.items() if rate == rate})
     announce(
-        f"pools: {purity.positives:.1%} of the positives show the anchor's label, "
-        f"{purity.negatives:.1%} of the negatives another one"
+        f"pools: {percent(purity.positives)} of the positives show the anchor's label, "
+        f"{percent(purity.negatives)} of the negatives another one ({covered})"
     )
     return purity
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmray.config.choices import SupervisedBaseline
 from mmray.config.learning import LearningConfig, RetrievalConfig
@@ -13,7 +14,6 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import load, save, state_digest
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import TUNED
-from mmray.evaluation.purity import labels_of
 from mmray.images.collection import Collection
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.distributed import cluster
@@ -84,7 +84,7 @@ def tuples_stage(session: Session[RetrievalConfig], given: SfmTuples) -> MiningR
 def classes_stage(
     session: Session[LearningConfig],
     images: Collection,
-    labels: Mapping[str, str],
+    known: NDArray[np.str_],
     baseline: SupervisedBaseline,
     per_class: int,
 ) -> MiningResult:
@@ -94,7 +94,7 @@ def classes_stage(
     ----------
     session : the run
     images : n images
-    labels : class of each image by name
+    known : (n,) class of each image, "" for one without a label
     baseline : supervised loss to train with
     per_class : images of a class in a batch
 
@@ -103,13 +103,12 @@ def classes_stage(
     InputError
         An image has no label.
     """
-    names = images.table["name"].to_pylist()
-    known = labels_of(names, labels)
-    if "" in known.tolist():
-        without = names[known.tolist().index("")]
+    without = np.flatnonzero(known == "")
+    if len(without):
         raise InputError(
-            f"--baseline {baseline}: image {without} has no label; add it to --pool-labels, or "
-            "leave the image out with --exclude"
+            f"--baseline {baseline}: image {images[int(without[0])].name} has no label; add it to "
+            f"--pool-labels, or leave the image out with --exclude ({len(without):,} of the "
+            f"{len(images):,} images have none)"
         )
     of_images = np.unique(known, return_inverse=True)[1].astype(np.int64)
     supervision = LabelledImages(classes=of_images, baseline=baseline, per_class=per_class)

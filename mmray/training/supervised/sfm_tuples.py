@@ -101,10 +101,11 @@ def _images_of_tuples(cids: Sequence[str], folder: str, file: str) -> Collection
     if missing:
         first = listed.get(missing[0])
         why = "missing" if first is None else first.error
+        there = f" (this folder holds {min(listed):.300})" if listed else ""
         raise InputError(
             f"{folder.rstrip('/')}/{missing[0]}: {why}, as are {len(missing):,} of the "
-            f"{len(paths):,} images of {file}: name their folder `ims`, as it was published, by "
-            "--images"
+            f"{len(paths):,} images of {file}{there}: name their folder `ims`, as it was "
+            "published, by --images"
         )
     return Collection.of([listed[path] for path in paths])
 
