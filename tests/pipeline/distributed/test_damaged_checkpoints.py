@@ -78,7 +78,7 @@ def test_a_checkpoint_that_finds_no_room_is_said(checkpoints, monkeypatch):
     _need_room(folder, folder / "epoch-004")
     few = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: few)
-    with pytest.raises(InputError, match="no room for a checkpoint of 0 MB .*make room"):
+    with pytest.raises(InputError, match=r"no room for a checkpoint of 0 MB .*make room"):
         _need_room(folder, folder / "epoch-004")
 
 
