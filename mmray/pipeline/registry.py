@@ -28,7 +28,8 @@ from PIL import Image
 
 import mmray
 from mmray.config.run import ALIAS
-from mmray.pipeline.tracking import DATABASE, Run, default_uri
+from mmray.pipeline.database import DATABASE
+from mmray.pipeline.tracking import Run, default_uri
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
