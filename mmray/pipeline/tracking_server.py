@@ -4,7 +4,8 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import mlflow
 import mlflow.entities
@@ -49,6 +50,16 @@ def wait_long() -> None:
     wait_for_server(retries=5, timeout=60)
 
 
+@contextmanager
+def waiting_briefly() -> Iterator[None]:
+    """Take a server that does not answer within seconds for one that is not there."""
+    wait_for_server(retries=1, timeout=8)
+    try:
+        yield
+    finally:
+        wait_long()
+
+
 def experiment_id(client: mlflow.MlflowClient, name: str, artifacts: str | None) -> str:
     """Return the id of an experiment, which is created if need be, also by another job just now.
 
@@ -57,11 +68,8 @@ def experiment_id(client: mlflow.MlflowClient, name: str, artifacts: str | None)
     InputError
         It was deleted, or MLflow does not take its name.
     """
-    wait_for_server(retries=1, timeout=8)  # one that does not answer now is not there
-    try:
+    with waiting_briefly():
         found = client.get_experiment_by_name(name)
-    finally:
-        wait_long()
     if found is None:
         try:
             made = client.create_experiment(name, artifacts)
