@@ -17,11 +17,7 @@ from mlflow.protos.databricks_pb2 import (
     RESOURCE_DOES_NOT_EXIST,
     ErrorCode,
 )
-from mlflow.utils.validation import (
-    MAX_DATASET_SOURCE_SIZE,
-    MAX_ENTITY_KEY_LENGTH,
-    MAX_PARAM_VAL_LENGTH,
-)
+from mlflow.utils.validation import MAX_DATASET_SOURCE_SIZE, MAX_ENTITY_KEY_LENGTH
 from sqlalchemy.exc import SQLAlchemyError
 
 from mmray.system.errors import InputError
@@ -125,7 +121,8 @@ def metric_name(name: str) -> str:
 
 def dataset_source(sources: Sequence[str]) -> str:
     """Return the source of a dataset as JSON: as many names as MLflow takes, and a count."""
-    shown = [as_text(each, MAX_PARAM_VAL_LENGTH) for each in sources]
+    # A character outside of Unicode's first plane takes twelve in JSON: one name always fits.
+    shown = [as_text(each, MAX_DATASET_SOURCE_SIZE // 13) for each in sources]
     while True:
         more = len(sources) - len(shown)
         uri = " ".join(shown) + (f" and {more} more" if more else "")
