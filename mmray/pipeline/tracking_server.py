@@ -4,6 +4,7 @@ import json
 import os
 import posixpath
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -82,7 +83,7 @@ def experiment_id(client: mlflow.MlflowClient, name: str, artifacts: str | None)
     if found.lifecycle_stage != LifecycleStage.ACTIVE:
         raise InputError(
             f"--experiment {name}: it was deleted in MLflow; restore it (MLFLOW_TRACKING_URI="
-            f"{client.tracking_uri} mlflow experiments restore --experiment-id "
+            f"{shlex.quote(client.tracking_uri)} mlflow experiments restore --experiment-id "
             f"{found.experiment_id}), or name another with --experiment"
         )
     return str(found.experiment_id)
@@ -100,8 +101,12 @@ def living_run(client: mlflow.MlflowClient, run_id: str) -> mlflow.entities.Run 
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Return the first line of what an error says, or the cause that is hidden in its lines."""
+    text = str(error).strip()
+    cause = re.search(r"\(Caused by (.*)\)$|\(sqlite3\.\w+\) (.*)$", text, re.MULTILINE)
+    if cause is not None:
+        return str(cause[1] or cause[2])
+    return next(iter(text.splitlines()), type(error).__name__)
 
 
 def as_text(value: object, limit: int) -> str:
