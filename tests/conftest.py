@@ -33,7 +33,7 @@ from mmray.system import locations
 TESTS = Path(__file__).parent
 MARKS = {"end_to_end": ("ray", "process"), "jobs": ("process",)}  # by folder
 # One after the other in one process of `pytest -n`: with Ray they take all CPUs there are.
-TOGETHER = ("tests/end_to_end/", "tests/jobs/", "tests/pipeline/distributed/")
+TOGETHER = ("tests/end_to_end/", "tests/chaos/", "tests/jobs/", "tests/pipeline/distributed/")
 
 # The same examples every time, however slow the machine is.
 hypothesis.settings.register_profile(
