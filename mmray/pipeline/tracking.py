@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 # Telemetry of MLflow calls its makers: without a network a run would wait for that.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -18,6 +19,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
+import mlflow.entities
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import (
@@ -49,10 +51,11 @@ from mmray.pipeline.tracking_server import (
     first_line,
     living_run,
     metric_name,
+    tagged_run,
     wait_for_server,
     wait_long,
 )
-from mmray.system.errors import InputError
+from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
 
@@ -207,7 +210,8 @@ def open_run(
         Name of the run.
     identity
         Fingerprint of the settings that determine the results; `<storage>/runs/<identity>.json`
-        holds the id of the run.
+        holds the id of the run. Where this file is damaged, or a job was killed before it wrote it,
+        the run is found by its tags.
     settings
         Name -> value, logged as parameters.
     parent
@@ -222,22 +226,24 @@ def open_run(
     local = database_path(uri)
     if local is not None:
         make_ready(local)
-    own = {"mmray.version": __version__, "mmray.identity": identity}
+    place = quote(storage.uri, safe=":/")[:MAX_TAG_VAL_LENGTH]  # without ', which a search ends at
+    marks = {"mmray.identity": identity, "mmray.storage": place}
+    own = {"mmray.version": __version__} | marks
     if parent is not None:
         own[MLFLOW_PARENT_RUN_ID] = parent
     try:
         client = mlflow.MlflowClient(uri)
-        place = None if storage.local is None else (storage.local / ARTIFACTS).as_uri()
-        belongs = experiment_id(client, experiment, place if local else None)
-        known = living_run(client, read_json(runs, file)["run_id"]) if runs.has(file) else None
+        artifacts = None if storage.local is None else (storage.local / ARTIFACTS).as_uri()
+        belongs = experiment_id(client, experiment, artifacts if local else None)
+        known = _noted_run(client, runs, file) or tagged_run(client, belongs, marks)
         if known is None:
             # User, file and commit, as MLflow's own function to start a run records them.
             of_process = resolve_tags().items()
             tags = {key: as_text(value, MAX_TAG_VAL_LENGTH) for key, value in of_process} | own
             known = client.create_run(belongs, tags=tags, run_name=name[:MAX_NAME])
-            write_json(runs, file, {"run_id": known.info.run_id})
         else:
             client.update_run(known.info.run_id, status="RUNNING")
+        write_json(runs, file, {"run_id": known.info.run_id})
         # All of them, or what a job that was killed had not logged.
         missing = [key for key in settings if key not in known.data.params]
         for first in range(0, len(missing), MAX_PARAMS_TAGS_PER_BATCH):
@@ -253,3 +259,11 @@ def open_run(
             "leave the flag out for a database under --storage"
         ) from error
     return Run(uri, known.info.run_id, name)
+
+
+def _noted_run(client: mlflow.MlflowClient, runs: Folder, file: str) -> mlflow.entities.Run | None:
+    """Return the run whose id a file of the storage holds, if the file is whole and it exists."""
+    try:
+        return living_run(client, read_json(runs, file)["run_id"])
+    except (FileNotFoundError, DamagedFileError, LookupError, TypeError):
+        return None

@@ -5,7 +5,7 @@ import os
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import mlflow
@@ -94,10 +94,20 @@ def living_run(client: mlflow.MlflowClient, run_id: str) -> mlflow.entities.Run 
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        unknown = (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)  # the second: no id at all
+        if error.error_code not in map(ErrorCode.Name, unknown):
             raise
         return None
     return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+
+def tagged_run(
+    client: mlflow.MlflowClient, experiment: str, tags: Mapping[str, str]
+) -> mlflow.entities.Run | None:
+    """Return the first run of an experiment that has these tags, none of which has a quote."""
+    wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    found = client.search_runs([experiment], wanted, max_results=1, order_by=["start_time"])
+    return next(iter(found), None)
 
 
 def first_line(error: Exception) -> str:

@@ -82,7 +82,7 @@ class Outcome:
     pools: str  # a digest of every array
     anchors: str
     features: dict[str, str]
-    images: dict[str, list[str]]  # uris by stage of the extraction
+    images: dict[str, list[tuple[int, str]]]  # item and uri, by stage of the extraction
     table: list[str]
     runs: list[str]  # status of the runs in MLflow
     epochs: list[int]  # steps at which the loss was logged
@@ -108,7 +108,7 @@ class Outcome:
                 for path in sorted(storage.glob("extract-*/features*.npy"))
             },
             images={
-                path.name: Folder(str(path)).read_table("images.parquet")["uri"].to_pylist()
+                path.name: _images_of(Folder(str(path)))
                 for path in sorted(storage.glob("extract-*"))
             },
             table=table(output.with_suffix(".out").read_text()),
@@ -125,11 +125,16 @@ class Outcome:
             for name in mine
             if mine[name] != theirs[name]
         ]
-        for stage, uris in self.images.items():
-            if len(set(uris)) != len(uris):
+        for stage, images in self.images.items():
+            if len({item for item, _ in images}) != len(images):
                 found.append(f"{stage}: images doubled")
         if self.runs != ["FINISHED"]:
             found.append(f"MLflow's runs: {self.runs}")
         if self.versions != 1:
             found.append(f"{self.versions} versions of the model")
         return found
+
+
+def _images_of(stage: Folder) -> list[tuple[int, str]]:
+    table = stage.read_table("images.parquet")
+    return list(zip(table["item"].to_pylist(), table["uri"].to_pylist(), strict=True))

@@ -112,11 +112,36 @@ def test_a_run_goes_on_under_its_identity_and_one_that_was_deleted_does_not(run,
     assert opened(storage, request.node.name) == other
 
 
-def test_a_server_that_lost_its_database_gets_a_new_run(run, storage, request):
-    known = storage / "runs"
-    write_json(known, f"{request.node.name}.json", {"uri": run.uri, "run_id": "0" * 32})
-    other = opened(storage, request.node.name)
-    assert other.run_id not in (run.run_id, "0" * 32)
+@pytest.mark.parametrize(
+    "content", [None, b"", b"[]", b'{"run_id": ', b'{"run_id": "0123"}', b"{}"]
+)
+def test_a_run_is_found_though_the_note_of_it_is_lost_or_damaged(storage, request, content):
+    """A job was killed before it wrote the note, or a power cut cut it off."""
+    identity = request.node.name.partition("[")[0]
+    run, note = opened(storage, identity), storage.local / "runs" / f"{identity}.json"
+    note.unlink() if content is None else note.write_bytes(content)
+    assert opened(storage, identity) == run
+    assert json.loads(note.read_text()) == {"run_id": run.run_id}
+
+
+def test_runs_of_the_same_settings_in_two_storages_of_one_server_are_two(
+    storage, request, tmp_path
+):
+    options = {"uri": default_uri(storage), "experiment": "tests", "name": "vgg16", "settings": {}}
+    others = [Folder(str(tmp_path / name)) for name in ("it's", "b")]
+    runs = [open_run(other, identity=request.node.name, **options) for other in others]
+    (others[0].local / "runs" / f"{request.node.name}.json").unlink()
+    assert open_run(others[0], identity=request.node.name, **options) == runs[0] != runs[1]
+
+
+def test_a_server_that_lost_its_database_gets_a_new_run(storage, request, tmp_path):
+    identity = request.node.name
+    options = {"uri": default_uri(storage), "experiment": "tests", "name": "vgg16", "settings": {}}
+    other = Folder(str(tmp_path))
+    write_json(other / "runs", f"{identity}.json", {"run_id": "0" * 32})
+    run = open_run(other, identity=identity, **options)
+    assert run.run_id != "0" * 32
+    assert open_run(other, identity=identity, **options) == run
 
 
 # Limits of MLflow
