@@ -31,10 +31,11 @@ from tests.chaos.table import table_of
 DISTURBED = 6  # most runs of a round that are disturbed
 LIMIT = 240.0  # seconds that a run may take longer than an undisturbed one: Ray waits a minute
 POLL = 0.05
-DAMAGE = 0.6  # probability that a file is damaged between two runs
+DAMAGE = 0.75  # probability that a file is damaged between two runs
+AGAIN = 0.5  # probability that one is damaged after a run that came to its end, and it is run again
 TRACKER = 0.1  # probability that it is one of MLflow then
 ACTIONS = (
-    *(("driver", name) for name in ("KILL", "KILL", "TERM", "STOP")),
+    *(("driver", name) for name in ("KILL",) * 4 + ("TERM",) * 2 + ("STOP",)),  # these end a run
     *((victim, name) for victim in list(processes.VICTIMS)[1:] for name in ("KILL", "STOP")),
 )
 EXPECTED = {"KILL": {-9}, "TERM": {130, 143, -15}}  # exit status of a driver after a signal
@@ -142,8 +143,8 @@ def disturbed_round(folder: Path, number: int, seed: int) -> dict[str, Any]:
     shutil.rmtree(storage, ignore_errors=True)
     whole = float(json.loads(_file(folder, -1).read_text())["seconds"])
     lines, findings, tracker_damaged = list[str](), list[str](), False
-    runs, undamaged, started, ran = 0, True, time.monotonic(), None
-    while ran is None or ran.status != 0:
+    runs, ended, started = 0, False, time.monotonic()
+    while not ended:
         runs += 1
         output = folder / f"round-{number:03d}-run-{runs}"
         if runs <= DISTURBED:
@@ -163,14 +164,13 @@ def disturbed_round(folder: Path, number: int, seed: int) -> dict[str, Any]:
             findings += [f"run {runs}: {problem}" for problem in problems]
         elif error:
             lines[-1] += f", {error}"
-        if told or (ran.status != 0 and runs >= DISTURBED + 3):
-            break
-        if ran.status != 0 and rng.random() < DAMAGE and runs <= DISTURBED:
+        damaged = runs <= DISTURBED and rng.random() < (AGAIN if ran.status == 0 else DAMAGE)
+        ended = told or (ran.status == 0 and not damaged) or runs >= DISTURBED + 3
+        if damaged and not ended:
             tracker = rng.random() < TRACKER
             done = damage_newest(storage, rng, tracker=tracker)
             tracker_damaged |= tracker and bool(done)
             lines += [f"damaged: {done}"] if done else []
-            undamaged &= not done
     if ran.status == 0:
         expected = job.Outcome.of(folder / "reference", folder / "reference-run")
         findings += job.Outcome.of(storage, output).differences(expected)
