@@ -83,6 +83,7 @@ def finish_features(
     max_bad_fraction: float | None,
     flag: str = "",
     deduplicate: bool = False,
+    locations: pa.ChunkedArray | None = None,
 ) -> dict[str, float]:
     """Give readable images dense ids, and set unreadable and repeated ones aside.
 
@@ -98,6 +99,9 @@ def finish_features(
     flag : name of the setting of this share, for the message
     deduplicate
         Keep only the first of images with equal content; the others go to duplicates.parquet.
+    locations
+        Strings by item, under which the images are stored; None: those of the shards, in which the
+        images of one tar or Parquet file may be alike.
 
     Returns
     -------
@@ -113,6 +117,9 @@ def finish_features(
     shards = folder / "features"
     if not folder.has("images.parquet"):
         seen = _seen(shards)
+        if locations is not None:
+            place = seen.schema.get_field_index("uri")
+            seen = seen.set_column(place, "uri", locations.take(seen["item"]).cast(pa.string()))
         _set_bad_aside(folder, seen, total, max_bad_fraction, flag)
         assert len(seen) == total, (len(seen), total)
         good = seen.filter(pc.is_null(seen["error"]))

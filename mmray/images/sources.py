@@ -16,10 +16,11 @@ from pyarrow import fs
 from mmray.images import containers, folders, lists
 from mmray.images.collection import SUFFIXES, Collection, ImageFile
 from mmray.images.folders import PARQUET, TAR, Stamp, unchanged
-from mmray.images.lists import NOT_THE_WEB, bare, of_the_web
+from mmray.images.lists import bare
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.locations import as_text, error_line, local_path, uri_of
+from mmray.system.uris import ONLY, SCHEMES, scheme_of
 
 __all__ = ["SourceListing", "Stamp", "find", "list_images", "probe", "unchanged"]
 
@@ -140,8 +141,9 @@ def list_files(folder: str) -> list[ImageFile]:
 
 
 def _kind(source: str) -> Kind:
-    if of_the_web(source):
-        raise InputError(f"{source}: {NOT_THE_WEB}")
+    scheme = scheme_of(source)
+    if scheme is not None and scheme not in SCHEMES:
+        raise InputError(f"{source}: {ONLY}")
     if _is_folder(source):
         return "folder"
     name = _name(source).lower()

@@ -11,14 +11,15 @@ from typing import Any
 from mmray import __version__
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
+from mmray.system.uris import masked_text
 
 SUCCESS = "_SUCCESS.json"
 PACKAGES = ("ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash JSON-like parts to twelve hex digits."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    """Hash JSON-like parts to twelve hex digits, without the credentials of URIs in them."""
+    text = masked_text(json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

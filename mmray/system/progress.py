@@ -7,12 +7,17 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from mmray.system.uris import masked_text
+
 LOG_EVERY = 10.0  # seconds between two lines where there is no terminal, and between two reports
 
 
 def announce(line: str) -> None:
-    """Write a line to stderr, which a Ray worker passes on once (Ray Train doubles `print`)."""
-    sys.stderr.write(line + "\n")
+    """Write a line to stderr, which a Ray worker passes on once (Ray Train doubles `print`).
+
+    Credentials of URIs in it are hidden.
+    """
+    sys.stderr.write(masked_text(line) + "\n")
     sys.stderr.flush()
 
 

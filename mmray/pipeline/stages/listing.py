@@ -15,6 +15,7 @@ from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json
 from mmray.system.locations import absolute
 from mmray.system.progress import announce
+from mmray.system.uris import masked, unmasked
 
 IMAGES, SOURCES = "list.parquet", "sources.json"
 
@@ -27,11 +28,25 @@ def read_exclusion_list(config: ListingConfig) -> frozenset[str]:
 def list_stage(
     session: Session[ListingConfig], sources: Sequence[str], excluded: AbstractSet[str]
 ) -> Collection:
+    """Return the images of `listing_stage`."""
+    return listing_stage(session, sources, excluded)[0]
+
+
+def listing_stage(
+    session: Session[ListingConfig], sources: Sequence[str], excluded: AbstractSet[str]
+) -> tuple[Collection, list[Stamp]]:
     """List the images of the sources except excluded ones, or a sample of them.
+
+    An image that is named more than once is listed once. Credentials are not stored: a rerun takes
+    them from `sources`.
 
     A rerun uses the list of an earlier run, unless --relist is given, or a folder, list or archive
     on it has changed. Loose files in an object store are not checked for changes: that takes as
     long as listing them.
+
+    Returns
+    -------
+    (images, stamps) : the stamps are those of lists, archives and folders when they were listed.
 
     Raises
     ------
@@ -45,7 +60,13 @@ def list_stage(
         for source in found:
             announce(f"list: {source.summary}")
         stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
-        everything = _with_contained(session, stage, found, stamps)
+        named = _with_contained(session, stage, found, stamps)
+        everything = named.distinct()
+        if len(everything) < len(named):
+            announce(
+                f"list: {len(everything):,} images, each taken once; "
+                f"{len(named) - len(everything):,} times one was named again"
+            )
         listed = without(everything, excluded)
         if excluded:
             _tell_of_excluded(len(everything) - len(listed), excluded)
@@ -54,15 +75,20 @@ def list_stage(
             raise InputError(
                 f"--images {' '.join(sources)}: none of the images is left; look at --exclude"
             )
+        for stamp in stamps:
+            stamp["uri"] = masked(stamp["uri"])
         write_json(stage.folder, SOURCES, stamps)
-        stage.folder.write_table(IMAGES, images.table)
+        stage.folder.write_table(IMAGES, images.masked().table)
         return {"images": len(images), "listed": len(listed)}
+
+    def stamps_of(stage: StageFolder) -> list[Stamp]:
+        stamps = [Stamp(**stamp) for stamp in read_json(stage.folder, SOURCES)]
+        return [dataclasses.replace(each, uri=unmasked(each.uri, sources)) for each in stamps]
 
     def stale(stage: StageFolder) -> bool:
         if "extract" not in session.chosen:
             return False  # the stages that are done have stored their images
-        stamps = [Stamp(**stamp) for stamp in read_json(stage.folder, SOURCES)]
-        if config.relist or not unchanged(stamps):
+        if config.relist or not unchanged(stamps_of(stage)):
             announce("list: made again, as --relist asks or as a source has changed")
             return True
         return False
@@ -75,7 +101,7 @@ def list_stage(
     )
     drawn = None if config.sample is None else config.seed
     stage = session.run_stage("list", *inputs, drawn, work=work, stage_flag="extract", stale=stale)
-    return Collection(stage.folder.read_table(IMAGES))
+    return Collection(stage.folder.read_table(IMAGES)).unmasked(sources), stamps_of(stage)
 
 
 def _tell_of_excluded(images: int, names: AbstractSet[str]) -> None:
