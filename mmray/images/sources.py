@@ -44,7 +44,8 @@ class SourceListing:
 
     Attributes
     ----------
-    images : those that are files of their own: of a folder sorted by name, of a list in its order
+    images : those that are files of their own: of a folder sorted by name, of a list in its order,
+        as often as it names them
     containers : sorted paths and URIs of tar and Parquet files whose images are still to be listed
     watched : stamps by which `unchanged` detects changes
     summary : a sentence for the user

@@ -132,12 +132,7 @@ def open_folder(uri: str) -> tuple[fs.FileSystem, str]:
     path = local_path(uri)
     if path is not None:
         return _LOCAL, str(path).rstrip("/") if is_uri(uri) else uri.rstrip("/")
-    if not is_remote(uri):
-        why = "a file:// URI is one of this machine" if scheme_of(uri) == "file" else ONLY
-        raise UnopenedError(f"{masked(uri)}: {why}")
-    parts = _split(without_mask(uri))
-    if not parts.netloc:
-        raise UnopenedError(f"{masked(uri)}: no bucket is named, as in s3://bucket/folder")
+    parts = _in_bucket(uri)
     try:
         # One client per bucket: a list may name files of more folders than clients are kept.
         filesystem, bucket = _connect(urlunsplit(parts._replace(path="", fragment="")))
@@ -146,11 +141,18 @@ def open_folder(uri: str) -> tuple[fs.FileSystem, str]:
     return filesystem, f"{bucket}{unquote(parts.path)}".rstrip("/")
 
 
-def _split(uri: str) -> SplitResult:
+def _in_bucket(uri: str) -> SplitResult:
+    """Split the URI of a bucket; raises as `open_folder` where it is none."""
+    if not is_remote(uri):
+        why = "a file:// URI is one of this machine" if scheme_of(uri) == "file" else ONLY
+        raise UnopenedError(f"{masked(uri)}: {why}")
     try:
-        return urlsplit(uri)
+        parts = urlsplit(without_mask(uri))
     except ValueError as error:  # as of s3://[x
         raise OSError(errno.EINVAL, str(error)) from error
+    if not parts.netloc:
+        raise UnopenedError(f"{masked(uri)}: no bucket is named, as in s3://bucket/folder")
+    return parts
 
 
 # Cached, because creating an S3 client takes longer than reading an image.
@@ -162,7 +164,7 @@ def _connect(uri: str) -> tuple[fs.FileSystem, str]:
 
 def open_remote(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of a file's URI and the file's path in it; raises as `open_folder`."""
-    parts = _split(uri)
+    parts = _in_bucket(uri)
     folder, _, name = parts.path.rpartition("/")
     filesystem, path = open_folder(urlunsplit(parts._replace(path=folder)))
     return filesystem, f"{path}/{unquote(name)}"
@@ -182,6 +184,8 @@ def open_file(uri: str) -> Any:
             filesystem, name = open_remote(uri)
             return filesystem.open_input_file(name)
         return _open_local(path)
+    except UnopenedError:
+        raise
     except (pa.ArrowException, ValueError) as error:  # a name that no file can have
         raise OSError(errno.EINVAL, str(error)) from error
 

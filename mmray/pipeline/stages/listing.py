@@ -64,8 +64,8 @@ def listing_stage(
         everything = named.distinct()
         if len(everything) < len(named):
             announce(
-                f"list: {len(everything):,} images, each taken once; "
-                f"{len(named) - len(everything):,} times one was named again"
+                f"list: {len(named) - len(everything):,} entries name an image that was named "
+                f"before; each of the {len(everything):,} images is taken once"
             )
         listed = without(everything, excluded)
         if excluded:
