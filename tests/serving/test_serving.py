@@ -11,7 +11,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow.pyfunc import scoring_server
 
 from mmray.pipeline import registry
 from mmray.serving import pyfunc
@@ -19,6 +18,9 @@ from mmray.serving.encoder import ImageEncoder
 from mmray.serving.pyfunc import ROOT
 from mmray.system.folder import Folder
 from tests.made.exported import model_folder, photos
+
+with warnings.catch_warnings(action="ignore"):  # MLflow's, of a type of its own
+    from mlflow.pyfunc import scoring_server
 
 MARK = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 REFUSED = (
@@ -210,6 +212,6 @@ def test_in_a_program_of_one_s_own_paths_are_read_unless_a_root_is_set(
     np.testing.assert_allclose(model.predict([secret]), expected[:1], atol=2e-6)
     for root in ("", str(files)):
         monkeypatch.setenv(ROOT, root)
-        with pytest.raises(mlflow.MlflowException, match="^image 1 of 1: not an image, or"):
+        with pytest.raises(mlflow.MlflowException, match="1: not an image, or not"):
             model.predict([secret])
     np.testing.assert_allclose(model.predict(["a b.png"]), expected[:1], atol=2e-6)
