@@ -128,10 +128,12 @@ class Collection(Sequence[ImageFile]):
         table = self.table
         is_row = pc.equal(pc.fill_null(table["error"], ""), NAMELESS)
         row = pc.if_else(is_row, table["name"], pa.scalar(None, pa.large_string()))
-        inside = [table["row_group"], table["column"], table["offset"], row]
-        if table["box"].null_count < len(table):
-            inside.append(pa.chunked_array([map(str, table["box"].to_pylist())]))
-        return _joined("\0", self._uris(_canonical), *inside)
+        inside = (table["row_group"], table["column"], table["offset"], row)
+        places = _joined("\0", self._uris(_canonical), *inside)
+        if table["box"].null_count == len(table):
+            return places
+        boxes = pa.chunked_array([map(str, table["box"].to_pylist())], pa.large_string())
+        return pc.if_else(pc.is_valid(table["box"]), _joined("\0", places, boxes), places)
 
     @property
     def locations(self) -> pa.ChunkedArray:
