@@ -155,7 +155,7 @@ def _places(table: pa.Table) -> list[str]:
 
 
 class _Seen(NamedTuple):
-    """What shows whether the image at a place is still the same."""
+    """The facts about an image by which a change of its content is noticed."""
 
     uri: str
     name: str

@@ -1,4 +1,4 @@
-"""What a URI may be: the schemes that are opened, what a list may name, credentials hidden.
+"""Rules for URIs: the schemes that are opened, what a list may name, how credentials are hidden.
 
 Whatever a user types may carry credentials and options, such as the server of a bucket
 (endpoint_override). What a list or a column names may not: whoever wrote it could send the user's
