@@ -21,6 +21,7 @@ from mmray.system.locations import is_uri, local_path, read_bytes, uri_of
 from mmray.system.uris import masked, unmasked
 
 NAMELESS = "this row of the list names no file"  # error of an image that lies nowhere
+_OTHER_FORMS = "(?i)^file:|://.*[@:?#]"  # what may be a file:// URI or have credentials
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
@@ -182,9 +183,9 @@ class Collection(Sequence[ImageFile]):
         return uris
 
     def _uris(self, form: Callable[[str], str]) -> pa.ChunkedArray:
-        """Return the column of URIs in another form; only those that could differ are looked at."""
+        """Return the column of URIs in another form, as it is where no URI has one."""
         uris = self.table["uri"]
-        if not pc.any(pc.match_substring(uris, "://")).as_py():
+        if not pc.any(pc.match_substring_regex(uris, _OTHER_FORMS)).as_py():
             return uris
         return pa.chunked_array([map(form, uris.to_pylist())], pa.large_string())
 
