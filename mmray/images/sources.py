@@ -62,7 +62,7 @@ def find(source: str, *, column: str | None = None) -> SourceListing:
 
     Parameters
     ----------
-    source : a local path, or a percent-encoded URI that pyarrow.fs reads (s3://bucket/photos)
+    source : a local path, or a percent-encoded URI (s3://bucket/photos, gs://bucket/photos)
     column : column of a Parquet file with the images, or their paths and URIs; None: detect it
 
     Raises
