@@ -127,7 +127,7 @@ def decode(
         raise ValueError(f"longest_side is {longest_side}, it must be at least 1")
     if not data:
         return Decoded(None, 0, 0, "empty file (0 bytes)")
-    name = next((name for name in _READERS if re.match(_READERS[name][0], data)), None)
+    name = format_of(data)
     if name is None:
         return Decoded(None, 0, 0, f"not an image of a known format ({', '.join(_READERS)})")
     _silence_pil()
@@ -144,6 +144,11 @@ def decode(
     # PIL's decoders meet damaged data with nearly any exception: SyntaxError, struct.error...
     except Exception as error:
         return Decoded(None, 0, 0, f"{name}: {_one_line(error)}")
+
+
+def format_of(data: bytes) -> str | None:
+    """Return the format that data begin like; None: not an image of a known format."""
+    return next((name for name in _READERS if re.match(_READERS[name][0], data)), None)
 
 
 def same_shape_batches(

@@ -3,28 +3,23 @@
 Every function raises InputError where the list cannot be read.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmray.images.collection import ImageFile
+from mmray.images.collection import NAMELESS, ImageFile
 from mmray.images.parquet_files import is_text
 from mmray.system import locations
 from mmray.system.errors import InputError
-from mmray.system.locations import error_line, is_uri, resolve
+from mmray.system.locations import error_line, resolve
 from mmray.system.text_files import read_names
+from mmray.system.uris import masked, refusal
 
 Answer = TypeVar("Answer")
 
-NOT_THE_WEB = "only local files and what pyarrow.fs opens (s3://, gs://, hdfs://) are read"
 _COLUMNS = ("uri", "url", "path", "file", "file_name", "filename", "image", "name")
-
-
-def of_the_web(uri: str) -> bool:
-    return is_uri(uri) and re.match("(https?|ftps?):", uri, re.IGNORECASE) is not None
 
 
 def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
@@ -32,14 +27,11 @@ def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
     for row, entry in enumerate(entries):
         name = "" if entry is None else entry.strip()
         if not name:
-            yield ImageFile(uri=uri, name=f"row {row}", error="this row of the list names no file")
+            yield ImageFile(uri=uri, name=f"row {row}", error=NAMELESS)
             continue
-        error = None
-        if of_the_web(name):
-            error = NOT_THE_WEB
-        elif "\0" in name:
-            error = "no file has a NUL character in its name"
-        yield ImageFile(uri=resolve(uri, name), name=name, error=error)
+        error = refusal(name, of_list=uri)
+        place = resolve(uri, name) if error is None else name
+        yield ImageFile(uri=masked(place) if error else place, name=masked(name), error=error)
 
 
 def lines(uri: str) -> list[str]:

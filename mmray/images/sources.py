@@ -16,10 +16,10 @@ from pyarrow import fs
 from mmray.images import containers, folders, lists
 from mmray.images.collection import SUFFIXES, Collection, ImageFile
 from mmray.images.folders import PARQUET, TAR, Stamp, unchanged
-from mmray.images.lists import NOT_THE_WEB, of_the_web
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.locations import as_text, bare, error_line, local_path, uri_of
+from mmray.system.uris import ONLY, SCHEMES, scheme_of
 
 __all__ = ["SourceListing", "Stamp", "find", "list_images", "probe", "unchanged"]
 
@@ -43,7 +43,8 @@ class SourceListing:
 
     Attributes
     ----------
-    images : those that are files of their own: of a folder sorted by name, of a list in its order
+    images : those that are files of their own: of a folder sorted by name, of a list in its order,
+        as often as it names them
     containers : sorted paths and URIs of tar and Parquet files whose images are still to be listed
     watched : stamps by which `unchanged` detects changes
     summary : a sentence for the user
@@ -60,7 +61,7 @@ def find(source: str, *, column: str | None = None) -> SourceListing:
 
     Parameters
     ----------
-    source : a local path, or a percent-encoded URI that pyarrow.fs reads (s3://bucket/photos)
+    source : a local path, or a percent-encoded URI (s3://bucket/photos, gs://bucket/photos)
     column : column of a Parquet file with the images, or their paths and URIs; None: detect it
 
     Raises
@@ -140,8 +141,9 @@ def list_files(folder: str) -> list[ImageFile]:
 
 
 def _kind(source: str) -> Kind:
-    if of_the_web(source):
-        raise InputError(f"{source}: {NOT_THE_WEB}")
+    scheme = scheme_of(source)
+    if scheme is not None and scheme not in SCHEMES:
+        raise InputError(f"{source}: {ONLY}")
     if _is_folder(source):
         return "folder"
     name = _name(source).lower()

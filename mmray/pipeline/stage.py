@@ -13,14 +13,15 @@ from mmray.system.digests import Digest, damaged_files, digests_of
 from mmray.system.errors import DamagedFileError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
+from mmray.system.uris import masked_text
 
 SUCCESS = "_SUCCESS.json"
 PACKAGES = ("ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash JSON-like parts to twelve hex digits."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    """Hash JSON-like parts to twelve hex digits, without the credentials of URIs in them."""
+    text = masked_text(json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

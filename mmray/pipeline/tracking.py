@@ -40,6 +40,7 @@ from mmray import __version__
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
+from mmray.system.uris import masked, masked_text
 
 # "Context impl SQLiteImpl" and the forty migrations of a new database mean nothing to a user.
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -102,7 +103,7 @@ class Run:
             name=name,
             digest=digest[:DIGEST],
             source_type="mmray",
-            source=json.dumps({"uri": " ".join(sources)}),
+            source=json.dumps({"uri": " ".join(map(masked, sources))}),
             profile=json.dumps({"num_rows": rows}),
         )
         used = DatasetInput(data, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
@@ -204,7 +205,7 @@ def open_run(
     try:
         client = mlflow.MlflowClient(uri)
         known: dict[str, str] = read_json(runs, file) if runs.has(file) else {}
-        if known.get("uri") == uri and _lives(client, known["run_id"]):
+        if known.get("uri") == masked(uri) and _lives(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
             return Run(uri, known["run_id"], name)
         found = client.get_experiment_by_name(experiment)
@@ -220,7 +221,7 @@ def open_run(
             params=[Param(key, str(value)[:6000]) for key, value in settings.items()],
             tags=[
                 # User, file and commit, as MLflow's own function to start a run records them.
-                *(RunTag(key, str(value)) for key, value in resolve_tags().items()),
+                *(RunTag(key, masked_text(str(value))) for key, value in resolve_tags().items()),
                 RunTag("mmray.version", __version__),
                 RunTag("mmray.identity", identity),
                 *([] if parent is None else [RunTag(MLFLOW_PARENT_RUN_ID, parent)]),
@@ -231,7 +232,7 @@ def open_run(
             f"--tracking-uri {uri}: MLflow cannot be used there ({error}); start the server, or "
             "leave the flag out for a database under --storage"
         ) from error
-    write_json(runs, file, {"uri": uri, "run_id": run.info.run_id})
+    write_json(runs, file, {"uri": masked(uri), "run_id": run.info.run_id})
     return Run(uri, run.info.run_id, name)
 
 

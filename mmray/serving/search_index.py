@@ -3,14 +3,15 @@
 n images that could be read, d dimensions, q queries, k results.
 
 On disk it is a folder: images.parquet (a row for each image, the unreadable ones too), vectors.npy
-(n x d), ivf-pq.faiss where the index is compressed, index.json, and the model, so that queries are
-described as the images were.
+(n x d), ivf-pq.faiss where the index is compressed, index.json, containers.json (sizes and times of
+tar and Parquet files), and the model, so that queries are described as the images were.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +24,10 @@ from mmray.serving.compressed_index import CompressedIndex
 from mmray.system.arrays import Features, Ids
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array, read_json, write_header
+from mmray.system.uris import masked
 
-IMAGES, VECTORS, COMPRESSED, ABOUT, MODEL = (
-    *("images.parquet", "vectors.npy", "ivf-pq.faiss", "index.json", "model"),
-)
+IMAGES, VECTORS, COMPRESSED = "images.parquet", "vectors.npy", "ivf-pq.faiss"
+ABOUT, CONTAINERS, MODEL = "index.json", "containers.json", "model"
 COLUMNS = pa.schema([*SCHEMA, pa.field("source", pa.large_string()), pa.field("row", pa.int64())])
 FRESH, UNREADABLE = -2, -1  # rows of images without a vector: not described yet, not readable
 _BLOCK_ROWS = 65_536
@@ -59,6 +60,16 @@ class Catalog:
     def images(self) -> Collection:
         return Collection(self.table.select(SCHEMA.names))
 
+    def masked(self) -> "Catalog":
+        """Return the catalog with the credentials in URIs hidden, to be stored."""
+        table = self.table
+        for name, hidden in (
+            ("uri", self.images.masked().table["uri"]),
+            ("source", pa.array(map(masked, table["source"].to_pylist()), pa.large_string())),
+        ):
+            table = table.set_column(COLUMNS.get_field_index(name), COLUMNS.field(name), hidden)
+        return Catalog(table)
+
     def readable(self) -> Collection:
         """Return the n images with a vector, in the order of the vectors."""
         return self.images.take(np.flatnonzero(self.rows >= 0))
@@ -69,31 +80,44 @@ class Catalog:
         places = Collection(bad.select(SCHEMA.names)).locations.to_pylist()
         return list(zip(places, bad["error"].to_pylist(), strict=True))
 
-    def merged(self, listed: Sequence[tuple[str, Collection]], *, retry: bool) -> "Catalog":
+    def merged(
+        self,
+        listed: Sequence[tuple[str, Collection]],
+        *,
+        retry: bool,
+        changed: AbstractSet[str] = frozenset(),
+    ) -> "Catalog":
         """Update the images of some sources to those listed now; images of other sources stay.
 
-        An image is known by its location and its size; one that is listed twice counts once. Rows
-        still refer to the old vectors; a new or changed image has the row FRESH.
+        An image is identified by its place (`Collection.places`) and counts once, wherever it is
+        listed. Rows still refer to the old vectors; a new or changed image has the row FRESH.
 
         Parameters
         ----------
         listed : each source to update, with its current images
         retry : whether images that could not be read become FRESH too
+        changed : tar and Parquet files whose content is another than when they were described
         """
         named = [source for source, _ in listed]
         others = pc.invert(pc.is_in(self.table["source"], pa.array(named, pa.large_string())))
         parts = [self.table.filter(others)]
-        states = zip(self.rows.tolist(), self.table["error"].to_pylist(), strict=True)
-        known = dict(zip(_keys(self.table), states, strict=True))
-        if retry:
-            known = {key: state for key, state in known.items() if state[0] != UNREADABLE}
+        known = dict(zip(_places(self.table), _seen(self.table), strict=True))
         for source, images in listed:
-            errors = images.table["error"].to_pylist()
-            keys = zip(_keys(images.table), errors, strict=True)
-            parts.append(_table(images, source, [known.get(k, (FRESH, why)) for k, why in keys]))
+            states = [
+                _state(known.get(place), now, retry=retry, changed=changed)
+                for place, now in zip(_places(images.table), _seen(images.table), strict=True)
+            ]
+            parts.append(_table(images, source, states))
         joined = pa.concat_tables(parts)
-        first = list({key: place for place, key in reversed([*enumerate(_keys(joined))])}.values())
-        return Catalog(joined.take(pa.array(sorted(first), pa.int64())))
+        first: dict[str, int] = {}
+        kept = len(parts[0])  # a source that is not named may know what has changed since
+        for place, (key, row) in enumerate(
+            zip(_places(joined), joined["row"].to_pylist(), strict=True)
+        ):
+            if row == FRESH and place >= kept and first.get(key, kept) < kept:
+                first[key] = place
+            first.setdefault(key, place)
+        return Catalog(joined.take(pa.array(sorted(first.values()), pa.int64())))
 
     def with_descriptors(self, read: Ids, why: Sequence[str | None]) -> tuple["Catalog", Ids]:
         """Renumber the rows from 0 to n - 1, once the fresh images have been described.
@@ -125,9 +149,38 @@ class Catalog:
         return Catalog(pa.table(columns, COLUMNS)), origins[readable]
 
 
-def _keys(table: pa.Table) -> list[tuple[str, int]]:
-    places = Collection(table.select(SCHEMA.names)).locations.to_pylist()
-    return list(zip(places, table["size"].to_pylist(), strict=True))
+def _places(table: pa.Table) -> list[str]:
+    places: list[str] = Collection(table.select(SCHEMA.names)).places.to_pylist()
+    return places
+
+
+class _Seen(NamedTuple):
+    """The facts about an image by which a change of its content is noticed."""
+
+    uri: str
+    name: str
+    size: int
+    offset: int | None
+    error: str | None
+    row: int
+
+
+def _seen(table: pa.Table) -> Iterator[_Seen]:
+    columns = [table[name].to_pylist() for name in _Seen._fields if name != "row"]
+    rows = table["row"].to_pylist() if "row" in table.column_names else [FRESH] * len(table)
+    return map(_Seen._make, zip(*columns, rows, strict=True))
+
+
+def _state(
+    known: _Seen | None, now: _Seen, *, retry: bool, changed: AbstractSet[str]
+) -> tuple[int, str | None]:
+    """Return the row and the error of a listed image, given what is known of its place."""
+    if known is None or now.uri in changed or (retry and known.row == UNREADABLE):
+        return FRESH, now.error
+    other_size = -1 not in (known.size, now.size) and known.size != now.size
+    # The name of a file of its own depends on the folder that is listed.
+    other_name = now.offset is not None and known.name != now.name
+    return (FRESH, now.error) if other_size or other_name else (known.row, known.error)
 
 
 def _table(images: Collection, source: str, states: Sequence[tuple[int, str | None]]) -> pa.Table:

@@ -5,6 +5,9 @@ Jobs print the message of such an error and exit with status 2.
 
 import re
 from collections.abc import Iterable
+from typing import Any
+
+from mmray.system.uris import masked_text
 
 # What moves a terminal's cursor, changes its state, ends a line, or turns the order of letters:
 # C0 and C1, line and paragraph separators, marks and overrides of direction, the byte order mark,
@@ -15,7 +18,13 @@ _CONTROLS = re.compile(
 
 
 class InputError(ValueError):
-    """An unusable argument or input: the message names the item, the value and the remedy."""
+    """An unusable argument or input: the message names the item, the value and the remedy.
+
+    Credentials of URIs in it are hidden.
+    """
+
+    def __init__(self, message: str, *more: Any) -> None:
+        super().__init__(masked_text(message), *more)
 
 
 class DamagedFileError(InputError):

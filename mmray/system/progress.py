@@ -8,6 +8,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from mmray.system.errors import printable
+from mmray.system.uris import masked_text
 
 LOG_EVERY = 10.0  # seconds between two lines where there is no terminal, and between two reports
 
@@ -15,9 +16,9 @@ LOG_EVERY = 10.0  # seconds between two lines where there is no terminal, and be
 def announce(line: str) -> None:
     """Write one `printable` line to stderr, which a Ray worker passes on once.
 
-    (Ray Train doubles `print`.)
+    (Ray Train doubles `print`.) Credentials of URIs in it are hidden.
     """
-    sys.stderr.write(printable(line) + "\n")
+    sys.stderr.write(printable(masked_text(line)) + "\n")
     sys.stderr.flush()
 
 

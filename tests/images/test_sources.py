@@ -391,9 +391,15 @@ def test_a_listing_that_fails_is_tried_again_and_then_refused(monkeypatch):
         ("", ": no such file or folder"),
         ("{root}", "no images in this folder (looked for .jpg .jpeg .png .webp .bmp .tif .tiff "),
         ("file://{root}/absent", "absent: no such file or folder"),
-        ("unknown://x/y", "unknown://x/y: cannot be reached (OSError: Unrecognized filesystem"),
+        (
+            "unknown://x/y",
+            "unknown://x/y: only local files and files in buckets (s3:// and gs://) are read",
+        ),
         ("s3://[x", "s3://[x: cannot be reached (OSError: Invalid IPv6"),
-        ("https://x/a.jpg", "https://x/a.jpg: only local files and what pyarrow.fs opens (s3://"),
+        (
+            "https://x/a.jpg",
+            "https://x/a.jpg: only local files and files in buckets (s3:// and gs://)",
+        ),
         ("{root}/pipe.jpg", "pipe.jpg: neither a file nor a folder; give a folder, an image (.jp"),
         ("{root}/a.csv", "a.csv: images are not read from such a file; give a folder, an image ("),
         ("{root}/noname", "or a list with one path or URI a line (.txt .lst .list)"),
@@ -543,7 +549,7 @@ def test_entries_of_the_web_are_errors_that_say_what_is_read(tmp_path):
     entries = ["http://x/a.jpg", "a.jpg", "HTTPS://x/b.tar"]
     found = find(str(write_list(tmp_path / "l.txt", *entries)))
     assert names(found) == entries
-    error = "only local files and what pyarrow.fs opens (s3://, gs://, hdfs://) are read"
+    error = "only local files and files in buckets (s3:// and gs://) are read"
     assert [image.error for image in found.images] == [error, None, error]
     assert found.images[0].uri == "http://x/a.jpg"
     assert found.containers == ()

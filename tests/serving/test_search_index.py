@@ -68,6 +68,66 @@ def test_an_image_of_two_sources_counts_once(known):
     assert len(twice) == 2
 
 
+def rows(*names, uri="/x/p.parquet", group=0):
+    return Collection.of(
+        [
+            ImageFile(uri=uri, name=name, offset=i, row_group=group, column="image")
+            for i, name in enumerate(names)
+        ]
+    )
+
+
+def test_rows_and_members_with_one_name_are_all_kept_and_known_again():
+    listed = Collection.joined(
+        [
+            *(rows("a", "b", "a"), rows("a", "a", group=1)),
+            Collection.of(
+                [ImageFile(uri="/x/t.tar", name="a", size=9, offset=512 * i) for i in range(1, 5)]
+            ),
+        ]
+    )
+    catalog, origins = with_descriptors(Catalog.empty().merged([("x", listed)], retry=False))
+    assert origins.tolist() == [-1 - i for i in range(9)]
+    again = catalog.merged([("x", listed)], retry=False)
+    assert again.rows.tolist() == list(range(9))
+    # One row less, and one of another name: the others stay what they are.
+    other = Collection.joined([rows("a", "c"), *(listed[i : i + 1] for i in range(3, 9))])
+    assert catalog.merged([("x", other)], retry=False).rows.tolist() == [0, FRESH, *range(3, 9)]
+
+
+def test_rows_of_a_file_that_has_changed_are_fresh_though_names_are_the_same():
+    listed = Collection.joined([rows("a", "a"), rows("b", uri="/x/q.parquet")])
+    catalog, _ = with_descriptors(Catalog.empty().merged([("x", listed)], retry=False))
+    wanted = catalog.merged([("x", listed)], retry=False, changed={"/x/p.parquet"})
+    assert wanted.rows.tolist() == [FRESH, FRESH, 2]
+
+
+def test_an_index_that_kept_one_image_of_a_name_gets_the_others():
+    """As an earlier version wrote it: what it has is not described again."""
+    kept = Collection.joined([rows("a", "b")[:2]])
+    catalog, _ = with_descriptors(Catalog.empty().merged([("x", kept)], retry=False))
+    wanted = catalog.merged([("x", rows("a", "b", "a", "b"))], retry=False)
+    assert wanted.rows.tolist() == [0, 1, FRESH, FRESH]
+
+
+def test_an_image_whose_size_is_not_known_to_a_list_counts_once(known):
+    wanted = known.merged([("l", images("x", "z", size=-1))], retry=False)
+    assert wanted.rows.tolist() == [0, UNREADABLE, 1]
+    larger = known.merged([("l", images("x", size=11))], retry=False)
+    assert sorted(larger.rows.tolist()) == [FRESH, UNREADABLE, 1]
+
+
+def test_credentials_of_an_index_are_neither_stored_nor_compared():
+    def of(secret):
+        return Collection.of([ImageFile(uri=f"s3://k:{secret}@b/x.jpg", name="x.jpg", size=1)])
+
+    source = "s3://k:SECRET@b"
+    catalog, _ = with_descriptors(Catalog.empty().merged([(source, of("SECRET"))], retry=False))
+    stored = catalog.masked()
+    assert "SECRET" not in str(stored.table.to_pylist())
+    assert stored.merged([("s3://***@b", of("NEW"))], retry=False).rows.tolist() == [0]
+
+
 def test_what_could_not_be_read_is_tried_again_only_if_that_is_asked_for(known):
     listed = [("a", images("x", "y", "z"))]
     assert known.merged(listed, retry=False).rows.tolist() == [0, UNREADABLE, 1]

@@ -40,9 +40,9 @@ def reported(location: str, remedy: str) -> Iterator[None]:
     """Turn the errors of libraries that read a bad file into an InputError of one sentence."""
     try:
         yield
-    except InputError:
-        raise
     except _DAMAGE as error:
+        if isinstance(error, InputError) and not isinstance(error, OSError):
+            raise
         reason = " ".join(str(error).split())
         raise InputError(
             f"{location}: cannot be read ({type(error).__name__}: {reason}); {remedy}"

@@ -64,7 +64,7 @@ def read_feature_set(uri: str) -> FeatureSet:
 
     Parameters
     ----------
-    uri : a local path, or a URI that pyarrow.fs reads (percent-encoded), of one of
+    uri : a local path, or a URI (s3://, gs://; percent-encoded), of one of
         - an .npy file: (n, d) float16, float32 or float64
         - a .parquet file or a folder of them, in the order of their names: a column `embedding` of
           lists or one-dimensional tensors of floats; rows in the order of the integer column

@@ -16,6 +16,7 @@ from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError, first_names
 from mmray.system.locations import absolute, is_uri
 from mmray.system.text_files import normalized
+from mmray.system.uris import masked
 
 _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$", re.IGNORECASE)
 
@@ -44,7 +45,7 @@ class MissingImageError(InputError):
 
 def title(source: str) -> str:
     """Derive a benchmark's name from its file or folder: .../gnd_paris6k.pkl gives paris6k."""
-    place = absolute(source)
+    place = masked(absolute(source))
     if is_uri(place):
         place = place.partition("?")[0]  # options of the file system follow
     name = place.rstrip("/").rpartition("/")[2]

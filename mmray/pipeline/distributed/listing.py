@@ -19,13 +19,15 @@ class Indexer:
         self.column = column
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
-        return index(unit["uri"], column=self.column).table
+        return index(unit["uri"], column=self.column).masked().table
 
 
 def index_containers(
     uris: Sequence[str], *, column: str | None, output: Folder, pool: ActorPool
 ) -> list[Collection]:
     """List the images of each file, with a shard per file in `output`; existing shards are kept.
+
+    Credentials in the URIs are not stored in the shards.
 
     Parameters
     ----------
@@ -39,4 +41,5 @@ def index_containers(
     units = {UNIT: range(len(uris)), ITEMS: [1] * len(uris), "uri": list(uris)}
     run_units(pa.table(units), Indexer, (column,), output=output, pool=pool, label="list")
     names = [shard_name(unit) for unit in range(len(uris))]
-    return [Collection(table) for table in prefetch(output.read_table, names)]
+    tables = prefetch(output.read_table, names)
+    return [Collection(table).unmasked([uri]) for table, uri in zip(tables, uris, strict=True)]

@@ -10,7 +10,7 @@ import numpy as np
 from mmray.config.tools import IndexConfig
 from mmray.descriptors.settings import DescriptorSettings
 from mmray.images.collection import Collection
-from mmray.images.sources import probe
+from mmray.images.sources import Stamp, probe
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report, Unreadable
@@ -24,6 +24,7 @@ from mmray.serving.encoder import TrainedModel
 from mmray.serving.search_index import (
     ABOUT,
     COMPRESSED,
+    CONTAINERS,
     FRESH,
     IMAGES,
     MODEL,
@@ -37,6 +38,7 @@ from mmray.system.folder import Folder
 from mmray.system.formats import read_array, read_json, write_json
 from mmray.system.locations import absolute
 from mmray.system.progress import announce
+from mmray.system.uris import masked
 
 INDEXES = "indexes"  # folder below the storage with the current stage of each named index
 
@@ -78,9 +80,14 @@ def update(config: IndexConfig) -> str:
         model = TrainedModel.read(folder)
         with running(config, storage, STAGES) as session:
             sources = [absolute(source) for source in config.images]
-            listed = list(zip(sources, list_each(session, sources, excluded), strict=True))
+            listings = list_each(session, sources, excluded)
+            listed = [
+                (masked(source), images)
+                for source, (images, _) in zip(sources, listings, strict=True)
+            ]
+            stamps = [stamp for _, stamps in listings for stamp in stamps]
             before = current_index(storage, config.name)
-            stage = _index_stage(session, folder, model, listed, before)
+            stage = _index_stage(session, folder, model, listed, stamps, before)
             set_current_index(storage, config.name, stage)
             write_report(session, _report(config, stage))
     if before is not None and before.fingerprint != stage.fingerprint:
@@ -94,6 +101,7 @@ def _index_stage(
     folder: Folder,
     model: TrainedModel,
     listed: Sequence[tuple[str, Collection]],
+    stamps: Sequence[Stamp],
     before: StageFolder | None,
 ) -> StageFolder:
     """Describe new images with the model of a folder, and write an index of new and known ones."""
@@ -107,15 +115,22 @@ def _index_stage(
         "precision": config.precision,
     }
     known = _known(config, before, about)
-    wanted = known.merged(listed, retry=config.relist)
+    was = {} if before is None else _containers(before)
+    inside = {uri for _, images in listed for uri in images.containers()}
+    now = {each.uri: [each.size, each.modified] for each in stamps if each.uri in inside}
+    changed = {uri: mark for uri, mark in now.items() if was.get(masked(uri), mark) != mark}
+    containers = was | {masked(uri): mark for uri, mark in now.items()}
+    wanted = known.merged(listed, retry=config.relist, changed=changed.keys())
     fresh = wanted.images.take(np.flatnonzero(wanted.rows == FRESH))
     same_kind = before is None or config.kind in ("auto", before.counts["kind"])
     if before is not None and same_kind and not len(fresh) and len(wanted) == len(known):
+        if containers != was:  # of an earlier version, that did not keep them
+            write_json(before.folder, CONTAINERS, containers)
         announce(f"index: up to date, {before.folder.uri}")
         return before
 
     def work(stage: StageFolder) -> Counts:
-        read, why, new = _described(session, model, fresh, settings)
+        read, why, new = _described(session, model, fresh, settings, sorted(changed.items()))
         catalog, origins = wanted.with_descriptors(read, why)
         if not len(origins):
             raise InputError(
@@ -125,7 +140,8 @@ def _index_stage(
         nothing = np.empty((0, model.network.dim), np.float32)
         old = nothing if before is None else read_array(before.folder, VECTORS)
         write_vectors(stage.folder, origins, old=old, new=new, whiten=model.whiten)
-        stage.folder.write_table(IMAGES, catalog.table)
+        stage.folder.write_table(IMAGES, catalog.masked().table)
+        write_json(stage.folder, CONTAINERS, containers)
         kind = _compress(config, stage)
         for name in folder.names():
             (stage.folder / MODEL).write(name, folder.read(name))
@@ -141,7 +157,20 @@ def _index_stage(
 
     # The name too: when an index changes, the folder of its previous state is removed.
     inputs = (wanted.images.digest(), wanted.rows.tolist(), about, config.kind, config.name)
-    return session.run_stage("index", *inputs, work=work)
+    # Where rows of a Parquet file have changed, nothing else shows it.
+    again = [sorted(changed.items())] if changed else []
+    return session.run_stage("index", *inputs, *again, work=work)
+
+
+def _containers(before: StageFolder) -> dict[str, list[int]]:
+    """Read the size and time that each tar and Parquet file had when its images were described.
+
+    An index of an earlier version has none: the files count as unchanged.
+    """
+    found: dict[str, list[int]] = {}
+    if before.folder.has(CONTAINERS):
+        found = read_json(before.folder, CONTAINERS)
+    return found
 
 
 def _known(config: IndexConfig, before: StageFolder | None, about: dict[str, Any]) -> Catalog:
@@ -155,7 +184,7 @@ def _known(config: IndexConfig, before: StageFolder | None, about: dict[str, Any
                 f"--name {config.name}: this index was made with another {key.replace('_', ' ')} "
                 f"({there[key]}, not {about[key]}); choose another --name for a new index"
             )
-    return Catalog(before.folder.read_table(IMAGES))
+    return Catalog(before.folder.read_table(IMAGES)).masked()
 
 
 def _described(
@@ -163,6 +192,7 @@ def _described(
     model: TrainedModel,
     fresh: Collection,
     settings: DescriptorSettings,
+    changed: Sequence[Any],
 ) -> tuple[Ids, list[str | None], Features]:
     """Describe fresh images: places of the readable ones, all errors, and descriptors (r, d)."""
     if not len(fresh):
@@ -172,14 +202,16 @@ def _described(
         fresh,
         model.network,
         settings=settings,
+        settings_fingerprint=changed or None,  # for the content, which `fresh` does not show
         stage_flag="extract",
         max_bad_fraction=None,
     )
     folder = described.stage.folder
     read: Ids = folder.read_table("images.parquet", ["item"])["item"].to_numpy()
-    bad = folder.read_table("quarantine.parquet").to_pydict()
-    reasons = dict(zip(bad["uri"], bad["error"], strict=True))
-    why = [reasons.get(place) for place in fresh.locations.to_pylist()]
+    why: list[str | None] = [None] * len(fresh)
+    errors = folder.read_table("quarantine.parquet", ["error"])["error"].to_pylist()
+    for place, error in zip(np.setdiff1d(np.arange(len(fresh)), read), errors, strict=True):
+        why[place] = error
     return read, why, described.features("embedding")
 
 

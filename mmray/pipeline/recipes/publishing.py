@@ -31,6 +31,7 @@ from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.serving.encoder import TrainedModel
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
+from mmray.system.uris import masked_text
 
 
 def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
@@ -81,7 +82,7 @@ def write_report(session: Session[RunConfig], report: Report, *, part: str | Non
     )
     name = f"{session.run.name}.html" if part is None else f"{session.run.name}-to-{part}.html"
     folder = session.storage / REPORTS
-    folder.write(name, page.encode())
+    folder.write(name, masked_text(page).encode())
     session.run.log_file(folder, name, "report")
     announce(f"report: {folder.location(name)}")
 

@@ -1,7 +1,8 @@
 """The recipe of `jobs/search.py query`: search an index with images."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 from mmray.config.bounds import check_bounds
 from mmray.config.tools import QueryConfig
@@ -20,6 +21,7 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder, open_storage
 from mmray.system.locations import local_path
 from mmray.system.progress import announce
+from mmray.system.uris import masked
 
 SIDE = 240  # pixels of a thumbnail
 
@@ -70,9 +72,11 @@ def _index(storage: Folder, config: QueryConfig) -> StageFolder:
 def _table(queries: Sequence[str], index: SearchIndex, found: Neighbors) -> str:
     several = len(queries) > 1
     rows = [
-        [*([query] if several else []), index.images[item].location, str(rank), f"{cosine:.4f}"]
+        [*([masked(query)] if several else []), location, str(rank), f"{cosine:.4f}"]
         for query, ids, cosines in zip(queries, found.ids, found.similarities, strict=True)
-        for rank, (item, cosine) in enumerate(zip(ids.tolist(), cosines, strict=True), start=1)
+        for rank, (location, cosine) in enumerate(
+            zip(index.images.locations_of(ids), cosines, strict=True), start=1
+        )
     ]
     head = (*(["query"] if several else []), "image", "rank", "cosine")
     return table(head, rows, numbers=2)
@@ -82,12 +86,14 @@ def _page(config: QueryConfig, index: SearchIndex, found: Neighbors) -> str:
     searches = []
     for query, ids, cosines in zip(config.query, found.ids, found.similarities, strict=True):
         results = []
-        for item, cosine in zip(ids.tolist(), cosines.tolist(), strict=True):
+        locations = index.images.locations_of(ids)
+        for item, location, cosine in zip(ids.tolist(), locations, cosines.tolist(), strict=True):
             image = index.images[item]
-            results.append(
-                Result(picture=picture_of(image, SIDE), similarity=cosine, href=_link(image))
-            )
-        asked = ImageFile(uri=query, name=Path(query).name)
+            # Where the name is repeated in the file, its place there follows.
+            name = image.name + location.removeprefix(image.location)
+            picture = replace(picture_of(image, SIDE), name=name)
+            results.append(Result(picture=picture, similarity=cosine, href=_link(image)))
+        asked = ImageFile(uri=query, name=PurePosixPath(masked(query)).name)
         searches.append(
             Search(
                 query=picture_of(asked, SIDE, "anchor"),

@@ -98,6 +98,7 @@ def extract_descriptors(
             max_bad_fraction=max_bad_fraction,
             flag=flag,
             deduplicate=deduplicate,
+            locations=images.locations,
         )
 
     inputs = (
