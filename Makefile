@@ -2,7 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STORAGE ?= mmray-runs
+PORT ?= 5000
 ARGS ?=
+# One word of the shell, whatever characters are in it.
+quoted = '$(subst ','\'',$(1))'
+# MLflow's database in the storage, as a URI: any Python can tell it.
+DATABASE = $(shell $(PYTHON) -m mmray.pipeline.database $(call quoted,$(value STORAGE)))
 JOBS := $(wildcard jobs/*.py)
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8
 
@@ -17,7 +22,7 @@ install: .venv/.installed
 	touch $@
 
 retrieval: install
-	$(BIN)/python jobs/retrieval.py --storage $(STORAGE) $(ARGS)
+	$(BIN)/python jobs/retrieval.py --storage $(call quoted,$(value STORAGE)) $(ARGS)
 
 # What needs no Ray and no process of its own.
 test-fast: install
@@ -40,14 +45,16 @@ check: install
 	$(BIN)/python .ci/docstrings.py
 
 # The job-execution workers of MLflow are not needed to look at runs, and nobody is to be told of it.
+ui: export MLFLOW_DISABLE_TELEMETRY = true
+ui: export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 ui: install
-	@echo "open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 \
-	  --backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db
+	@$(BIN)/python -m mmray.pipeline.database --ready $(call quoted,$(value STORAGE))
+	@echo "open http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
+	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri $(call quoted,$(DATABASE))
 
 # A head, an autoscaler and two workers on this machine: see cluster/demo.py.
 cluster-demo: install
-	$(BIN)/python cluster/demo.py --storage $(abspath $(STORAGE))/cluster-demo $(ARGS)
+	$(BIN)/python cluster/demo.py --storage $(call quoted,$(value STORAGE)/cluster-demo) $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info

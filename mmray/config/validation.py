@@ -12,6 +12,7 @@ from mmray.config.tools import EvaluateJobConfig, IndexConfig, MineConfig
 from mmray.system.errors import InputError
 
 _INDEX_NAME = re.compile(r"[\w-]{1,100}")
+_MODEL_NAME = re.compile(r"(?![\s.]*$)[^/:]{1,250}")  # what MLflow takes for a registered model
 
 
 def validate(config: RunConfig) -> None:
@@ -104,6 +105,11 @@ def _validate_learning(config: LearningConfig) -> None:
             "no longer helps; leave it on, or give --training.keep last --training.patience None"
         )
     chosen_stages(config)
+    if config.registered_model and not _MODEL_NAME.fullmatch(config.registered_model):
+        raise InputError(
+            f"--registered-model {config.registered_model[:80]!r}: MLflow takes no / and no : in "
+            "a name, and at most 250 characters; choose another, or '' for none"
+        )
     labels = config.labels_flag
     if config.oracle is not None and labels is not None:
         raise InputError(f"--oracle {config.oracle} uses labels: name them with {labels}")

@@ -18,17 +18,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
+import mlflow.entities
 import numpy as np
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 from PIL import Image
 
 import mmray
 from mmray.config.run import ALIAS
-from mmray.pipeline.tracking import DATABASE, Run, default_uri
+from mmray.pipeline.database import DATABASE, database_path, make_ready
+from mmray.pipeline.tracking import Run, default_uri
+from mmray.pipeline.tracking_server import ERRORS, first_line, waiting_briefly
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
@@ -71,24 +75,22 @@ def log_model(
         known = client.get_run(run.run_id)
         if known.data.tags.get("mmray.model") == digest:
             return None
-        logged = client.create_logged_model(
-            known.info.experiment_id,
-            name=NAME,
-            source_run_id=run.run_id,
-            tags=tags,
-            model_type="embedding",
-        )
-        with tempfile.TemporaryDirectory() as scratch:
-            model = Model(
-                artifact_path=logged.artifact_location,
-                model_id=logged.model_id,
-                run_id=run.run_id,
-                model_uuid=logged.model_id,
-            )
-            save(folder, Path(scratch) / NAME, dims=dims, model=model)
-            client.log_model_artifacts(logged.model_id, str(Path(scratch) / NAME))
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-        client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        # An earlier job may have been killed after any of these steps: each looks for its result.
+        logged = _logged_model(client, known, tags)
+        if logged.status != LoggedModelStatus.READY:
+            with tempfile.TemporaryDirectory() as scratch:
+                model = Model(
+                    artifact_path=logged.artifact_location,
+                    model_id=logged.model_id,
+                    run_id=run.run_id,
+                    model_uuid=logged.model_id,
+                )
+                save(folder, Path(scratch) / NAME, dims=dims, model=model)
+                client.log_model_artifacts(logged.model_id, str(Path(scratch) / NAME))
+            client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        outputs = known.outputs.model_outputs if known.outputs else []
+        if logged.model_id not in {output.model_id for output in outputs}:
+            client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         uri = f"models:/{logged.model_id}"
         if registered is not None:
             uri = _register(run, registered, uri, tags)
@@ -96,16 +98,50 @@ def log_model(
     return uri
 
 
+def _logged_model(
+    client: mlflow.MlflowClient, run: mlflow.entities.Run, tags: Mapping[str, str]
+) -> LoggedModel:
+    """Return the model of a run with these tags, complete if there is one, perhaps new."""
+    query = f"source_run_id = '{run.info.run_id}'"
+    found = client.search_logged_models([run.info.experiment_id], filter_string=query)
+    same = [model for model in found if tags.items() <= model.tags.items()]
+    if same:
+        return max(same, key=lambda model: bool(model.status == LoggedModelStatus.READY))
+    return client.create_logged_model(
+        run.info.experiment_id,
+        name=NAME,
+        source_run_id=run.info.run_id,
+        tags=dict(tags),
+        model_type="embedding",
+    )
+
+
 def _register(run: Run, name: str, source: str, tags: Mapping[str, str]) -> str:
-    """Register a logged model as the newest version of a name, and return the URI of that name."""
+    """Register a logged model as the newest version of a name, and return the URI of that name.
+
+    A version of the same run and model is not made again, nor its alias taken from a newer one.
+    """
     client = run.client
-    if not client.search_registered_models(f"name = '{name}'"):
+    try:
         client.create_registered_model(name, description="Image embeddings learned by mmray")
-    with _on_server(run.uri):
-        made = client.create_model_version(
-            name, source, run.run_id, tags=dict(tags), model_id=source.removeprefix("models:/")
-        )
-    client.set_registered_model_alias(name, ALIAS, made.version)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    versions = [
+        int(version.version)
+        for version in client.search_model_versions(f"run_id = '{run.run_id}'")
+        if version.name == name and tags.items() <= version.tags.items()
+    ]
+    if not versions:
+        model = source.removeprefix("models:/")
+        with _on_server(run.uri):
+            made = client.create_model_version(
+                name, source, run.run_id, tags=dict(tags), model_id=model
+            )
+        versions.append(int(made.version))
+    newest = client.get_registered_model(name).aliases.get(ALIAS, 0)
+    if int(newest) < max(versions):
+        client.set_registered_model_alias(name, ALIAS, str(max(versions)))
     return f"models:/{name}@{ALIAS}"
 
 
@@ -145,16 +181,27 @@ def model_folder(model: str, *, storage: Folder, uri: str | None) -> Iterator[Fo
             "--storage or the --tracking-uri of one, or a folder model/ that a run left"
         )
     server = uri or default_uri(storage)
+    local = database_path(server)
+    if local is not None:
+        make_ready(local)
+    try:
+        with waiting_briefly():
+            mlflow.MlflowClient(server).search_experiments(max_results=1)
+    except ERRORS as error:
+        raise InputError(
+            f"--model {model}: MLflow at {server} cannot be used ({first_line(error)}); start the "
+            "server, or name a folder model/ that a run left"
+        ) from error
     with tempfile.TemporaryDirectory() as scratch:
         try:
             with _on_server(server):
                 found = mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=scratch)
             flavour = Model.load(found).flavors["python_function"]
-        except (MlflowException, OSError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+        except (*ERRORS, KeyError) as error:
             raise InputError(
-                f"--model {model}: MLflow at {server} has no such model ({reason}); name a folder "
-                "model/ that a run left, or the --storage or --tracking-uri of the run"
+                f"--model {model}: MLflow at {server} has no such model ({first_line(error)}); "
+                "name a folder model/ that a run left, or the --storage or --tracking-uri of the "
+                "run"
             ) from error
         if flavour.get("loader_module") != LOADER:
             raise InputError(f"--model {model}: not a model of mmray; name one that a run left")

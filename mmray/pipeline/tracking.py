@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,26 +18,41 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    LifecycleStage,
-    Metric,
-    Param,
-    RunTag,
-)
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
     MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NOTE,
 )
+from mlflow.utils.validation import (
+    MAX_PARAM_VAL_LENGTH,
+    MAX_PARAMS_TAGS_PER_BATCH,
+    MAX_TAG_VAL_LENGTH,
+)
 
 from mmray import __version__
-from mmray.system.errors import InputError
+from mmray.pipeline.database import (
+    ARTIFACTS,
+    DATABASE,
+    database_path,
+    database_uri,
+    make_ready,
+    unusable,
+)
+from mmray.pipeline.tracking_server import (
+    ERRORS,
+    MAX_NAME,
+    as_text,
+    dataset_source,
+    experiment_id,
+    first_line,
+    living_run,
+    metric_name,
+    wait_for_server,
+    wait_long,
+)
+from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
 from mmray.system.uris import masked, masked_text
@@ -45,9 +60,12 @@ from mmray.system.uris import masked, masked_text
 # "Context impl SQLiteImpl" and the forty migrations of a new database mean nothing to a user.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
+# It logs the traceback of errors that it also raises.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
-DATABASE = "mlflow.db"  # below a local storage folder
 DIGEST = 16  # hex digits of a dataset's digest; MLflow takes up to 36
+
+wait_long()
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class Run:
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         with self.reporting():
             for name, value in metrics.items():
-                self.client.log_metric(self.run_id, name, float(value), step=step)
+                self.client.log_metric(self.run_id, metric_name(name), float(value), step=step)
 
     def log_epochs(self, history: Sequence[Mapping[str, float]]) -> None:
         """Log the metrics of epochs 0, 1, ..., except epochs that are already logged.
@@ -103,7 +121,7 @@ class Run:
             name=name,
             digest=digest[:DIGEST],
             source_type="mmray",
-            source=json.dumps({"uri": " ".join(map(masked, sources))}),
+            source=dataset_source([masked(source) for source in sources]),
             profile=json.dumps({"num_rows": rows}),
         )
         used = DatasetInput(data, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
@@ -142,11 +160,11 @@ class Run:
         """Turn errors of the server, such as a full disk, into an InputError for the user."""
         try:
             yield
-        except MlflowException as error:
-            reason = str(error).splitlines()[0]
+        except ERRORS as error:
+            wait_for_server(retries=0, timeout=5)  # the job ends: it only says that it failed
             raise InputError(
-                f"MLflow at {self.uri} cannot be written ({reason}); fix that, then run the same "
-                "command again: what is done is kept"
+                f"MLflow at {self.uri} cannot be written ({first_line(error)}); fix that, then run "
+                "the same command again: what is done is kept"
             ) from error
 
 
@@ -163,7 +181,7 @@ def default_uri(storage: Folder) -> str:
             f"--storage {storage.uri} is not a local folder, so MLflow's database cannot live "
             "there: name a server with --tracking-uri http://..."
         )
-    return f"sqlite:///{storage.local / DATABASE}"
+    return database_uri(storage.local / DATABASE)
 
 
 def open_run(
@@ -199,48 +217,43 @@ def open_run(
     Raises
     ------
     InputError
-        The server does not answer, or refuses the experiment.
+        The server does not answer or refuses the experiment, or the database cannot be used.
     """
     runs, file = storage / "runs", f"{identity}.json"
+    local = database_path(uri)
+    if local is not None:
+        make_ready(local)
+    own = {"mmray.version": __version__, "mmray.identity": identity}
+    if parent is not None:
+        own[MLFLOW_PARENT_RUN_ID] = parent
     try:
         client = mlflow.MlflowClient(uri)
-        known: dict[str, str] = read_json(runs, file) if runs.has(file) else {}
-        if known.get("uri") == masked(uri) and _lives(client, known["run_id"]):
-            client.update_run(known["run_id"], status="RUNNING")
-            return Run(uri, known["run_id"], name)
-        found = client.get_experiment_by_name(experiment)
-        place = None if storage.local is None else (storage.local / "mlartifacts").as_uri()
-        experiment_id = (
-            found.experiment_id
-            if found
-            else client.create_experiment(experiment, place if uri.startswith("sqlite:") else None)
-        )
-        run = client.create_run(experiment_id, run_name=name)
-        client.log_batch(
-            run.info.run_id,
-            params=[Param(key, str(value)[:6000]) for key, value in settings.items()],
-            tags=[
-                # User, file and commit, as MLflow's own function to start a run records them.
-                *(RunTag(key, masked_text(str(value))) for key, value in resolve_tags().items()),
-                RunTag("mmray.version", __version__),
-                RunTag("mmray.identity", identity),
-                *([] if parent is None else [RunTag(MLFLOW_PARENT_RUN_ID, parent)]),
-            ],
-        )
-    except (MlflowException, OSError) as error:
+        place = None if storage.local is None else (storage.local / ARTIFACTS).as_uri()
+        belongs = experiment_id(client, experiment, place if local else None)
+        known = None
+        with suppress(FileNotFoundError, DamagedFileError, LookupError, TypeError):
+            known = living_run(client, read_json(runs, file)["run_id"])
+        if known is None:
+            # User, file and commit, as MLflow's own function to start a run records them.
+            of_process = resolve_tags().items()
+            texts = {key: masked_text(str(value)) for key, value in of_process}
+            tags = {k: as_text(text, MAX_TAG_VAL_LENGTH) for k, text in texts.items()} | own
+            known = client.create_run(belongs, tags=tags, run_name=name[:MAX_NAME])
+            write_json(runs, file, {"run_id": known.info.run_id})
+        else:
+            client.update_run(known.info.run_id, status="RUNNING")
+        # All of them, or what a job that was killed had not logged.
+        missing = [key for key in settings if key not in known.data.params]
+        for first in range(0, len(missing), MAX_PARAMS_TAGS_PER_BATCH):
+            some = missing[first : first + MAX_PARAMS_TAGS_PER_BATCH]
+            params = [Param(key, as_text(settings[key], MAX_PARAM_VAL_LENGTH)) for key in some]
+            client.log_batch(known.info.run_id, params=params)
+    except ERRORS as error:
+        reason = first_line(error).replace("<database_uri>", uri)
+        if local is not None:
+            raise unusable(local, reason) from error
         raise InputError(
-            f"--tracking-uri {uri}: MLflow cannot be used there ({error}); start the server, or "
+            f"--tracking-uri {uri}: MLflow cannot be used there ({reason}); start the server, or "
             "leave the flag out for a database under --storage"
         ) from error
-    write_json(runs, file, {"uri": masked(uri), "run_id": run.info.run_id})
-    return Run(uri, run.info.run_id, name)
-
-
-def _lives(client: mlflow.MlflowClient, run_id: str) -> bool:
-    """Tell whether the run still exists: its database may be new, or the run deleted."""
-    try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
-    except MlflowException as error:
-        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            raise
-        return False
+    return Run(uri, known.info.run_id, name)

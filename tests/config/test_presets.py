@@ -106,6 +106,9 @@ def test_presets_are_possible_and_know_their_name(name, recipe):
         ("", {"min_workers": 3, "max_workers": 2}, r"--max-workers 2 is below --min-workers 3"),
         ("", {"stages": "extract,grph"}, r"no stage 'grph'; choose from extract,graph,mine"),
         ("", {"stages": " , "}, r"--stages is empty"),
+        ("", {"registered_model": "birds/2"}, r"--registered-model 'birds/2': MLflow takes no /"),
+        ("", {"registered_model": ".."}, r"--registered-model '..'"),
+        ("", {"registered_model": "x" * 300}, r"--registered-model .* at most 250"),
     ],
 )
 def test_an_impossible_setting_is_named_with_what_is_allowed(section, values, message):

@@ -1,10 +1,17 @@
-"""The metrics of an epoch reach MLflow once, whoever logs them and however often."""
+"""The metrics of an epoch reach MLflow once; limits of MLflow end no run, and faults say why."""
 
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import time
 from collections import Counter
 
 import mlflow
 import pytest
 
+from mmray.pipeline import tracking_server
 from mmray.pipeline.tracking import Run, default_uri, open_run
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -110,3 +117,153 @@ def test_a_server_that_lost_its_database_gets_a_new_run(run, storage, request):
     write_json(known, f"{request.node.name}.json", {"uri": run.uri, "run_id": "0" * 32})
     other = opened(storage, request.node.name)
     assert other.run_id not in (run.run_id, "0" * 32)
+
+
+# Limits of MLflow
+
+
+def test_any_number_of_sources_of_any_names_is_logged(run):
+    many = [f"/a folder of photos/photograph-{number:06d}.jpg" for number in range(3000)]
+    for digest, sources in (
+        ("a", many),
+        ("b", ["\N{GRINNING FACE}" * 9000] * 3),
+        ("c", ["\udce9"]),
+    ):
+        run.log_data("images", digest=digest, sources=sources, rows=len(sources))
+    inputs = run.client.get_run(run.run_id).inputs.dataset_inputs
+    named = {each.dataset.digest: json.loads(each.dataset.source)["uri"] for each in inputs}
+    shown, _, count = named["a"].rpartition(" and ")
+    number = int(count.removesuffix(" more"))
+    assert 0 < number < 3000
+    assert shown == " ".join(many[: 3000 - number])
+    assert len(named["b"]) > 1000
+    assert named["c"] == "\\udce9"
+
+
+def test_settings_of_any_length_number_and_encoding_are_parameters(storage):
+    settings = {f"k{number}": number for number in range(250)} | {
+        "long": "x" * 9000,
+        "bytes": "a\udce9b",
+        "empty": "",
+    }
+    options = {"uri": default_uri(storage), "experiment": "tests", "identity": "many"}
+    run = open_run(storage, name="n" * 1000, settings=settings, **options)
+    params = run.client.get_run(run.run_id).data.params
+    assert params == {key: str(value) for key, value in settings.items()} | {
+        "long": "x" * 6000,
+        "bytes": "a\\udce9b",
+    }
+
+
+def test_metrics_of_any_names_are_logged(run):
+    names = ["C&A?", "../up", "a//b", "/root", "end/", "", ".", "\u00e9/" + "x" * 400, "map/at 1:2"]
+    run.log_metrics(dict.fromkeys(names, 1.0))
+    logged = run.client.get_run(run.run_id).data.metrics
+    assert {"C_A_", "up", "a/b", "root", "end", "_", "map/at 1:2"} < set(logged)
+    assert len(logged) == 8
+
+
+def test_parameters_that_a_killed_job_did_not_log_are_made_up_for(storage, request):
+    options = {
+        "uri": default_uri(storage),
+        "experiment": "tests",
+        "identity": "killed",
+        "name": "n",
+    }
+    first = open_run(storage, settings={"a": 1}, **options)
+    again = open_run(storage, settings={"a": 1, "b": 2}, **options)
+    assert again == first
+    assert first.client.get_run(first.run_id).data.params == {"a": "1", "b": "2"}
+
+
+# Faults of MLflow
+
+
+def test_a_deleted_experiment_is_to_be_restored_or_another_named(storage):
+    options = {"name": "n", "settings": {}, "uri": default_uri(storage), "identity": "deleted"}
+    run = open_run(storage, experiment="deleted", **options)
+    (number,) = {run.client.get_run(run.run_id).info.experiment_id}
+    run.client.delete_experiment(number)
+    with pytest.raises(InputError) as caught:
+        open_run(storage, experiment="deleted", **options)
+    said = str(caught.value)
+    assert said.startswith("--experiment deleted: it was deleted in MLflow; restore it (")
+    assert f"restore --experiment-id {number}" in said
+    assert "start the server" not in said
+    run.client.restore_experiment(number)
+    assert open_run(storage, experiment="deleted", **options) == run
+
+
+@pytest.mark.parametrize("name", ["", "x" * 600])
+def test_a_name_that_mlflow_does_not_take_for_an_experiment_is_refused(storage, name):
+    options = {"name": "n", "settings": {}, "uri": default_uri(storage), "identity": "named"}
+    with pytest.raises(InputError, match=r"^--experiment .*does not take this name .*another"):
+        open_run(storage, experiment=name, **options)
+
+
+@pytest.fixture
+def hangs():
+    """A server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:9", "foo://server", "mysql+pymysql://x", "http://127.0.0.1:x"]
+)
+def test_a_server_that_cannot_be_used_is_said_at_once(uri, tmp_path):
+    started = time.monotonic()
+    options = {"experiment": "e", "name": "n", "identity": "i", "settings": {}}
+    with pytest.raises(InputError, match=r"^--tracking-uri .*: MLflow cannot be used there \("):
+        open_run(Folder(str(tmp_path)), uri=uri, **options)
+    assert time.monotonic() - started < 20
+
+
+def test_a_server_that_hangs_is_not_waited_for(hangs, tmp_path, monkeypatch):
+    asked = tracking_server.wait_for_server
+    monkeypatch.setattr(tracking_server, "wait_for_server", lambda retries, timeout: asked(0, 1))
+    options = {"experiment": "e", "name": "n", "identity": "i", "settings": {}}
+    with pytest.raises(InputError, match=r"MLflow cannot be used there \(.*timed? ?out"):
+        open_run(Folder(str(tmp_path)), uri=hangs, **options)
+
+
+def test_a_server_is_asked_briefly_at_first_and_then_longer(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "")
+    monkeypatch.setattr(tracking_server, "_OURS", ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    with tracking_server.waiting_briefly():
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77", "a user's own stays"
+
+
+def test_a_server_that_is_gone_in_the_middle_is_said_and_the_run_goes_on_later(tmp_path):
+    """Here the database is taken away; what a server cannot do looks the same to the run."""
+    storage = Folder(str(tmp_path))
+    options = {"experiment": "e", "name": "n", "identity": "i", "settings": {}}
+    run = open_run(storage, uri=default_uri(storage), **options)
+    run.log_metrics({"a": 1.0})
+    content = (tmp_path / "mlflow.db").read_bytes()
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("DROP TABLE metrics")
+    database.close()
+    for log in (lambda: run.log_metrics({"b": 2.0}), lambda: run.log_epochs(HISTORY)):
+        with pytest.raises(
+            InputError, match=r"^MLflow at .* cannot be written .*same command again"
+        ):
+            log()
+    (tmp_path / "mlflow.db").write_bytes(content)
+    again = open_run(storage, uri=default_uri(storage), **options)
+    assert again == run
+    again.log_epochs(HISTORY)
+    assert logged(again) == once(HISTORY) + Counter([("a", 0, 1.0)])
+
+
+def test_artifacts_that_cannot_be_written_are_said_in_a_sentence(tmp_path):
+    storage = Folder(str(tmp_path))
+    options = {"experiment": "e", "name": "n", "identity": "i", "settings": {}}
+    run = open_run(storage, uri=default_uri(storage), **options)
+    shutil.rmtree(tmp_path / "mlartifacts", ignore_errors=True)
+    (tmp_path / "mlartifacts").touch()
+    with pytest.raises(InputError, match=r"^MLflow at .* cannot be written .*same command again"):
+        run.log_text("a.txt", "text")

@@ -1,6 +1,7 @@
 """A model's folder as MLflow serves it: every form of images, in a process without mmray."""
 
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from mmray.images.decoding import decode
 from mmray.pipeline import registry
-from mmray.pipeline.tracking import open_run
+from mmray.pipeline.tracking import Run, default_uri, open_run
 from mmray.serving.encoder import ImageEncoder
 from mmray.serving.pyfunc import ImageModel, _load_pyfunc
 from mmray.system.errors import InputError
@@ -205,6 +206,132 @@ def test_a_registered_model_is_read_by_its_uri(folder, expected, tmp_path):
             pass
     with registry.model_folder(str(folder), storage=storage, uri=None) as found:
         assert found.uri == str(folder)
+
+
+# Registering, ended at any moment
+
+
+class Killed(BaseException):
+    """A kill cannot be caught, so nothing catches this either."""
+
+
+class KilledClient:
+    """A client whose process is killed before or after it asks for one thing."""
+
+    def __init__(self, client, request, after):
+        self.client, self.request, self.after = client, request, after
+
+    def __getattr__(self, name):
+        asked = getattr(self.client, name)
+        if name != self.request:
+            return asked
+
+        def killed(*arguments, **options):
+            if self.after:
+                asked(*arguments, **options)
+            raise Killed
+
+        return killed
+
+
+REQUESTS = [
+    *("create_logged_model", "log_model_artifacts", "finalize_logged_model", "log_outputs"),
+    *("create_registered_model", "create_model_version", "set_registered_model_alias", "set_tag"),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Open runs in a database that is made once."""
+    storage = Folder(str(tmp_path_factory.mktemp("registering")))
+
+    def opened(name):
+        options = {"experiment": "e", "name": name, "identity": name, "settings": {}}
+        return open_run(storage, uri=default_uri(storage), **options)
+
+    return opened
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Saving takes seconds; here it leaves one file."""
+
+    def save(folder, target, **options):
+        target.mkdir()
+        (target / "MLmodel").write_text("complete")
+
+    monkeypatch.setattr(registry, "save", save)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_model_has_one_version_though_registering_was_killed(
+    request_, after, runs, quick, folder
+):
+    run, name = runs(f"{request_}-{after}"), f"{request_}-{after}"
+    options = {"dims": 8, "digest": "d", "registered": name}
+    for _ in range(2):
+        killed = Run(run.uri, run.run_id)
+        killed.__dict__["client"] = KilledClient(run.client, request_, after)
+        with contextlib.suppress(Killed):
+            registry.log_model(killed, Folder(str(folder)), **options)
+    registry.log_model(run, Folder(str(folder)), **options)
+    assert registry.log_model(run, Folder(str(folder)), **options) is None
+    (version,) = run.client.search_model_versions(f"name = '{name}'")
+    assert run.client.get_model_version_by_alias(name, "newest").version == version.version
+    known = run.client.get_run(run.run_id)
+    (logged,) = run.client.search_logged_models(
+        [known.info.experiment_id], filter_string=f"source_run_id = '{run.run_id}'"
+    )
+    assert [output.model_id for output in known.outputs.model_outputs] == [logged.model_id]
+    assert (logged.status, version.source) == ("READY", f"models:/{logged.model_id}")
+    (file,) = run.client.list_logged_model_artifacts(logged.model_id)
+    assert file.path == "MLmodel"
+
+
+def test_the_alias_stays_with_a_newer_version_of_another_run(runs, quick, folder):
+    older, newer = runs("older"), runs("newer")
+    options = {"dims": 8, "registered": "shared"}
+    killed = Run(older.uri, older.run_id)
+    killed.__dict__["client"] = KilledClient(older.client, "set_registered_model_alias", False)
+    with pytest.raises(Killed):
+        registry.log_model(killed, Folder(str(folder)), digest="a", **options)
+    registry.log_model(newer, Folder(str(folder)), digest="b", **options)
+    registry.log_model(older, Folder(str(folder)), digest="a", **options)
+    newest = older.client.get_model_version_by_alias("shared", "newest")
+    assert newest.run_id == newer.run_id
+    assert len(older.client.search_model_versions("name = 'shared'")) == 2
+
+
+def test_another_model_of_the_same_run_is_another_version(runs, quick, folder):
+    run = runs("twice")
+    for digest in ("a", "b"):
+        registry.log_model(run, Folder(str(folder)), dims=8, digest=digest, registered="o'two")
+    found = run.client.search_model_versions(f"run_id = '{run.run_id}'")
+    assert sorted(int(version.version) for version in found) == [1, 2]
+    assert int(run.client.get_model_version_by_alias("o'two", "newest").version) == 2
+
+
+def test_a_model_is_found_in_a_storage_that_was_moved(folder, expected, tmp_path):
+    old, new = Folder(str(tmp_path / "old")), Folder(str(tmp_path / "new place?"))
+    options = {"experiment": "e", "name": "n", "identity": "0", "settings": {}}
+    run = open_run(old, uri=default_uri(old), **options)
+    given, dims = Folder(str(folder)), expected.shape[1]
+    registry.log_model(run, given, dims=dims, digest="d", registered="birds")
+    shutil.move(old.local, new.local)
+    for name in ("models:/birds@newest", "models:/birds/1", f"runs:/{run.run_id}/model"):
+        with registry.model_folder(name, storage=new, uri=None) as found:
+            assert found.names() == given.names()
+    assert not old.local.exists()
+
+
+def test_a_server_that_is_not_there_is_said_in_a_sentence(tmp_path):
+    storage, reading = Folder(str(tmp_path)), registry.model_folder
+    with (
+        pytest.raises(InputError, match=r"^--model models:/x/1: MLflow at http://127.0.0.1:9 can"),
+        reading("models:/x/1", storage=storage, uri="http://127.0.0.1:9"),
+    ):
+        pass
 
 
 def test_a_model_of_the_flat_package_is_loaded_by_this_one(folder, expected, tmp_path):

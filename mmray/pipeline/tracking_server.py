@@ -1,0 +1,137 @@
+"""MLflow behind a client: what it takes, raises and still has, and how long it is waited for."""
+
+import json
+import os
+import posixpath
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import mlflow
+import mlflow.entities
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_ALREADY_EXISTS,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
+from mlflow.utils.validation import MAX_DATASET_SOURCE_SIZE, MAX_ENTITY_KEY_LENGTH
+from sqlalchemy.exc import SQLAlchemyError
+
+from mmray.system.errors import InputError
+
+MAX_NAME = 250  # characters of a run's name in MLflow's tables
+
+# What MLflow and the libraries below it raise: of SQLite and others, of files, of missing drivers.
+ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError)
+
+_RETRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_OURS = [name for name in (_RETRIES, _TIMEOUT) if name not in os.environ]  # not set by the user
+
+
+def wait_for_server(retries: int, timeout: int) -> None:
+    """Set how often a server is asked again and how many seconds for an answer may take.
+
+    MLflow reads this from the environment with each request. What the user set there stays.
+    """
+    for name, value in ((_RETRIES, retries), (_TIMEOUT, timeout)):
+        if name in _OURS:
+            os.environ[name] = str(value)
+
+
+def wait_long() -> None:
+    """Outlast a server that is started again: about a minute, for work that is under way."""
+    wait_for_server(retries=5, timeout=60)
+
+
+@contextmanager
+def waiting_briefly() -> Iterator[None]:
+    """Take a server that does not answer within seconds for one that is not there."""
+    wait_for_server(retries=1, timeout=8)
+    try:
+        yield
+    finally:
+        wait_long()
+
+
+def experiment_id(client: mlflow.MlflowClient, name: str, artifacts: str | None) -> str:
+    """Return the id of an experiment, which is created if need be, also by another job just now.
+
+    Raises
+    ------
+    InputError
+        It was deleted, or MLflow does not take its name.
+    """
+    with waiting_briefly():
+        found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            made = client.create_experiment(name, artifacts)
+            return str(made)
+        except MlflowException as error:
+            if error.error_code == ErrorCode.Name(INVALID_PARAMETER_VALUE):
+                raise InputError(
+                    f"--experiment {name[:80]!r}: MLflow does not take this name "
+                    f"({first_line(error)}); choose another"
+                ) from error
+            found = client.get_experiment_by_name(name)
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or found is None:
+                raise
+    if found.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise InputError(
+            f"--experiment {name}: it was deleted in MLflow; restore it (MLFLOW_TRACKING_URI="
+            f"{shlex.quote(client.tracking_uri)} mlflow experiments restore --experiment-id "
+            f"{found.experiment_id}), or name another with --experiment"
+        )
+    return str(found.experiment_id)
+
+
+def living_run(client: mlflow.MlflowClient, run_id: str) -> mlflow.entities.Run | None:
+    """Return a run that still exists: its database may be new, or the run deleted."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return None
+    return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or the cause that is hidden in its lines."""
+    text = str(error).strip()
+    cause = re.search(r"\(Caused by (.*)\)$|\(sqlite3\.\w+\) (.*)$", text, re.MULTILINE)
+    if cause is not None:
+        return str(cause[1] or cause[2])
+    return next(iter(text.splitlines()), type(error).__name__)
+
+
+def as_text(value: object, limit: int) -> str:
+    """Return a value as text that MLflow takes: in UTF-8, and no longer than its limit."""
+    return str(value).encode("utf-8", "backslashreplace").decode()[:limit]
+
+
+def metric_name(name: str) -> str:
+    """Return the name of a metric without what MLflow refuses in one.
+
+    >>> metric_name("mAP of C&A/photos?")
+    'mAP of C_A/photos_'
+    """
+    plain = posixpath.normpath(re.sub(r"[^\w .:/-]", "_", name))
+    return re.sub(r"^[./]+", "", plain)[:MAX_ENTITY_KEY_LENGTH] or "_"
+
+
+def dataset_source(sources: Sequence[str]) -> str:
+    """Return the source of a dataset as JSON: as many names as MLflow takes, and a count."""
+    # A character outside of Unicode's first plane takes twelve in JSON: one name always fits.
+    shown = [as_text(each, MAX_DATASET_SOURCE_SIZE // 13) for each in sources]
+    while True:
+        more = len(sources) - len(shown)
+        uri = " ".join(shown) + (f" and {more} more" if more else "")
+        text = json.dumps({"uri": uri})
+        if len(text) <= MAX_DATASET_SOURCE_SIZE:
+            return text
+        shown = shown[: len(shown) * 9 // 10]
