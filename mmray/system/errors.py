@@ -1,10 +1,14 @@
-"""The exception for errors that a user can mend: jobs print its message and exit with status 2."""
+"""The exceptions whose message a job prints as its last sentence, without a traceback."""
 
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """An unusable argument or input: the message names the item, the value and the remedy."""
+    """An unusable argument or input, status 2: the message names item, value and remedy."""
+
+
+class MachineError(RuntimeError):
+    """A failure of the machine, status 1: the message says what failed, and what may help."""
 
 
 def first_names(names: Iterable[str], count: int = 20) -> str:

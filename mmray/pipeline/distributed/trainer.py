@@ -1,5 +1,6 @@
 """Fine-tuning on Ray Train: the same loop on every rank, a checkpoint after each epoch."""
 
+import inspect
 import logging
 import tempfile
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from torch.nn.parallel import DistributedDataParallel
 
 from mmray.descriptors.embedding import configure_torch
 from mmray.descriptors.network import EmbeddingNet
@@ -154,6 +156,9 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log) -> None:
                 )
             log(tuning.history)
 
-    # BatchNorm statistics are frozen, the same on all ranks: nothing to broadcast.
-    options = {"broadcast_buffers": False}
+    # BatchNorm statistics are frozen, the same on all ranks: nothing to broadcast. PyTorch 2.13
+    # warns of the older name of this option.
+    names = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    options = {name: False}
     tuning.run(prepare_model(tuning.network, parallel_strategy_kwargs=options), report)

@@ -71,7 +71,7 @@ class ActorPool:
         size = min(room, self.maximum) if self.maximum else room
         if size < 1:
             raise InputError(
-                f"the cluster has {self.capacity.cpus} CPUs and {self.capacity.gpus} GPUs, a "
+                f"the cluster has {self.capacity.real_cpus} CPUs and {self.capacity.gpus} GPUs, a "
                 f"stage needs {self.cpus + 1} CPUs and {self.gpus:g} GPUs: add machines, start "
                 "Ray with more --num-cpus, or, where an autoscaler adds them, tell this job what "
                 "to count on: --num-cpus and --num-gpus"
