@@ -20,7 +20,7 @@ from mmray.pipeline.distributed.ray_internals import (
     on_loopback,
     quiet_core,
     read_ray_address,
-    without_colours,
+    tidy_lines_of_workers,
 )
 from mmray.pipeline.distributed.starting import start
 from mmray.pipeline.distributed.units import ActorPool
@@ -50,9 +50,7 @@ def connect(capacity: Capacity | None = None) -> None:
     if not ray.is_initialized():
         address = running_cluster()
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        if not (sys.stdout.isatty() and sys.stderr.isatty()):
-            os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-            without_colours()
+        tidy_lines_of_workers(colours=sys.stdout.isatty() and sys.stderr.isatty())
         if address:
             _join(address)
         else:

@@ -5,6 +5,8 @@ tests/pipeline/distributed/test_ray_internals.py shows what breaks.
 """
 
 import ctypes
+import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ __all__ = [
     "read_ray_address",
     "set_callbacks",
     "stop_processes_of",
-    "without_colours",
+    "tidy_lines_of_workers",
 ]
 
 WRITTEN_FOR = "2.60.0"
@@ -98,9 +100,19 @@ def stop_processes_of(error: Exception) -> None:
             return
 
 
-def without_colours() -> None:
-    """Leave out Ray's colour of the count of repeated lines; for prefixes there is a variable."""
-    ray_logging._color = lambda msg: msg
+def tidy_lines_of_workers(*, colours: bool) -> None:
+    """Leave out what Ray's C++ core logs in other processes, and Ray's colours unless asked.
+
+    Its errors are those of single calls, which Ray repeats or raises: among others, that an actor
+    had ended before it was told to. Fatal ones are passed on, as is all that Python prints.
+    """
+    line = r"^\[\d{4}-\d\d-\d\d [\d:,]+ [DIWE] \d+ \d+\] "
+    for lines in (ray_logging.stdout_deduplicator, ray_logging.stderr_deduplicator):
+        chosen = lines.skip_re.pattern if lines.skip_re else ""  # the user's
+        lines.skip_re = re.compile(chosen if line in chosen else "|".join({chosen, line} - {""}))
+    if not colours:
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+        ray_logging._color = lambda msg: msg  # of the count of repeated lines
 
 
 def set_callbacks(dataset: "ray.data.Dataset", *callbacks: type[Any]) -> None:

@@ -156,9 +156,13 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log) -> None:
                 )
             log(tuning.history)
 
-    # BatchNorm statistics are frozen, the same on all ranks: nothing to broadcast. PyTorch 2.13
-    # warns of the older name of this option.
+    tuning.run(prepare_model(tuning.network, parallel_strategy_kwargs=_ddp_options()), report)
+
+
+def _ddp_options() -> dict[str, bool]:
+    """Return options of `DistributedDataParallel`: BatchNorm is frozen, with nothing to broadcast.
+
+    PyTorch 2.13 gave the option another name, and warns of the old one.
+    """
     names = inspect.signature(DistributedDataParallel).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    options = {name: False}
-    tuning.run(prepare_model(tuning.network, parallel_strategy_kwargs=options), report)
+    return {next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in names): False}
