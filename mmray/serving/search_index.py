@@ -7,7 +7,6 @@ On disk it is a folder: images.parquet (a row for each image, the unreadable one
 described as the images were.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from joblib import cpu_count
 
 from mmray.images.collection import SCHEMA, Collection
 from mmray.mining.knn.exact import nearest_neighbors
@@ -216,7 +216,7 @@ class SearchIndex:
         ValueError
             The dimensions differ, k or probes is not positive, or a row is not finite.
         """
-        k, threads = min(k, len(self.vectors)), os.cpu_count() or 1
+        k, threads = min(k, len(self.vectors)), cpu_count()
         if self.compressed is not None:
             return self.compressed.search(queries, k, probes=probes, threads=threads)
         return nearest_neighbors(np.asarray(self.vectors), queries, k, threads=threads)

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,10 @@ PATIENCE = {
     "RAY_gcs_server_request_timeout_seconds": "120",
     "RAY_worker_register_timeout_seconds": "300",
 }
+# Processes of PyTorch that train together meet there too.
+LOOPBACK = ON_LOOPBACK | dict.fromkeys(
+    ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), "lo" if sys.platform == "linux" else "lo0"
+)
 
 
 def start(given_cpus: int | None = None) -> None:
@@ -77,7 +82,7 @@ def _try_to_start(cpus: int, spare: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     # All processes of this Ray inherit the environment. This process may submit jobs elsewhere.
-    given = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"} | ON_LOOPBACK
+    given = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"} | LOOPBACK
     with _environment(PATIENCE | os.environ | given), on_loopback(), quiet_core():
         ray.init(
             address="local",

@@ -199,7 +199,8 @@ def run_units(
             label, workers=ACTORS, needs=pool.needs, timeout=pool.capacity.timeout
         )
         _watch(receipts, watchdog)
-        _KEPT[:], start = [arguments], time.monotonic()
+        start = time.monotonic()
+        _KEPT[:] = [arguments]
         for receipt in receipts.iter_rows():
             if receipt["refused"]:
                 raise InputError(receipt["refused"])
