@@ -7,6 +7,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+# tqdm's own format without its time left, which counts the start of workers as work.
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
 LOG_EVERY = 10.0  # seconds between two lines where there is no terminal, and between two reports
 
 
@@ -51,7 +53,14 @@ class Progress:
         self._first: tuple[float, int] | None = None
         self._latest = self.start
         self.bar = (
-            tqdm(total=total, initial=done, desc=f"{label:>9}", unit="", dynamic_ncols=True)
+            tqdm(
+                total=total,
+                initial=done,
+                desc=f"{label:>9}",
+                unit="",
+                dynamic_ncols=True,
+                bar_format=BAR,
+            )
             if sys.stderr.isatty() and not silent
             else None
         )
@@ -77,7 +86,7 @@ class Progress:
         for name, amount in amounts.items():
             self.sums[name] = self.sums.get(name, 0) + amount
         if self.bar is not None:
-            self.bar.set_postfix_str(self._sums(), refresh=False)
+            self.bar.set_postfix_str(", ".join(self._notes()), refresh=False)
             self.bar.update(items)
         if self._latest - self.last > LOG_EVERY:
             self._tell()
@@ -115,18 +124,18 @@ class Progress:
             return
         elapsed = self.last - self.start
         line = f"{self.label:>9}: {self.done}/{self.total}, {figures['per_second']:.1f}/s"
-        line += f", {elapsed:.0f} s"
-        if self.sums:
-            line += f", {self._sums()}"
-        if self.done < self.total and "seconds_left" in figures:
-            line += f", {figures['seconds_left']:.0f} s left"
-        announce(line)
+        announce(", ".join([line, f"{elapsed:.0f} s", *self._notes()]))
 
-    def _sums(self) -> str:
-        return ", ".join(
+    def _notes(self) -> list[str]:
+        """Return the sums and, before the end, the time left, each with its unit."""
+        notes = [
             _bytes(amount) if name == "bytes" else f"{amount} {name}"
             for name, amount in self.sums.items()
-        )
+        ]
+        seconds_left = self._seconds_left()
+        if seconds_left:
+            notes.append(f"{seconds_left:.0f} s left")
+        return notes
 
 
 def _bytes(count: float) -> str:

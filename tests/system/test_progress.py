@@ -40,6 +40,20 @@ def test_the_time_left_goes_by_what_was_done_since_workers_had_started(clock, ca
     assert figures[0]["per_second"] == pytest.approx(10 / 63)
 
 
+def test_a_bar_shows_the_same_time_left(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    with Progress("extract", total=40) as shown:
+        for _ in range(4):
+            clock[0] += 3 if shown.done else 60
+            shown.advance(10, bytes=1000)
+            shown.bar.refresh()
+    bars = capsys.readouterr().err.split("\r")
+    assert any("20/40" in bar and "2 kB, 6 s left]" in bar for bar in bars)
+    assert not any("10/40" in bar and "left" in bar for bar in bars)
+    assert "40/40" in bars[-1]
+    assert bars[-1].rstrip().endswith("4 kB]")
+
+
 def test_what_several_workers_finish_at_once_tells_no_speed(clock):
     shown = Progress("extract", total=100, silent=True)
     clock[0] += 20
