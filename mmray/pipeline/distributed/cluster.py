@@ -81,9 +81,10 @@ def _join(address: str) -> None:
     try:
         with on_loopback() if local else nullcontext(), quiet_core():
             ray.init(address=address, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"the Ray cluster {address} cannot be joined: {str(error).strip()}; mend this, or set "
+            f"the Ray cluster {address} cannot be joined: {reason}; mend this, or set "
             "RAY_ADDRESS=local to work on this machine alone"
         ) from error
 
