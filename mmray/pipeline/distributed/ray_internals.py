@@ -31,6 +31,7 @@ __all__ = [
     "set_callbacks",
     "stop_processes_of",
     "tidy_lines_of_workers",
+    "wait_for_dashboard",
 ]
 
 WRITTEN_FOR = "2.60.0"
@@ -66,6 +67,13 @@ def on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def wait_for_dashboard(seconds: int) -> None:
+    """Let a start wait so long for the dashboard, unless the user has set how long."""
+    name = "RAY_DASHBOARD_STARTUP_TIMEOUT_S"  # which Ray read when it was imported
+    if name not in os.environ:
+        ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = seconds
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mmray.pipeline.distributed.ray_internals import (
     on_loopback,
     quiet_core,
     stop_processes_of,
+    wait_for_dashboard,
 )
 from mmray.system.errors import MachineError
 from mmray.system.progress import announce
@@ -82,6 +83,7 @@ def _try_to_start(cpus: int, spare: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     # All processes of this Ray inherit the environment. This process may submit jobs elsewhere.
+    wait_for_dashboard(180)
     given = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"} | LOOPBACK
     with _environment(PATIENCE | os.environ | given), on_loopback(), quiet_core():
         ray.init(

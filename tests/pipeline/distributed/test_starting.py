@@ -26,7 +26,9 @@ def starts(monkeypatch):
     made = Starts()
 
     def init(**options):
-        made.append(options | {"env": dict(os.environ), "far": ray_constants.ENABLE_RAY_CLUSTER})
+        seconds = ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S
+        far = ray_constants.ENABLE_RAY_CLUSTER
+        made.append(options | {"env": dict(os.environ), "far": far, "dashboard_s": seconds})
         if len(made) <= made.failures:
             raise ValueError(f"port {options['dashboard_port']} is taken\nand more")
 
@@ -58,7 +60,7 @@ def test_ray_is_told_to_stay_on_loopback_and_to_have_patience(starts, monkeypatc
     before, far = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
     starting.start()
     (start,) = starts
-    assert start["far"] is False
+    assert (start["far"], start["dashboard_s"]) == (False, 180)
     assert start["env"]["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     assert start["env"]["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{start['dashboard_port']}"
     assert start["env"]["RAY_gcs_server_port_wait_time_s"] == "120"
