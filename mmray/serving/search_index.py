@@ -7,7 +7,6 @@ On disk it is a folder: images.parquet (a row for each image, the unreadable one
 tar and Parquet files), and the model, so that queries are described as the images were.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from joblib import cpu_count
 
 from mmray.images.collection import SCHEMA, Collection
 from mmray.mining.knn.exact import nearest_neighbors
@@ -269,7 +269,7 @@ class SearchIndex:
         ValueError
             The dimensions differ, k or probes is not positive, or a row is not finite.
         """
-        k, threads = min(k, len(self.vectors)), os.cpu_count() or 1
+        k, threads = min(k, len(self.vectors)), cpu_count()
         if self.compressed is not None:
             return self.compressed.search(queries, k, probes=probes, threads=threads)
         return nearest_neighbors(np.asarray(self.vectors), queries, k, threads=threads)

@@ -194,3 +194,10 @@ def test_input_that_cannot_be_used_is_named_in_one_sentence(
 def test_a_kind_of_file_that_is_not_known_ends_the_process_with_status_2(tmp_path):
     done = run_apart("mine", "--features", ROOT / "README.md", "--storage", tmp_path)
     assert ".npy" in done.error
+
+
+def test_the_address_of_ray_client_is_refused_with_the_command_that_works(features, tmp_path):
+    env = os.environ | {"RAY_ADDRESS": "ray://head:10001"}
+    done = run_apart("mine", *given(features, tmp_path), env=env)
+    assert "RAY_ADDRESS ray://head:10001: this is the address of Ray Client" in done.error
+    assert "ray job submit --address http://head:8265 -- python jobs/" in done.error

@@ -1,5 +1,6 @@
 """Fine-tuning on Ray Train: the same loop on every rank, a checkpoint after each epoch."""
 
+import inspect
 import logging
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from torch.nn.parallel import DistributedDataParallel
 
 from mmray.descriptors.embedding import configure_torch
 from mmray.descriptors.network import EmbeddingNet
@@ -216,6 +218,13 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log, folder: Fold
                 )
             log(tuning.history)
 
-    # BatchNorm statistics are frozen, the same on all ranks: nothing to broadcast.
-    options = {"broadcast_buffers": False}
-    tuning.run(prepare_model(tuning.network, parallel_strategy_kwargs=options), report)
+    tuning.run(prepare_model(tuning.network, parallel_strategy_kwargs=_ddp_options()), report)
+
+
+def _ddp_options() -> dict[str, bool]:
+    """Return options of `DistributedDataParallel`: BatchNorm is frozen, with nothing to broadcast.
+
+    PyTorch 2.13 gave the option another name, and warns of the old one.
+    """
+    names = inspect.signature(DistributedDataParallel).parameters
+    return {next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in names): False}

@@ -1,11 +1,11 @@
 """The recipe of `jobs/search.py index`: build a search index or update it."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 
 from mmray.config.tools import IndexConfig
 from mmray.descriptors.settings import DescriptorSettings
@@ -228,7 +228,7 @@ def _compress(config: IndexConfig, stage: StageFolder) -> str:
                 f"({FEWEST:,}); flat compares so few at once"
             )
         announce(f"index: cells and codes of {len(vectors):,} vectors")
-        compressed = CompressedIndex.of(vectors, seed=config.seed, threads=os.cpu_count() or 1)
+        compressed = CompressedIndex.of(vectors, seed=config.seed, threads=cpu_count())
         stage.folder.write(COMPRESSED, compressed.to_bytes())
     return kind
 

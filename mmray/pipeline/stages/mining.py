@@ -4,12 +4,12 @@ n items, a anchors.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from mmray.config.choices import ApproximateSearch
@@ -131,7 +131,7 @@ def _approximate(
         )
     announce(f"knn: building an index ({method})")
     # With several threads HNSW would build another graph each time.
-    threads = 1 if method == "hnsw" else os.cpu_count() or 1
+    threads = 1 if method == "hnsw" else cpu_count()
     index = ApproximateIndex.of(exact.database, method, seed=seed, threads=threads)
     write_array(stage.folder, "index.npy", index.trained)
     return index
@@ -187,7 +187,7 @@ def mine_stage(
             power=config.power,
             positives=config.positives,
             negatives=config.negatives,
-            threads=os.cpu_count() or 1,
+            threads=cpu_count(),
         )
         mine(
             given,
@@ -241,7 +241,7 @@ def check_stage(
             drawn,
             neighbors,
             Solver(*solver),
-            threads=os.cpu_count() or 1,
+            threads=cpu_count(),
         )
         write_manifold(stage.folder, near.renamed(stored.items))
         return {"items": len(drawn)}

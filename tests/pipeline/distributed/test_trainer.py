@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.images.collection import Collection
 from mmray.pipeline.distributed.cluster import TrainingWorkers
-from mmray.pipeline.distributed.trainer import fine_tune
+from mmray.pipeline.distributed.trainer import _ddp_options, fine_tune
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.training.fine_tuning import FineTuning
@@ -85,6 +86,17 @@ def alone(job):
     tuning.run(tuning.network, lambda: states.append(copy.deepcopy(tuning.network.state_dict())))
     torch.set_num_threads(threads)
     return Trajectory(states[1], states[2], tuning.history)
+
+
+def test_pytorch_knows_the_options_of_its_wrapper_and_warns_of_none(tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        with warnings.catch_warnings(action="error"):
+            network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+            torch.nn.parallel.DistributedDataParallel(network, **_ddp_options())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_training_moves_the_network_and_notes_every_epoch(job, alone):
