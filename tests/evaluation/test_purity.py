@@ -272,10 +272,10 @@ def test_another_number_of_labels_is_refused(tmp_path, name, count, message):
         ("latin.txt", "can't decode byte"),
         ("text.npy", "magic string is not correct"),
         ("archive.npy", "magic string is not correct"),
-        ("objects.npy", "allow_pickle=False"),
+        ("objects.npy", "an array of objects"),
         ("table.npy", r"an array of shape \(2, 2\) and type int64"),
         ("floats.npy", r"an array of shape \(2,\) and type float64"),
-        ("cut.npy", "EOF: reading array"),
+        ("cut.npy", "63 of the 72 bytes"),
     ],
 )
 def test_a_file_without_labels_is_refused(tmp_path, name, reason):
@@ -304,7 +304,7 @@ def test_a_file_system_that_pyarrow_was_built_without_is_refused(monkeypatch):
         raise pa.ArrowNotImplementedError("built without S3")
 
     monkeypatch.setattr(module, "read_bytes", read_bytes)
-    with pytest.raises(InputError, match=r"s3://a/b\.txt: .* \(built without S3\)"):
+    with pytest.raises(InputError, match=r"s3://a/b\.txt: .*: built without S3\)"):
         read_labels("s3://a/b.txt", 2)
 
 
