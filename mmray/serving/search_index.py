@@ -16,17 +16,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmray.descriptors.settings import is_size
 from mmray.images.collection import SCHEMA, Collection
 from mmray.mining.knn.exact import nearest_neighbors
-from mmray.mining.knn.results import Neighbors
+from mmray.mining.knn.results import Neighbors, finite_norms
 from mmray.serving.compressed_index import CompressedIndex
 from mmray.system.arrays import Features, Ids
 from mmray.system.folder import Folder
-from mmray.system.formats import read_array, read_json, write_header
+from mmray.system.foreign import JsonObject, reported
+from mmray.system.formats import read_array, write_header
 
 IMAGES, VECTORS, COMPRESSED, ABOUT, MODEL = (
     *("images.parquet", "vectors.npy", "ivf-pq.faiss", "index.json", "model"),
 )
+DIGEST = "compressed_sha256"  # key of index.json, where there is ivf-pq.faiss
+_REMEDY = "remove the index and make it anew by `jobs/search.py index`"
 COLUMNS = pa.schema([*SCHEMA, pa.field("source", pa.large_string()), pa.field("row", pa.int64())])
 FRESH, UNREADABLE = -2, -1  # rows of images without a vector: not described yet, not readable
 _BLOCK_ROWS = 65_536
@@ -169,6 +173,48 @@ def write_vectors(
             sink.write(block.tobytes())
 
 
+# -- reading --------------------------------------------------------------------------------------
+
+
+def read_about(folder: Folder) -> JsonObject:
+    """Read index.json, in which `longest_side` is checked."""
+    about = JsonObject.read(folder, ABOUT, "not the description of an index", _REMEDY)
+    expected = "a whole number of pixels from 1, or null"
+    about.value("longest_side", lambda side: side is None or is_size(side), expected)
+    return about
+
+
+def read_catalog(folder: Folder) -> Catalog:
+    """Read images.parquet; InputError where its columns or rows are others."""
+    with reported(folder.location(IMAGES), _REMEDY):
+        table = folder.read_table(IMAGES).cast(COLUMNS)
+        table.validate(full=True)
+        rows = table["row"].to_numpy()
+        places = rows[rows >= 0]
+        if table["row"].null_count or rows.min(initial=0) < UNREADABLE:
+            raise ValueError("an image without the row of its vector")
+        if not np.array_equal(places, np.arange(len(places))):
+            raise ValueError("rows of vectors that are not 0, 1, 2 and so on")
+        return Catalog(table)
+
+
+def read_vectors(folder: Folder, catalog: Catalog) -> Features:
+    """Read vectors.npy, mapped where it is local; InputError where it does not fit the images."""
+    n = int(np.count_nonzero(catalog.rows >= 0))
+    with reported(folder.location(VECTORS), _REMEDY):
+        # numpy compares the size of the file with its header before it maps it.
+        vectors = read_array(folder, VECTORS)
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or not vectors.flags.c_contiguous:
+            raise ValueError(f"an array of shape {vectors.shape} and type {vectors.dtype}")
+        if len(vectors) != n:
+            raise ValueError(f"{len(vectors)} vectors of {n} images")
+        return vectors
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SearchIndex:
     """A search index for reading, its vectors memory-mapped where it is local.
@@ -190,15 +236,28 @@ class SearchIndex:
 
     @classmethod
     def read(cls, folder: Folder) -> "SearchIndex":
-        """Read an index from its folder."""
-        vectors, compressed = read_array(folder, VECTORS), None
+        """Read an index from its folder.
+
+        Raises
+        ------
+        InputError
+            A file in it is missing, damaged, or does not fit the others.
+        """
+        about, catalog = read_about(folder), read_catalog(folder)
+        images, vectors, compressed = catalog.readable(), read_vectors(folder, catalog), None
         if folder.has(COMPRESSED):
-            compressed = CompressedIndex.from_bytes(folder.read(COMPRESSED), vectors)
+            with reported(folder.location(COMPRESSED), _REMEDY):
+                digest = about.value(DIGEST, _is_text, "write its checksum", None)
+                stored = folder.read(COMPRESSED)
+                compressed = CompressedIndex.from_bytes(stored, vectors, digest=digest)
+        else:
+            with reported(folder.location(VECTORS), _REMEDY):
+                finite_norms(vectors, "vectors")
         return cls(
-            images=Catalog(folder.read_table(IMAGES).cast(COLUMNS)).readable(),
+            images=images,
             vectors=vectors,
             compressed=compressed,
-            about=read_json(folder, ABOUT),
+            about=dict(about.values),
             model=folder / MODEL,
         )
 

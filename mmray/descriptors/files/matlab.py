@@ -171,7 +171,7 @@ def _unpacked(content: bytes, largest: int | None) -> memoryview:
     stream = zlib.decompressobj()
     body = stream.decompress(content, most + 1)
     if len(body) > most:
-        raise ValueError(f"a compressed variable has more than {most} bytes")
+        raise ValueError(f"a variable has more than {most} bytes")
     if not stream.eof:
         raise EOFError("a compressed variable is cut short")
     return memoryview(body)
