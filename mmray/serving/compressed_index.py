@@ -134,7 +134,7 @@ class CompressedIndex:
             check_restorable(stored)
         elif digest_of(stored) != digest:
             raise ValueError("its checksum is another than when it was written")
-        index = faiss.downcast_index(faiss.deserialize_index(np.frombuffer(stored, np.uint8)))
+        index = faiss.deserialize_index(np.frombuffer(stored, np.uint8))
         if not isinstance(index, faiss.IndexIVFPQ) or (index.ntotal, index.d) != database.shape:
             raise ValueError(f"not an index of these {len(database)} vectors")
         return cls(database=database, index=index)
