@@ -27,12 +27,14 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors.torch
 import torch
 from scipy.io import savemat
 
@@ -137,10 +139,10 @@ def features_mat() -> list[Sample]:
     return one(
         "x.mat",
         *(
-            made(lambda path, packed=packed: savemat(path, {"a": [1], "V": rows().T}, do_compression=packed), "x.mat")
+            made(partial(savemat, mdict={"a": [1], "V": rows().T}, do_compression=packed), "x.mat")
             for packed in (False, True)
         ),
-    )  # fmt: skip
+    )
 
 
 def features_mat73() -> list[Sample]:
@@ -181,9 +183,11 @@ def weights_files() -> list[Sample]:
     state = tiny().state_dict()
     archive = torch_saved(state)
     old = torch_saved(state, _use_new_zipfile_serialization=False)
-    return [*one("w.pth", archive, old), inside("w.pth", archive, "archive/data.pkl")] + one(
-        "w.safetensors", weights.safetensors.torch.save(dict(state))
-    )
+    return [
+        *one("w.pth", archive, old),
+        inside("w.pth", archive, "archive/data.pkl"),
+        *one("w.safetensors", safetensors.torch.save(dict(state))),
+    ]
 
 
 def read_weights(folder: Path) -> object:
@@ -352,50 +356,72 @@ def read_container(folder: Path) -> object:
     return list(read_images(images, limit=1 << 20, threads=1))
 
 
+def labels_npy() -> list[Sample]:
+    texts = np.array(list("abcdefghi"))
+    return one("l.npy", npy(np.arange(9)), npy(texts), npy(np.arange(9), version=(2, 0)))
+
+
+def read_pickled(folder: Path) -> object:
+    return read_pickle_ground_truth((folder / "gnd.pkl").read_bytes(), NAMES, source="gnd.pkl")
+
+
+def read_mat(folder: Path) -> object:
+    return read_instre((folder / "g.mat").read_bytes(), NAMES, source="g.mat")
+
+
+def read_texts(folder: Path) -> object:
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return read_oxford_ground_truth(files, NAMES, source="gt")
+
+
+def read_features(folder: Path) -> object:
+    (file,) = folder.iterdir()
+    return read_feature_set(str(file))
+
+
 READERS = {
-    "features .npy": Reader(features_npy, lambda f: read_feature_set(str(f / "x.npy"))),
-    "features .mat, version 5": Reader(features_mat, lambda f: read_feature_set(str(f / "x.mat"))),
-    "features .mat, version 7.3": Reader(features_mat73, lambda f: read_feature_set(str(f / "x.mat"))),
-    "features .parquet": Reader(features_parquet, lambda f: read_feature_set(str(f / "x.parquet"))),
-    "labels .npy": Reader(
-        lambda: one("l.npy", npy(np.arange(9)), npy(np.array(list("abcdefghi"))), npy(np.arange(9), version=(2, 0))),
-        lambda f: read_labels(str(f / "l.npy"), 9),
+    "features .npy": Reader(features_npy, read_features),
+    "features .mat, version 5": Reader(features_mat, read_features),
+    "features .mat, version 7.3": Reader(features_mat73, read_features),
+    "features .parquet": Reader(features_parquet, read_features),
+    "labels .npy": Reader(labels_npy, lambda folder: read_labels(str(folder / "l.npy"), 9)),
+    "labels, text": Reader(
+        lambda: one("l.txt", b"a\nb\nc\n"), lambda folder: read_labels(str(folder / "l.txt"), 3)
     ),
-    "labels, text": Reader(lambda: one("l.txt", b"a\nb\nc\n"), lambda f: read_labels(str(f / "l.txt"), 3)),
     "labels .csv": Reader(
-        lambda: one("l.csv", b'name,label\na,1\n"b ""c""",2\n'), lambda f: read_named_labels(str(f / "l.csv"))
+        lambda: one("l.csv", b'name,label\na,1\n"b ""c""",2\n'),
+        lambda folder: read_named_labels(str(folder / "l.csv")),
     ),
     "weights": Reader(weights_files, read_weights),
-    "whitening.npz": Reader(whitenings, lambda f: Whitening.load(f / "w.npz")),
+    "whitening.npz": Reader(whitenings, lambda folder: Whitening.load(folder / "w.npz")),
     "config.json": Reader(configs, read_model, share=0.5),
     "index, flat": Reader(flat_indexes, read_index),
     "index, compressed": Reader(compressed_indexes, read_index),
     "index of an earlier version": Reader(old_indexes, read_index, share=0.02, seconds=SLOW),
     "indexes/NAME.json": Reader(
         lambda: one("a.json", b'{"index": "0123456789ab"}'),
-        lambda f: current_index(Folder(str(f.parent)), "a"),
+        lambda folder: current_index(Folder(str(folder.parent)), "a"),
     ),
-    "ground truth .pkl": Reader(
-        truths, lambda f: read_pickle_ground_truth((f / "gnd.pkl").read_bytes(), NAMES, source="gnd.pkl")
+    "ground truth .pkl": Reader(truths, read_pickled),
+    "ground truth .mat": Reader(instre, read_mat),
+    "ground truth, texts": Reader(oxford_texts, read_texts),
+    "CUB-200-2011": Reader(cub, lambda folder: class_set(str(folder))),
+    "tuples of retrieval-SfM": Reader(
+        tuples_files, lambda folder: read_sfm_tuples(str(folder / "t.pkl"), str(folder / "ims"))
     ),
-    "ground truth .mat": Reader(
-        instre, lambda f: read_instre((f / "g.mat").read_bytes(), NAMES, source="g.mat")
+    "list of images, text": Reader(
+        lambda: one("l.txt", b"a.jpg\nb/c.png\n"), lambda folder: lines(str(folder / "l.txt"))
     ),
-    "ground truth, texts": Reader(
-        oxford_texts,
-        lambda f: read_oxford_ground_truth({p.name: p.read_bytes() for p in f.iterdir()}, NAMES, source="gt"),
-    ),
-    "CUB-200-2011": Reader(cub, lambda f: class_set(str(f))),
-    "tuples of retrieval-SfM": Reader(tuples_files, lambda f: read_sfm_tuples(str(f / "t.pkl"), str(f / "ims"))),
-    "list of images, text": Reader(lambda: one("l.txt", b"a.jpg\nb/c.png\n"), lambda f: lines(str(f / "l.txt"))),
     "list of images .parquet": Reader(
         lambda: one("l.parquet", table({"path": [f"{i}.jpg" for i in range(9)]})),
-        lambda f: cells(str(f / "l.parquet"), None),
+        lambda folder: cells(str(folder / "l.parquet"), None),
     ),
     "images in .tar": Reader(tars, read_container),
     "images in .parquet": Reader(image_tables, read_container),
-    "image": Reader(image_files, lambda f: decode((f / "x").read_bytes(), longest_side=32)),
-}  # fmt: skip
+    "image": Reader(
+        image_files, lambda folder: decode((folder / "x").read_bytes(), longest_side=32)
+    ),
+}
 
 
 # -- damage ---------------------------------------------------------------------------------------

@@ -330,3 +330,25 @@ def test_a_table_of_labels_that_cannot_be_read_is_named(tmp_path, content, words
         read_named_labels(str(path))
     with pytest.raises(InputError, match=r"none\.csv"):
         read_named_labels(str(tmp_path / "none.csv"))
+
+
+def labels_header(header):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        labels_header(b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,)}"),
+        labels_header(b"{'descr': '<i8', 'fortran_order': False, 'shape': (-2, -2)}"),
+        labels_header(b"{'descr': '<i8', 'fortran_order': False, 'shape': " + b"-" * 9000 + b"1}"),
+        labels_header(b"{'descr': [('a', 'O')], 'fortran_order': False, 'shape': (2,)}"),
+        labels_header(b"{'descr': '<U1', 'fortran_order': False, 'shape': (2,)}") + b"\xff" * 8,
+        labels_header(b"\xff" * 50),
+        b"\x93NUMPY\x09\x00",
+    ],
+)
+def test_damaged_npy_labels_are_refused_before_memory_is_taken(tmp_path, content):
+    (tmp_path / "l.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"l\.npy: cannot be read as labels"):
+        read_labels(str(tmp_path / "l.npy"), 2)

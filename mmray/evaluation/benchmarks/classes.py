@@ -152,7 +152,7 @@ def _by_files(images: Sequence[ImageFile], labels: str, source: str) -> ClassSet
     listing, labelling = _place(source, _IMAGES), _place(source, _LABELS)
     paths = _entries(_needed(source, _IMAGES), "image id", "path", _TEXT, place=listing)
     class_of = _entries(labels, "image id", "class id", _ID, place=labelling)
-    unlabelled = [f"{id_} ({path})" for id_, (_, path) in paths.items() if id_ not in class_of]
+    unlabelled = [f"{id_} ({path[:63]})" for id_, (_, path) in paths.items() if id_ not in class_of]
     if unlabelled:
         raise InputError(
             f"{labelling}: {len(unlabelled)} of the {len(paths)} images of {_IMAGES} have no "
@@ -184,12 +184,14 @@ def _named(
     for line, path in entries:
         if path in line_of:
             raise InputError(
-                f"{place}:{line}: {path} is in line {line_of[path]} too; keep one of them"
+                f"{place}:{line}: {path[:99]} is in line {line_of[path]} too; keep one of them"
             )
         line_of[path] = line
     below = f"{_FOLDER}/"
     file_of = {i.name.removeprefix(below): i for i in images if i.name.startswith(below)}
-    missing = [f"{path} (line {line})" for path, line in line_of.items() if path not in file_of]
+    missing = [
+        f"{path[:63]} (line {line})" for path, line in line_of.items() if path not in file_of
+    ]
     if missing:
         raise InputError(
             f"{place}: {len(missing)} of {len(entries)} images are not in the folder {_FOLDER} "
@@ -215,7 +217,7 @@ def _class_names(ids: Sequence[int], source: str) -> dict[int, str]:
         line, name = entries[id_]
         if name in id_of:
             raise InputError(
-                f"{place}:{line}: class {id_} is named {name}, as class {id_of[name]} is; give "
+                f"{place}:{line}: class {id_} is named {name[:99]}, as class {id_of[name]} is; give "
                 "each class its own name"
             )
         id_of[name] = id_
