@@ -44,12 +44,11 @@ def test_dense_real_tensors_of_any_layout_are_read(tmp_path, value, zipped):
     ("value", "words"),
     [
         (ROWS.to_sparse(), "a is sparse, tiny needs a dense tensor"),
-        (torch.quantize_per_tensor(ROWS, 0.1, 0, torch.qint8), "a is quantised"),
         (torch.empty(2**40, 4, device="meta"), "a is on the meta device, without values"),
         (ROWS.to(torch.complex64), "a is of complex64, tiny needs real floating-point numbers"),
         (ROWS.int(), "a is of int32"),
         (ROWS / 0, "a holds NaN, infinity"),
-        (ROWS.double() * 1e300, "too large for float32"),
+        (ROWS.double() * 1e300, ".*too large for float32"),
         (torch.ones(1).expand(2**31, 4), r"a has the shape \(2147483648, 4\), tiny needs \(3, 4\)"),
     ],
 )
@@ -59,6 +58,15 @@ def test_other_tensors_are_refused_by_name(tmp_path, value, words, zipped):
     torch.save({"a": value}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(InputError, match=rf"w\.pth: {words}"):
         filled(path, WANTED)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore")  # torch's: such tensors will be gone
+def test_quantised_tensors_are_refused_by_name(tmp_path, zipped):
+    value = torch.quantize_per_tensor(ROWS, 0.1, 0, torch.qint8)
+    torch.save({"a": value}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=r"w\.pth: a is quantised, tiny needs a dense tensor"):
+        filled(tmp_path / "w.pth", WANTED)
 
 
 def test_a_checkpoint_around_a_state_dict_is_named(tmp_path):
@@ -106,10 +114,11 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
 
 def test_keys_that_hash_for_ever_are_refused(tmp_path):
     """Sixty nested pairs have 2 ** 60 leaves: hash() visits each."""
-    nested = b"(" + b"".join(
+    pairs = b"".join(
         b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)
     )
-    data = b"\x80\x02}K\x01q\0" + b"0" + nested[1:] + b"K\x01s."
+    # A dict, the number 1 in place 0 of the memo, pairs of what came before, the last as a key.
+    data = b"\x80\x02}K\x01q\0" + pairs + b"K\x01s."
 
     def change(parts):
         name = next(name for name in parts if name.endswith("data.pkl"))

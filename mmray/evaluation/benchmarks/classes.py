@@ -217,8 +217,8 @@ def _class_names(ids: Sequence[int], source: str) -> dict[int, str]:
         line, name = entries[id_]
         if name in id_of:
             raise InputError(
-                f"{place}:{line}: class {id_} is named {name[:99]}, as class {id_of[name]} is; give "
-                "each class its own name"
+                f"{place}:{line}: class {id_} is named {name[:99]}, as class {id_of[name]} is; "
+                "give each class its own name"
             )
         id_of[name] = id_
     return {id_: name for name, id_ in id_of.items()}
