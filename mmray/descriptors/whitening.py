@@ -9,7 +9,6 @@ in double precision and kept in single; features are read a block of rows at a t
 
 import hashlib
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,6 +19,7 @@ from mmray.descriptors.moments import Moments, blocks, check_finite
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.foreign import read_npz, reported
 
 # With fewer samples than this for each direction, the small variances of a sample are much smaller
 # than the true ones, and dividing by them drowns the signal: full PCA whitening of n <= d items
@@ -95,8 +95,15 @@ class Whitening:
             np.savez(file, mean=self.mean, projection=self.projection)
 
     @classmethod
-    def load(cls, file: str | os.PathLike[str] | IO[bytes]) -> "Whitening":
+    def load(
+        cls, file: str | os.PathLike[str] | IO[bytes], location: str | None = None
+    ) -> "Whitening":
         """Read a whitening that `save` wrote; nothing in the file is executed.
+
+        Parameters
+        ----------
+        file : a path, or a seekable stream
+        location : its name in messages; None: the path
 
         Raises
         ------
@@ -105,21 +112,25 @@ class Whitening:
         FileNotFoundError
             There is no such file.
         """
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                mean = arrays["mean"].astype(np.float32)
-                projection = arrays["projection"].astype(np.float32)
-        except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{file}: not a whitening (.npz of mean, projection): {error}"
-            ) from error
+        location = str(file) if location is None else location
+        if isinstance(file, str | os.PathLike):
+            with Path(file).open("rb") as opened:
+                return cls.load(opened, location)
+        what = "not a whitening (.npz of mean, projection)"
+        with reported(location, "write it anew by `Whitening.save`", what):
+            arrays = read_npz(file, ("mean", "projection"))
+            for name, array in arrays.items():
+                if array.dtype.kind != "f":
+                    raise TypeError(f"{name} is of {array.dtype}, not of real numbers")
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+                mean, projection = (array.astype(np.float32) for array in arrays.values())
         if mean.ndim != 1 or projection.shape != (len(mean), len(mean)):
             raise InputError(
-                f"{file}: not a whitening: mean has shape {mean.shape} and projection "
+                f"{location}: not a whitening: mean has shape {mean.shape} and projection "
                 f"{projection.shape}, expected (d,) and (d, d)"
             )
         if not (np.isfinite(mean).all() and np.isfinite(projection).all()):
-            raise InputError(f"{file}: not a whitening: it holds values that are not finite")
+            raise InputError(f"{location}: not a whitening: it holds values that are not finite")
         return cls(mean, projection)
 
 
@@ -276,5 +287,6 @@ def write_whitening(folder: Folder, name: str, whitening: Whitening) -> None:
 
 
 def read_whitening(folder: Folder, name: str) -> Whitening:
+    """Read a whitening of a folder; InputError names the file if it is none."""
     with folder.reading(name) as source:
-        return Whitening.load(source)
+        return Whitening.load(source, folder.location(name))

@@ -4,6 +4,7 @@ Every function raises InputError where the list cannot be read.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from reprlib import repr as shorten
 from typing import TypeVar
 
 import pyarrow as pa
@@ -62,7 +63,7 @@ def cells(uri: str, column: str | None) -> list[str | None]:
     try:
         return _of_parquet(uri, read)
     except UnicodeDecodeError as error:
-        raise InputError(f"{uri}: {error.object!r} is not UTF-8; mend the list") from error
+        raise InputError(f"{uri}: {shorten(error.object)} is not UTF-8; mend the list") from error
 
 
 def _of_parquet(uri: str, ask: Callable[[pq.ParquetFile], Answer]) -> Answer:

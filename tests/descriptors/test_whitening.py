@@ -258,6 +258,9 @@ def npy(array: np.ndarray) -> bytes:
         npz(mean=np.zeros(3), projection=np.full((3, 3), np.nan)),
         npz(mean=np.array(["a"]), projection=np.eye(1)),
         npz(mean=np.array([None]), projection=np.eye(1)),
+        npz(mean=np.zeros(1, complex), projection=np.eye(1)),
+        npz(mean=np.full(1, 1e300), projection=np.eye(1)),
+        npz(mean=np.zeros(1), projection=np.eye(1))[:-40],
     ],
 )
 def test_a_file_that_is_no_whitening_is_refused(tmp_path, content: bytes) -> None:

@@ -1,14 +1,19 @@
 """Which images an index holds as what is listed changes, and what it finds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mmray.images.collection import Collection, ImageFile
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.pipeline.recipes.index import current_index
-from mmray.serving.compressed_index import CompressedIndex
-from mmray.serving.search_index import FRESH, UNREADABLE, Catalog, SearchIndex, write_vectors
+from mmray.serving.catalog import FRESH, UNREADABLE, Catalog
+from mmray.serving.compressed_index import CompressedIndex, digest_of
+from mmray.serving.search_index import SearchIndex, write_vectors
+from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.formats import write_json
 
 
 def images(*names, folder="a", size=10):
@@ -209,3 +214,89 @@ def test_too_few_items_are_refused():
         CompressedIndex(database=np.eye(2, dtype=np.float32), index=None).search(
             np.eye(2, dtype=np.float32), 1, probes=0
         )
+
+
+# Files of an index
+
+
+@pytest.fixture
+def stored(tmp_path, compressed):
+    """A compressed index in a folder, as the job writes it."""
+    vectors = compressed.database
+    listed = [ImageFile(uri=f"/a/{i}.jpg", name=f"{i}.jpg", size=9) for i in range(len(vectors))]
+    wanted = Catalog.empty().merged([("a", Collection.of(listed))], retry=False)
+    catalog, _ = with_descriptors(wanted)
+    folder, content = Folder(str(tmp_path)), compressed.to_bytes()
+    folder.write_table("images.parquet", catalog.table)
+    np.save(tmp_path / "vectors.npy", vectors)
+    folder.write("ivf-pq.faiss", content)
+    write_json(folder, "index.json", {"longest_side": 96, "compressed_sha256": digest_of(content)})
+    return folder
+
+
+def refused_by_name(folder, file, words):
+    with pytest.raises(InputError, match=rf"{file}.*{words}") as caught:
+        SearchIndex.read(folder)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_whole_index_is_read_also_one_without_a_checksum(stored):
+    first = SearchIndex.read(stored)
+    write_json(stored, "index.json", {"longest_side": 96})  # as earlier versions wrote it
+    second = SearchIndex.read(stored)
+    queries = np.array(first.vectors[:3])
+    found = [each.nearest(queries, 5, probes=4).ids.tolist() for each in (first, second)]
+    assert found[0] == found[1]
+
+
+def test_damaged_codes_never_reach_faiss_in_this_process(stored):
+    content = bytearray(stored.read("ivf-pq.faiss"))
+    content[40:80] = bytes([255]) * 40
+    stored.write("ivf-pq.faiss", bytes(content))
+    refused_by_name(stored, "ivf-pq.faiss", "checksum")
+    write_json(stored, "index.json", {"longest_side": 96})
+    refused_by_name(stored, "ivf-pq.faiss", "faiss cannot read it")
+
+
+def test_vectors_that_do_not_fit_the_images_are_refused(stored):
+    vectors = np.load(stored.location("vectors.npy"))
+    whole = stored.read("vectors.npy")
+    for rows, words in (
+        (vectors[:-1], "9999 vectors of 10000 images"),
+        (vectors.astype(np.float64), "float64"),
+        (np.asfortranarray(vectors), "an array of shape"),
+        (vectors[0], "an array of shape"),
+    ):
+        np.save(stored.location("vectors.npy"), rows)
+        refused_by_name(stored, "vectors.npy", words)
+    stored.write("vectors.npy", whole[:-100])  # it would end the process where it is mapped
+    refused_by_name(stored, "vectors.npy", "make it anew")
+    Path(stored.location("ivf-pq.faiss")).unlink()
+    vectors[7, 3] = np.nan
+    np.save(stored.location("vectors.npy"), vectors)
+    refused_by_name(stored, "vectors.npy", "row 7 holds NaN")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff" * 5000, "UnicodeDecodeError"),
+        (b"[" * 100_000, "RecursionError"),
+        (b"[1]", "a list, not an object"),
+        (b'{"longest_side": NaN}', "NaN is no number of JSON"),
+        (b'{"longest_side": 1, "longest_side": 2}', "'longest_side' is there twice"),
+        (b'{"longest_side": "' + b"x" * 5000 + b'"}', "longest_side is 'xxx"),
+        (b'{"longest_side": ' + b"9" * 5000 + b"}", "ValueError"),
+        (b"{}", "longest_side is missing"),
+    ],
+)
+def test_a_damaged_description_is_refused_without_its_content(stored, content, words):
+    stored.write("index.json", content)
+    refused_by_name(stored, "index.json", words)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"index": 5}', b'{"index": "../../x"}'])
+def test_a_damaged_name_of_an_index_is_refused(tmp_path, content):
+    Folder(str(tmp_path / "indexes")).write("images.json", content)
+    with pytest.raises(InputError, match=r"images\.json: .*make the index anew"):
+        current_index(Folder(str(tmp_path)), "images")

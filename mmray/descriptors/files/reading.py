@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 from mmray.descriptors.files.matlab import opened_matrix
 from mmray.descriptors.files.parquet import (
     NOT_FINITE,
-    WHOLE,
     read_embeddings,
     refuse,
-    reported,
 )
 from mmray.system.arrays import Features, Floats
 from mmray.system.errors import InputError, first_names, quoted
 from mmray.system.folder import Folder
+from mmray.system.foreign import WHOLE, reported
 
 ACCEPTED = (
     "an .npy file, a .parquet file or a folder of them, a .mat file with the variable V, "

@@ -80,14 +80,14 @@ def match(named: Sequence[Named], images: Sequence[str], source: str) -> dict[st
         ]
         if len(fitting) > 1:
             raise InputError(
-                f"{source}: {place}: {name} may be {fitting[0]} or {fitting[1]}: keep one"
+                f"{source}: {place}: {name[:200]} may be {fitting[0]} or {fitting[1]}: keep one"
             )
         if fitting:
             file_of[name] = fitting[0]
         else:
             missing.setdefault(name, place)
     if missing:
-        listed = first_names([f"{name!r} ({place})" for name, place in missing.items()])
+        listed = first_names([f"{name[:63]!r} ({place})" for name, place in missing.items()])
         such = f", such as {files[0]!r:.300}" if files and not file_of else ""
         raise MissingImageError(
             f"{source}: {len(missing)} of {len(missing) + len(file_of)} names fit none of the "

@@ -1,7 +1,9 @@
 """The recipe of `jobs/search.py index`: build a search index or update it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from reprlib import repr as shorten
 from typing import Any
 
 import numpy as np
@@ -19,22 +21,26 @@ from mmray.pipeline.session import Counts, Session, running, usable_storage
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_descriptors
 from mmray.pipeline.stages.listing import list_each, read_exclusion_list
-from mmray.serving.compressed_index import FEWEST, CompressedIndex
+from mmray.serving.catalog import FRESH, Catalog
+from mmray.serving.compressed_index import FEWEST, CompressedIndex, digest_of
 from mmray.serving.encoder import TrainedModel
 from mmray.serving.search_index import (
     ABOUT,
     COMPRESSED,
     CONTAINERS,
-    FRESH,
+    DIGEST,
     IMAGES,
     MODEL,
     VECTORS,
-    Catalog,
+    read_about,
+    read_catalog,
+    read_vectors,
     write_vectors,
 )
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.foreign import JsonObject
 from mmray.system.formats import read_array, read_json, write_json
 from mmray.system.locations import absolute
 from mmray.system.progress import announce
@@ -47,8 +53,15 @@ def current_index(storage: Folder, name: str) -> StageFolder | None:
     """Return the stage folder of the current index of a name; None if there is none."""
     if not (storage / INDEXES).has(f"{name}.json"):
         return None
-    mark = read_json(storage / INDEXES, f"{name}.json")["index"]
+    file = f"{name}.json"
+    remedy = "remove it and make the index anew by `jobs/search.py index`"
+    current = JsonObject.read(storage / INDEXES, file, "not the place of an index", remedy)
+    mark = current.value("index", _is_mark, "the twelve hex digits of its folder")
     return StageFolder("index", mark, storage / f"index-{mark}")
+
+
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{12}", value) is not None
 
 
 def set_current_index(storage: Folder, name: str, stage: StageFolder) -> None:
@@ -138,14 +151,14 @@ def _index_stage(
                 f"read, the first of them {fresh[0].location}: {why[0]}"
             )
         nothing = np.empty((0, model.network.dim), np.float32)
-        old = nothing if before is None else read_array(before.folder, VECTORS)
+        old = nothing if before is None else read_vectors(before.folder, known)
         write_vectors(stage.folder, origins, old=old, new=new, whiten=model.whiten)
         stage.folder.write_table(IMAGES, catalog.masked().table)
         write_json(stage.folder, CONTAINERS, containers)
-        kind = _compress(config, stage)
+        kind, digest = _compress(config, stage)
         for name in folder.names():
             (stage.folder / MODEL).write(name, folder.read(name))
-        write_json(stage.folder, ABOUT, about)
+        write_json(stage.folder, ABOUT, about | digest)
         return {
             "images": len(origins),
             "new": len(read),
@@ -177,14 +190,15 @@ def _known(config: IndexConfig, before: StageFolder | None, about: dict[str, Any
     """Read the catalog of the index so far; InputError where its settings differ."""
     if before is None:
         return Catalog.empty()
-    there = read_json(before.folder, ABOUT)
+    there = read_about(before.folder).values
     for key in about:
-        if there[key] != about[key]:
+        if there.get(key) != about[key]:
             raise InputError(
                 f"--name {config.name}: this index was made with another {key.replace('_', ' ')} "
-                f"({there[key]}, not {about[key]}); choose another --name for a new index"
+                f"({shorten(there.get(key))}, not {about[key]}); choose another --name for a new "
+                "index"
             )
-    return Catalog(before.folder.read_table(IMAGES)).masked()
+    return read_catalog(before.folder).masked()
 
 
 def _described(
@@ -215,8 +229,8 @@ def _described(
     return read, why, described.features("embedding")
 
 
-def _compress(config: IndexConfig, stage: StageFolder) -> str:
-    """Choose the kind of the index, and write its compressed form if it has one."""
+def _compress(config: IndexConfig, stage: StageFolder) -> tuple[str, dict[str, str]]:
+    """Choose the kind of the index; write its compressed form if it has one, with its checksum."""
     vectors = read_array(stage.folder, VECTORS)
     kind = config.kind
     if kind == "auto":
@@ -229,8 +243,10 @@ def _compress(config: IndexConfig, stage: StageFolder) -> str:
             )
         announce(f"index: cells and codes of {len(vectors):,} vectors")
         compressed = CompressedIndex.of(vectors, seed=config.seed, threads=cpu_count())
-        stage.folder.write(COMPRESSED, compressed.to_bytes())
-    return kind
+        stored = compressed.to_bytes()
+        stage.folder.write(COMPRESSED, stored)
+        return kind, {DIGEST: digest_of(stored)}
+    return kind, {}
 
 
 def _cells(config: IndexConfig, stage: StageFolder) -> Cells:
