@@ -10,6 +10,7 @@ in double precision and kept in single; features are read a block of rows at a t
 import hashlib
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -33,6 +34,13 @@ _SAMPLES_PER_DIRECTION = 4
 # would otherwise be divided by zero.
 _SMALLEST_VARIANCE = 1e-6
 
+
+# What a file that is no .npz, or a damaged or crafted one, makes numpy and zipfile raise.
+_UNREADABLE = (
+    *(ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+_MOST_INFLATED = 20  # bytes for each byte of a .npz file; `save` does not compress
 
 WHITENING = "whitening.npz"  # in a model's folder: for its network's own descriptor
 
@@ -107,9 +115,10 @@ class Whitening:
         """
         try:
             with np.load(file, allow_pickle=False) as arrays:
+                _check_inflated(arrays.zip.infolist())
                 mean = arrays["mean"].astype(np.float32)
                 projection = arrays["projection"].astype(np.float32)
-        except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise InputError(
                 f"{file}: not a whitening (.npz of mean, projection): {error}"
             ) from error
@@ -134,7 +143,7 @@ def pca_whitening(features: Features) -> Whitening:
     Raises
     ------
     ValueError
-        There are fewer than two features, all are equal, or one is not finite.
+        A feature is not finite; an InputError if there are fewer than two, or all are equal.
 
     Examples
     --------
@@ -159,14 +168,14 @@ def pca_from(moments: Moments) -> Whitening:
 
     Raises
     ------
-    ValueError
+    InputError
         The moments are of fewer than two features, or of equal ones.
     """
     if moments.count < 2:
-        raise ValueError(f"whitening is learned from at least 2 features, not {moments.count}")
+        raise InputError(f"whitening is learned from at least 2 features, not {moments.count}")
     # Exact for float32: double precision holds the sum of equal ones, and so their mean.
     if not moments.scatter.any():
-        raise ValueError(f"all {moments.count} features are equal: there is nothing to whiten")
+        raise InputError(f"all {moments.count} features are equal: there is nothing to whiten")
     variances, directions = _principal_axes(moments.covariance())
     scales = _deviations(variances, moments.count)
     return _whitening(moments.mean, directions / scales[:, None])
@@ -189,8 +198,8 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
     Raises
     ------
     ValueError
-        There are no pairs, an id is outside 0..n-1, the features of every pair are equal, or a
-        feature is not finite.
+        There are no pairs, an id is outside 0..n-1, or a feature is not finite; an InputError if
+        the features of every pair are equal.
     """
     _check_shape(features)
     _check_pairs(queries, positives, len(features))
@@ -204,7 +213,7 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
         differences = differences.merge(Moments.of(matches))
     mean, within = total / len(queries), differences.about(origin)
     if not within.any():
-        raise ValueError(
+        raise InputError(
             f"the two features of each of the {len(queries)} matching pairs are equal: LDA "
             "whitening learns from how they differ"
         )
@@ -242,7 +251,7 @@ def _whitening(mean: Floats, projection: Floats) -> Whitening:
 
 def _check_shape(features: Features) -> None:
     if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
-        raise ValueError(f"features have shape {features.shape}: need (n, d) with n >= 2")
+        raise InputError(f"features have shape {features.shape}: need (n, d) with n >= 2")
 
 
 def _check_pairs(queries: Ids, positives: Ids, n: int) -> None:
@@ -254,6 +263,14 @@ def _check_pairs(queries: Ids, positives: Ids, n: int) -> None:
     for name, ids in (("queries", queries), ("positives", positives)):
         if not 0 <= ids.min() <= ids.max() < n:
             raise ValueError(f"{name} holds ids outside 0..{n - 1}: {ids.min()}..{ids.max()}")
+
+
+def _check_inflated(members: list[zipfile.ZipInfo]) -> None:
+    """Refuse an archive that is far larger than its file, before it is read into memory."""
+    size = sum(each.file_size for each in members)
+    stored = sum(each.compress_size for each in members)
+    if size > _MOST_INFLATED * stored:
+        raise ValueError(f"its {stored} bytes inflate to {size}: a decompression bomb")
 
 
 # -- files ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from mmray.config.learning import RetrievalConfig
 from mmray.config.presets import DEMO
 from mmray.pipeline.session import Session
 from mmray.pipeline.stages.listing import list_stage
-from mmray.pipeline.stages.mining import need_items
+from mmray.pipeline.stages.minable import need_items
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from tests.made import synthetic
