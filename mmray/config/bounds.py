@@ -42,8 +42,8 @@ def check_bounds(config: Any) -> None:
             for each in value if isinstance(value, tuple) else (value,):
                 if not bound.low <= each <= bound.high:
                     raise InputError(
-                        f"--{name.replace('_', '-')} {each}: choose a value from {bound.low} to "
-                        f"{bound.high}"
+                        f"--{name.replace('_', '-')} {each}: choose a value from {bound.low:g} to "
+                        f"{bound.high:g}"
                     )
 
 

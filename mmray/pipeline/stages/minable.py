@@ -1,4 +1,4 @@
-"""What mining needs: enough items, an edge, an anchor, a pair; else a sentence that says what to do.
+"""What mining needs: items, an edge, an anchor, a pair; else a sentence that says what to do.
 
 n items, k neighbours of each.
 """
