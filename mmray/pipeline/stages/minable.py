@@ -1,4 +1,4 @@
-"""What mining needs: items, an edge, an anchor, a pair; else a sentence that says what to do.
+"""Checks of what mining needs: items, an edge, an anchor and a pair; errors name the remedy.
 
 n items, k neighbours of each.
 """
