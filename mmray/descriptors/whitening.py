@@ -34,6 +34,7 @@ _SAMPLES_PER_DIRECTION = 4
 _SMALLEST_VARIANCE = 1e-6
 
 
+# What a file that is no .npz, or a damaged or crafted one, makes numpy and zipfile raise.
 WHITENING = "whitening.npz"  # in a model's folder: for its network's own descriptor
 
 
@@ -145,7 +146,7 @@ def pca_whitening(features: Features) -> Whitening:
     Raises
     ------
     ValueError
-        There are fewer than two features, all are equal, or one is not finite.
+        A feature is not finite; an InputError if there are fewer than two, or all are equal.
 
     Examples
     --------
@@ -170,14 +171,14 @@ def pca_from(moments: Moments) -> Whitening:
 
     Raises
     ------
-    ValueError
+    InputError
         The moments are of fewer than two features, or of equal ones.
     """
     if moments.count < 2:
-        raise ValueError(f"whitening is learned from at least 2 features, not {moments.count}")
+        raise InputError(f"whitening is learned from at least 2 features, not {moments.count}")
     # Exact for float32: double precision holds the sum of equal ones, and so their mean.
     if not moments.scatter.any():
-        raise ValueError(f"all {moments.count} features are equal: there is nothing to whiten")
+        raise InputError(f"all {moments.count} features are equal: there is nothing to whiten")
     variances, directions = _principal_axes(moments.covariance())
     scales = _deviations(variances, moments.count)
     return _whitening(moments.mean, directions / scales[:, None])
@@ -200,8 +201,8 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
     Raises
     ------
     ValueError
-        There are no pairs, an id is outside 0..n-1, the features of every pair are equal, or a
-        feature is not finite.
+        There are no pairs, an id is outside 0..n-1, or a feature is not finite; an InputError if
+        the features of every pair are equal.
     """
     _check_shape(features)
     _check_pairs(queries, positives, len(features))
@@ -215,7 +216,7 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
         differences = differences.merge(Moments.of(matches))
     mean, within = total / len(queries), differences.about(origin)
     if not within.any():
-        raise ValueError(
+        raise InputError(
             f"the two features of each of the {len(queries)} matching pairs are equal: LDA "
             "whitening learns from how they differ"
         )
@@ -253,7 +254,7 @@ def _whitening(mean: Floats, projection: Floats) -> Whitening:
 
 def _check_shape(features: Features) -> None:
     if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
-        raise ValueError(f"features have shape {features.shape}: need (n, d) with n >= 2")
+        raise InputError(f"features have shape {features.shape}: need (n, d) with n >= 2")
 
 
 def _check_pairs(queries: Ids, positives: Ids, n: int) -> None:

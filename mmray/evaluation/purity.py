@@ -209,7 +209,7 @@ def read_named_labels(uri: str) -> dict[str, str]:
     named: dict[str, str] = {}
     line_of: dict[str, int] = {}
     for line, (written, text, *_) in rows:
-        name, label = normalized(written), unicodedata.normalize("NFC", text)
+        name, label = normalized(written), normalize("NFC", text)
         if named.setdefault(name, label) != label:
             raise InputError(
                 f"{uri}: line {line} gives {name!r:.300} the label {label!r:.80}, line "

@@ -3,7 +3,6 @@
 n images, h x w pixels. Resizing is Lanczos, as in the released code.
 """
 
-import io
 import logging
 import re
 import threading
@@ -22,6 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from mmray.images.bombs import ImageContent, bomb
 from mmray.images.collection import ImageFile
 from mmray.images.containers import read_image
 from mmray.system.arrays import Box, Pixels
@@ -109,7 +109,8 @@ def decode(
     The image is turned upright (EXIF, ignored if it is broken), transparent parts become white, 16
     and 12 bits become 8, an animation gives its first frame; colour profiles are not applied.
     Gray of 32 bits, of floats or signed is refused, as its white is not known. So are truncated
-    files; a JPEG damaged in the middle may pass, with wrong colours from there on.
+    files, and those that would take far more time than their size accounts for (`bombs`); a JPEG
+    damaged in the middle may pass, with wrong colours from there on.
 
     Threads may decode at once. Warnings of PIL's PNG and TIFF readers, which also read EXIF, are
     silenced in the whole process by a filter put first, as no other way holds in threads.
@@ -132,12 +133,16 @@ def decode(
         return Decoded(None, 0, 0, f"not an image of a known format ({', '.join(_READERS)})")
     _silence_pil()
     try:
+        content = ImageContent(data)
         with _without_limit_of_pil() as limit:
-            image = _READERS[name][1](io.BytesIO(data))
+            image = _READERS[name][1](content)
         width, height = image.size
         if width * height > max_pixels:
             error = f"{width} x {height} pixels, more than --extraction.max-pixels {max_pixels}"
             return Decoded(None, 0, 0, error)
+        if reason := bomb(name, image, data):
+            return Decoded(None, 0, 0, f"{name}: {reason}")
+        content.allow(width * height)
         beyond = limit is not None and width * height > limit
         with _without_limit_of_pil() if beyond else nullcontext():
             return _reduced(image, longest_side, box)

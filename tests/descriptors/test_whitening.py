@@ -514,3 +514,10 @@ def test_equal_features_are_recognised_over_all_blocks() -> None:
         pca_whitening(same)
     same[-1, 2] = np.nextafter(same[-1, 2], np.float32(1))  # by as little as float32 can
     assert np.isfinite(pca_whitening(same).projection).all()
+
+
+def test_an_archive_that_inflates_to_far_more_is_not_read(tmp_path) -> None:
+    path = tmp_path / "whitening.npz"
+    np.savez_compressed(path, mean=np.zeros(3), projection=np.zeros((3000, 3000)))
+    with pytest.raises(InputError, match=r"not a whitening .*: a decompression bomb"):
+        Whitening.load(path)

@@ -11,7 +11,7 @@ from mmray.config.learning import RetrievalConfig
 from mmray.config.presets import DEMO
 from mmray.pipeline.session import Session, identity_of
 from mmray.pipeline.stages.listing import list_each, list_stage, read_exclusion_list
-from mmray.pipeline.stages.mining import need_items
+from mmray.pipeline.stages.minable import need_items
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
