@@ -18,7 +18,10 @@ from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError
 from mmray.system.locations import read_bytes
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".jpe", ".jfif", ".mpo", ".avif", ".heic", ".heif", ".hif"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -29,6 +30,15 @@ from mmray.system.locations import error_line
 
 MAX_PIXELS = 178_956_970  # PIL refuses more too
 
+
+def _heif(file: IO[bytes]) -> Image.Image:
+    # Imported here, as most collections have no such images.
+    from pi_heif import HeifImageFile
+
+    image: Image.Image = HeifImageFile(file)
+    return image
+
+
 # The first bytes of a file, and its reader. Other formats of PIL are not tried: some start programs
 # (EPS), most are never met in collections. Photos of two pictures (MPO) are read as the JPEG that
 # they begin with.
@@ -39,6 +49,9 @@ _READERS: dict[str, tuple[bytes, Callable[[IO[bytes]], Image.Image]]] = {
     "BMP": (rb"BM", BmpImageFile),
     "TIFF": (rb"(II|MM)(\*\0|\0\*)|II\+\0|MM\0\+", TiffImageFile),
     "GIF": (rb"GIF8[79]a", GifImageFile),
+    # Of a general brand (mif1, ...), the brands that follow tell which it is.
+    "AVIF": (rb"(?s)....ftyp(avi[fs]|m[is]f1....(....){0,9}?avi[fs])", AvifImageFile),
+    "HEIF": (rb"(?s)....ftyp(hei[cxms]|hev[cxms]|m[is]f1)", _heif),
 }
 
 _UPRIGHT = {  # EXIF orientation -> operation that turns the image upright
@@ -248,6 +261,10 @@ def _reduced(image: Image.Image, longest_side: int | None, box: Box | None) -> D
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "HEIF":
+        return 1  # libheif has turned it, by the file's own boxes, which alone count
+    if image.format == "AVIF":
+        image.info.pop("xmp", None)  # PIL made the boxes into EXIF, but would ask XMP where none is
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # as broken as data can be, while the pixels may be sound

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmray.images import containers, parquet_files, tar_files
-from mmray.images.collection import ImageFile
-from mmray.images.containers import holds_images, index, read_image, read_images
+from mmray.images.collection import Collection, ImageFile
+from mmray.images.containers import holds_images, read_image, read_images
 from mmray.system import locations, retrying_file
 
 LIMIT = 1 << 20
@@ -58,6 +58,11 @@ def save(path: Path, data: bytes) -> str:
 def parquet(path: Path, columns: dict[str, object], **options: object) -> str:
     pq.write_table(pa.table(columns), path, **options)
     return str(path)
+
+
+def index(uri: str, **options) -> Collection:
+    images, _ = containers.index(uri, **options)
+    return images
 
 
 def names(images) -> list[str]:
@@ -487,13 +492,13 @@ def test_a_row_group_is_read_in_one_pass_by_ascending_rows(monkeypatch, tmp_path
     )
     images = index(path)
     passes = []
-    read = parquet_files._Reader._read_group
+    read = parquet_files.ParquetReader._read_group
 
     def counted(self, group: int) -> Iterator[pa.Array]:
         passes.append(group)
         return read(self, group)
 
-    monkeypatch.setattr(parquet_files._Reader, "_read_group", counted)
+    monkeypatch.setattr(parquet_files.ParquetReader, "_read_group", counted)
     for order, expected in (
         (range(600), [0, 1]),
         ([0, 0, 7, 299, 299], [0]),
@@ -508,7 +513,7 @@ def test_a_row_group_is_read_in_one_pass_by_ascending_rows(monkeypatch, tmp_path
 def test_batches_are_small_where_images_are_large(monkeypatch, tmp_path):
     monkeypatch.setattr(parquet_files, "_BATCH", 10_000)
     path = parquet(tmp_path / "x.parquet", {"image": [content(n, 3000) for n in range(40)]})
-    reader = parquet_files._Reader(retrying_file.RetryingFile(path))
+    reader = parquet_files.ParquetReader(path)
     assert [len(cells) for cells in reader._read_group(0)] == [3] * 13 + [1]
 
 

@@ -1,11 +1,13 @@
 """The stage that lists the images of a run, and keeps the list for later runs."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from mmray.config.run import ListingConfig
+from mmray.images import left_out
 from mmray.images.collection import Collection, read_exclusions, sample, without
 from mmray.images.sources import SourceListing, Stamp, find, unchanged
 from mmray.pipeline.distributed.listing import index_containers
@@ -17,6 +19,7 @@ from mmray.system.locations import absolute
 from mmray.system.progress import announce
 
 IMAGES, SOURCES = "list.parquet", "sources.json"
+LEFT_OUT = "left_out"  # in the record of the stage: what is no image -> its number
 
 
 def read_exclusion_list(config: ListingConfig) -> frozenset[str]:
@@ -45,7 +48,14 @@ def list_stage(
         for source in found:
             announce(f"list: {source.summary}")
         stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
-        everything = _with_contained(session, stage, found, stamps)
+        everything, within = _with_contained(session, stage, found, stamps)
+        if within:
+            announce(f"list: left out of archives: {left_out.counted(within)}")
+        if not len(everything):
+            raise InputError(
+                f"--images {' '.join(sources)}: no images in these archives, only "
+                f"{left_out.counted(within) or 'nothing'}; name others"
+            )
         listed = without(everything, excluded)
         if excluded:
             _tell_of_excluded(len(everything) - len(listed), excluded)
@@ -56,7 +66,8 @@ def list_stage(
             )
         write_json(stage.folder, SOURCES, stamps)
         stage.folder.write_table(IMAGES, images.table)
-        return {"images": len(images), "listed": len(listed)}
+        passed = sum((source.left_out for source in found), within)
+        return {"images": len(images), "listed": len(listed), LEFT_OUT: dict(passed)}
 
     def stale(stage: StageFolder) -> bool:
         if "extract" not in session.chosen:
@@ -93,8 +104,8 @@ def _with_contained(
     stage: StageFolder,
     found: list[SourceListing],
     stamps: list[dict[str, Any]],
-) -> Collection:
-    """Join the files of each source with the images in its archives."""
+) -> tuple[Collection, Counter[str]]:
+    """Join the files of each source with the images in its archives; count what is left there."""
     containers = [uri for source in found for uri in source.containers]
     # Indexes of archives survive an interruption, but not a change of the archives.
     indexed = iter(
@@ -105,7 +116,11 @@ def _with_contained(
             pool=session.pool,
         )
     )
-    parts = []
+    parts, passed = [], Counter[str]()
     for source in found:
-        parts += [source.images, *(next(indexed) for _ in source.containers)]
-    return Collection.joined(parts)
+        parts.append(source.images)
+        for _ in source.containers:
+            images, rest = next(indexed)
+            parts.append(images)
+            passed += rest
+    return Collection.joined(parts), passed

@@ -134,7 +134,7 @@ def test_every_kind_of_bad_file_is_quarantined_and_every_odd_one_described(model
     assert len(bad) >= 25
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         archive.add(folder, "photos")
-    both = Collection.joined([listed, index(str(tmp_path / "photos.tar"))])
+    both = Collection.joined([listed, index(str(tmp_path / "photos.tar"))[0]])
     stage = described(both, model, tmp_path, bad=2 * len(bad) + 1, shard_size=32)
     quarantine = stage.folder.read_table("quarantine.parquet").to_pylist()
     kept = [Path(uri).name for uri in stage.folder.read_table("images.parquet")["uri"].to_pylist()]
