@@ -115,9 +115,7 @@ def _file_name(uri: str) -> PurePosixPath:
     return PurePosixPath(PurePosixPath(path).name)
 
 
-def _with_damage(
-    listed: Iterable[ImageFile | LeftOut], uri: str
-) -> Iterator[ImageFile | LeftOut]:
+def _with_damage(listed: Iterable[ImageFile | LeftOut], uri: str) -> Iterator[ImageFile | LeftOut]:
     name = str(_file_name(uri))
     try:
         yield from listed

@@ -115,9 +115,7 @@ def _file(
     return ImageFile(uri=uri, name=as_text(prefix + entry.name), size=size, error=error)
 
 
-def remote_files(
-    folder: str, wanted: tuple[str, ...] = WANTED
-) -> Iterator[ImageFile | LeftOut]:
+def remote_files(folder: str, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile | LeftOut]:
     """Yield the image, tar and Parquet files below a remote folder, and what is left out there.
 
     Parameters

@@ -71,6 +71,8 @@ def counted(counts: Mapping[str, int], *, most: int = _TOLD) -> str:
     most : kinds to name; the others are summed up
     """
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    if len(ordered) == most + 1:
+        most += 1  # its name is as short as that it is one more
     said = [f"{count:,} {_plural(kind, count)}" for kind, count in ordered[:most]]
     rest = ordered[most:]
     if rest:
@@ -80,4 +82,3 @@ def counted(counts: Mapping[str, int], *, most: int = _TOLD) -> str:
 
 def _plural(kind: str, count: int) -> str:
     return f"{kind}s" if count != 1 and kind.endswith(("file", "folder")) else kind
-

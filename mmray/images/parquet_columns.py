@@ -48,7 +48,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Columns:
-    """Where the images of a file, their names and their paths are.
+    """The columns of a file that hold its images, their names and their paths.
 
     Attributes
     ----------
@@ -141,9 +141,7 @@ def _is_hash(kind: pa.DataType) -> bool:
 
 
 def _candidates(schema: pa.Schema) -> list[str]:
-    return [
-        field.name for field in schema if _holds_bytes(field.type) and not _is_hash(field.type)
-    ]
+    return [field.name for field in schema if _holds_bytes(field.type) and not _is_hash(field.type)]
 
 
 def _lists_bytes(kind: pa.DataType) -> bool:
@@ -189,5 +187,7 @@ def _image_field(schema: pa.Schema, column: str | None) -> pa.Field:
 def _no_bytes(field: pa.Field, others: list[str]) -> InputError:
     problem = f"the column {field.name!r} is of type {field.type}, not of image bytes"
     if others:
-        return InputError(f"{problem}; name one of {first_names(quoted(others))} with --image-column")
+        return InputError(
+            f"{problem}; name one of {first_names(quoted(others))} with --image-column"
+        )
     return InputError(f"{problem}; write the bytes of image files as a column of type binary")

@@ -111,9 +111,7 @@ def list_parquet(uri: str, column: str | None) -> Iterator[ImageFile]:
                 number += 1
 
 
-def _names(
-    file: pq.ParquetFile, group: int, rows: int, leaves: Sequence[Leaf]
-) -> list[str | None]:
+def _names(file: pq.ParquetFile, group: int, rows: int, leaves: Sequence[Leaf]) -> list[str | None]:
     """Return the name of each row: of the first leaf that has one there."""
     names: list[str | None] = [None] * rows
     for leaf in leaves:
@@ -124,9 +122,7 @@ def _names(
     return names
 
 
-def _paths(
-    file: pq.ParquetFile, group: int, rows: int, columns: Columns
-) -> Sequence[str | None]:
+def _paths(file: pq.ParquetFile, group: int, rows: int, columns: Columns) -> Sequence[str | None]:
     """Return the path of each row whose image is a file of its own, None for the others."""
     nothing: list[str | None] = [None] * rows
     if columns.path is None:

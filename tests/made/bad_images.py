@@ -1,14 +1,15 @@
 """Files that must be refused, and odd ones that must be read: all that collections have in them.
 
 Every file is made here, the same each time, so that no data need to be kept; except HEIC, which
-pi-heif reads and does not write: `heif/*.heic` are `PICTURE` written by pillow-heif 1.4.0 (x265) with
-quality 80.
+pi-heif reads and does not write: `heif/*.heic` are `PICTURE` as pillow-heif 1.4.0 (x265) writes it
+with quality 80.
 """
 
 import io
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -330,6 +331,7 @@ XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/">
 </rdf:RDF></x:xmpmeta>"""
 
 
+@cache  # an animation holds the time
 def _odd_avifs_and_heics() -> dict[str, tuple[bytes, np.ndarray, float]]:
     still, moving = Image.fromarray(PICTURE), [Image.new("RGB", (60, 40))]
     plain = encoded(still, "AVIF", quality=95)

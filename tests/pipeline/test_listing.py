@@ -1,6 +1,7 @@
 """The list of images is made once, kept, and made again when what it lists has changed."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,19 @@ def test_a_rerun_goes_by_the_list_it_kept(photos, capsys, monkeypatch):
     )  # it would fail if it were called
     assert listed(photos) == names
     assert "list: done before" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_told_and_kept_in_the_record(photos, capsys):
+    for name in ("x.mov", "b/y.MOV", ".z.jpg", "b/@eaDir/1.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"")
+    assert len(listed(photos)) == 4
+    told = capsys.readouterr().err
+    assert "4 image files; left out: 2 .mov, 1 @eaDir folder, 1 hidden file\n" in told
+    (record,) = (photos.parent / "runs").glob("list-*/_SUCCESS.json")
+    counts = json.loads(record.read_text())["counts"]
+    assert counts["left_out"] == {".mov": 2, "@eaDir folder": 1, "hidden file": 1}
+    assert (counts["images"], counts["listed"]) == (4, 4)
 
 
 @pytest.mark.parametrize("name", ["d.jpg", "b/0.jpg"])

@@ -93,7 +93,7 @@ def read_feature_set(uri: str) -> FeatureSet:
     if "features.npy" in inside:
         return _checked(_read_file(whole, "features.npy"), whole.location("features.npy"))
     shards = [name for name in inside if name.lower().endswith(".parquet")]
-    shards.sort(key=natural_order)  # writers number parts without zeros before them: part.2, part.10
+    shards.sort(key=natural_order)  # many writers number parts without zeros
     if not inside:
         raise InputError(f"{uri}: no such file, nor a folder with files in it; give {ACCEPTED}")
     if not shards:

@@ -13,7 +13,6 @@ from mmray.pipeline.distributed.units import ITEMS, UNIT, ActorPool, run_units, 
 from mmray.system.folder import Folder
 from mmray.system.locations import prefetch
 
-
 _LEFT_OUT = b"left_out"  # metadata of a shard: counts as JSON
 
 
