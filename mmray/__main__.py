@@ -13,6 +13,7 @@ from typing import Any
 import tyro
 
 import mmray
+from mmray.config.bounds import check_not_empty
 from mmray.config.command_line import exit_status, flag_value, parse
 from mmray.config.presets import (
     EVALUATE,
@@ -159,6 +160,7 @@ def export(arguments: list[str]) -> None:
     Ctrl-C and 143 after SIGTERM.
     """
     config = tyro.cli(ExportConfig, args=arguments, description=_help(export))
+    check_not_empty(config)
     from mmray.pipeline.registry import model_folder
     from mmray.serving.encoder import ImageEncoder
     from mmray.serving.onnx_export import export_onnx

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
+from mmray.config.bounds import annotated_fields
 from mmray.config.learning import LearningConfig
 from mmray.config.presets import recipe_names, with_defaults
 from mmray.config.run import RunConfig
@@ -24,6 +25,11 @@ def parse(presets: Mapping[Any, Settings], arguments: list[str], description: st
 
     Without --preset, the first preset is taken; --tuples implies the recipe `supervised`.
     Ends the process with status 2 where the arguments cannot be parsed.
+
+    Raises
+    ------
+    InputError
+        A flag that takes any number of values is given none.
     """
     name = flag_value("--preset", arguments)
     default: Any = presets[name if name in presets else next(iter(presets))]
@@ -36,6 +42,11 @@ def parse(presets: Mapping[Any, Settings], arguments: list[str], description: st
     settings: Settings = tyro.cli(
         type(default), args=arguments, default=default, description=description
     )
+    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    for field, value, _ in annotated_fields(settings):
+        flag = f"--{field.replace('_', '-')}"
+        if value == () and flag in given:  # as of `--images $PHOTOS`, where that is not set
+            raise InputError(f"{flag} is missing: it has no value; name one, or leave the flag out")
     return settings
 
 

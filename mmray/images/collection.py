@@ -25,7 +25,10 @@ from mmray.system.uris import masked, unmasked
 
 NAMELESS = "this row of the list names no file"  # error of an image that lies nowhere
 _OTHER_FORMS = "(?i)^file:|://.*[@:?#]"  # what may be a file:// URI or have credentials
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".jpe", ".jfif", ".mpo", ".avif", ".heic", ".heif", ".hif"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray.images.collection import NAMELESS, ImageFile
-from mmray.images.parquet_files import is_text
+from mmray.images.parquet_columns import is_text
 from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.locations import error_line, resolve
@@ -78,7 +78,7 @@ def _of_parquet(uri: str, ask: Callable[[pq.ParquetFile], Answer]) -> Answer:
 
 
 def _text_column(uri: str, schema: pa.Schema, column: str | None) -> str:
-    texts = [field.name for field in schema if _is_text(field.type)]
+    texts = [field.name for field in schema if is_text(field.type)]
     preferred = [name for name in _COLUMNS if name in texts]
     if column is not None:
         if column in texts:
@@ -92,7 +92,3 @@ def _text_column(uri: str, schema: pa.Schema, column: str | None) -> str:
         f"{uri}: {problem}; name the column of the images, or of their paths or URIs, with "
         f"--image-column (there are {', '.join(map(repr, schema.names[:20]))})"
     )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)

@@ -20,7 +20,8 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from mmray.images.decoding import decode, format_of
+from mmray.images.decoding import decode
+from mmray.images.image_formats import format_of
 from mmray.serving.encoder import ImageEncoder, ImageSource
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError

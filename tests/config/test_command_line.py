@@ -69,6 +69,16 @@ def test_a_file_of_tuples_brings_the_recipe_of_the_supervised_baseline():
     assert parse(["--tuples", "None"]) == DEMO
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--images"], ["--images", "--preset", "demo"], ["--seed", "1", "--images"]],
+)
+def test_a_flag_without_a_value_is_refused_and_not_taken_for_the_demonstration(arguments):
+    with pytest.raises(InputError, match=r"^--images is missing: it has no value"):
+        parse(arguments)
+    assert parse(["--seed", "1"]).images == ()
+
+
 def test_flags_change_a_preset_wherever_they_stand():
     config = parse(["--mining.alpha", "0.9", "--images", "a", "b", "--preset", "retrieval"])
     assert config.mining.alpha == 0.9

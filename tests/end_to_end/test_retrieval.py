@@ -278,6 +278,8 @@ def photos(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--images", ""), "--images is missing: its value is empty"),
+        (("--images",), "--images is missing: it has no value"),
         (("--images", "nowhere"), "nowhere: no such file or folder"),
         (("--images", "empty"), "empty: no images in this folder"),
         (("--images", "photos", "--storage", "file/x"), "cannot write there"),

@@ -300,7 +300,7 @@ def test_a_file_without_labels_is_refused(tmp_path, name, reason):
 
 @pytest.mark.parametrize("uri", ["nowhere://bucket/labels.txt", "file:///no/such/labels.npy"])
 def test_a_uri_that_leads_nowhere_is_refused(uri):
-    with pytest.raises(InputError, match=r"cannot be read as labels \(.*\); give a text file"):
+    with pytest.raises(InputError, match=r"cannot be read as labels \(.*\); give text"):
         read_labels(uri, 2)
 
 

@@ -1,6 +1,7 @@
 """The list of images is made once, kept, and made again when what it lists has changed."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -97,6 +98,19 @@ def test_other_credentials_make_no_other_list(photos, monkeypatch, bucket):
         assert "SECRET" not in str(identity_of(config))
     (stage,) = (photos.parent / "runs").glob("list-*")
     assert not any(b"SECRET" in file.read_bytes() for file in stage.rglob("*") if file.is_file())
+
+
+def test_what_is_left_out_is_told_and_kept_in_the_record(photos, capsys):
+    for name in ("x.mov", "b/y.MOV", ".z.jpg", "b/@eaDir/1.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"")
+    assert len(listed(photos)) == 4
+    told = capsys.readouterr().err
+    assert "4 image files; left out: 2 .mov, 1 @eaDir folder, 1 hidden file\n" in told
+    (record,) = (photos.parent / "runs").glob("list-*/_SUCCESS.json")
+    counts = json.loads(record.read_text())["counts"]
+    assert counts["left_out"] == {".mov": 2, "@eaDir folder": 1, "hidden file": 1}
+    assert (counts["images"], counts["listed"]) == (4, 4)
 
 
 @pytest.mark.parametrize("name", ["d.jpg", "b/0.jpg"])

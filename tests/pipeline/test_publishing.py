@@ -41,9 +41,9 @@ def opened(tmp_path, server, features):
     return Session(config, storage, run, ("graph", "mine"))
 
 
-def finished(session, name, mark):
+def finished(session, name, mark, **counts):
     stage = StageFolder.of(session.storage, name, mark)
-    stage.finish({})
+    stage.finish(counts)
     return stage
 
 
@@ -83,6 +83,18 @@ def test_credentials_are_in_no_page_no_file_and_not_in_mlflow(tmp_path, server, 
     )
     assert list(tmp_path.glob("list-*")) == [stage]
     assert "SECRET" not in capsys.readouterr().err
+
+
+def test_a_page_tells_what_was_left_out_when_the_images_were_listed(session, tmp_path):
+    counts = {".mov": 1312, ".cr2": 4, "hidden folder": 2}
+    listed = finished(session, "list", 1, left_out=counts)
+    of_an_earlier_version = finished(session, "list", 2, images=9)
+    session.stages += [listed, of_an_earlier_version, listed]
+    write_report(session, Report(title="Mined", summary=("Model: here",)))
+    page = (tmp_path / "reports" / "mine-0.html").read_text()
+    said = "Left out when the images were listed: 1,312 .mov, 4 .cr2, 2 hidden folders."
+    assert page.count(f'<p class="lead">{said}</p>') == 1
+    assert page.count("Left out") == 1
 
 
 def test_the_time_of_a_stage_is_not_that_of_stages_within_it(session):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from mmray.config.bounds import check_bounds
+from mmray.config.bounds import check_bounds, check_not_empty
 from mmray.config.tools import QueryConfig
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import load_image
@@ -38,9 +38,10 @@ def run(config: QueryConfig) -> str:
     InputError
         There is no such index, or an image or a setting cannot be used.
     """
-    if not config.query:
+    if not config.query or not all(config.query):
         raise InputError("no image to search with: name one after `query`")
     check_bounds(config)
+    check_not_empty(config)
     storage = open_storage(config.storage)
     index = SearchIndex.read(_index(storage, config).folder)
     encoder = ImageEncoder.load(index.model)

@@ -1,6 +1,7 @@
 """The stage that lists the images of a run, and keeps the list for later runs."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmray.config.run import ListingConfig
+from mmray.images import left_out
 from mmray.images.collection import Collection, named_images, read_exclusions, sample
 from mmray.images.names import fit
 from mmray.images.sources import SourceListing, Stamp, find, unchanged
@@ -22,6 +24,7 @@ from mmray.system.progress import announce
 from mmray.system.uris import masked, unmasked
 
 IMAGES, SOURCES = "list.parquet", "sources.json"
+LEFT_OUT = "left_out"  # in the record of the stage: what is no image -> its number
 
 
 def read_exclusion_list(config: ListingConfig) -> frozenset[str]:
@@ -80,14 +83,21 @@ def listing_stage(
         for source in found:
             announce(f"list: {source.summary}")
         stamps = [dataclasses.asdict(stamp) for source in found for stamp in source.watched]
-        named = _with_contained(session, stage, found, stamps)
+        named, within = _with_contained(session, stage, found, stamps)
+        if within:
+            announce(f"list: left out of archives: {left_out.counted(within)}")
+        if not len(named):
+            raise InputError(
+                f"--images {' '.join(sources)}: no images in these archives, only "
+                f"{left_out.counted(within) or 'nothing'}; name others"
+            )
         everything = named.distinct()
         if len(everything) < len(named):
             announce(
                 f"list: {len(named) - len(everything):,} entries name an image that was named "
                 f"before; each of the {len(everything):,} images is taken once"
             )
-        listed, fitting = leave_out(everything, excluded, must_fit=must_fit)
+        listed, fitting = without_named(everything, excluded, must_fit=must_fit)
         images = listed if config.sample is None else sample(listed, config.sample, config.seed)
         if not len(images):
             raise InputError(
@@ -97,7 +107,9 @@ def listing_stage(
             stamp["uri"] = masked(stamp["uri"])
         write_json(stage.folder, SOURCES, stamps)
         stage.folder.write_table(IMAGES, images.masked().table)
-        return {"images": len(images), "listed": len(listed), "fitting": len(fitting)}
+        passed = sum((source.left_out for source in found), within)
+        counts = {"images": len(images), "listed": len(listed), "fitting": len(fitting)}
+        return {**counts, LEFT_OUT: dict(passed)}
 
     def stamps_of(stage: StageFolder) -> list[Stamp]:
         stamps = [Stamp(**stamp) for stamp in read_json(stage.folder, SOURCES)]
@@ -151,7 +163,7 @@ def list_each(
     return listed
 
 
-def leave_out(
+def without_named(
     images: Collection, names: AbstractSet[str], *, must_fit: bool = True
 ) -> tuple[Collection, frozenset[str]]:
     """Leave out the images that names of --exclude mean, and say how many.
@@ -180,8 +192,8 @@ def _with_contained(
     stage: StageFolder,
     found: list[SourceListing],
     stamps: list[dict[str, Any]],
-) -> Collection:
-    """Join the files of each source with the images in its archives."""
+) -> tuple[Collection, Counter[str]]:
+    """Join the files of each source with the images in its archives; count what is left there."""
     containers = [uri for source in found for uri in source.containers]
     # Indexes of archives survive an interruption, but not a change of the archives.
     indexed = iter(
@@ -192,7 +204,11 @@ def _with_contained(
             pool=session.pool,
         )
     )
-    parts = []
+    parts, passed = [], Counter[str]()
     for source in found:
-        parts += [source.images, *(next(indexed) for _ in source.containers)]
-    return Collection.joined(parts)
+        parts.append(source.images)
+        for _ in source.containers:
+            images, rest = next(indexed)
+            parts.append(images)
+            passed += rest
+    return Collection.joined(parts), passed
