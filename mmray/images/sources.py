@@ -25,9 +25,9 @@ from mmray.system.locations import (
     bare,
     error_line,
     local_path,
-    natural_order,
     uri_of,
 )
+from mmray.system.text_files import natural_order
 from mmray.system.uris import ONLY, SCHEMES, scheme_of
 
 __all__ = ["SourceListing", "Stamp", "find", "list_images", "probe", "unchanged"]

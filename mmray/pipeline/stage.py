@@ -93,9 +93,11 @@ class StageFolder:
             raise DamagedFileError(self.folder.location(SUCCESS), "its digest differs")
         return record
 
-    def damaged(self) -> list[str]:
-        """List files of a finished stage that are missing or not as they were written."""
-        return damaged_files(self.folder, self._read_record().get("files", {}))
+    def damaged(self, unread: Sequence[str] = ()) -> list[str]:
+        """List files of a finished stage that are missing or not as written, but `unread` ones."""
+        recorded = self._read_record().get("files", {})
+        read = {name: digest for name, digest in recorded.items() if name not in unread}
+        return damaged_files(self.folder, read)
 
     def reopen(self, damaged: Sequence[str]) -> None:
         """Delete damaged files and the record, so that running the stage makes them anew."""

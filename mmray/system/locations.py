@@ -80,11 +80,6 @@ def joined(folder: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}{mark}{options}"
 
 
-def natural_order(name: str) -> tuple[str, str]:
-    """Return a sort key by which numbers in names count as numbers: part.2 before part.10."""
-    return re.sub("[0-9]+", lambda digits: digits[0].zfill(20), name), name
-
-
 def local_path(uri: str) -> Path | None:
     """Return the path of a local file or folder, or None if it is remote."""
     if not is_uri(uri):

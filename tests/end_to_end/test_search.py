@@ -117,6 +117,17 @@ def test_an_index_is_made_added_to_and_searched(photos, model, tmp_path):
         (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
         assert (status, name in sentence, words in sentence) == (2, True, True), sentence
 
+    # A bit that flipped is noticed; the same command makes the index anew.
+    damaged = bytearray((second / "vectors.npy").read_bytes())
+    damaged[-1] ^= 1
+    (second / "vectors.npy").write_bytes(damaged)
+    status, _, said = run("query", query, "--storage", storage)
+    assert (status, "--name images: damaged files (vectors.npy)" in said) == (2, True)
+    status, rows, said = run(*make)
+    assert (status, rows[-1]) == (0, ["images", "flat", "16", "1", "1,280"])
+    assert "index: vectors.npy damaged or missing: the index is made anew" in said
+    assert run("query", query, "--storage", storage)[0] == 0
+
     # Another model does not belong in this index.
     save(
         build("efficientnet_lite0", pooling="gem"),

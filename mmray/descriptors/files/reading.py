@@ -27,7 +27,7 @@ from mmray.system.arrays import Features, Floats
 from mmray.system.errors import InputError, first_names, quoted
 from mmray.system.folder import Folder
 from mmray.system.foreign import WHOLE, reported
-from mmray.system.locations import natural_order
+from mmray.system.text_files import natural_order
 
 ACCEPTED = (
     "an .npy file, a .parquet file or a folder of them, a .mat file with the variable V, "

@@ -13,6 +13,7 @@ from mmray.config.tools import IndexConfig
 from mmray.descriptors.settings import DescriptorSettings
 from mmray.images.collection import Collection
 from mmray.images.sources import Stamp, probe
+from mmray.pipeline.lease import lease
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report, Unreadable
@@ -38,7 +39,7 @@ from mmray.serving.search_index import (
     write_vectors,
 )
 from mmray.system.arrays import Features, Ids
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, first_names
 from mmray.system.folder import Folder
 from mmray.system.foreign import JsonObject
 from mmray.system.formats import read_array, read_json, write_json
@@ -99,14 +100,25 @@ def update(config: IndexConfig) -> str:
                 for source, (images, _) in zip(sources, listings, strict=True)
             ]
             stamps = [stamp for _, stamps in listings for stamp in stamps]
-            before = current_index(storage, config.name)
-            stage = _index_stage(session, folder, model, listed, stamps, before)
-            set_current_index(storage, config.name, stage)
+            # Another job that updates this index would remove what this one builds upon.
+            with lease(storage, f"index-{config.name}", done=lambda: False):
+                before = current_index(storage, config.name)
+                known = before if before is not None and _is_whole(before) else None
+                stage = _index_stage(session, folder, model, listed, stamps, known)
+                set_current_index(storage, config.name, stage)
+                if before is not None and before.fingerprint != stage.fingerprint:
+                    before.folder.remove()
             write_report(session, _report(config, stage))
-    if before is not None and before.fingerprint != stage.fingerprint:
-        before.folder.remove()
     head, rows, numbers = _cells(config, stage)
     return table(head, rows, numbers=numbers)
+
+
+def _is_whole(index: StageFolder) -> bool:
+    """Tell whether an index can be updated, and not only be made anew."""
+    damaged = index.damaged() if index.done else ["_SUCCESS.json"]
+    if damaged:
+        announce(f"index: {first_names(damaged, 3)} damaged or missing: the index is made anew")
+    return not damaged
 
 
 def _index_stage(

@@ -15,15 +15,16 @@ from mmray.pipeline.reports.tables import table
 from mmray.pipeline.reports.thumbnails import picture_of
 from mmray.pipeline.stage import StageFolder
 from mmray.serving.encoder import ImageEncoder
-from mmray.serving.search_index import SearchIndex
+from mmray.serving.search_index import COMPRESSED, VECTORS, SearchIndex
 from mmray.system.arrays import Box
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, first_names
 from mmray.system.folder import Folder, open_storage
 from mmray.system.locations import local_path
 from mmray.system.progress import announce
 from mmray.system.uris import masked
 
 SIDE = 240  # pixels of a thumbnail
+_ANEW = "the same `search.py index` command as before makes them anew"
 
 
 def run(config: QueryConfig) -> str:
@@ -43,8 +44,7 @@ def run(config: QueryConfig) -> str:
     check_bounds(config)
     check_not_empty(config)
     storage = open_storage(config.storage)
-    index = SearchIndex.read(_index(storage, config).folder)
-    encoder = ImageEncoder.load(index.model)
+    index, encoder = _opened(storage, config)
     queries = encoder.encode(config.query, index.about["longest_side"], box=config.box)
     found = index.nearest(queries, config.top, probes=config.probes)
     page = Path(config.page).absolute()
@@ -56,6 +56,30 @@ def run(config: QueryConfig) -> str:
         ) from error
     announce(f"page: {page}")
     return _table(config.query, index, found)
+
+
+def _opened(storage: Folder, config: QueryConfig) -> tuple[SearchIndex, ImageEncoder]:
+    """Read an index and its model; once more if it was updated meanwhile, and thus removed."""
+    stage = _index(storage, config)
+    try:
+        return _read(stage, config)
+    except (OSError, InputError) as error:
+        newer = _index(storage, config)
+        if newer.fingerprint != stage.fingerprint:
+            return _read(newer, config)
+        if isinstance(error, FileNotFoundError):
+            raise InputError(
+                f"--name {config.name}: files are missing ({error}); {_ANEW}"
+            ) from error
+        raise
+
+
+def _read(stage: StageFolder, config: QueryConfig) -> tuple[SearchIndex, ImageEncoder]:
+    # A compressed index reads few of the vectors, so they are not compared with their digest.
+    if stage.done and (bad := stage.damaged([VECTORS] if stage.folder.has(COMPRESSED) else [])):
+        raise InputError(f"--name {config.name}: damaged files ({first_names(bad, 3)}); {_ANEW}")
+    index = SearchIndex.read(stage.folder)
+    return index, ImageEncoder.load(index.model)
 
 
 def _index(storage: Folder, config: QueryConfig) -> StageFolder:
