@@ -28,7 +28,9 @@ from mmray.pipeline.distributed.ray_internals import (
 from mmray.system.errors import DamagedFileError, InputError, first_names
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
+from mmray.system.locations import open_folder
 from mmray.system.progress import announce
+from mmray.system.uris import is_remote
 from mmray.training.checkpoints import BEST, last_measured, saved_history, sound_history
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import rank_and_size
@@ -77,6 +79,7 @@ def fine_tune(
     DamagedFileError
         A file of cached images is damaged.
     """
+    filesystem, path = open_folder(folder.uri)  # Ray would show a URI, and what is secret in it
     elastic = workers.fewest < workers.most
     if folder.has(REFUSED):
         folder.delete(REFUSED)
@@ -98,7 +101,8 @@ def fine_tune(
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=CHECKPOINTS,
-            storage_path=folder.uri,
+            storage_path=path,
+            storage_filesystem=filesystem if is_remote(folder.uri) else None,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=FAILURES),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),

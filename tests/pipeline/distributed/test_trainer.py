@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray.train
 import torch
+from pyarrow import fs
 
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.weights import load
@@ -167,6 +169,22 @@ def without_images(job):
 
 
 @pytest.mark.slow
+def test_a_bucket_keeps_the_checkpoints_and_ray_no_credentials(job, alone, s3, monkeypatch):
+    bucket = fs.FileSystem.from_uri(f"s3://test:test@trained{s3}&allow_bucket_creation=true")[0]
+    bucket.create_dir("trained")
+    given = {}
+    real = ray.train.RunConfig
+    monkeypatch.setattr(ray.train, "RunConfig", lambda **each: real(**given.setdefault("", each)))
+    state, history = trained(job, f"s3://KEY:SECRET@trained/x{s3}")
+    assert_near(state, alone.last, 1e-5)
+    assert len(history) == 3
+    assert "SECRET" not in str(given)
+    (network, _) = bucket.get_file_info(
+        [f"trained/x/checkpoints/epoch-{epoch:03d}/model.safetensors" for epoch in (2, 3)]
+    )
+    assert network.is_file
+
+
 def test_images_that_were_never_there_leave_the_initial_network_to_begin_with(job, tmp_path):
     with pytest.raises(InputError, match=r"00\.png\.gone: FileNotFoundError.*restore it"):
         trained(without_images(job), tmp_path)
