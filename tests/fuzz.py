@@ -352,7 +352,7 @@ def image_tables() -> list[Sample]:
 
 def read_container(folder: Path) -> object:
     (file,) = folder.iterdir()
-    found = list_container(str(file))
+    found, _ = list_container(str(file))
     images = [found[i] for i in range(min(len(found), 20))]
     return list(read_images(images, limit=1 << 20, threads=1))
 
