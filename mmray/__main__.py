@@ -13,6 +13,7 @@ from typing import Any
 import tyro
 
 import mmray
+from mmray.config.bounds import check_not_empty
 from mmray.config.command_line import exit_status, flag_value, parse
 from mmray.config.presets import (
     EVALUATE,
@@ -35,8 +36,10 @@ def retrieval(arguments: list[str]) -> None:
     """Fine-tune a network for retrieval on unlabelled images, and measure its mAP (the main job).
 
     Without arguments it runs a small demonstration on rendered photos. The same command again
-    continues where it was stopped. Exit status: 0 done, 2 unusable arguments or input, 1 anything
-    else, 130 interrupted (and resumable).
+    continues where it was stopped.
+
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
+    Ctrl-C and 143 after SIGTERM (both resumable).
     """
     config = parse(PRESETS, arguments, _help(retrieval))
     from mmray.pipeline.recipes.retrieval import run
@@ -52,8 +55,10 @@ def finegrained(arguments: list[str]) -> None:
 
     Without arguments it runs a small demonstration on rendered photos. --images names a folder with
     a folder per class, or CUB-200-2011: the first half of the classes is for training, without
-    labels, the second half for testing. The same command again continues where it was stopped. Exit
-    status: 0 done, 2 unusable arguments or input, 1 anything else, 130 interrupted (and resumable).
+    labels, the second half for testing. The same command again continues where it was stopped.
+
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
+    Ctrl-C and 143 after SIGTERM (both resumable).
     """
     config = parse(FINEGRAINED_PRESETS, arguments, _help(finegrained))
     from mmray.pipeline.recipes.finegrained import run
@@ -68,8 +73,10 @@ def mine(arguments: list[str]) -> None:
     """Mine anchors and pools from features that were computed elsewhere.
 
     The features are a .npy file (n x d), a folder of Parquet (column embedding) or a MATLAB file
-    (V, d x n). The same command again continues where it was stopped. Exit status: 0 done, 2
-    unusable arguments or input, 1 anything else, 130 interrupted (and resumable).
+    (V, d x n). The same command again continues where it was stopped.
+
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
+    Ctrl-C and 143 after SIGTERM (both resumable).
     """
     config = parse(MINE_PRESETS, arguments, _help(mine))
     from mmray.pipeline.recipes.mining import HEAD, run
@@ -83,8 +90,10 @@ def evaluate(arguments: list[str]) -> None:
 
     The last thing printed is a table as in Table 3 of the paper: a row for each network, descriptor
     and whitening, a column for each benchmark. The same command again continues where it was
-    stopped. Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 interrupted
-    (and resumable).
+    stopped.
+
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
+    Ctrl-C and 143 after SIGTERM (both resumable).
     """
     config = parse({"": EVALUATE}, arguments, _help(evaluate))
     from mmray.pipeline.recipes.evaluation import run
@@ -98,8 +107,10 @@ def ablation(arguments: list[str]) -> None:
 
     Without arguments it compares on a small rendered set. --application retrieval compares by mAP;
     each application takes all flags of its own job. Rows that learn from labels say so. The same
-    command again runs the rows that are missing. Exit status: 0 done, 2 unusable arguments or
-    input, 1 anything else, 130 interrupted (and resumable).
+    command again runs the rows that are missing.
+
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
+    Ctrl-C and 143 after SIGTERM (both resumable).
     """
     application = flag_value("--application", arguments)
     presets: Mapping[Any, Any] = (
@@ -118,8 +129,10 @@ def search(arguments: list[str]) -> None:
         python jobs/search.py query PHOTO ... --top 20
 
     A query prints a table last and writes a page of thumbnails. `index` again, with the same or
-    other images, describes only the new ones. Exit status: 0 done, 2 unusable arguments or input, 1
-    anything else, 130 interrupted (and resumable).
+    other images, describes only the new ones.
+
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
+    Ctrl-C and 143 after SIGTERM (both resumable).
     """
     config: IndexConfig | QueryConfig = tyro.extras.subcommand_cli_from_dict(
         {"index": IndexConfig, "query": QueryConfig},
@@ -142,9 +155,12 @@ def export(arguments: list[str]) -> None:
 
     The file takes uint8 RGB images (batch, 3, height, width) and gives l2-normalised, whitened
     descriptors. One line is printed: the file, and the difference between ONNX Runtime and torch.
-    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 interrupted.
+
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
+    Ctrl-C and 143 after SIGTERM.
     """
     config = tyro.cli(ExportConfig, args=arguments, description=_help(export))
+    check_not_empty(config)
     from mmray.pipeline.registry import model_folder
     from mmray.serving.encoder import ImageEncoder
     from mmray.serving.onnx_export import export_onnx
@@ -211,8 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     lines = [f"  {job.__name__:12} {_help(job).splitlines()[0]}" for job in JOBS.values()]
     usage = f"usage: mmray {{{','.join(JOBS)}}} ... (--help after a name says more)\n"
     if name in ("-h", "--help"):
-        print("\n".join([usage, *lines]))
-        return 0
+        return exit_status(lambda: print("\n".join([usage, *lines])))
     print(f"{usage}error: no job {name!r}", file=sys.stderr)
     return 2
 

@@ -1,7 +1,5 @@
 """Whole jobs on a GPU: the extraction stage on Ray, and the demonstration."""
 
-import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -90,20 +88,8 @@ def _gpu_load(trial: Trial) -> Iterator[list[int]]:
 
 @contextmanager
 def _ray() -> Iterator[None]:
-    """Ray as jobs have it; one that starts here ends with the block, and is not beside `demo`.
-
-    It starts without a dashboard where the wheel has no pages for it: Ray would wait a minute for
-    one that cannot start.
-    """
+    """Ray as jobs have it; one that starts here ends with the block, and is not beside `demo`."""
     joined = ray.is_initialized()
-    pages = Path(ray.__file__).parent / "dashboard" / "client"
-    if not (joined or cluster.running_cluster() or pages.is_dir()):
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=max(4, (os.cpu_count() or 1) + 2),
-            logging_level=logging.WARNING,
-        )
     cluster.connect()
     try:
         yield

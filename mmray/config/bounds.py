@@ -1,6 +1,7 @@
 """Bounds of settings, annotated to their fields: `graph_k: Annotated[int, Between(2, 100)]`.
 
-`EXECUTION` is annotated to fields that change how a run is carried out, and not its outcome.
+`EXECUTION` is annotated to fields that change how a run is carried out, and not its outcome,
+`MAY_BE_EMPTY` to those that may be an empty text.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from mmray.system.errors import InputError
 
 EXECUTION = "execution"  # metadata of a field: no result depends on it
+MAY_BE_EMPTY = "may be empty"  # metadata of a field: "" has a meaning of its own
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,19 @@ def check_bounds(config: Any) -> None:
                         f"--{name.replace('_', '-')} {each}: choose a value from {bound.low:g} to "
                         f"{bound.high:g}"
                     )
+
+
+def check_not_empty(config: Any) -> None:
+    """Raise InputError for the first setting that is an empty text, as of an unset variable."""
+    for name, value, metadata in annotated_fields(config):
+        texts = value if isinstance(value, tuple) else (value,)
+        if MAY_BE_EMPTY not in metadata and any(
+            isinstance(text, str) and not text.strip() for text in texts
+        ):
+            raise InputError(
+                f"--{name.replace('_', '-')} is missing: its value is empty; name one, or leave "
+                "the flag out"
+            )
 
 
 def execution_settings(config: Any) -> set[str]:

@@ -1,17 +1,21 @@
 """Parsing of a job's command line, and the exit status for its errors and signals."""
 
 import io
+import os
+import select
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
+from mmray.config.bounds import annotated_fields
 from mmray.config.learning import LearningConfig
 from mmray.config.presets import recipe_names, with_defaults
 from mmray.config.run import RunConfig
-from mmray.system.errors import InputError, printable
+from mmray.system.errors import InputError, MachineError, printable
 
 Settings = TypeVar("Settings", bound=RunConfig)
 
@@ -21,6 +25,11 @@ def parse(presets: Mapping[Any, Settings], arguments: list[str], description: st
 
     Without --preset, the first preset is taken; --tuples implies the recipe `supervised`.
     Ends the process with status 2 where the arguments cannot be parsed.
+
+    Raises
+    ------
+    InputError
+        A flag that takes any number of values is given none.
     """
     name = flag_value("--preset", arguments)
     default: Any = presets[name if name in presets else next(iter(presets))]
@@ -33,6 +42,11 @@ def parse(presets: Mapping[Any, Settings], arguments: list[str], description: st
     settings: Settings = tyro.cli(
         type(default), args=arguments, default=default, description=description
     )
+    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    for field, value, _ in annotated_fields(settings):
+        flag = f"--{field.replace('_', '-')}"
+        if value == () and flag in given:  # as of `--images $PHOTOS`, where that is not set
+            raise InputError(f"{flag} is missing: it has no value; name one, or leave the flag out")
     return settings
 
 
@@ -47,24 +61,60 @@ def flag_value(flag: str, arguments: list[str]) -> Any:
 
 
 def exit_status(job: Callable[[], None]) -> int:
-    """Run a job and return its exit status: 0 done, 2 unusable input, 130 interrupted.
+    """Run a job and return its exit status.
 
-    Any other exception is raised; Python then ends the process with status 1.
+    0 done, 2 unusable input, 1 a failure of the machine, 130 interrupted, 143 terminated by
+    SIGTERM. Any other exception is raised; Python then ends the process with status 1. A job whose
+    output is no longer read, as in `--help | head`, ends like other commands, with status 141.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of images may not fit its encoding
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _interrupt)  # a stopped job or a spot notice ends like Ctrl-C
+    # A stopped job or a spot notice ends like Ctrl-C, but for the status.
+    terminated: list[int] = []
+
+    def terminate(signum: int, frame: Any) -> NoReturn:
+        terminated.append(signum)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
-        job()
-    except InputError as error:
+        with _while_output_is_read():
+            job()
+    except (InputError, MachineError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     return 0
 
 
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _while_output_is_read() -> Iterator[None]:
+    """End with status 141, silently, once nobody reads what the block prints."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # `>&-` closes it
+                sys.stdout.flush()  # at its end Python would print the error
+    except BrokenPipeError:
+        closed = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+        if not closed:  # of another connection
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in closed:
+            os.dup2(nowhere, stream.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Tell whether a stream is a pipe that nobody reads any more."""
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # not a file, as in tests
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

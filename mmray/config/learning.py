@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from mmray.config.bounds import EXECUTION, Between
+from mmray.config.bounds import EXECUTION, MAY_BE_EMPTY, Between
 from mmray.config.choices import (
     Application,
     FinegrainedPreset,
@@ -54,7 +54,7 @@ class LearningConfig(MiningRunConfig, ListingConfig, ABC):
     oracle: Oracle | None = None
     """Uses labels: remove false positives or false negatives from the mined pools, by the labels
     that otherwise measure their purity, to see how much purer pools would help."""
-    registered_model: Annotated[str, EXECUTION] = RETRIEVAL_MODEL
+    registered_model: Annotated[str, EXECUTION, MAY_BE_EMPTY] = RETRIEVAL_MODEL
     """Name in MLflow's registry under which the model becomes the newest version; "": do not
     register it."""
     stages: Annotated[str, EXECUTION] = ",".join(STAGES)
@@ -116,7 +116,7 @@ class FinegrainedConfig(LearningConfig):
     """Where the defaults come from: rendered photos on one machine, or the paper's CUB-200-2011."""
     recipe: FinegrainedRecipe = "steady"
     """How to train by default: steadily on any collection, or with the paper's own values."""
-    registered_model: Annotated[str, EXECUTION] = FINEGRAINED_MODEL
+    registered_model: Annotated[str, EXECUTION, MAY_BE_EMPTY] = FINEGRAINED_MODEL
     stages: Annotated[str, EXECUTION] = ",".join(FINEGRAINED_STAGES)
     dim: Annotated[int, Between(1, 100_000)] = 64
     """Dimensions of the embedding, the output of a fully connected layer after the pooling

@@ -41,7 +41,7 @@ class DemoConfig:
     """Photos of none of the objects, in each part."""
     longest_side: Annotated[int, Between(32, 4096)] = 256
     """Longest side of a photo, pixels."""
-    seed: int = 0
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 0
     """Another seed renders other objects."""
 
 
@@ -91,7 +91,7 @@ class MiningConfig:
     """k-NN of all items: exact, or approximate by faiss's inverted lists or navigable graph."""
     search_effort: Annotated[int, Between(1, 10**9)] = 64
     """Lists probed (ivf) or items kept while walking (hnsw): more find more, in more time."""
-    power: Annotated[float, Between(0, 100)] = 3.0
+    power: Annotated[float, Between(0.01, 100)] = 3.0
     """Exponent of the similarities, eq. (1)."""
     component: Literal["largest", "all"] = "largest"
     """Keep the graph's largest connected component only, or every item."""
@@ -111,11 +111,11 @@ class MiningConfig:
     """Relative residual at which conjugate gradients stop (as released)."""
     max_iter: Annotated[int, Between(1, 1_000_000)] = 20
     """Most iterations of conjugate gradients (as released)."""
-    positive_k: Annotated[int, Between(1, 1_000_000)] = 50
-    """Neighbours compared for the positives, eq. (5)."""
+    positive_k: Annotated[int, Between(2, 1_000_000)] = 50
+    """Neighbours compared for the positives, eq. (5), the anchor itself included."""
     positive_cut: Annotated[float, Between(0, 1)] = 0.0
     """Positives below this share of the anchor's highest similarity on the manifold are dropped."""
-    negative_k: Annotated[int, Between(1, 10**9)] = 10_000
+    negative_k: Annotated[int, Between(2, 10**9)] = 10_000
     """Neighbours compared for the negatives, eq. (6); capped at half of the items."""
     max_negatives: Annotated[int, Between(1, 1_000_000)] = 50
     """Negatives kept for an anchor (as released)."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from mmray.config.bounds import Between
+from mmray.config.bounds import MAY_BE_EMPTY, Between
 from mmray.config.choices import IndexKind, MinePreset
 from mmray.config.run import NEWEST, ListingConfig, MiningRunConfig, RunConfig
 from mmray.config.sections import DescribingConfig, LabelledSetsConfig
@@ -15,7 +15,7 @@ class MineConfig(MiningRunConfig):
 
     preset: MinePreset = "retrieval"
     """Where the defaults come from: the paper's retrieval, or its fine-grained setting."""
-    features: str = ""
+    features: Annotated[str, MAY_BE_EMPTY] = ""  # not given, which is refused with what to name
     """File .npy (n x d), folder of Parquet (column embedding), or MATLAB .mat (V, d x n)."""
     labels: str | None = None
     """A label for each item (.npy, or text with one a line), to measure the purity of the pools."""

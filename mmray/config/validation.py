@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmray.config.bounds import check_bounds
+from mmray.config.bounds import check_bounds, check_not_empty
 from mmray.config.learning import FinegrainedConfig, LearningConfig, RetrievalConfig, chosen_stages
 from mmray.config.run import RunConfig, settings
 from mmray.config.sections import ExtractionConfig, LabelledSetsConfig
@@ -18,6 +18,7 @@ _MODEL_NAME = re.compile(r"(?![\s.]*$)[^/:]{1,250}")  # what MLflow takes for a 
 def validate(config: RunConfig) -> None:
     """Raise InputError for the first impossible setting: its flag, its value and the remedy."""
     check_bounds(config)
+    check_not_empty(config)
     for kind in reversed(type(config).__mro__):
         for check in _CHECKS.get(kind, ()):
             check(config)
@@ -50,8 +51,6 @@ def _validate_retrieval(config: RetrievalConfig) -> None:
 
 
 def _validate_index(config: IndexConfig) -> None:
-    if not config.model:
-        raise InputError("--model is missing: name a folder model/ that a run left")
     if not config.images:
         raise InputError("--images is missing: name folders, archives or lists of images")
     if not _INDEX_NAME.fullmatch(config.name):

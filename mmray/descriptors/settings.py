@@ -1,6 +1,5 @@
 """Settings of describing an image: the preprocessing of its pixels, and the network's pass."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -9,8 +8,8 @@ from mmray.config.choices import Descriptor, Precision
 from mmray.config.sections import SCALE, DescribingConfig
 from mmray.descriptors.pooling import Rmac
 from mmray.images.decoding import MAX_PIXELS
-from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.foreign import JsonObject
 
 CONFIG = "config.json"  # in a model's folder
 
@@ -45,24 +44,26 @@ class Preprocessing:
             The file is missing or unreadable, a size is neither null nor a whole number from 1, or
             the scales are not a list of numbers from 0.05 to 4.
         """
-        path = folder.location(CONFIG)
-        try:
-            config = json.loads(folder.read(CONFIG))
-            sizes = {k: config[k] for k in ("longest_side", "crop") if k in config}
-            scales = config.get("scales", [1.0])
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: not the description of a saved model ({error!r})") from error
-        for name, size in sizes.items():
-            if size is not None and not is_size(size):
-                raise InputError(
-                    f"{path}: {name} is {size!r}: write a whole number of pixels from 1, or null"
-                )
-        if not (isinstance(scales, list) and scales and all(map(_is_scale, scales))):
-            raise InputError(
-                f"{path}: scales is {scales!r}: write a list of numbers from "
-                f"{SCALE.low:g} to {SCALE.high:g}"
-            )
+        config = read_config(folder)
+        pixels = "write a whole number of pixels from 1, or null"
+        sizes = {
+            key: config.value(key, lambda size: size is None or is_size(size), pixels)
+            for key in ("longest_side", "crop")
+            if key in config.values
+        }
+        numbers = f"write a list of numbers from {SCALE.low:g} to {SCALE.high:g}"
+        scales = config.value("scales", _are_scales, numbers, [1.0])
         return cls(**sizes, scales=tuple(map(float, scales)))
+
+
+def read_config(folder: Folder) -> JsonObject:
+    """Read the config.json of a model's folder; InputError where it is none."""
+    what = "not the description of a saved model"
+    return JsonObject.read(folder, CONFIG, what, "give a folder that a run left as model/")
+
+
+def _are_scales(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(map(_is_scale, values))
 
 
 def _is_scale(value: Any) -> bool:

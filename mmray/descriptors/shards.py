@@ -91,6 +91,7 @@ def finish_features(
     max_bad_fraction: float | None,
     flag: str = "",
     deduplicate: bool = False,
+    locations: pa.ChunkedArray | None = None,
 ) -> dict[str, float]:
     """Give readable images dense ids, and set unreadable and repeated ones aside.
 
@@ -106,6 +107,9 @@ def finish_features(
     flag : name of the setting of this share, for the message
     deduplicate
         Keep only the first of images with equal content; the others go to duplicates.parquet.
+    locations
+        Strings by item, under which the images are stored; None: those of the shards, in which the
+        images of one tar or Parquet file may be alike.
 
     Returns
     -------
@@ -125,6 +129,9 @@ def finish_features(
         if folder.has("images.parquet"):  # written last, it says that the others are there
             folder.delete("images.parquet")
         seen = _seen(shards)
+        if locations is not None:
+            place = seen.schema.get_field_index("uri")
+            seen = seen.set_column(place, "uri", locations.take(seen["item"]).cast(pa.string()))
         _set_bad_aside(folder, seen, total, max_bad_fraction, flag)
         if len(seen) < total:
             _remove_incomplete(shards, total)

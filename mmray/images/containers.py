@@ -1,13 +1,16 @@
 """Listing of the images in tar and Parquet files, and reading of listed images of any kind."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from mmray.images.collection import Collection, ImageFile
-from mmray.images.parquet_files import has_images, list_parquet, read_parquet
+from mmray.images.left_out import LeftOut
+from mmray.images.parquet_files import ParquetReader, has_images, list_parquet
 from mmray.images.tar_files import list_tar, read_tar
 from mmray.system.errors import InputError
 from mmray.system.locations import error_line, is_uri, prefetch, read_bytes
@@ -18,8 +21,8 @@ CONTAINERS = (".tar", ".parquet")  # suffixes, in any case
 _LISTED = 65_536  # images made into a table at a time: as objects they take twice the memory
 
 
-def index(uri: str, *, column: str | None = None) -> Collection:
-    """List the images of a tar or Parquet file without reading them.
+def index(uri: str, *, column: str | None = None) -> tuple[Collection, Counter[str]]:
+    """List the images of a tar or Parquet file without reading them; count what is left out.
 
     A damaged file raises nothing: the images that can be listed are followed by one that has the
     name of the file, and the damage as its `error`.
@@ -38,10 +41,17 @@ def index(uri: str, *, column: str | None = None) -> Collection:
     if suffix not in CONTAINERS:
         raise ValueError(f"{uri}: not a container of images, they end in {CONTAINERS}")
     listed = list_tar(uri) if suffix == ".tar" else list_parquet(uri, column)
-    images, parts = _with_damage(listed, uri), []
-    while part := list(islice(images, _LISTED)):
-        parts.append(Collection.of(part))
-    return Collection.joined(parts)
+    left_out: Counter[str] = Counter()
+    parts, block = [], []
+    for item in _with_damage(listed, uri):
+        if isinstance(item, LeftOut):
+            left_out[item] += 1
+            continue
+        block.append(item)
+        if len(block) == _LISTED:
+            parts.append(Collection.of(block))
+            block = []
+    return Collection.joined([*parts, Collection.of(block)]), left_out
 
 
 def holds_images(uri: str, column: str | None = None) -> bool:
@@ -76,13 +86,20 @@ def read_images(
     For an image that fails, an OSError: FileNotFoundError if its file has vanished, errno EFBIG if
     it is longer than the limit, the listed `error` if it has one.
     """
-    for (uri, parquet), run in groupby(images, key=_holder):
-        if uri is None:
-            yield from prefetch(partial(_read_file, limit=limit), run, threads)
-        elif parquet:
-            yield from read_parquet(uri, run, limit=limit)
-        else:
-            yield from read_tar(uri, run, limit=limit)
+    # Kept while images of other files come between, as in a Parquet file some of whose rows name
+    # files: it would be read from the start of a row group again.
+    with ExitStack() as opened:
+        reader: ParquetReader | None = None
+        for (uri, parquet), run in groupby(images, key=_holder):
+            if uri is None:
+                yield from prefetch(partial(_read_file, limit=limit), run, threads)
+            elif parquet:
+                if reader is None or reader.uri != uri:
+                    opened.close()
+                    reader = opened.enter_context(closing(ParquetReader(uri)))
+                yield from (reader.read(image, limit) for image in run)
+            else:
+                yield from read_tar(uri, run, limit=limit)
 
 
 def read_image(image: ImageFile, *, limit: int) -> bytes:
@@ -98,10 +115,10 @@ def _file_name(uri: str) -> PurePosixPath:
     return PurePosixPath(PurePosixPath(path).name)
 
 
-def _with_damage(images: Iterable[ImageFile], uri: str) -> Iterator[ImageFile]:
+def _with_damage(listed: Iterable[ImageFile | LeftOut], uri: str) -> Iterator[ImageFile | LeftOut]:
     name = str(_file_name(uri))
     try:
-        yield from images
+        yield from listed
     except InputError as error:
         yield ImageFile(uri=uri, name=name, error=str(error))
     # A damaged file may raise anything, and one such file must not end the listing of the others.

@@ -3,53 +3,26 @@
 n images, h x w pixels. Resizing is Lanczos, as in the released code.
 """
 
-import io
 import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
+from PIL import Image
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
+from mmray.images.bombs import ImageContent, bomb
 from mmray.images.collection import ImageFile
 from mmray.images.containers import read_image
+from mmray.images.image_formats import READERS, format_of, upright
 from mmray.system.arrays import Box, Pixels
 from mmray.system.locations import error_line
 
 MAX_PIXELS = 178_956_970  # PIL refuses more too
-
-# The first bytes of a file, and its reader. Other formats of PIL are not tried: some start programs
-# (EPS), most are never met in collections. Photos of two pictures (MPO) are read as the JPEG that
-# they begin with.
-_READERS: dict[str, tuple[bytes, Callable[[IO[bytes]], Image.Image]]] = {
-    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),
-    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
-    "WEBP": (rb"(?s)RIFF.{4}WEBP", WebPImageFile),
-    "BMP": (rb"BM", BmpImageFile),
-    "TIFF": (rb"(II|MM)(\*\0|\0\*)|II\+\0|MM\0\+", TiffImageFile),
-    "GIF": (rb"GIF8[79]a", GifImageFile),
-}
-
-_UPRIGHT = {  # EXIF orientation -> operation that turns the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 _LIMIT_OF_PIL = threading.Lock()
 _WARNINGS = ("ignore", None, UserWarning, re.compile(r"PIL\.(Png|Tiff)ImagePlugin"), 0)
@@ -109,7 +82,8 @@ def decode(
     The image is turned upright (EXIF, ignored if it is broken), transparent parts become white, 16
     and 12 bits become 8, an animation gives its first frame; colour profiles are not applied.
     Gray of 32 bits, of floats or signed is refused, as its white is not known. So are truncated
-    files; a JPEG damaged in the middle may pass, with wrong colours from there on.
+    files, and those that would take far more time than their size accounts for (`bombs`); a JPEG
+    damaged in the middle may pass, with wrong colours from there on.
 
     Threads may decode at once. Warnings of PIL's PNG and TIFF readers, which also read EXIF, are
     silenced in the whole process by a filter put first, as no other way holds in threads.
@@ -127,17 +101,21 @@ def decode(
         raise ValueError(f"longest_side is {longest_side}, it must be at least 1")
     if not data:
         return Decoded(None, 0, 0, "empty file (0 bytes)")
-    name = next((name for name in _READERS if re.match(_READERS[name][0], data)), None)
+    name = format_of(data)
     if name is None:
-        return Decoded(None, 0, 0, f"not an image of a known format ({', '.join(_READERS)})")
+        return Decoded(None, 0, 0, f"not an image of a known format ({', '.join(READERS)})")
     _silence_pil()
     try:
+        content = ImageContent(data)
         with _without_limit_of_pil() as limit:
-            image = _READERS[name][1](io.BytesIO(data))
+            image = READERS[name][1](content)
         width, height = image.size
         if width * height > max_pixels:
             error = f"{width} x {height} pixels, more than --extraction.max-pixels {max_pixels}"
             return Decoded(None, 0, 0, error)
+        if reason := bomb(name, image, data):
+            return Decoded(None, 0, 0, f"{name}: {reason}")
+        content.allow(width * height)
         beyond = limit is not None and width * height > limit
         with _without_limit_of_pil() if beyond else nullcontext():
             return _reduced(image, longest_side, box)
@@ -224,10 +202,8 @@ def _reduced(image: Image.Image, longest_side: int | None, box: Box | None) -> D
         # does not depend on it.
         image.draft(None, (max(1, round(2 * width * scale)), max(1, round(2 * height * scale))))
     image.load()
-    orientation = _orientation(image)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    if orientation in (5, 6, 7, 8):
+    image, turned = upright(image)
+    if turned:
         width, height = height, width
     image = _to_rgb(image)
     region = (width, height)
@@ -245,14 +221,6 @@ def _reduced(image: Image.Image, longest_side: int | None, box: Box | None) -> D
         # 20% off the time of a large WebP, 0.2 of 255 gray levels away on average.
         image = image.resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return Decoded(_pixels(image), width, height, None)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # as broken as data can be, while the pixels may be sound
-        return 1
-    return orientation if isinstance(orientation, int) else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

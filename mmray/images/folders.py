@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from mmray.images.collection import SUFFIXES, ImageFile
+from mmray.images.left_out import SPECIAL, LeftOut, by_suffix, hidden, hidden_in
 from mmray.system import locations
 from mmray.system.locations import as_text, error_line, is_text, local_path, uri_of
 
@@ -37,11 +38,12 @@ class Stamp:
 # -- what is in a folder --------------------------------------------------------------------------
 
 
-def walk(root: Path, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile | Stamp]:
+def walk(root: Path, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile | Stamp | LeftOut]:
     """Yield the image, tar and Parquet files below a local folder, and a stamp of each folder.
 
-    They come in no order. Links are followed, though not in circles; hidden files and folders are
-    left out. A file or folder that cannot be seen or listed is an item with an `error`.
+    They come in no order. Links are followed, though not in circles. A file or folder that cannot
+    be seen or listed is an item with an `error`; one that is left out is counted by a `LeftOut`:
+    files with other suffixes, and hidden files and folders, which are not looked into.
 
     Parameters
     ----------
@@ -69,7 +71,7 @@ def walk(root: Path, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile | S
                     pending.append((child.path, f"{prefix}{child.name}/", above | {here}))
                     continue
                 yield child
-                if child.error:
+                if isinstance(child, ImageFile) and child.error:
                     yield Stamp(child.uri, -1, 0)
         except OSError as error:
             if not prefix:
@@ -82,22 +84,28 @@ def walk(root: Path, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile | S
 
 def _children(
     folder: str, prefix: str, wanted: tuple[str, ...]
-) -> Iterator[ImageFile | os.DirEntry[str]]:
-    """Yield the wanted files and the folders directly in a folder."""
+) -> Iterator[ImageFile | LeftOut | os.DirEntry[str]]:
+    """Yield the wanted files and the folders directly in a folder, and what is left out there."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
             try:
                 # Only wanted files, perhaps few of a million, are asked for more than their name.
-                if entry.is_dir():
+                is_folder = entry.is_dir()
+                unseen = hidden(entry.name, is_folder=is_folder)
+                if unseen is not None:
+                    yield unseen
+                elif is_folder:
                     yield entry
                 elif entry.name.lower().endswith(wanted):
                     status = entry.stat()
-                    if stat.S_ISREG(status.st_mode):
-                        yield _file(entry, prefix, size=status.st_size)
+                    regular = stat.S_ISREG(status.st_mode)
+                    yield _file(entry, prefix, size=status.st_size) if regular else SPECIAL
+                else:
+                    yield by_suffix(entry.name)
             except OSError as error:
-                yield _file(entry, prefix, error=error_line(error))
+                # What is hidden need not be read, so that it is no error.
+                unseen = hidden(entry.name, is_folder=False)
+                yield unseen or _file(entry, prefix, error=error_line(error))
 
 
 def _file(
@@ -107,8 +115,8 @@ def _file(
     return ImageFile(uri=uri, name=as_text(prefix + entry.name), size=size, error=error)
 
 
-def remote_files(folder: str, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile]:
-    """Yield the image, tar and Parquet files below a remote folder, except hidden ones.
+def remote_files(folder: str, wanted: tuple[str, ...] = WANTED) -> Iterator[ImageFile | LeftOut]:
+    """Yield the image, tar and Parquet files below a remote folder, and what is left out there.
 
     Parameters
     ----------
@@ -126,12 +134,19 @@ def remote_files(folder: str, wanted: tuple[str, ...] = WANTED) -> Iterator[Imag
     parts = urlsplit(folder)
     root = urlunsplit(parts._replace(path=parts.path.rstrip("/"), query="", fragment=""))
     query = f"?{parts.query}" if parts.query else ""
+    known: set[str] = set()  # hidden folders
     for entry in entries:
-        # The markers of folders in object stores end in "/", so that they have no suffix.
         name = entry.path.removeprefix(path).lstrip("/")
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if entry.type == fs.FileType.File and not hidden and name.lower().endswith(wanted):
+        # Object stores mark a folder by an object whose name ends in "/".
+        if entry.type != fs.FileType.File or name.endswith("/") or not name:
+            continue
+        unseen = hidden_in(name, known)
+        if unseen is not None:
+            yield from unseen
+        elif name.lower().endswith(wanted):
             yield ImageFile(uri=f"{root}/{quote(name)}{query}", name=name, size=entry.size)
+        else:
+            yield by_suffix(name.rpartition("/")[2])
 
 
 # -- whether it changed ---------------------------------------------------------------------------

@@ -3,28 +3,24 @@
 Every function raises InputError where the list cannot be read.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator
+from reprlib import repr as shorten
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmray.images.collection import ImageFile
-from mmray.images.parquet_files import is_text
+from mmray.images.collection import NAMELESS, ImageFile
+from mmray.images.parquet_columns import is_text
 from mmray.system import locations
 from mmray.system.errors import InputError
-from mmray.system.locations import error_line, is_uri, resolve
+from mmray.system.locations import error_line, resolve
 from mmray.system.text_files import read_names
+from mmray.system.uris import masked, refusal
 
 Answer = TypeVar("Answer")
 
-NOT_THE_WEB = "only local files and what pyarrow.fs opens (s3://, gs://, hdfs://) are read"
 _COLUMNS = ("uri", "url", "path", "file", "file_name", "filename", "image", "name")
-
-
-def of_the_web(uri: str) -> bool:
-    return is_uri(uri) and re.match("(https?|ftps?):", uri, re.IGNORECASE) is not None
 
 
 def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
@@ -32,14 +28,11 @@ def listed(uri: str, entries: Iterable[str | None]) -> Iterator[ImageFile]:
     for row, entry in enumerate(entries):
         name = "" if entry is None else entry.strip()
         if not name:
-            yield ImageFile(uri=uri, name=f"row {row}", error="this row of the list names no file")
+            yield ImageFile(uri=uri, name=f"row {row}", error=NAMELESS)
             continue
-        error = None
-        if of_the_web(name):
-            error = NOT_THE_WEB
-        elif "\0" in name:
-            error = "no file has a NUL character in its name"
-        yield ImageFile(uri=resolve(uri, name), name=name, error=error)
+        error = refusal(name, of_list=uri)
+        place = resolve(uri, name) if error is None else name
+        yield ImageFile(uri=masked(place) if error else place, name=masked(name), error=error)
 
 
 def lines(uri: str) -> list[str]:
@@ -70,7 +63,7 @@ def cells(uri: str, column: str | None) -> list[str | None]:
     try:
         return _of_parquet(uri, read)
     except UnicodeDecodeError as error:
-        raise InputError(f"{uri}: {error.object!r} is not UTF-8; mend the list") from error
+        raise InputError(f"{uri}: {shorten(error.object)} is not UTF-8; mend the list") from error
 
 
 def _of_parquet(uri: str, ask: Callable[[pq.ParquetFile], Answer]) -> Answer:
@@ -85,7 +78,7 @@ def _of_parquet(uri: str, ask: Callable[[pq.ParquetFile], Answer]) -> Answer:
 
 
 def _text_column(uri: str, schema: pa.Schema, column: str | None) -> str:
-    texts = [field.name for field in schema if _is_text(field.type)]
+    texts = [field.name for field in schema if is_text(field.type)]
     preferred = [name for name in _COLUMNS if name in texts]
     if column is not None:
         if column in texts:
@@ -99,7 +92,3 @@ def _text_column(uri: str, schema: pa.Schema, column: str | None) -> str:
         f"{uri}: {problem}; name the column of the images, or of their paths or URIs, with "
         f"--image-column (there are {', '.join(map(repr, schema.names[:20]))})"
     )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)

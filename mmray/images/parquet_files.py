@@ -1,53 +1,25 @@
-"""Images in Parquet files: a column of their bytes, in rows of row groups.
-
-The column is binary, or a struct with a binary field `bytes` as Hugging Face datasets write it.
-"""
+"""Images in Parquet files: a column of their bytes or paths, in rows of row groups."""
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmray.images.collection import ImageFile
-from mmray.system.errors import InputError, first_names, quoted
+from mmray.images.lists import listed
+from mmray.images.parquet_columns import Columns, Leaf, columns_of, holds_images
+from mmray.system.errors import InputError
 from mmray.system.locations import as_text, size_error
 from mmray.system.retrying_file import UNREADABLE, RetryingFile, os_error
-
-IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "data", "content")
-NAME_COLUMNS = (
-    "name",
-    "file_name",
-    "filename",
-    "path",
-    "file",
-    "key",
-    "__key__",
-    "id",
-    "uri",
-    "url",
-)
 
 _BUFFER = 1 << 24  # bytes of the column to fetch at a time, instead of a whole row group
 _BATCH = 1 << 23  # bytes of images to decode at a time; a page of the file may hold more
 _BATCH_ROWS = 256  # at most: the file counts the bytes of a repeated image once
 _CHANGED = "the file has no such row; it was changed, list it again"
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of the images and of their names, and the paths of the leaves to read."""
-
-    image: str
-    image_path: str
-    name: str | None
-    name_path: str | None
-
-
-# -- which columns --------------------------------------------------------------------------------
 
 
 def has_images(uri: str, column: str | None) -> bool:
@@ -59,70 +31,7 @@ def has_images(uri: str, column: str | None) -> bool:
         The file cannot be read, or is not a Parquet file.
     """
     with _opened(uri) as file:
-        candidates = [field.name for field in file.schema_arrow if _holds_bytes(field.type)]
-    return bool(candidates) if column is None else column in candidates
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and _is_binary(kind.field(place).type)
-    return _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    return any(test(kind) for test in tests)
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Tell whether an Arrow type is one of strings."""
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(test(kind) for test in tests)
-
-
-def _image_field(schema: pa.Schema, column: str | None) -> pa.Field:
-    """Return the column asked for, or the only plausible one; InputError if there is none."""
-    fields = {field.name: field for field in schema}
-    candidates = [name for name, field in fields.items() if _holds_bytes(field.type)]
-    if column is not None:
-        if column in candidates:
-            return fields[column]
-        if column in fields:
-            raise InputError(
-                f"the column {column!r} is of type {fields[column].type}, not of image bytes; name "
-                f"one of {first_names(quoted(candidates))} with --image-column"
-            )
-        raise InputError(
-            f"no column {column!r} among {first_names(quoted(fields))}; name another with "
-            "--image-column"
-        )
-    if not candidates:
-        raise InputError(
-            f"no column of image bytes among {first_names(quoted(fields))}; it must be binary, or "
-            "a struct with a binary field 'bytes'"
-        )
-    preferred = [name for name in IMAGE_COLUMNS if name in candidates]
-    if len(candidates) > 1 and not preferred:
-        raise InputError(
-            f"images may be in any of the columns {first_names(quoted(candidates))}; name one with "
-            "--image-column"
-        )
-    return fields[(preferred or candidates)[0]]
-
-
-def _columns(schema: pa.Schema, column: str | None) -> _Columns:
-    field = _image_field(schema, column)
-    if pa.types.is_struct(field.type):
-        image_path = f"{field.name}.bytes"
-        place = field.type.get_field_index("path")
-        if place >= 0 and is_text(field.type.field(place).type):
-            return _Columns(field.name, image_path, field.name, f"{field.name}.path")
-    else:
-        image_path = field.name
-    texts = {field.name for field in schema if is_text(field.type)}
-    name = next((name for name in NAME_COLUMNS if name in texts), None)
-    return _Columns(field.name, image_path, name, name)
+        return holds_images(file.schema_arrow, column)
 
 
 @contextmanager
@@ -137,17 +46,30 @@ def _parquet(source: RetryingFile) -> pq.ParquetFile:
     )
 
 
-def _leaf(array: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
-    return pc.struct_field(array, name) if pa.types.is_struct(array.type) else array
+def _values(array: pa.Array | pa.ChunkedArray, leaf: Leaf) -> pa.Array | pa.ChunkedArray:
+    return array if leaf.field is None else pc.struct_field(array, leaf.field)
 
 
-def _chunk(file: pq.ParquetFile, group: int, path: str) -> pq.ColumnChunkMetaData:
+def _chunk(file: pq.ParquetFile, group: int, leaf: Leaf) -> pq.ColumnChunkMetaData:
     """Return the footer's metadata of a column within a row group."""
     metadata = file.metadata.row_group(group)
     for chunk in map(metadata.column, range(metadata.num_columns)):
-        if chunk.path_in_schema == path:
+        if chunk.path_in_schema == leaf.path:
             return chunk
-    raise InputError(f"row group {group} is without the column {path!r}; the file is damaged")
+    raise InputError(f"row group {group} is without the column {leaf.path!r}; the file is damaged")
+
+
+def _batches(file: pq.ParquetFile, group: int, leaf: Leaf) -> Iterator[pa.Array]:
+    """Yield the cells of a row group, few at a time where they are large."""
+    chunk = _chunk(file, group, leaf)
+    mean = chunk.total_uncompressed_size // max(1, chunk.num_values)
+    for batch in file.iter_batches(
+        batch_size=min(_BATCH_ROWS, max(1, _BATCH // max(1, mean))),
+        row_groups=[group],
+        columns=[leaf.path],
+        use_threads=False,
+    ):
+        yield _values(batch.column(leaf.column), leaf)
 
 
 # -- listing --------------------------------------------------------------------------------------
@@ -155,6 +77,9 @@ def _chunk(file: pq.ParquetFile, group: int, path: str) -> pq.ColumnChunkMetaDat
 
 def list_parquet(uri: str, column: str | None) -> Iterator[ImageFile]:
     """Yield the images of a file, listed from its footer and names; image bytes are not read.
+
+    A row without bytes that has a path is an image file of its own. Where such rows are mixed with
+    others, or the footer does not count them, the column of the bytes is read to find them.
 
     Raises
     ------
@@ -165,34 +90,71 @@ def list_parquet(uri: str, column: str | None) -> Iterator[ImageFile]:
     """
     number = 0
     with _opened(uri) as file:
-        columns = _columns(file.schema_arrow, column)
+        columns = columns_of(file.schema_arrow, column)
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
-            values = _chunk(file, group, columns.image_path).num_values
+            values = _chunk(file, group, columns.image).num_values
             if rows != values:  # before a damaged number is believed, and listed
                 raise InputError(
-                    f"row group {group} is of {rows} rows, its column {columns.image!r} of "
+                    f"row group {group} is of {rows} rows, its column {columns.image.column!r} of "
                     f"{values}; the file is damaged, fetch it again"
                 )
-            for row, name in enumerate(_names(file, group, rows, columns)):
+            paths = _paths(file, group, rows, columns)
+            names = _names(file, group, rows, columns.names)
+            for row, (name, path) in enumerate(zip(names, paths, strict=True)):
                 name = name or f"row {number}"
-                yield ImageFile(
-                    uri=uri, name=name, offset=row, row_group=group, column=columns.image
-                )
+                if path:
+                    for image in listed(uri, [path]):
+                        yield replace(image, name=name)
+                else:
+                    yield ImageFile(
+                        uri=uri, name=name, offset=row, row_group=group, column=columns.image.column
+                    )
                 number += 1
 
 
-def _names(file: pq.ParquetFile, group: int, rows: int, columns: _Columns) -> Iterable[str | None]:
-    if columns.name is None:
-        return (None for _ in range(rows))
-    table = file.read_row_group(group, columns=[columns.name_path], use_threads=False)
-    texts = _leaf(table[columns.name], "path").cast(pa.large_binary()).to_pylist()
+def _names(file: pq.ParquetFile, group: int, rows: int, leaves: Sequence[Leaf]) -> list[str | None]:
+    """Return the name of each row: of the first leaf that has one there."""
+    names: list[str | None] = [None] * rows
+    for leaf in leaves:
+        if all(names):
+            break
+        texts = _texts(file, group, rows, leaf)
+        names = [name or text for name, text in zip(names, texts, strict=True)]
+    return names
+
+
+def _paths(file: pq.ParquetFile, group: int, rows: int, columns: Columns) -> Sequence[str | None]:
+    """Return the path of each row whose image is a file of its own, None for the others."""
+    nothing: list[str | None] = [None] * rows
+    if columns.path is None:
+        return nothing
+    statistics = _chunk(file, group, columns.image).statistics
+    counted = statistics is not None and statistics.has_null_count
+    if counted and statistics.null_count == 0:
+        return nothing
+    texts = _texts(file, group, rows, columns.path)
+    if counted and statistics.null_count == rows:
+        return texts
+    # The footer does not tell which rows are without bytes: the column itself has to be read.
+    valid: list[bool] = []
+    for cells in _batches(file, group, columns.image):
+        valid += pc.is_valid(cells).to_pylist()
+    return [None if there else text for text, there in zip(texts, valid, strict=True)]
+
+
+def _texts(file: pq.ParquetFile, group: int, rows: int, leaf: Leaf) -> list[str | None]:
+    table = file.read_row_group(group, columns=[leaf.path], use_threads=False)
+    column = _values(table[leaf.column], leaf)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    texts = column.cast(pa.large_binary()).to_pylist()
     if len(texts) != rows:
         raise InputError(
-            f"row group {group} is of {rows} rows, its column {columns.name!r} of {len(texts)}; "
+            f"row group {group} is of {rows} rows, its column {leaf.column!r} of {len(texts)}; "
             "the file is damaged, fetch it again"
         )
-    return map(_text, texts)
+    return [_text(text) for text in texts]
 
 
 def _text(name: bytes | None) -> str | None:
@@ -203,30 +165,28 @@ def _text(name: bytes | None) -> str | None:
 # -- reading --------------------------------------------------------------------------------------
 
 
-def read_parquet(uri: str, images: Iterable[ImageFile], *, limit: int) -> Iterator[bytes | OSError]:
-    """Yield the content of images of one file, in the order given, or the error for each.
+class ParquetReader:
+    """The images of a file, read forward in batches.
 
     A row group is read once if its rows are asked for in ascending order, and only up to the last
     one; every step back reads it again from its start.
     """
-    with RetryingFile(uri) as source:
-        reader = _Reader(source)
-        for image in images:
-            outcome: bytes | OSError
-            try:
-                outcome = reader.read(image, limit)
-            except OSError as error:
-                outcome = error
-            yield outcome
 
-
-class _Reader:
-    """The image column of a file, read forward in batches."""
-
-    def __init__(self, source: RetryingFile) -> None:
-        self._source = source
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._source = RetryingFile(uri)
         self._file: pq.ParquetFile | None = None
         self._start(None, None)
+
+    def close(self) -> None:
+        self._source.close()
+
+    def read(self, image: ImageFile, limit: int) -> bytes | OSError:
+        """Return the content of an image of at most `limit` bytes, or the error for it."""
+        try:
+            return self._content(image, limit)
+        except OSError as error:
+            return error
 
     def _start(self, column: str | None, group: int | None) -> None:
         self._column, self._group = column, group
@@ -234,7 +194,7 @@ class _Reader:
         self._batches: Iterator[pa.Array] | None = None
         self._failure: OSError | None = None
 
-    def read(self, image: ImageFile, limit: int) -> bytes:
+    def _content(self, image: ImageFile, limit: int) -> bytes:
         if image.error is not None:
             raise OSError(image.error)
         assert image.offset is not None, image
@@ -243,12 +203,15 @@ class _Reader:
         if here != (image.column, image.row_group) or image.offset < self._first:
             self._start(image.column, image.row_group)
         self._advance_to(image.row_group, image.offset)
-        cell = self._cells[image.offset - self._first].as_buffer()
-        if cell is None:
+        cell = self._cells[image.offset - self._first]
+        while isinstance(cell, pa.DictionaryScalar | pa.ExtensionScalar):
+            cell = cell.value
+        if cell is None or not cell.is_valid:
             raise OSError(errno.ENODATA, "the row has no image bytes")
-        if cell.size > limit:
-            raise size_error(cell.size, limit)
-        content: bytes = cell.to_pybytes()
+        buffer = cell.as_buffer()
+        if buffer.size > limit:
+            raise size_error(buffer.size, limit)
+        content: bytes = buffer.to_pybytes()
         return content
 
     def _advance_to(self, group: int, row: int) -> None:
@@ -269,15 +232,6 @@ class _Reader:
     def _read_group(self, group: int) -> Iterator[pa.Array]:
         if self._file is None:
             self._file = _parquet(self._source)
-        columns = _columns(self._file.schema_arrow, self._column)
-        if group >= self._file.num_row_groups:
-            return
-        chunk = _chunk(self._file, group, columns.image_path)
-        mean = chunk.total_uncompressed_size // max(1, chunk.num_values)
-        for batch in self._file.iter_batches(
-            batch_size=min(_BATCH_ROWS, max(1, _BATCH // max(1, mean))),
-            row_groups=[group],
-            columns=[columns.image_path],
-            use_threads=False,
-        ):
-            yield _leaf(batch.column(columns.image), "bytes")
+        columns = columns_of(self._file.schema_arrow, self._column)
+        if group < self._file.num_row_groups:
+            yield from _batches(self._file, group, columns.image)

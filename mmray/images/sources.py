@@ -4,6 +4,7 @@ n images. The images in tar and Parquet files are listed later, by `containers.i
 """
 
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,13 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
-from mmray.images import containers, folders, lists
+from mmray.images import containers, folders, left_out, lists
 from mmray.images.collection import SUFFIXES, Collection, ImageFile
 from mmray.images.folders import PARQUET, TAR, Stamp, unchanged
-from mmray.images.lists import NOT_THE_WEB, of_the_web
+from mmray.images.left_out import LeftOut
 from mmray.system import locations
 from mmray.system.errors import InputError
-from mmray.system.locations import as_text, bare, error_line, local_path, uri_of
+from mmray.system.locations import (
+    as_text,
+    bare,
+    error_line,
+    local_path,
+    uri_of,
+)
+from mmray.system.text_files import natural_order
+from mmray.system.uris import ONLY, SCHEMES, scheme_of
 
 __all__ = ["SourceListing", "Stamp", "find", "list_images", "probe", "unchanged"]
 
@@ -43,15 +52,19 @@ class SourceListing:
 
     Attributes
     ----------
-    images : those that are files of their own: of a folder sorted by name, of a list in its order
-    containers : sorted paths and URIs of tar and Parquet files whose images are still to be listed
+    images : those that are files of their own: of a folder sorted by name, of a list in its order,
+        as often as it names them
+    containers : sorted paths and URIs of tar and Parquet files whose images are still to be listed,
+        part.2 before part.10
     watched : stamps by which `unchanged` detects changes
+    left_out : what is in a folder and not an image -> its number
     summary : a sentence for the user
     """
 
     images: Collection
     containers: tuple[str, ...]
     watched: tuple[Stamp, ...]
+    left_out: Counter[str]
     summary: str
 
 
@@ -60,7 +73,7 @@ def find(source: str, *, column: str | None = None) -> SourceListing:
 
     Parameters
     ----------
-    source : a local path, or a percent-encoded URI that pyarrow.fs reads (s3://bucket/photos)
+    source : a local path, or a percent-encoded URI (s3://bucket/photos, gs://bucket/photos)
     column : column of a Parquet file with the images, or their paths and URIs; None: detect it
 
     Raises
@@ -94,13 +107,15 @@ def probe(source: str, *, column: str | None = None) -> None:
     elif kind == "parquet" and not containers.holds_images(_uri(source), column):
         lists.column_of(_uri(source), column)
     elif kind == "folder" and local_path(source) is not None:
-        failed = []
+        failed, passed = [], Counter[str]()
         for file in _files(source):
             if isinstance(file, ImageFile):
                 if file.error is None:
                     return
                 failed.append(file)
-        raise _nothing(source, failed, is_folder=True)
+            elif isinstance(file, LeftOut):
+                passed[file] += 1
+        raise _nothing(source, failed, passed, is_folder=True)
 
 
 def list_images(folder: str) -> list[ImageFile]:
@@ -140,8 +155,9 @@ def list_files(folder: str) -> list[ImageFile]:
 
 
 def _kind(source: str) -> Kind:
-    if of_the_web(source):
-        raise InputError(f"{source}: {NOT_THE_WEB}")
+    scheme = scheme_of(source)
+    if scheme is not None and scheme not in SCHEMES:
+        raise InputError(f"{source}: {ONLY}")
     if _is_folder(source):
         return "folder"
     name = _name(source).lower()
@@ -188,7 +204,9 @@ def _name(uri: str) -> str:
     return unquote(bare(uri).rpartition("/")[2]) if path is None else as_text(path.name)
 
 
-def _files(folder: str, wanted: tuple[str, ...] = folders.WANTED) -> Iterator[ImageFile | Stamp]:
+def _files(
+    folder: str, wanted: tuple[str, ...] = folders.WANTED
+) -> Iterator[ImageFile | Stamp | LeftOut]:
     path = local_path(folder)
     try:
         if path is None:
@@ -204,18 +222,21 @@ def _files(folder: str, wanted: tuple[str, ...] = folders.WANTED) -> Iterator[Im
 
 def _source_listing(
     source: str,
-    files: Iterable[ImageFile | Stamp],
+    files: Iterable[ImageFile | Stamp | LeftOut],
     watched: Sequence[Stamp] = (),
     *,
     is_folder: bool = False,
 ) -> SourceListing:
-    stamps = list(watched)
+    stamps, passed = list(watched), Counter[str]()
     inside: dict[str, set[str]] = {TAR: set(), PARQUET: set()}
     blocks: list[Collection] = []
     block: list[ImageFile] = []
     for file in files:
         if isinstance(file, Stamp):
             stamps.append(file)
+            continue
+        if isinstance(file, LeftOut):
+            passed[file] += 1
             continue
         suffix = bare(file.name).lower().rpartition(".")[2]
         if file.error is None and f".{suffix}" in inside:
@@ -232,14 +253,17 @@ def _source_listing(
     tars, parquets = inside[TAR], inside[PARQUET]
     beside = is_folder and bool(usable or tars)  # tables of labels and the like
     if not usable and not tars and not parquets:
-        raise _nothing(source, images, is_folder=is_folder)
-    held = sorted(tars if beside else tars | parquets)
+        raise _nothing(source, images, passed, is_folder=is_folder)
+    held = sorted(tars if beside else tars | parquets, key=natural_order)
     counts = (usable, len(tars), len(parquets), len(images) - usable)
+    rest = f"; left out: {left_out.counted(passed)}" if passed else ""
+    passed[PARQUET] += len(parquets) if beside else 0
     return SourceListing(
         images=images,
         containers=tuple(held),
         watched=tuple(dict.fromkeys([*stamps, *folders.stamps(held)])),
-        summary=f"{source}: {_counted(*counts, beside=beside)}",
+        left_out=+passed,
+        summary=f"{source}: {_counted(*counts, beside=beside)}{rest}",
     )
 
 
@@ -254,11 +278,14 @@ def _counted(images: int, tars: int, parquets: int, failed: int, *, beside: bool
     return ", ".join(said)
 
 
-def _nothing(source: str, failed: Sequence[ImageFile], *, is_folder: bool) -> InputError:
+def _nothing(
+    source: str, failed: Sequence[ImageFile], passed: Counter[str], *, is_folder: bool
+) -> InputError:
     """Return the error for a source without images, or with none that can be read."""
     if is_folder:
         looked_for = f"looked for {' '.join(SUFFIXES)}, {TAR}, {PARQUET}"
-        problem = f"no images in this folder ({looked_for})"
+        problem = f"no images in this folder ({looked_for}"
+        problem += f"; it holds {left_out.counted(passed)})" if passed else ")"
     else:
         problem = "this list names no file that can be read"
     if failed:

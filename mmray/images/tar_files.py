@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from mmray.images.collection import SUFFIXES, ImageFile
+from mmray.images.left_out import SPECIAL, LeftOut, by_suffix, hidden_in
 from mmray.system.errors import InputError
 from mmray.system.locations import as_text, local_path, size_error
 from mmray.system.retrying_file import UNREADABLE, RetryingFile, os_error
@@ -34,11 +35,12 @@ _COMPRESSED = {
 # -- listing --------------------------------------------------------------------------------------
 
 
-def list_tar(uri: str) -> Iterator[ImageFile]:
+def list_tar(uri: str) -> Iterator[ImageFile | LeftOut]:
     """Yield the images of an archive in its order, then the links to images; raise damage last.
 
     An image that cannot be read has an `error`. Of several members with one name each is an image,
     and a link means the last. Links are followed from member to member, not through linked folders.
+    A member that is left out is counted by a `LeftOut`, a hidden folder once.
 
     Raises
     ------
@@ -48,6 +50,7 @@ def list_tar(uri: str) -> Iterator[ImageFile]:
     """
     members: dict[str, ImageFile | str] = {}  # by its normal path: where it is, or a link's target
     links: list[tuple[tarfile.TarInfo, str]] = []
+    known: set[str] = set()  # hidden folders
     failure: Exception | None = None
     try:
         near = local_path(uri) is not None
@@ -55,15 +58,18 @@ def list_tar(uri: str) -> Iterator[ImageFile]:
             for member, whole in _members(file):
                 path = posixpath.normpath(member.name)
                 if member.issym() or member.islnk():
-                    members[path] = target = _target(member)
-                    if _is_image(member.name):
-                        links.append((member, target))
+                    members[path] = _target(member)
                 elif member.isreg():
-                    members[path] = image = _placed(uri, member, whole)
-                    if _is_image(member.name):
-                        yield image
-                        if not whole:
-                            break  # its error reports the damage
+                    members[path] = _placed(uri, member, whole)
+                left_out = _left_out(member, known)
+                if left_out is not None:
+                    yield from left_out
+                elif member.isreg():
+                    yield _placed(uri, member, whole)
+                    if not whole:
+                        break  # its error reports the damage
+                else:
+                    links.append((member, _target(member)))
     except (OSError, InputError) as error:
         failure = error
     for link, target in links:
@@ -189,9 +195,22 @@ def _followed(
     return ImageFile(uri=uri, name=name, offset=link.offset_data, error=error)
 
 
-def _is_image(name: str) -> bool:
-    hidden = any(part.startswith(".") and part.strip(".") for part in name.split("/"))
-    return name.lower().endswith(SUFFIXES) and not hidden
+def _left_out(member: tarfile.TarInfo, known: set[str]) -> tuple[LeftOut, ...] | None:
+    """Return what a member is counted as that is no image; None if it is one, or a link to one.
+
+    Parameters
+    ----------
+    member : of an archive; a folder is nothing to count
+    known : the hidden folders so far, to which that of this member is added
+    """
+    if member.isdir():
+        return ()
+    unseen = hidden_in(member.name, known)
+    if unseen is not None:
+        return unseen
+    if not member.name.lower().endswith(SUFFIXES):
+        return (by_suffix(posixpath.basename(member.name)),)
+    return None if member.isreg() or member.issym() or member.islnk() else (SPECIAL,)
 
 
 def _name(name: str) -> str:

@@ -122,7 +122,7 @@ def summarize(report: GraphReport) -> str:
     ]
     worries = []
     if report.edges == 0:
-        worries.append("Without an edge nothing can be mined: raise --mining.graph-k.")
+        worries.append("Without an edge nothing can be mined.")
     elif largest < n:
         worries.append(
             f"The largest of {report.components:,} components holds {percent(largest, n)} of the "

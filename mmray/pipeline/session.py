@@ -19,6 +19,7 @@ from mmray.system.folder import Folder, open_storage
 from mmray.system.locations import is_absolute
 from mmray.system.progress import announce
 from mmray.system.termination import on_termination
+from mmray.system.uris import masked
 
 KILLED = "KILLED"  # MLflow's status of a run whose job was stopped
 
@@ -252,6 +253,16 @@ def _tracked(
 
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that determine the results of a run, by flag."""
+    """Return the settings that determine the results of a run, by flag, without credentials."""
     carried_out = execution_settings(config)
-    return {key: value for key, value in settings(config).items() if key not in carried_out}
+    return {
+        key: _without_credentials(value)
+        for key, value in settings(config).items()
+        if key not in carried_out
+    }
+
+
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, str):
+        return masked(value)
+    return tuple(map(_without_credentials, value)) if isinstance(value, tuple) else value

@@ -13,14 +13,15 @@ from mmray.system.digests import Digest, damaged_files, digests_of
 from mmray.system.errors import DamagedFileError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
+from mmray.system.uris import masked_text
 
 SUCCESS = "_SUCCESS.json"
 PACKAGES = ("ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash JSON-like parts to twelve hex digits."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    """Hash JSON-like parts to twelve hex digits, without the credentials of URIs in them."""
+    text = masked_text(json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -92,9 +93,11 @@ class StageFolder:
             raise DamagedFileError(self.folder.location(SUCCESS), "its digest differs")
         return record
 
-    def damaged(self) -> list[str]:
-        """List files of a finished stage that are missing or not as they were written."""
-        return damaged_files(self.folder, self._read_record().get("files", {}))
+    def damaged(self, unread: Sequence[str] = ()) -> list[str]:
+        """List files of a finished stage that are missing or not as written, but `unread` ones."""
+        recorded = self._read_record().get("files", {})
+        read = {name: digest for name, digest in recorded.items() if name not in unread}
+        return damaged_files(self.folder, read)
 
     def reopen(self, damaged: Sequence[str]) -> None:
         """Delete damaged files and the record, so that running the stage makes them anew."""

@@ -58,6 +58,7 @@ from mmray.pipeline.tracking_server import (
 from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
+from mmray.system.uris import masked, masked_text
 
 # "Context impl SQLiteImpl" and the forty migrations of a new database mean nothing to a user.
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -123,7 +124,7 @@ class Run:
             name=name,
             digest=digest[:DIGEST],
             source_type="mmray",
-            source=dataset_source(sources),
+            source=dataset_source([masked(source) for source in sources]),
             profile=json.dumps({"num_rows": rows}),
         )
         used = DatasetInput(data, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
@@ -239,7 +240,8 @@ def open_run(
         if known is None:
             # User, file and commit, as MLflow's own function to start a run records them.
             of_process = resolve_tags().items()
-            tags = {key: as_text(value, MAX_TAG_VAL_LENGTH) for key, value in of_process} | own
+            texts = {key: masked_text(str(value)) for key, value in of_process}
+            tags = {k: as_text(text, MAX_TAG_VAL_LENGTH) for k, text in texts.items()} | own
             known = client.create_run(belongs, tags=tags, run_name=name[:MAX_NAME])
         else:
             client.update_run(known.info.run_id, status="RUNNING")

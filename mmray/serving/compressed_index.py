@@ -8,6 +8,7 @@ are then computed from the vectors themselves, which may lie on a disk: an item 
 the order and the similarities of those found are exact.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 
 from mmray.mining.knn.approximate import faiss, faiss_threads
 from mmray.mining.knn.results import Neighbors, checked_norms, rescored
+from mmray.serving.index_check import check_restorable
 from mmray.system.arrays import Features
+from mmray.system.errors import InputError
 
 FEWEST = 10_000  # items needed to learn 256 centroids for every part of a vector
 _CODE = 64  # bytes of an item, at most
@@ -99,6 +102,8 @@ class CompressedIndex:
             if (counts >= k).all():
                 break
             probes *= 4  # with all cells, all items are found
+        if candidates.max(initial=-1) >= n:
+            raise InputError("the compressed index names items that there are not; make it anew")
         candidates[candidates < 0] = n
         candidates.sort(axis=1)
         return rescored(self.database, queries, candidates, counts, k)
@@ -108,7 +113,33 @@ class CompressedIndex:
         return bytes(faiss.serialize_index(self.index))
 
     @classmethod
-    def from_bytes(cls, stored: bytes, database: Features) -> "CompressedIndex":
-        """Restore an index over a database (n, d) from the output of `to_bytes`."""
+    def from_bytes(
+        cls, stored: bytes, database: Features, *, digest: str | None = None
+    ) -> "CompressedIndex":
+        """Restore an index over a database (n, d) from the output of `to_bytes`.
+
+        Parameters
+        ----------
+        stored : compared with the digest before faiss sees it, which may crash on damaged bytes
+        database : (n, d) float32
+        digest : `digest_of` what was written; None, as in indexes of earlier versions: faiss
+            tries it in a process of its own first
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            The bytes are damaged, or of an index of other vectors.
+        """
+        if digest is None:
+            check_restorable(stored)
+        elif digest_of(stored) != digest:
+            raise ValueError("its checksum is another than when it was written")
         index = faiss.deserialize_index(np.frombuffer(stored, np.uint8))
+        if not isinstance(index, faiss.IndexIVFPQ) or (index.ntotal, index.d) != database.shape:
+            raise ValueError(f"not an index of these {len(database)} vectors")
         return cls(database=database, index=index)
+
+
+def digest_of(stored: bytes) -> str:
+    """Return the checksum of a serialised index."""
+    return hashlib.sha256(stored).hexdigest()

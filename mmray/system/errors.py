@@ -1,10 +1,13 @@
-"""Errors that a user can mend, and the names in messages.
+"""Errors whose message a job prints as its last sentence, and the names in messages.
 
-Jobs print the message of such an error and exit with status 2.
+No traceback is printed with it.
 """
 
 import re
 from collections.abc import Iterable
+from typing import Any
+
+from mmray.system.uris import masked_text
 
 # What moves a terminal's cursor, changes its state, ends a line, or turns the order of letters:
 # C0 and C1, line and paragraph separators, marks and overrides of direction, the byte order mark,
@@ -15,7 +18,13 @@ _CONTROLS = re.compile(
 
 
 class InputError(ValueError):
-    """An unusable argument or input: the message names the item, the value and the remedy."""
+    """An unusable argument or input, status 2: the message names item, value and remedy.
+
+    Credentials of URIs in it are hidden.
+    """
+
+    def __init__(self, message: str, *more: Any) -> None:
+        super().__init__(masked_text(message), *more)
 
 
 class DamagedFileError(InputError):
@@ -33,6 +42,13 @@ class DamagedFileError(InputError):
             "damaged is found and made anew, what is whole is kept"
         )
         self.location, self.reason = location, str(reason)
+
+    def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[str, str]]:
+        return DamagedFileError, (self.location, self.reason)
+
+
+class MachineError(RuntimeError):
+    """A failure of the machine, status 1: the message says what failed, and what may help."""
 
 
 def first_names(names: Iterable[str], count: int = 20) -> str:

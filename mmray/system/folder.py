@@ -1,4 +1,4 @@
-"""A folder on any file system that pyarrow reads: local, s3://, gs://.
+"""A folder, local or in a bucket: s3:// and gs://.
 
 Files appear whole or not at all, so a reader never meets a half-written one: locally they are
 written beside their place, synced to the disk, and renamed, so that this holds when the power fails

@@ -1,4 +1,4 @@
-"""Files by path or URI: local, s3://, gs:// and whatever else pyarrow.fs reads.
+"""Files by path or URI: local, s3:// and gs://.
 
 A URI is percent-encoded. A local file whose name is not UTF-8 is written as a file:// URI.
 """
@@ -21,6 +21,17 @@ from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from mmray.system.errors import InputError
+from mmray.system.uris import (
+    ONLY,
+    inherited,
+    is_remote,
+    masked,
+    masked_text,
+    scheme_of,
+    without_mask,
+)
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -28,14 +39,20 @@ Result = TypeVar("Result")
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _LASTING_NUMBERS = (errno.EFBIG, errno.EINVAL)
 PAUSES = (0.5, 2.0)  # seconds before the second and the third attempt
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILE = re.compile(r"file://(?:localhost)?(/[^?#]*)", re.IGNORECASE)
 _LOCAL = fs.LocalFileSystem()
-_OF_BUCKETS = ("s3", "gs", "gcs")  # schemes whose URI names a bucket, then a path in it
+
+
+class UnopenedError(OSError, InputError):
+    """A URI that is never opened, whatever it names."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.EINVAL
 
 
 def is_uri(path: str) -> bool:
-    return "://" in path and _SCHEME.match(path) is not None
+    return scheme_of(path) is not None
 
 
 def bare(uri: str) -> str:
@@ -49,8 +66,11 @@ def is_absolute(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """Return the absolute path, with ~ expanded; a URI is returned as it is."""
-    return path if is_uri(path) else str(Path(path).expanduser().absolute())
+    """Return the absolute path, with ~ expanded; of a URI the scheme is in lower case."""
+    scheme = scheme_of(path)
+    if scheme is not None:
+        return scheme + path[len(scheme) :]
+    return str(Path(path).expanduser().absolute())
 
 
 def joined(folder: str, name: str) -> str:
@@ -91,8 +111,13 @@ def is_text(name: str) -> bool:
 
 
 def resolve(uri: str, name: str) -> str:
-    """Resolve a name in the list of files at `uri`: relative names are below the list's folder."""
-    if is_uri(name) or name.startswith("/"):
+    """Resolve a name in the list of files at `uri`: relative names are below the list's folder.
+
+    Which names a list may have, `uris.refusal` tells.
+    """
+    if is_uri(name):
+        return inherited(name, of_list=uri)
+    if name.startswith("/"):
         return name
     if not is_uri(uri):
         return str(Path(uri).absolute().parent / name)
@@ -108,28 +133,32 @@ def open_folder(uri: str) -> tuple[fs.FileSystem, str]:
     Raises
     ------
     OSError
-        The URI is malformed, or its scheme is unknown.
+        The URI is malformed, or its scheme is none of those that are opened.
     """
-    if not is_uri(uri):
-        return _LOCAL, uri.rstrip("/")
-    parts = _split(uri)
+    path = local_path(uri)
+    if path is not None:
+        return _LOCAL, str(path).rstrip("/") if is_uri(uri) else uri.rstrip("/")
+    parts = _in_bucket(uri)
     try:
-        if parts.scheme in _OF_BUCKETS and parts.netloc:
-            # One client per bucket: a list may name files of more folders than clients are kept.
-            root = urlunsplit(parts._replace(path="", fragment=""))
-            filesystem, bucket = _connect(root)
-            return filesystem, f"{bucket}{unquote(parts.path)}".rstrip("/")
-        filesystem, path = _connect(uri)
+        # One client per bucket: a list may name files of more folders than clients are kept.
+        filesystem, bucket = _connect(urlunsplit(parts._replace(path="", fragment="")))
     except (pa.ArrowException, ImportError) as error:
         raise OSError(errno.EINVAL, str(error)) from error
-    return filesystem, path.rstrip("/")
+    return filesystem, f"{bucket}{unquote(parts.path)}".rstrip("/")
 
 
-def _split(uri: str) -> SplitResult:
+def _in_bucket(uri: str) -> SplitResult:
+    """Split the URI of a bucket; raises as `open_folder` where it is none."""
+    if not is_remote(uri):
+        why = "a file:// URI is one of this machine" if scheme_of(uri) == "file" else ONLY
+        raise UnopenedError(f"{masked(uri)}: {why}")
     try:
-        return urlsplit(uri)
+        parts = urlsplit(without_mask(uri))
     except ValueError as error:  # as of s3://[x
         raise OSError(errno.EINVAL, str(error)) from error
+    if not parts.netloc:
+        raise UnopenedError(f"{masked(uri)}: no bucket is named, as in s3://bucket/folder")
+    return parts
 
 
 # Cached, because creating an S3 client takes longer than reading an image.
@@ -141,7 +170,7 @@ def _connect(uri: str) -> tuple[fs.FileSystem, str]:
 
 def open_remote(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of a file's URI and the file's path in it; raises as `open_folder`."""
-    parts = _split(uri)
+    parts = _in_bucket(uri)
     folder, _, name = parts.path.rpartition("/")
     filesystem, path = open_folder(urlunsplit(parts._replace(path=folder)))
     return filesystem, f"{path}/{unquote(name)}"
@@ -161,6 +190,8 @@ def open_file(uri: str) -> Any:
             filesystem, name = open_remote(uri)
             return filesystem.open_input_file(name)
         return _open_local(path)
+    except UnopenedError:
+        raise
     except (pa.ArrowException, ValueError) as error:  # a name that no file can have
         raise OSError(errno.EINVAL, str(error)) from error
 
@@ -263,4 +294,4 @@ def size_error(size: int, limit: int) -> OSError:
 def error_line(error: Exception) -> str:
     """Describe in one line why a file could not be read, without its name."""
     text = getattr(error, "strerror", None) or str(error)
-    return f"{type(error).__name__}: {' '.join(str(text).split())}"
+    return f"{type(error).__name__}: {masked_text(' '.join(str(text).split()))}"

@@ -8,16 +8,19 @@ from types import TracebackType
 from tqdm import tqdm
 
 from mmray.system.errors import printable
+from mmray.system.uris import masked_text
 
+# tqdm's own format without its time left, which counts the start of workers as work.
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
 LOG_EVERY = 10.0  # seconds between two lines where there is no terminal, and between two reports
 
 
 def announce(line: str) -> None:
     """Write one `printable` line to stderr, which a Ray worker passes on once.
 
-    (Ray Train doubles `print`.)
+    (Ray Train doubles `print`.) Credentials of URIs in it are hidden.
     """
-    sys.stderr.write(printable(line) + "\n")
+    sys.stderr.write(printable(masked_text(line)) + "\n")
     sys.stderr.flush()
 
 
@@ -50,8 +53,20 @@ class Progress:
         self._report = report
         self.resumed, self.start = done, time.monotonic()
         self.last = self.start
+        self._told: int | None = None  # items done at the last line and report
+        # Time and items done of the first advance, and time of the last: until the first, workers
+        # start, which is no part of the rate.
+        self._first: tuple[float, int] | None = None
+        self._latest = self.start
         self.bar = (
-            tqdm(total=total, initial=done, desc=f"{label:>9}", unit="", dynamic_ncols=True)
+            tqdm(
+                total=total,
+                initial=done,
+                desc=f"{label:>9}",
+                unit="",
+                dynamic_ncols=True,
+                bar_format=BAR,
+            )
             if sys.stderr.isatty() and not silent
             else None
         )
@@ -67,30 +82,47 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
-        if kind is None:
+        if kind is None and self._told != self.done:
             self._tell()
 
     def advance(self, items: int, **amounts: int) -> None:
         self.done += items
+        self._latest = time.monotonic()
+        self._first = self._first or (self._latest, self.done)
         for name, amount in amounts.items():
             self.sums[name] = self.sums.get(name, 0) + amount
         if self.bar is not None:
-            self.bar.set_postfix_str(self._sums(), refresh=False)
+            self.bar.set_postfix_str(", ".join(self._notes()), refresh=False)
             self.bar.update(items)
-        if time.monotonic() - self.last > LOG_EVERY:
+        if self._latest - self.last > LOG_EVERY:
             self._tell()
 
     def figures(self) -> dict[str, float]:
-        """Return items done, items per second, seconds left (with a rate above 0), and the sums."""
+        """Return items done, items per second, the sums, and seconds left where they are known.
+
+        The rate is that since the start. The seconds left go by the items after the first advance,
+        which has waited for workers to start; they are unknown within a second of it, in which
+        each of several workers may finish its first items.
+        """
         elapsed = time.monotonic() - self.start
         rate = (self.done - self.resumed) / max(elapsed, 1e-9)
         figures = {"done": self.done, "per_second": rate, **self.sums}
-        if rate:
-            figures["seconds_left"] = (self.total - self.done) / rate
+        seconds_left = self._seconds_left()
+        if seconds_left is not None:
+            figures["seconds_left"] = seconds_left
         return figures
 
+    def _seconds_left(self) -> float | None:
+        if self._first is None:
+            return None
+        if self.done >= self.total:
+            return 0.0
+        time_of_first, done_then = self._first
+        seconds, items = self._latest - time_of_first, self.done - done_then
+        return (self.total - self.done) * seconds / items if seconds >= 1 and items else None
+
     def _tell(self) -> None:
-        self.last = time.monotonic()
+        self.last, self._told = time.monotonic(), self.done
         figures = self.figures()
         if self._report is not None:
             self._report(figures)
@@ -98,18 +130,18 @@ class Progress:
             return
         elapsed = self.last - self.start
         line = f"{self.label:>9}: {self.done}/{self.total}, {figures['per_second']:.1f}/s"
-        line += f", {elapsed:.0f} s"
-        if self.sums:
-            line += f", {self._sums()}"
-        if self.done < self.total and "seconds_left" in figures:
-            line += f", {figures['seconds_left']:.0f} s left"
-        announce(line)
+        announce(", ".join([line, f"{elapsed:.0f} s", *self._notes()]))
 
-    def _sums(self) -> str:
-        return ", ".join(
+    def _notes(self) -> list[str]:
+        """Return the sums and, before the end, the time left, each with its unit."""
+        notes = [
             _bytes(amount) if name == "bytes" else f"{amount} {name}"
             for name, amount in self.sums.items()
-        )
+        ]
+        seconds_left = self._seconds_left()
+        if seconds_left:
+            notes.append(f"{seconds_left:.0f} s left")
+        return notes
 
 
 def _bytes(count: float) -> str:

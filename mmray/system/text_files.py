@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import math
+import re
 import unicodedata
 from collections.abc import Iterator
 
@@ -83,6 +84,11 @@ def _parsed(text: str, delimiter: str) -> Iterator[Row]:
             start = reader.line_num + 1
     except csv.Error as error:
         raise csv.Error(f"line {start}: {error}") from error
+
+
+def natural_order(name: str) -> tuple[str, str]:
+    """Return a sort key by which numbers in names count as numbers: part.2 before part.10."""
+    return re.sub("[0-9]+", lambda digits: digits[0].zfill(20), name), name
 
 
 def normalized(name: str) -> str:

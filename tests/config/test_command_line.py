@@ -1,6 +1,9 @@
 """The command line is made of the settings, and its defaults are the preset's."""
 
 import io
+import os
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +29,7 @@ from mmray.config.presets import (
     with_defaults,
 )
 from mmray.config.sections import MiningConfig
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, MachineError
 
 
 def parse(arguments):
@@ -66,6 +69,16 @@ def test_a_file_of_tuples_brings_the_recipe_of_the_supervised_baseline():
     assert parse(["--tuples", "None"]) == DEMO
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--images"], ["--images", "--preset", "demo"], ["--seed", "1", "--images"]],
+)
+def test_a_flag_without_a_value_is_refused_and_not_taken_for_the_demonstration(arguments):
+    with pytest.raises(InputError, match=r"^--images is missing: it has no value"):
+        parse(arguments)
+    assert parse(["--seed", "1"]).images == ()
+
+
 def test_flags_change_a_preset_wherever_they_stand():
     config = parse(["--mining.alpha", "0.9", "--images", "a", "b", "--preset", "retrieval"])
     assert config.mining.alpha == 0.9
@@ -103,6 +116,15 @@ def test_a_job_of_other_settings_has_its_own_presets():
     assert parse_for(MINE_PRESETS, ["--features", "x.npy"], "").mining == MiningConfig()
 
 
+@pytest.fixture
+def sigterm():
+    """A job takes the signal for itself."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("sigterm")
 def test_what_happened_to_a_job_is_its_status(capsys):
     def refuse():
         raise InputError("no such file")
@@ -110,15 +132,46 @@ def test_what_happened_to_a_job_is_its_status(capsys):
     def interrupt():
         raise KeyboardInterrupt
 
+    def break_down():
+        raise MachineError("no room on the disk")
+
     def fail():
         raise RuntimeError("a bug")
 
     assert exit_status(lambda: None) == 0
     assert exit_status(refuse) == 2
+    assert exit_status(break_down) == 1
+    told = "error: no such file\nerror: no room on the disk\n"
+    assert capsys.readouterr().err == told
     assert exit_status(interrupt) == 130
-    assert "no such file" in capsys.readouterr().err
+    assert exit_status(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
+    assert exit_status(interrupt) == 130
     with pytest.raises(RuntimeError):
         exit_status(fail)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("arguments", [("retrieval", "--help"), ("--help",), ("minw",)])
+def test_a_job_whose_output_nobody_reads_ends_in_silence(arguments):
+    """As in `mmray retrieval --help | head`: the help is longer than what a pipe takes unread."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "mmray", *arguments]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    if arguments == ("minw",):  # nothing is printed there
+        assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
+    else:
+        assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_left():
+    def connection():
+        raise BrokenPipeError("of a server")
+
+    with pytest.raises(BrokenPipeError, match="of a server"):
+        exit_status(connection)
 
 
 def test_fine_grained_presets_and_recipes_bring_their_defaults():

@@ -19,6 +19,7 @@ from mmray.config.presets import (
     with_defaults,
 )
 from mmray.config.run import settings
+from mmray.config.tools import IndexConfig, MineConfig
 from mmray.config.validation import validate
 from mmray.system.errors import InputError
 from mmray.training.optimization import learning_rate
@@ -119,6 +120,37 @@ def test_an_impossible_setting_is_named_with_what_is_allowed(section, values, me
     )
     with pytest.raises(InputError, match=message):
         validate(config)
+
+
+CLASSES = FINEGRAINED_PRESETS["demo"]
+
+
+@pytest.mark.parametrize(
+    ("config", "flag"),
+    [
+        (replace(DEMO, images=("",)), "--images"),
+        (replace(DEMO, images=("photos", " ")), "--images"),
+        (replace(DEMO, images=("photos",), exclude=""), "--exclude"),
+        (replace(DEMO, images=("photos",), weights=""), "--weights"),
+        (replace(DEMO, tuples=""), "--tuples"),
+        (replace(DEMO, storage=""), "--storage"),
+        (replace(DEMO, evaluation=replace(DEMO.evaluation, images="")), "--evaluation.images"),
+        (replace(CLASSES, test=replace(CLASSES.test, images="")), "--test.images"),
+        (replace(EVALUATE, model=("vgg16", ""), images="x"), "--model"),
+        (replace(EVALUATE, model=("vgg16",), images=""), "--images"),
+        (IndexConfig(images=("photos",), model=""), "--model"),
+        (IndexConfig(images=("photos",), image_column=""), "--image-column"),
+        (MineConfig(features=""), "--features"),
+        (MineConfig(features="x.npy", labels=""), "--labels"),
+    ],
+)
+def test_an_empty_value_is_refused_by_the_name_of_its_flag(config, flag):
+    with pytest.raises(InputError, match=f"^{flag} is missing"):
+        validate(config)
+
+
+def test_an_empty_name_for_the_registry_registers_nothing():
+    validate(replace(DEMO, registered_model=""))
 
 
 MEASURED = replace(EVALUATE, model=("vgg16",), images="x")

@@ -540,10 +540,10 @@ def test_a_head_is_saved_with_its_network(lite0, tmp_path):
     assert state_digest(bare) == state_digest(lite0)
     config = json.loads(folder.read("config.json"))
     folder.write("config.json", json.dumps(config | {"dim": 7}).encode())
-    with pytest.raises(InputError, match=r"head\.weight has the shape \(5, 1280\)"):
+    with pytest.raises(InputError, match=r"config\.json: dim is 7: the head in .*\[5\]"):
         load(folder)
     folder.write("config.json", json.dumps(config | {"dim": 0}).encode())
-    with pytest.raises(InputError, match=r"config\.json: dim 0: a head has a whole number"):
+    with pytest.raises(InputError, match=r"config\.json: dim is 0: the head in"):
         load(folder)
 
 
@@ -565,7 +565,8 @@ def saved(lite0, tmp_path) -> Folder:
 def test_an_unknown_model_is_refused(saved, change):
     config = {**json.loads(saved.read("config.json")), **change}
     saved.write("config.json", json.dumps(config).encode())
-    with pytest.raises(InputError, match=r"config\.json: this version of mmray reads"):
+    (name,) = change
+    with pytest.raises(InputError, match=rf"config\.json: {name} is .*: (this version|known are)"):
         load(saved)
 
 

@@ -1,6 +1,7 @@
 """The shards of an extraction become features without gaps: bad and repeated images set aside."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mmray.descriptors.shards import finish_features, moments_table, read_features, read_moments
@@ -71,6 +72,20 @@ def test_bad_images_are_set_aside_and_the_others_numbered_densely(stage, bad):
     assert [row[0] for row in rows] == [i + 0.5 for i in good]
     quarantine = stage.folder.read_table("quarantine.parquet").to_pydict()
     assert quarantine == {"uri": [f"{i}.jpg" for i in bad], "error": ["truncated"] * len(bad)}
+
+
+def test_every_table_of_images_has_the_locations_that_tell_them_apart(stage):
+    write_shards(stage, bad=(2,), contents="aabcdefghi")
+    places = pa.chunked_array([[f"p#x (row {i})" for i in range(10)]], pa.large_string())
+    finish(stage, deduplicate=True, locations=places)
+    tables = {
+        name: stage.folder.read_table(f"{name}.parquet")
+        for name in ("images", "quarantine", "duplicates")
+    }
+    assert tables["images"]["uri"].to_pylist() == [f"p#x (row {i})" for i in (0, *range(3, 10))]
+    assert tables["quarantine"]["uri"].to_pylist() == ["p#x (row 2)"]
+    assert tables["duplicates"].to_pydict() == {"uri": ["p#x (row 1)"], "of": ["p#x (row 0)"]}
+    assert {table.schema.field("uri").type for table in tables.values()} == {pa.string()}
 
 
 def test_of_equal_contents_the_first_good_one_stays(stage):

@@ -258,6 +258,9 @@ def npy(array: np.ndarray) -> bytes:
         npz(mean=np.zeros(3), projection=np.full((3, 3), np.nan)),
         npz(mean=np.array(["a"]), projection=np.eye(1)),
         npz(mean=np.array([None]), projection=np.eye(1)),
+        npz(mean=np.zeros(1, complex), projection=np.eye(1)),
+        npz(mean=np.full(1, 1e300), projection=np.eye(1)),
+        npz(mean=np.zeros(1), projection=np.eye(1))[:-40],
     ],
 )
 def test_a_file_that_is_no_whitening_is_refused(tmp_path, content: bytes) -> None:
@@ -511,3 +514,10 @@ def test_equal_features_are_recognised_over_all_blocks() -> None:
         pca_whitening(same)
     same[-1, 2] = np.nextafter(same[-1, 2], np.float32(1))  # by as little as float32 can
     assert np.isfinite(pca_whitening(same).projection).all()
+
+
+def test_an_archive_that_inflates_to_far_more_is_not_read(tmp_path) -> None:
+    path = tmp_path / "whitening.npz"
+    np.savez_compressed(path, mean=np.zeros(3), projection=np.zeros((4000, 4000)))
+    with pytest.raises(InputError, match=r"not a whitening .*: the array projection has 128000128"):
+        Whitening.load(path)

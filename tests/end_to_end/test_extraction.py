@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from mmray.images.decoding import decode
 from mmray.system.folder import Folder
 from tests.end_to_end.small_job import ONE, command, run_here, the_run
 from tests.made import synthetic
+from tests.made.bad_images import HEIC
 
 FLAGS = (
     *("--stages", "extract", "--mining.graph-k", 4, "--mining.positive-k", 4),
@@ -83,6 +86,46 @@ def test_killed_five_times_each_image_is_described_exactly_once(photos, on_clust
     for place, name in enumerate(("features.npy", "features-mac.npy")):
         found = np.load(extraction(storage) / name)
         np.testing.assert_allclose(found, wanted[:, place], atol=1e-5)
+
+
+def test_a_phone_s_photos_and_parquet_of_every_layout_are_read_and_the_rest_is_told(
+    photos, ray_cluster, tmp_path
+):
+    phone, parts = tmp_path / "phone", tmp_path / "parts"
+    parts.mkdir()
+    contents = [file.read_bytes() for file in sorted((photos / "loose").iterdir())[:9]]
+    files = {"a.JFIF": contents[0], "b.heic": HEIC["turned"], "c.avif": contents[1], "d.mov": b""}
+    files |= {".git/e.jpg": b"", "@eaDir/b.heic/f.jpg": b"", "g.cr2": b"", "h.MOV": b""}
+    for name, content in files.items():
+        (phone / name).parent.mkdir(parents=True, exist_ok=True)
+        (phone / name).write_bytes(content)
+    (tmp_path / "own.png").write_bytes(contents[2])  # in the folder, it would be one of images
+    layouts = {
+        "part.2": {
+            "image": [
+                {"bytes": None, "path": "../own.png"},
+                {"bytes": contents[3], "path": None},
+            ]
+        },
+        "part.10": {"image": pa.array(contents[4:6]).dictionary_encode()},
+        "part.11": {"image": pa.array([contents[6]], pa.binary(len(contents[6])))},
+    }
+    for number, (part, columns) in enumerate(layouts.items()):
+        names = pa.array([f"{number}-{row}.jpg" for row in range(len(columns["image"]))])
+        table = pa.table({**columns, "file_name": names.dictionary_encode()})
+        pq.write_table(table, parts / f"{part}.parquet")
+    storage = tmp_path / "runs"
+    given = ("--images", phone, parts)
+    done = run_here("retrieval", *given, "--storage", storage, *FLAGS, *ONE).succeeded
+    rest = "2 .mov, 1 .cr2, 1 @eaDir folder, 1 hidden folder"
+    assert f"list: {phone}: 3 image files; left out: {rest}\n" in done.stderr
+    (page,) = (storage / "reports").glob("*.html")
+    assert f"Left out when the images were listed: {rest}." in page.read_text()
+    (listed,) = storage.glob("list-*/list.parquet")
+    assert pq.read_table(listed)["name"].to_pylist() == [
+        *("a.JFIF", "b.heic", "c.avif", "../own.png", "0-1.jpg", "1-0.jpg", "1-1.jpg", "2-0.jpg")
+    ]
+    assert len(pq.read_table(extraction(storage) / "quarantine.parquet")) == 0
 
 
 def test_every_option_of_the_extraction_in_one_run(photos, ray_cluster, tmp_path):

@@ -174,6 +174,7 @@ def test_an_actor_that_is_killed_and_a_node_that_vanishes_change_nothing(
         ("few.npy", ("--labels", "labels.txt"), "labels.txt: "),
         ("few.npy", ("--mining.threads", "0"), "--mining.threads 0: "),
         ("few.npy", (), "30 items are too few for --mining.graph-k 30: "),
+        ("zero.npy", ("--mining.positive-k", "40"), "the graph of the 60 items has no edge: "),
     ],
 )
 def test_input_that_cannot_be_used_is_named_in_one_sentence(
@@ -183,6 +184,7 @@ def test_input_that_cannot_be_used_is_named_in_one_sentence(
     broken[[7, 9], 2] = np.nan
     np.save(tmp_path / "nan.npy", broken)
     np.save(tmp_path / "few.npy", broken[10:40])
+    np.save(tmp_path / "zero.npy", np.zeros((60, 4), np.float32))
     np.save(tmp_path / "flat.npy", broken[0])
     (tmp_path / "cut.npy").write_bytes((tmp_path / "nan.npy").read_bytes()[:500])
     (tmp_path / "labels.txt").write_text("1\n2\n")
@@ -194,3 +196,10 @@ def test_input_that_cannot_be_used_is_named_in_one_sentence(
 def test_a_kind_of_file_that_is_not_known_ends_the_process_with_status_2(tmp_path):
     done = run_apart("mine", "--features", ROOT / "README.md", "--storage", tmp_path)
     assert ".npy" in done.error
+
+
+def test_the_address_of_ray_client_is_refused_with_the_command_that_works(features, tmp_path):
+    env = os.environ | {"RAY_ADDRESS": "ray://head:10001"}
+    done = run_apart("mine", *given(features, tmp_path), env=env)
+    assert "RAY_ADDRESS ray://head:10001: this is the address of Ray Client" in done.error
+    assert "ray job submit --address http://head:8265 -- python jobs/" in done.error

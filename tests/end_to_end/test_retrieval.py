@@ -74,6 +74,16 @@ def test_the_job_ends_with_a_table_and_shows_progress(whole):
         assert re.search(rf"{label}: (\d+)/\1, ", done.stderr), label
 
 
+def test_no_line_is_one_of_ray(whole):
+    """All are progress, "stage: words", or words of training below a line of its stage."""
+    _, done = whole
+    ours = re.compile(r"(\(RayTrainWorker pid=\d+\) )? *[\w-]+( \d+(/\d+)?)?: .+")
+    assert [line for line in done.stderr.splitlines() if not ours.fullmatch(line)] == []
+    assert "core_worker" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if "/s, " in line]
+    assert len(set(lines)) == len(lines)
+
+
 def test_every_stage_leaves_what_the_design_says(whole):
     storage, _ = whole
     for pattern in (
@@ -233,12 +243,12 @@ def test_killed_in_any_stage_it_ends_with_the_same_pools_and_table(whole, on_clu
         assert {name.split("/")[-1]: d for name, d in digests(storage, pattern).items()} == expected
 
 
-def test_ctrl_c_ends_with_130_and_the_run_as_killed(tmp_path, on_cluster):
+def test_sigterm_ends_with_143_and_the_run_as_killed(tmp_path, on_cluster):
     log = tmp_path / "log"
     process = start(log, "--storage", tmp_path / "runs", *SMALL, env=on_cluster)
     wait_for_line("extract: ", log, process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 130
+    assert process.wait(30) == 143
     assert log.read_text().rstrip().endswith("interrupted: the same command goes on from here")
     _, run = the_run(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     assert run.info.status == "KILLED"
@@ -268,6 +278,8 @@ def photos(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--images", ""), "--images is missing: its value is empty"),
+        (("--images",), "--images is missing: it has no value"),
         (("--images", "nowhere"), "nowhere: no such file or folder"),
         (("--images", "empty"), "empty: no images in this folder"),
         (("--images", "photos", "--storage", "file/x"), "cannot write there"),

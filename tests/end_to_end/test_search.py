@@ -1,9 +1,13 @@
 """`jobs/search.py` as a user runs it: index photos, add some, find what is like one of them."""
 
+import io
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import fs
 
 from mmray.descriptors.settings import Preprocessing
 from mmray.descriptors.weights import build, save
@@ -113,6 +117,17 @@ def test_an_index_is_made_added_to_and_searched(photos, model, tmp_path):
         (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
         assert (status, name in sentence, words in sentence) == (2, True, True), sentence
 
+    # A bit that flipped is noticed; the same command makes the index anew.
+    damaged = bytearray((second / "vectors.npy").read_bytes())
+    damaged[-1] ^= 1
+    (second / "vectors.npy").write_bytes(damaged)
+    status, _, said = run("query", query, "--storage", storage)
+    assert (status, "--name images: damaged files (vectors.npy)" in said) == (2, True)
+    status, rows, said = run(*make)
+    assert (status, rows[-1]) == (0, ["images", "flat", "16", "1", "1,280"])
+    assert "index: vectors.npy damaged or missing: the index is made anew" in said
+    assert run("query", query, "--storage", storage)[0] == 0
+
     # Another model does not belong in this index.
     save(
         build("efficientnet_lite0", pooling="gem"),
@@ -155,3 +170,81 @@ def test_where_no_image_can_be_read_there_is_no_index(photos, model, tmp_path):
     status, _, said = run("index", "--model", model, "--images", photos, "--storage", tmp_path)
     assert status == 2
     assert "none of the 1 images can be read, the first of them" in said
+
+
+def parquet_of(folder, names, *, seed, sizes=(48, 64, 3)):
+    """Write images as rows of a Parquet file, in row groups of five."""
+    rng, rows = np.random.default_rng(seed), []
+    for _ in names:
+        pixels = (rng.integers(0, 60, sizes) + rng.integers(0, 190, (1, 1, 3))).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "BMP")  # of one size, whatever it shows
+        rows.append(file.getvalue())
+    pq.write_table(pa.table({"name": names, "image": rows}), folder / "p.parquet", row_group_size=5)
+    return rows
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_images_are_told_apart_by_their_place_and_credentials_are_kept_nowhere(
+    model, tmp_path, s3, monkeypatch
+):
+    (tmp_path / "photos").mkdir()
+    encoder, names = ImageEncoder.load(model), ["a.jpg", "b.jpg", "a.jpg", "c.jpg"] * 3
+    bucket = fs.FileSystem.from_uri(f"s3://test:test@places{s3}&allow_bucket_creation=true")[0]
+    bucket.create_dir("places")
+
+    def uploaded(*, seed):
+        rows = parquet_of(tmp_path / "photos", names, seed=seed)
+        with bucket.open_output_stream("places/x/p.parquet") as file:
+            file.write((tmp_path / "photos" / "p.parquet").read_bytes())
+        return rows
+
+    def index(secret):
+        source = f"s3://KEY:{secret}@places/x{s3}"
+        storage = ("--storage", tmp_path / "runs")
+        done = run_here("search", "index", "--model", model, "--images", source, *storage, *ONE)
+        assert "SECRET" not in done.stdout + done.stderr
+        for file in (tmp_path / "runs").rglob("*"):
+            assert not file.is_file() or b"SECRET" not in file.read_bytes(), file
+        return cells(done.succeeded.stdout)[-1]
+
+    def found(rows):
+        (folder,) = (tmp_path / "runs").glob("index-*")
+        vectors = np.load(folder / "vectors.npy")
+        np.testing.assert_allclose(vectors, encoder.encode(rows), atol=1e-4)
+
+    rows = uploaded(seed=0)
+    assert index("SECRET")[:4] == ["images", "flat", "12", "0"]
+    found(rows)
+    # Other rows of the same names and sizes are noticed, and other credentials are used.
+    rows = uploaded(seed=1)
+    assert index("SECRET2")[:4] == ["images", "flat", "12", "0"]
+    found(rows)
+
+    (tmp_path / "query.bmp").write_bytes(rows[7])
+    monkeypatch.chdir(tmp_path)
+    status, table, _ = run("query", "query.bmp", "--storage", "runs", "--top", 12)
+    assert status == 0
+    places = [row[0].partition("?")[2].partition("#")[2] for row in table[1:]]
+    assert places[0] == "c.jpg (row group 1, row 2)"
+    assert len(set(places)) == 12
+    page = (tmp_path / "search.html").read_text()
+    assert all(place in page for place in places)
+    assert "SECRET" not in page
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_is_not_opened_is_refused_with_a_sentence(model, tmp_path):
+    save_photos(tmp_path, "a.png")
+    (tmp_path / "l.txt").write_text("abfs://c@account/x.jpg\ns3://b/x.jpg?endpoint_override=h\n")
+    storage = ("--storage", tmp_path / "runs", *ONE)
+    for flags in (
+        ("--images", "abfs://c@account/x", "--model", model),
+        ("--images", tmp_path / "l.txt", "--model", model),
+        ("--images", tmp_path, "--model", "abfs://c@account/model"),
+        ("--images", tmp_path, "--model", model, "--exclude", "hdfs://host/x"),
+    ):
+        said = run_here("search", "index", *storage, *flags).error
+        assert "only local files and files in buckets (s3:// and gs://) are read" in said
+    said = run_here("search", "index", "--model", model, "--images", "x", "--storage", "abfs://c@a")
+    assert "only local files and files in buckets" in said.error

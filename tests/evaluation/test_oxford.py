@@ -3,6 +3,7 @@ import contextlib
 import io
 import pickle
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -493,6 +494,82 @@ def test_a_pickle_with_damaged_bytes_is_read_or_refused(seed: int, protocol: int
 def test_a_file_that_is_no_pickle_is_refused(data: bytes) -> None:
     with pytest.raises(InputError, match=r"gnd_three\.pkl: not a"):
         read(data)
+
+
+# A thousand entries under memo 0, then references to them.
+THOUSAND = b"]q\0(" + b"N" * 1000 + b"e"
+
+
+def laughter(levels: int) -> bytes:
+    """Lists of ten references to the list before: 10^levels entries in 25 bytes a level."""
+    lists = b"".join(
+        b"]q" + bytes([i]) + b"(" + (b"h" + bytes([i - 1])) * 10 + b"e" for i in range(1, levels)
+    )
+    return b"]q\0K\0a" + lists + b"."
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"(" * 3_000_000 + b".", "100 marks within one another"),
+        (b"]" + (b"(" * 200 + b"1" * 200) * 20_000 + b".", "100 marks within one another"),
+        (b"N" + b"\x85" * 300_000 + b".", "nested 100 deep"),
+        (b"]q\0h\0a.", "nested 100 deep"),
+        (laughter(30), "more than 65536 entries"),
+        (THOUSAND + b"0(" + b"h\0" * 200_000 + b"l.", "more than .* entries, most repeated"),
+        # Tuples of a pair of the tuple before: hashing the last one takes 2^60 steps.
+        (b"}N" + b"2\x86" * 60 + b"Ns.", r"refused: \(.* as a key or in a set"),
+        (b"(N" + b"2\x86" * 60 + b"\x91.", r"refused: \(.* as a key or in a set"),
+        (b"(N" + b"\x85" * 300_000 + b"Nd.", r"refused: \(.* as a key or in a set"),
+        # Numbers with one and the same hash.
+        (
+            b"}("
+            + b"".join(
+                b"\x8a\x20" + (i * (2**61 - 1)).to_bytes(32, "little") + b"N" for i in range(10**5)
+            )
+            + b"u.",
+            "as a key or in a set",
+        ),
+        (
+            b"N" + b"".join(b"p%d\n" % (i * (2**61 - 1)) for i in range(10**5)) + b".",
+            "more than 10 digits",
+        ),
+        # Copies: of a list as sets, of bytes as arrays, of an entry as lists within one another.
+        (
+            b"cbuiltins\nset\nq\1" + THOUSAND + b"0(" + b"h\1h\0\x85R" * 100_000 + b"l.",
+            "refused: .* (as a key|entries)",
+        ),
+        (
+            b"\x80\x02cnumpy._core.numeric\n_frombuffer\nq\1B\x00\x00\x01\x00"
+            + bytes(1 << 16)
+            + b"q\2cnumpy\ndtype\nU\x02i1\x85Rq\3J\x00\x00\x01\x00\x85q\4("
+            + b"h\1(h\2h\3h\4U\x01CtR" * 10_000
+            + b"l.",
+            "entries, most repeated",
+        ),
+        (
+            b"\x80\x02cnumpy._core.numeric\n_frombuffer\n(B\x00\x00\x10\x00"
+            + bytes(1 << 20)
+            + b"cnumpy\ndtype\nU\x02i1\x85R(J\x00\x00\x10\x00"
+            + b"K\1" * 40
+            + b"tU\x01CtR.",
+            "an array of 41 axes",
+        ),
+        (b"\x8b\x00\x00\x10\x00" + b"\x7f" * (1 << 20) + b".", "a number of 256 bytes"),
+    ],
+)
+def test_a_pickle_that_would_take_years_is_refused_at_once(data: bytes, message: str) -> None:
+    start = time.process_time()
+    with pytest.raises(InputError, match=f"x: not a pickle of plain .*{message}"):
+        load_plain(data, "x")
+    assert time.process_time() - start < 2
+
+
+def test_shared_parts_of_a_ground_truth_are_read() -> None:
+    """Many queries may have one list of junk, and any keys that data has."""
+    junk = [*range(500)]
+    content = {"gnd": [{"ok": [i], "junk": junk} for i in range(100)], 7: {1.5, None, "a", b"b"}}
+    assert load_plain(pickle.dumps(content), "x") == content
 
 
 def test_reading_from_a_stream_of_pickles_takes_the_first() -> None:

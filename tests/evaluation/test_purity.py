@@ -277,10 +277,10 @@ def test_another_number_of_labels_is_refused(tmp_path, name, count, message):
         ("latin.txt", "line 1 is not UTF-8"),
         ("text.npy", "magic string is not correct"),
         ("archive.npy", "magic string is not correct"),
-        ("objects.npy", "allow_pickle=False"),
+        ("objects.npy", "an array of objects"),
         ("table.npy", r"an array of shape \(2, 2\) and type int64"),
         ("floats.npy", r"an array of shape \(2,\) and type float64"),
-        ("cut.npy", "EOF: reading array"),
+        ("cut.npy", "63 of the 72 bytes"),
     ],
 )
 def test_a_file_without_labels_is_refused(tmp_path, name, reason):
@@ -300,7 +300,7 @@ def test_a_file_without_labels_is_refused(tmp_path, name, reason):
 
 @pytest.mark.parametrize("uri", ["nowhere://bucket/labels.txt", "file:///no/such/labels.npy"])
 def test_a_uri_that_leads_nowhere_is_refused(uri):
-    with pytest.raises(InputError, match=r"cannot be read as labels \(.*\); give a text file"):
+    with pytest.raises(InputError, match=r"cannot be read as labels \(.*\); give text"):
         read_labels(uri, 2)
 
 
@@ -309,7 +309,7 @@ def test_a_file_system_that_pyarrow_was_built_without_is_refused(monkeypatch):
         raise pa.ArrowNotImplementedError("built without S3")
 
     monkeypatch.setattr(module, "read_bytes", read_bytes)
-    with pytest.raises(InputError, match=r"s3://a/b\.txt: .* \(built without S3\)"):
+    with pytest.raises(InputError, match=r"s3://a/b\.txt: .*: built without S3\)"):
         read_labels("s3://a/b.txt", 2)
 
 
@@ -399,3 +399,25 @@ def test_a_table_of_labels_that_cannot_be_read_is_named(tmp_path, content, words
         read_named_labels(str(path))
     with pytest.raises(InputError, match=r"none\.csv"):
         read_named_labels(str(tmp_path / "none.csv"))
+
+
+def labels_header(header):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        labels_header(b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,)}"),
+        labels_header(b"{'descr': '<i8', 'fortran_order': False, 'shape': (-2, -2)}"),
+        labels_header(b"{'descr': '<i8', 'fortran_order': False, 'shape': " + b"-" * 9000 + b"1}"),
+        labels_header(b"{'descr': [('a', 'O')], 'fortran_order': False, 'shape': (2,)}"),
+        labels_header(b"{'descr': '<U1', 'fortran_order': False, 'shape': (2,)}") + b"\xff" * 8,
+        labels_header(b"\xff" * 50),
+        b"\x93NUMPY\x09\x00",
+    ],
+)
+def test_damaged_npy_labels_are_refused_before_memory_is_taken(tmp_path, content):
+    (tmp_path / "l.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"l\.npy: cannot be read as labels"):
+        read_labels(str(tmp_path / "l.npy"), 2)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mmray.images.collection import (
+    NAMELESS,
     SCHEMA,
     Collection,
     ImageFile,
@@ -94,6 +95,71 @@ def test_locations_name_the_file_and_what_is_within_it():
     ]
     assert [image.location for image in ROWS] == expected
     assert Collection.of(ROWS).locations.to_pylist() == expected
+
+
+REPEATED = [
+    *(ImageFile(uri="/p.parquet", name="a", offset=i, row_group=g) for g in (0, 1) for i in (0, 1)),
+    *(ImageFile(uri="/x.tar", name="a", size=7, offset=512 * i) for i in (1, 4)),
+    ImageFile(uri="/x.tar", name="b", offset=1024),
+    ImageFile(uri="/y.tar", name="b", offset=1024),
+    ImageFile(uri="/q.jpg", name="a"),
+    ImageFile(uri="/q.jpg", name="a", box=(0.0, 0.0, 1.0, 1.0)),
+    ImageFile(uri="/q.jpg", name="a", box=(0.0, 0.0, 1.0, 2.0)),
+    *(ImageFile(uri="/l.txt", name=f"row {i}", error=NAMELESS) for i in (3, 4)),
+]
+
+
+def test_images_are_known_by_their_place_and_not_by_name_or_size():
+    images = Collection.of(REPEATED)
+    assert len(set(images.places.to_pylist())) == len(REPEATED)
+    renamed = [dataclasses.replace(image, name=f"x{i}", size=i) for i, image in enumerate(REPEATED)]
+    kept = [image for image in renamed if image.error is None]
+    assert Collection.of(kept).places.to_pylist() == images[: len(kept)].places.to_pylist()
+    assert list(images.distinct()) == REPEATED
+    assert list(Collection.of(REPEATED + renamed[:-2]).distinct()) == REPEATED
+
+
+@pytest.mark.parametrize(
+    ("uri", "same"),
+    [
+        ("/a b.jpg", "file:///a%20b.jpg"),
+        ("/a b.jpg", "FILE://localhost/a%20b.jpg"),
+        ("s3://key:secret@b/x.jpg", "s3://other:one@b/x.jpg"),
+        ("s3://b/x.jpg?secret_key=1&region=r", "s3://b/x.jpg?secret_key=2&region=r"),
+    ],
+)
+def test_a_place_is_one_however_it_is_written_and_reached(uri, same):
+    images = Collection.of([ImageFile(uri=uri, name="a"), ImageFile(uri=same, name="b")])
+    assert list(images.distinct()) == [images[0]]
+    broken = Collection.of([ImageFile(uri=same, name="b", error="gone"), images[0]])
+    assert list(broken.distinct()) == [images[0]]
+
+
+def test_locations_of_repeated_names_tell_the_place_too():
+    shown = [
+        *("/p.parquet#a (row group 0, row 0)", "/p.parquet#a (row group 0, row 1)"),
+        *("/p.parquet#a (row group 1, row 0)", "/p.parquet#a (row group 1, row 1)"),
+        *("/x.tar#a (byte 512)", "/x.tar#a (byte 2048)", "/x.tar#b", "/y.tar#b"),
+        *("/q.jpg", "/q.jpg", "/q.jpg", "/l.txt#row 3", "/l.txt#row 4"),
+    ]
+    images = Collection.of(REPEATED)
+    assert images.locations.to_pylist() == shown
+    assert images.locations_of(np.array([5, 0, 7])) == [shown[5], shown[0], shown[7]]
+    assert images.locations_of(np.arange(len(shown))) == shown
+
+
+def test_credentials_are_hidden_where_images_are_stored_or_told_and_no_part_of_the_digest():
+    uris = ["s3://k:SECRET@b/x.tar?region=r", "s3://b/y.jpg?secret_key=SECRET", "/k:SECRET@b.jpg"]
+    images = Collection.of(
+        [ImageFile(uri=uri, name="a", offset=7 if "tar" in uri else None) for uri in uris]
+    )
+    hidden = ["s3://***@b/x.tar?region=r", "s3://b/y.jpg?secret_key=***", uris[2]]
+    assert [image.uri for image in images.masked()] == hidden
+    assert images.locations.to_pylist() == [f"{hidden[0]}#a", *hidden[1:]]
+    assert [image.location for image in images] == images.locations.to_pylist()
+    assert images.masked().digest() == images.digest()
+    sources = ["s3://k:SECRET@b?region=r", "s3://b/y.jpg?secret_key=SECRET"]
+    assert list(images.masked().unmasked(sources)) == list(images)
 
 
 def test_a_table_of_other_columns_is_no_collection():

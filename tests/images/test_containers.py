@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmray.images import containers, parquet_files, tar_files
-from mmray.images.collection import ImageFile
-from mmray.images.containers import holds_images, index, read_image, read_images
+from mmray.images.collection import Collection, ImageFile
+from mmray.images.containers import holds_images, read_image, read_images
 from mmray.system import locations, retrying_file
 
 LIMIT = 1 << 20
@@ -58,6 +58,11 @@ def save(path: Path, data: bytes) -> str:
 def parquet(path: Path, columns: dict[str, object], **options: object) -> str:
     pq.write_table(pa.table(columns), path, **options)
     return str(path)
+
+
+def index(uri: str, **options) -> Collection:
+    images, _ = containers.index(uri, **options)
+    return images
 
 
 def names(images) -> list[str]:
@@ -133,6 +138,23 @@ def test_other_members_are_passed_over(tmp_path):
     images = index(save(tmp_path / "x.tar", out.getvalue()[:1024] + ending))
     assert [image.name for image in images] == ["i.jpg", "../j.jpg", "k/./l.jpg"]
     assert errors(images) == []
+    _, left_out = containers.index(str(tmp_path / "x.tar"))
+    assert left_out == {
+        "special file": 1,
+        **{".json": 1, ".txt": 1, ".cls": 1, "without suffix": 1},
+        **{"hidden file": 2, "hidden folder": 2},
+    }
+
+
+def test_what_is_left_out_of_a_tar_file_is_counted_and_hidden_folders_once(tmp_path):
+    files = ["a.MOV", "b/c.mov", ".git/a.jpg", ".git/b.jpg", "x/@eaDir/a.jpg", "__MACOSX/._a.jpg"]
+    members = [(name, b"1") for name in [*files, "d.jfif", "e.HEIC"]]
+    members += [("f.mov", (SYMLINK, "a.MOV")), ("g.jpe", (SYMLINK, "d.jfif"))]
+    images, left_out = containers.index(save(tmp_path / "x.tar", archive(members)))
+    assert names(images) == ["d.jfif", "e.HEIC", "g.jpe"]
+    assert left_out == {
+        **{".mov": 3, "hidden folder": 1, "@eaDir folder": 1, "__MACOSX folder": 1},
+    }
 
 
 def test_links_to_members_are_images_too(tmp_path):
@@ -487,13 +509,13 @@ def test_a_row_group_is_read_in_one_pass_by_ascending_rows(monkeypatch, tmp_path
     )
     images = index(path)
     passes = []
-    read = parquet_files._Reader._read_group
+    read = parquet_files.ParquetReader._read_group
 
     def counted(self, group: int) -> Iterator[pa.Array]:
         passes.append(group)
         return read(self, group)
 
-    monkeypatch.setattr(parquet_files._Reader, "_read_group", counted)
+    monkeypatch.setattr(parquet_files.ParquetReader, "_read_group", counted)
     for order, expected in (
         (range(600), [0, 1]),
         ([0, 0, 7, 299, 299], [0]),
@@ -508,7 +530,7 @@ def test_a_row_group_is_read_in_one_pass_by_ascending_rows(monkeypatch, tmp_path
 def test_batches_are_small_where_images_are_large(monkeypatch, tmp_path):
     monkeypatch.setattr(parquet_files, "_BATCH", 10_000)
     path = parquet(tmp_path / "x.parquet", {"image": [content(n, 3000) for n in range(40)]})
-    reader = parquet_files._Reader(retrying_file.RetryingFile(path))
+    reader = parquet_files.ParquetReader(path)
     assert [len(cells) for cells in reader._read_group(0)] == [3] * 13 + [1]
 
 
@@ -544,7 +566,130 @@ def test_the_layout_of_hugging_face_is_read(tmp_path):
     images = index(parquet(tmp_path / "x.parquet", {"label": [0] * 5, "photo": cells}))
     assert names(images) == ["d/1.jpg", "row 1", "row 2", "4.jpg", "row 4"]
     missing = f"[Errno {errno.ENODATA}] the row has no image bytes"
-    assert read_all(images) == [b"one", b"two", missing, missing, b"five"]
+    gone = f"[Errno {errno.ENOENT}] No such file or directory: '{tmp_path}/4.jpg'"
+    assert read_all(images) == [b"one", b"two", missing, gone, b"five"]
+
+
+BYTES = {
+    "dictionary": lambda data: pa.array(data, pa.binary()).dictionary_encode(),
+    "dictionary of large": lambda data: pa.array(data, pa.large_binary()).dictionary_encode(),
+    "fixed size": lambda data: pa.array(data, pa.binary(700)),
+    "struct of dictionaries": lambda data: pa.StructArray.from_arrays(
+        [pa.array(data, pa.binary()).dictionary_encode()], ["bytes"]
+    ),
+    "struct of fixed size": lambda data: pa.StructArray.from_arrays(
+        [pa.array(data, pa.binary(700))], ["bytes"]
+    ),
+    "extension": lambda data: pa.ExtensionArray.from_storage(
+        pa.opaque(pa.binary(), "jpeg", "a camera"), pa.array(data, pa.binary())
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_image_bytes_are_found_and_read_whatever_type_holds_them(tmp_path, kind):
+    data = [content(0), content(1), None, content(0), content(2)]
+    columns = {"sha": pa.array([b"0" * 64] * 5, pa.binary(64)), "photo": BYTES[kind](data)}
+    path = parquet(tmp_path / "x.parquet", {**columns, "path": ["p"] * 5}, row_group_size=3)
+    assert holds_images(path)
+    images = index(path)
+    assert {image.column for image in images} - {None} == {"photo"}
+    assert len(images) == 5
+    outcomes = read_all(images)
+    assert outcomes[:2] + outcomes[3:] == data[:2] + data[3:]
+    assert read_all(images[::-1]) == outcomes[::-1]
+
+
+def test_a_column_of_hashes_is_of_images_only_where_it_is_asked_for(tmp_path):
+    hashes = pa.array([b"12345678901234567890"], pa.binary(20))
+    path = parquet(tmp_path / "x.parquet", {"sha1": hashes, "path": ["a.jpg"]})
+    assert not holds_images(path)  # but a list of paths
+    assert read_all(index(path, column="sha1")) == [b"12345678901234567890"]
+
+
+@pytest.mark.parametrize("asked", [None, "image"])
+def test_images_as_lists_of_numbers_are_refused_with_the_remedy(tmp_path, asked):
+    cells = pa.array([[255, 216]], pa.list_(pa.uint8()))
+    path = parquet(tmp_path / "x.parquet", {"image": cells, "file_name": ["a.jpg"]})
+    assert holds_images(path, asked)
+    (image,) = index(path, column=asked)
+    assert "'image' is of type list<" in image.error
+    assert image.error.endswith("write the bytes of image files as a column of type binary")
+
+
+def test_a_row_without_bytes_is_the_file_at_its_path_in_the_rows_place(tmp_path):
+    (tmp_path / "d").mkdir()
+    beside, elsewhere = save(tmp_path / "d/a b.jpg", b"beside"), save(tmp_path / "e.png", b"far")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    cells = [
+        {"bytes": content(0), "path": "0.jpg"},
+        {"bytes": None, "path": "../d/a b.jpg"},
+        {"bytes": None, "path": elsewhere},
+        {"bytes": content(3), "path": None},
+        {"bytes": None, "path": None},
+        {"bytes": None, "path": "../e.png"},
+        {"bytes": None, "path": "https://example.org/a.jpg"},
+    ]
+    file_names = [*"abcdef", None]
+    path = parquet(
+        folder / "x.parquet", {"image": cells, "file_name": file_names}, row_group_size=5
+    )
+    images = index(path)
+    assert [image.name for image in images] == [
+        *("0.jpg", "../d/a b.jpg", elsewhere, "d", "e", "../e.png", "https://example.org/a.jpg")
+    ]
+    assert [image.offset for image in images] == [0, None, None, 3, 4, None, None]
+    assert images[1].location == f"{folder}/../d/a b.jpg"
+    assert Path(beside).samefile(images[1].uri)
+    outcomes = read_all(images)
+    assert outcomes[:4] == [content(0), b"beside", b"far", content(3)]
+    assert "the row has no image bytes" in outcomes[4]
+    assert outcomes[5] == b"far"
+    assert outcomes[6].startswith("only local files and")
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.null()], ids=str)
+@pytest.mark.parametrize("statistics", [True, False])
+def test_rows_that_are_all_paths_are_files_of_their_own(monkeypatch, kind, statistics):
+    paths = pa.array(["1.jpg", "d/2 ü.jpg", "1.jpg"]).dictionary_encode()
+    cells = pa.StructArray.from_arrays([pa.nulls(3, kind), paths], ["bytes", "path"])
+    out = io.BytesIO()
+    pq.write_table(pa.table({"image": cells}), out, write_statistics=statistics)
+    files = {"mem://f/set/x.parquet": out.getvalue(), "mem://f/set/1.jpg": b"one"}
+    Remote(monkeypatch, files | {"mem://f/set/d/2%20%C3%BC.jpg": b"two"})
+    images = index("mem://f/set/x.parquet")
+    assert names(images) == ["1.jpg", "d/2 ü.jpg", "1.jpg"]
+    assert read_all(images) == [b"one", b"two", b"one"]
+
+
+def test_rows_of_bytes_and_paths_by_turns_are_read_in_one_pass(tmp_path, monkeypatch):
+    save(tmp_path / "a.jpg", b"own")
+    cells = [
+        {"bytes": None if n % 2 else content(n), "path": "a.jpg" if n % 2 else None}
+        for n in range(100)
+    ]
+    images = index(parquet(tmp_path / "x.parquet", {"image": cells}))
+    passes = []
+    read = parquet_files.ParquetReader._read_group
+    monkeypatch.setattr(
+        parquet_files.ParquetReader,
+        "_read_group",
+        lambda self, group: passes.append(group) or read(self, group),
+    )
+    assert read_all(images) == [b"own" if n % 2 else content(n) for n in range(100)]
+    assert passes == [0]
+
+
+def test_names_are_of_the_struct_else_of_a_column_row_by_row(tmp_path):
+    cells = [{"bytes": b"1", "path": path} for path in ("own.jpg", None, "", None, None)]
+    columns = {
+        "image": cells,
+        "file_name": pa.array(["w", "x.jpg", "y.jpg", None, ""]).dictionary_encode(),
+        "url": pa.array(["w", "w", "w", "z.jpg", None], pa.large_string()),
+    }
+    images = index(parquet(tmp_path / "x.parquet", columns, row_group_size=2))
+    assert names(images) == ["own.jpg", "x.jpg", "y.jpg", "z.jpg", "row 4"]
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pi_heif import HeifImageFile
 from PIL import ExifTags, Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 
 from mmray.images.collection import SUFFIXES, ImageFile
 from mmray.images.decoding import MAX_PIXELS, byte_limit, decode, load_image, same_shape_batches
 from tests import oracles
-from tests.made.bad_images import BMP, JPEG, PICTURE, PNG, bad_files, encoded, odd_files, scene
+from tests.made.bad_images import (
+    BMP,
+    HEIC,
+    JPEG,
+    PICTURE,
+    PNG,
+    bad_files,
+    encoded,
+    odd_files,
+    scene,
+)
 
 ODD = odd_files()
 BAD = bad_files()
@@ -74,14 +86,14 @@ TURNS = {  # EXIF orientation: how the stored picture arises from the upright on
 }
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", TURNS)
 def test_the_exif_orientation_is_applied(kind, orientation):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     stored = np.ascontiguousarray(TURNS[orientation](PICTURE))
-    options = {"JPEG": {"quality": 98}, "WEBP": {"lossless": True}}.get(kind, {})
-    decoded = decode(encoded(stored, kind, exif=exif, **options), longest_side=60)
+    options = {"JPEG": {"quality": 98}, "WEBP": {"lossless": True}, "AVIF": {"quality": 98}}
+    decoded = decode(encoded(stored, kind, exif=exif, **options.get(kind, {})), longest_side=60)
     assert (decoded.width, decoded.height) == (60, 40)
     assert_near(decoded.pixels, PICTURE, 12)
 
@@ -317,6 +329,17 @@ def test_pil_does_not_log_errors_of_damaged_files(caplog):
 def test_an_image_of_more_pixels_than_allowed_is_not_decoded():
     assert decode(PNG, longest_side=60, max_pixels=2400).error is None
     refused = decode(PNG[:-300], longest_side=60, max_pixels=2399)  # its end is not even looked at
+    assert refused.error == "60 x 40 pixels, more than --extraction.max-pixels 2399"
+
+
+@pytest.mark.parametrize(
+    ("data", "reader"),
+    [(encoded(PICTURE, "AVIF"), AvifImageFile), (HEIC["plain"], HeifImageFile)],
+    ids=["AVIF", "HEIC"],
+)
+def test_the_limit_of_pixels_is_checked_before_a_video_frame_is_decoded(data, reader, monkeypatch):
+    monkeypatch.setattr(reader, "load", None)  # it would fail if it were called
+    refused = decode(data, longest_side=60, max_pixels=2399)
     assert refused.error == "60 x 40 pixels, more than --extraction.max-pixels 2399"
 
 

@@ -78,7 +78,8 @@ def test_a_folder_is_listed_recursively_sorted_and_with_sizes(tmp_path):
     assert [image.size for image in found.images] == [1, 4, 1, 1, 1, 1, 1]
     assert [image.uri for image in found.images] == [str(tmp_path / name) for name in expected]
     assert found.containers == ()
-    assert found.summary == f"{tmp_path}: 7 image files"
+    left = "1 .txt, 1 .zip, 1 special file, 1 without suffix"
+    assert found.summary == f"{tmp_path}: 7 image files; left out: {left}"
 
 
 def test_more_files_than_are_held_at_a_time_stay_sorted(tmp_path, monkeypatch):
@@ -109,8 +110,72 @@ def test_names_sort_as_python_sorts_them(tmp_path):
 def test_hidden_files_and_folders_are_skipped(tmp_path):
     for name in ["a.jpg", ".b.jpg", "._c.jpg", ".cache/d.jpg", "e/.f/g.jpg", ".h.tar"]:
         touch(tmp_path / name)
-    assert names(find(str(tmp_path))) == ["a.jpg"]
-    assert find(str(tmp_path)).containers == ()
+    found = find(str(tmp_path))
+    assert names(found) == ["a.jpg"]
+    assert found.containers == ()
+    assert found.left_out == {"hidden file": 3, "hidden folder": 2}
+
+
+LEFT = {
+    ".mov": ["a.mov", "b/c.MOV", "b/d.Mov"],
+    ".cr2": ["a.CR2", "b/x.y.cr2"],
+    ".zip": ["more.zip"],
+    ".db": ["Thumbs.db"],
+    "without suffix": ["README", "b/Mr. Smith at the sea", "b/ends."],
+    "hidden file": [".DS_Store", "b/._a.jpg"],
+    "hidden folder": [".git/a.jpg", ".git/b/c.jpg", "b/.thumbs/a.jpg"],
+    "@eaDir folder": ["@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "b/@eaDir/b.jpg/x.jpg", "@EADIR/c"],
+    "__MACOSX folder": ["__MACOSX/b/._a.jpg", "__MACOSX/c.jpg"],
+}
+LEFT_COUNTS = {kind: len(files) for kind, files in LEFT.items()}
+LEFT_COUNTS |= {"hidden folder": 2, "__MACOSX folder": 1}  # a folder counts once
+PHOTOS = ["a.jfif", "b/b.JPE", "b/c.Mpo", "c.avif", "d.HEIC", "e.heif", "f.hif", "g.jpg"]
+
+
+def test_what_is_left_out_of_a_folder_is_counted_by_suffix(tmp_path, bucket):
+    for root in (tmp_path / "photos", bucket / "photos"):
+        for group in (*LEFT.values(), PHOTOS):
+            for name in group:
+                touch(root / name)
+    for source in (str(tmp_path / "photos"), "s3://bucket/photos"):
+        found = find(source)
+        assert names(found) == PHOTOS
+        assert found.left_out == LEFT_COUNTS
+        assert found.summary == (
+            f"{source}: 8 image files; left out: 3 .mov, 3 @eaDir folders, 3 without suffix, "
+            "2 .cr2, 2 hidden files, 2 hidden folders, 1 .db, 1 .zip, 1 __MACOSX folder"
+        )
+
+
+def test_parquet_beside_images_is_in_the_counts(tmp_path):
+    for name in ("a.jpg", "labels.parquet", "b.mov"):
+        touch(tmp_path / name)
+    found = find(str(tmp_path))
+    assert found.left_out == {".parquet": 1, ".mov": 1}
+    assert found.summary.endswith(
+        ": 1 image file, 1 Parquet file beside them, left out; left out: 1 .mov"
+    )
+
+
+def test_a_folder_of_other_files_alone_is_refused_with_what_it_holds(tmp_path):
+    for name in ("a.cr2", "b.cr2", ".c.jpg"):
+        touch(tmp_path / name)
+    assert refused_alike(tmp_path).endswith(" .tar, .parquet; it holds 2 .cr2, 1 hidden file)")
+
+
+def test_the_parts_of_a_set_are_in_the_order_of_their_numbers(tmp_path, bucket):
+    parts = [f"x/part.{number}.{kind}" for number in (0, 1, 2, 9, 10, 11) for kind in ("tar",)]
+    parts = ["part.10.b.tar", *parts, "x/part.011.tar", "x/part.x.tar"]
+    for root in (tmp_path / "set", bucket / "set"):
+        for part in reversed(parts):
+            touch(root / part)
+    order = [parts[0], *parts[1:6], "x/part.011.tar", "x/part.11.tar", "x/part.x.tar"]
+    assert find(str(tmp_path / "set")).containers == tuple(f"{tmp_path}/set/{p}" for p in order)
+    assert find("s3://bucket/set").containers == tuple(f"s3://bucket/set/{p}" for p in order)
+    # Photos are by their names as they have always been, or their ids would change.
+    for name in ("2.jpg", "10.jpg"):
+        touch(tmp_path / "photos" / name)
+    assert names(find(str(tmp_path / "photos"))) == ["10.jpg", "2.jpg"]
 
 
 def test_a_listed_folder_may_itself_be_hidden(tmp_path):
@@ -140,7 +205,7 @@ def test_links_to_nowhere_are_kept_as_errors(tmp_path):
     errors = [image.error for image in found.images]
     assert errors == [None, *2 * ["FileNotFoundError: No such file or directory"]]
     assert found.containers == ()
-    assert found.summary == f"{tmp_path}: 1 image file, 2 that cannot be read"
+    assert found.summary == f"{tmp_path}: 1 image file, 2 that cannot be read; left out: 1 .txt"
     assert found.images[1].uri == str(tmp_path / "broken.jpg")
 
 
@@ -208,7 +273,7 @@ def test_a_folder_that_cannot_be_listed_itself_is_refused(tmp_path, monkeypatch)
 def test_a_folder_of_nothing_but_errors_is_refused_with_the_first(tmp_path):
     (tmp_path / "broken.jpg").symlink_to("nowhere.jpg")
     assert refused_alike(tmp_path).endswith(
-        " .gif, .tar, .parquet); 1 cannot be read, as broken.jpg: FileNotFoundError: No such file "
+        " .hif, .tar, .parquet); 1 cannot be read, as broken.jpg: FileNotFoundError: No such file "
         "or directory"
     )
 
@@ -274,7 +339,7 @@ def test_tar_files_of_a_folder_are_containers_beside_images(tmp_path):
     found = find(str(tmp_path))
     assert names(found) == ["b.jpg"]
     assert found.containers == (str(tmp_path / "sub/a.tar"), str(tmp_path / "z.TAR"))
-    assert found.summary == f"{tmp_path}: 1 image file, 2 tar files"
+    assert found.summary == f"{tmp_path}: 1 image file, 2 tar files; left out: 1 .gz, 1 .zip"
 
 
 @pytest.mark.parametrize("other", ["a.jpg", "a.tar"])
@@ -293,7 +358,7 @@ def test_parquet_files_alone_are_containers(tmp_path):
     found = find(str(tmp_path))
     assert found.containers == (str(tmp_path / "a/c.Parquet"), str(tmp_path / "b.parquet"))
     assert len(found.images) == 0
-    assert found.summary == f"{tmp_path}: 2 Parquet files"
+    assert found.summary == f"{tmp_path}: 2 Parquet files; left out: 1 .txt"
 
 
 def test_the_summary_writes_thousands(tmp_path):
@@ -391,9 +456,15 @@ def test_a_listing_that_fails_is_tried_again_and_then_refused(monkeypatch):
         ("", ": no such file or folder"),
         ("{root}", "no images in this folder (looked for .jpg .jpeg .png .webp .bmp .tif .tiff "),
         ("file://{root}/absent", "absent: no such file or folder"),
-        ("unknown://x/y", "unknown://x/y: cannot be reached (OSError: Unrecognized filesystem"),
+        (
+            "unknown://x/y",
+            "unknown://x/y: only local files and files in buckets (s3:// and gs://) are read",
+        ),
         ("s3://[x", "s3://[x: cannot be reached (OSError: Invalid IPv6"),
-        ("https://x/a.jpg", "https://x/a.jpg: only local files and what pyarrow.fs opens (s3://"),
+        (
+            "https://x/a.jpg",
+            "https://x/a.jpg: only local files and files in buckets (s3:// and gs://)",
+        ),
         ("{root}/pipe.jpg", "pipe.jpg: neither a file nor a folder; give a folder, an image (.jp"),
         ("{root}/a.csv", "a.csv: images are not read from such a file; give a folder, an image ("),
         ("{root}/noname", "or a list with one path or URI a line (.txt .lst .list)"),
@@ -543,7 +614,7 @@ def test_entries_of_the_web_are_errors_that_say_what_is_read(tmp_path):
     entries = ["http://x/a.jpg", "a.jpg", "HTTPS://x/b.tar"]
     found = find(str(write_list(tmp_path / "l.txt", *entries)))
     assert names(found) == entries
-    error = "only local files and what pyarrow.fs opens (s3://, gs://, hdfs://) are read"
+    error = "only local files and files in buckets (s3:// and gs://) are read"
     assert [image.error for image in found.images] == [error, None, error]
     assert found.images[0].uri == "http://x/a.jpg"
     assert found.containers == ()

@@ -1,18 +1,22 @@
 """Files that must be refused, and odd ones that must be read: all that collections have in them.
 
-Every file is made here, the same each time, so that no data need to be kept.
+Every file is made here, the same each time, so that no data need to be kept; except HEIC, which
+pi-heif reads and does not write: `heif/*.heic` are `PICTURE` as pillow-heif 1.4.0 (x265) writes it
+with quality 80.
 """
 
 import io
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
 
-UNKNOWN = "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF)"
+UNKNOWN = "not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIF)"
 
 
 class Odd(NamedTuple):
@@ -171,6 +175,7 @@ PALETTE = Image.fromarray(PICTURE).quantize(64)
 GIF = encoded(PALETTE, "GIF")
 COLOURS = np.array(PALETTE.convert("RGB"))
 BITS = Image.fromarray(RED > 120)
+HEIC = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "heif").iterdir()}
 SIXTEEN = RED.astype(np.uint16) * 256 + 77  # a low byte that must make no difference
 DEEP = PICTURE.astype(np.uint16) * 256 + 77
 
@@ -319,11 +324,51 @@ def _odd_tiffs() -> dict[str, tuple[bytes, np.ndarray, float]]:
     }
 
 
+# XMP that asks for a turn, as editors leave it that turned the pixels and forgot it.
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>
+</rdf:RDF></x:xmpmeta>"""
+
+
+@cache  # an animation holds the time
+def _odd_avifs_and_heics() -> dict[str, tuple[bytes, np.ndarray, float]]:
+    still, moving = Image.fromarray(PICTURE), [Image.new("RGB", (60, 40))]
+    plain = encoded(still, "AVIF", quality=95)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "a camera"
+    with_exif = encoded(still, "AVIF", quality=95, exif=exif)
+    return {
+        "plain.avif": (plain, PICTURE, 12),
+        "of-a-general-brand.avif": (_patched(plain, 8, b"mif1"), PICTURE, 12),
+        "gray.avif": (encoded(RED, "AVIF", quality=95), GRAY, 6),
+        "alpha.avif": (encoded(_transparent("RGBA"), "AVIF", quality=95), _on_white(PICTURE), 12),
+        "animated.avif": (
+            encoded(still, "AVIF", quality=95, save_all=True, append_images=moving),
+            PICTURE,
+            12,
+        ),
+        "turned-by-xmp.avif": (encoded(still, "AVIF", quality=95, xmp=XMP), PICTURE, 12),
+        "broken-exif.avif": (
+            _patched(with_exif, with_exif.index(b"MM\0*") + 4, b"\0\xff\xff\xff"),
+            PICTURE,
+            12,
+        ),
+        "plain.heic": (HEIC["plain"], PICTURE, 12),
+        "of-a-general-brand.heif": (_patched(HEIC["plain"], 8, b"mif1"), PICTURE, 12),
+        "turned.heic": (HEIC["turned"], PICTURE, 12),  # by a box, and EXIF says so too
+        "alpha.heic": (HEIC["alpha"], _on_white(PICTURE), 12),
+        "gray-10-bit.heic": (HEIC["gray-10-bit"], GRAY, 6),
+        "rgb-10-bit.heic": (HEIC["rgb-10-bit"], PICTURE, 12),
+        "second-is-primary.heic": (HEIC["second-is-primary"], PICTURE, 12),
+    }
+
+
 def odd_files() -> dict[str, Odd]:
     """Files of every kind, under names with a picture's suffix."""
     bmp, runs = _bmp_with_runs()
     still, moving = Image.fromarray(PICTURE), [Image.new("RGB", (60, 40))]
-    files = _odd_jpegs() | _odd_pngs() | _odd_tiffs()
+    files = _odd_jpegs() | _odd_pngs() | _odd_tiffs() | _odd_avifs_and_heics()
     files |= {
         "plain.webp": (WEBP, PICTURE, 0),
         "lossy-alpha.webp": (
@@ -433,6 +478,26 @@ def _bad_tiffs() -> dict[str, tuple[bytes, str]]:
     }
 
 
+def _of_size(data: bytes, width: int, height: int) -> bytes:
+    """An AVIF or HEIC whose box for the size, and not its picture, has another one."""
+    return _patched(data, data.index(b"ispe") + 8, struct.pack(">II", width, height))
+
+
+def _bad_avifs_and_heics() -> dict[str, tuple[bytes, str]]:
+    avif, heic = encoded(PICTURE, "AVIF", quality=95), HEIC["plain"]
+    too_many = "16000 x 16000 pixels, more than --extraction.max-pixels 178956970"
+    return {
+        "header-only.heic": (heic[:28] + bytes(99), "HEIF: "),
+        "header-only.avif": (avif[:32] + bytes(99), "AVIF: "),
+        "truncated-heic.heic": (heic[:-300], "HEIF: "),
+        "truncated-avif.avif": (avif[:-200], "AVIF: "),
+        "huge-claim.avif": (_of_size(avif, 16_000, 16_000), too_many),
+        "beyond-any-limit.heic": (_of_size(heic, 65_000, 65_000), "HEIF: "),
+        "beyond-any-limit.avif": (_of_size(avif, 65_000, 65_000), "AVIF: "),
+        "claim-of-less.heic": (_of_size(heic, 62, 44), "HEIF: "),
+    }
+
+
 def bad_files() -> dict[str, tuple[bytes, str]]:
     """Files that are no pictures under the names of some, each with a part of the reason."""
     others = {
@@ -444,15 +509,13 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         "video.jpg": b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(99),
         "sound.gif": b"RIFF\x24\0\0\0WAVEfmt " + bytes(24),
-        "heic.jpg": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99),
-        "avif.jpg": b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + bytes(99),
         "archive.png": b"PK\x03\x04" + bytes(26),
         "portable-pixels.bmp": encoded(PICTURE, "PPM"),
         "jpeg-2000.jpg": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99),
     }
     files = {name: (data, UNKNOWN) for name, data in others.items()}
     files |= {"empty.jpg": (b"", "empty file (0 bytes)")}
-    files |= _bad_jpegs() | _bad_pngs() | _bad_tiffs()
+    files |= _bad_jpegs() | _bad_pngs() | _bad_tiffs() | _bad_avifs_and_heics()
     return files | {
         "truncated-webp.webp": (WEBP[:-300], "WEBP: "),
         "header-only.webp": (WEBP[:16], "WEBP: "),

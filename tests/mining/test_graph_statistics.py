@@ -208,7 +208,7 @@ def test_a_graph_without_edges_is_said_to_be_useless():
     report = graph_report(graph_of([], 2), clouds(0, 2))
     assert summarize(report) == (
         "The graph has 2 items and 0 edges: 0 to 0 an item, 0 in the median. "
-        "Without an edge nothing can be mined: raise --mining.graph-k."
+        "Without an edge nothing can be mined."
     )
 
 

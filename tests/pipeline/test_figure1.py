@@ -199,7 +199,7 @@ def test_the_job_draws_and_ends_with_the_table(tmp_path):
     [
         ("figure.jpg", "the name must end with .png, .svg or .pdf"),
         ("figure", "the name must end with"),
-        ("file/figure.png", "cannot be written (FileExistsError: "),
+        ("file/figure.png", "cannot be written (NotADirectoryError: "),
         ("folder.png", "cannot be written (IsADirectoryError: Is a directory)"),
     ],
 )

@@ -1,17 +1,22 @@
 """The list of images is made once, kept, and made again when what it lists has changed."""
 
 import dataclasses
+import json
+import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from mmray.config.learning import RetrievalConfig
 from mmray.config.presets import DEMO
-from mmray.pipeline.session import Session
+from mmray.pipeline.session import Session, identity_of
 from mmray.pipeline.stages.listing import list_each, list_stage, read_exclusion_list
-from mmray.pipeline.stages.mining import need_items
+from mmray.pipeline.stages.minable import need_items
+from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.locations import open_folder
 from tests.made import synthetic
 
 
@@ -39,6 +44,73 @@ def test_a_rerun_goes_by_the_list_it_kept(photos, capsys, monkeypatch):
     )  # it would fail if it were called
     assert listed(photos) == names
     assert "list: done before" in capsys.readouterr().err
+
+
+def test_an_image_is_taken_once_however_often_it_is_named_and_that_is_said(photos, capsys):
+    names = ["a.jpg", "./a.jpg", "b/2.jpg", f"file://{photos}/a.jpg", "b/2.jpg", "gone.jpg"]
+    (photos / "l.txt").write_text("\n".join(names))
+    config = dataclasses.replace(DEMO, images=(str(photos / "l.txt"), str(photos)))
+    session = Session(
+        config, Folder(str(photos.parent / "runs")), synthetic.SilentRun(), ("extract",)
+    )
+    listed = list_stage(session, config.images, set())
+    assert [image.name for image in listed] == ["a.jpg", "b/2.jpg", "gone.jpg", "b/1.png", "c.jpg"]
+    said = "list: 5 entries name an image that was named before; each of the 5 images is taken once"
+    assert said in capsys.readouterr().err.splitlines()
+
+
+def test_what_a_list_must_not_name_is_an_error_that_stores_no_credentials(photos, capsys):
+    names = [
+        "a.jpg",
+        "s3://KEY:SECRET@b/x.jpg",
+        "s3://b/x?endpoint_override=h&session_token=SECRET",
+    ]
+    (photos / "l.txt").write_text("\n".join([*names, "abfs://c@account/x.jpg"]))
+    assert listed(photos / "l.txt")[0] == "a.jpg"
+    (stage,) = (photos / "runs").glob("list-*")
+    (kept,) = pq.read_table(stage / "list.parquet", columns=["error"]).to_pydict().values()
+    assert [str(error).split(" ")[0] for error in kept] == [
+        "None",
+        "credentials",
+        "credentials",
+        "only",
+    ]
+    assert not any(b"SECRET" in file.read_bytes() for file in stage.rglob("*") if file.is_file())
+    assert "SECRET" not in capsys.readouterr().err
+
+
+def test_other_credentials_make_no_other_list(photos, monkeypatch, bucket):
+    (bucket / "x").mkdir()
+    (bucket / "x" / "a.jpg").write_bytes(b"a")
+
+    def opened(uri, in_bucket=locations.open_folder):
+        assert "***" not in uri
+        return in_bucket(re.sub("k:SECRET[12]@", "", uri)) if "@" in uri else open_folder(uri)
+
+    monkeypatch.setattr(locations, "open_folder", opened)
+    for secret in ("SECRET1", "SECRET2"):
+        source = f"s3://k:{secret}@bucket/x"
+        config = dataclasses.replace(DEMO, images=(source,))
+        session = Session(
+            config, Folder(str(photos.parent / "runs")), synthetic.SilentRun(), ("extract",)
+        )
+        assert [image.uri for image in list_stage(session, [source], set())] == [f"{source}/a.jpg"]
+        assert "SECRET" not in str(identity_of(config))
+    (stage,) = (photos.parent / "runs").glob("list-*")
+    assert not any(b"SECRET" in file.read_bytes() for file in stage.rglob("*") if file.is_file())
+
+
+def test_what_is_left_out_is_told_and_kept_in_the_record(photos, capsys):
+    for name in ("x.mov", "b/y.MOV", ".z.jpg", "b/@eaDir/1.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"")
+    assert len(listed(photos)) == 4
+    told = capsys.readouterr().err
+    assert "4 image files; left out: 2 .mov, 1 @eaDir folder, 1 hidden file\n" in told
+    (record,) = (photos.parent / "runs").glob("list-*/_SUCCESS.json")
+    counts = json.loads(record.read_text())["counts"]
+    assert counts["left_out"] == {".mov": 2, "@eaDir folder": 1, "hidden file": 1}
+    assert (counts["images"], counts["listed"]) == (4, 4)
 
 
 @pytest.mark.parametrize("name", ["d.jpg", "b/0.jpg"])
@@ -128,7 +200,7 @@ def test_excluded_names_may_fit_any_of_several_sources(photos, tmp_path, capsys)
     session = Session(DEMO, Folder(str(tmp_path / "runs")), synthetic.SilentRun(), ("extract",))
     sources = [str(photos), str(other)]
     for _ in range(2):  # the second time the lists are there
-        assert [len(part) for part in list_each(session, sources, {"0", "x"})] == [4, 1]
+        assert [len(part) for part, _ in list_each(session, sources, {"0", "x"})] == [4, 1]
         with pytest.raises(InputError, match=r"none of the 2 names, such as x, .* such as a\.jpg"):
             list_each(session, sources, {"x", "z"})
     assert "1 images left out by the 2 names" in capsys.readouterr().err

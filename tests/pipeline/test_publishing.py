@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -23,7 +24,11 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def session(tmp_path, server):
-    config = MineConfig(features="x.npy", storage=str(tmp_path), tracking_uri=server)
+    return opened(tmp_path, server, "x.npy")
+
+
+def opened(tmp_path, server, features):
+    config = MineConfig(features=features, storage=str(tmp_path), tracking_uri=server)
     storage = Folder(str(tmp_path))
     run = open_run(
         storage,
@@ -36,9 +41,9 @@ def session(tmp_path, server):
     return Session(config, storage, run, ("graph", "mine"))
 
 
-def finished(session, name, mark):
+def finished(session, name, mark, **counts):
     stage = StageFolder.of(session.storage, name, mark)
-    stage.finish({})
+    stage.finish(counts)
     return stage
 
 
@@ -53,6 +58,43 @@ def test_a_page_has_the_times_and_settings_of_its_run(session, tmp_path):
     assert "--storage" not in page
     (artifact,) = session.run.client.list_artifacts(session.run.run_id, "report")
     assert artifact.path == "report/mine-0.html"
+
+
+def test_credentials_are_in_no_page_no_file_and_not_in_mlflow(tmp_path, server, capsys):
+    source = "s3://KEY:SECRET@b/x.npy?region=r"
+    session = opened(tmp_path, server, source)
+    session.run.log_data("images", digest="d", sources=[source], rows=1)
+    session.run_stage("list", source, work=lambda stage: {}, stage_flag="mine")
+    (stage,) = tmp_path.glob("list-*")
+    write_report(session, Report(title="Mined", summary=(f"Model: {source}, in a bucket",)))
+    page = (tmp_path / "reports" / "mine-0.html").read_text()
+    assert "Model: s3://***@b/x.npy?region=r, in a bucket" in page
+    run = session.run.client.get_run(session.run.run_id)
+    assert run.data.params["features"] == "s3://***@b/x.npy?region=r"
+    assert "s3://***@b/x.npy" in run.inputs.dataset_inputs[0].dataset.source
+    database = Path(server.removeprefix("sqlite:///"))
+    for file in (database, *(path for path in tmp_path.rglob("*") if path.is_file())):
+        assert b"SECRET" not in file.read_bytes(), file
+    # Other credentials are the same run, and the same stage.
+    other = opened(tmp_path, server, source.replace("SECRET", "OTHER"))
+    assert identity_of(other.config) == identity_of(session.config)
+    other.run_stage(
+        "list", source.replace("SECRET", "OTHER"), work=lambda stage: {}, stage_flag="mine"
+    )
+    assert list(tmp_path.glob("list-*")) == [stage]
+    assert "SECRET" not in capsys.readouterr().err
+
+
+def test_a_page_tells_what_was_left_out_when_the_images_were_listed(session, tmp_path):
+    counts = {".mov": 1312, ".cr2": 4, "hidden folder": 2}
+    listed = finished(session, "list", 1, left_out=counts)
+    of_an_earlier_version = finished(session, "list", 2, images=9)
+    session.stages += [listed, of_an_earlier_version, listed]
+    write_report(session, Report(title="Mined", summary=("Model: here",)))
+    page = (tmp_path / "reports" / "mine-0.html").read_text()
+    said = "Left out when the images were listed: 1,312 .mov, 4 .cr2, 2 hidden folders."
+    assert page.count(f'<p class="lead">{said}</p>') == 1
+    assert page.count("Left out") == 1
 
 
 def test_the_time_of_a_stage_is_not_that_of_stages_within_it(session):

@@ -1,14 +1,19 @@
 """Which images an index holds as what is listed changes, and what it finds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mmray.images.collection import Collection, ImageFile
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.pipeline.recipes.index import current_index
-from mmray.serving.compressed_index import CompressedIndex
-from mmray.serving.search_index import FRESH, UNREADABLE, Catalog, SearchIndex, write_vectors
+from mmray.serving.catalog import FRESH, UNREADABLE, Catalog
+from mmray.serving.compressed_index import CompressedIndex, digest_of
+from mmray.serving.search_index import SearchIndex, write_vectors
+from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.formats import write_json
 
 
 def images(*names, folder="a", size=10):
@@ -66,6 +71,66 @@ def test_an_image_of_two_sources_counts_once(known):
     assert wanted.rows.tolist() == [0, UNREADABLE, 1]
     twice = Catalog.empty().merged([("a", images("x")), ("b", images("x", "y"))], retry=False)
     assert len(twice) == 2
+
+
+def rows(*names, uri="/x/p.parquet", group=0):
+    return Collection.of(
+        [
+            ImageFile(uri=uri, name=name, offset=i, row_group=group, column="image")
+            for i, name in enumerate(names)
+        ]
+    )
+
+
+def test_rows_and_members_with_one_name_are_all_kept_and_known_again():
+    listed = Collection.joined(
+        [
+            *(rows("a", "b", "a"), rows("a", "a", group=1)),
+            Collection.of(
+                [ImageFile(uri="/x/t.tar", name="a", size=9, offset=512 * i) for i in range(1, 5)]
+            ),
+        ]
+    )
+    catalog, origins = with_descriptors(Catalog.empty().merged([("x", listed)], retry=False))
+    assert origins.tolist() == [-1 - i for i in range(9)]
+    again = catalog.merged([("x", listed)], retry=False)
+    assert again.rows.tolist() == list(range(9))
+    # One row less, and one of another name: the others stay what they are.
+    other = Collection.joined([rows("a", "c"), *(listed[i : i + 1] for i in range(3, 9))])
+    assert catalog.merged([("x", other)], retry=False).rows.tolist() == [0, FRESH, *range(3, 9)]
+
+
+def test_rows_of_a_file_that_has_changed_are_fresh_though_names_are_the_same():
+    listed = Collection.joined([rows("a", "a"), rows("b", uri="/x/q.parquet")])
+    catalog, _ = with_descriptors(Catalog.empty().merged([("x", listed)], retry=False))
+    wanted = catalog.merged([("x", listed)], retry=False, changed={"/x/p.parquet"})
+    assert wanted.rows.tolist() == [FRESH, FRESH, 2]
+
+
+def test_an_index_that_kept_one_image_of_a_name_gets_the_others():
+    """As an earlier version wrote it: what it has is not described again."""
+    kept = Collection.joined([rows("a", "b")[:2]])
+    catalog, _ = with_descriptors(Catalog.empty().merged([("x", kept)], retry=False))
+    wanted = catalog.merged([("x", rows("a", "b", "a", "b"))], retry=False)
+    assert wanted.rows.tolist() == [0, 1, FRESH, FRESH]
+
+
+def test_an_image_whose_size_is_not_known_to_a_list_counts_once(known):
+    wanted = known.merged([("l", images("x", "z", size=-1))], retry=False)
+    assert wanted.rows.tolist() == [0, UNREADABLE, 1]
+    larger = known.merged([("l", images("x", size=11))], retry=False)
+    assert sorted(larger.rows.tolist()) == [FRESH, UNREADABLE, 1]
+
+
+def test_credentials_of_an_index_are_neither_stored_nor_compared():
+    def of(secret):
+        return Collection.of([ImageFile(uri=f"s3://k:{secret}@b/x.jpg", name="x.jpg", size=1)])
+
+    source = "s3://k:SECRET@b"
+    catalog, _ = with_descriptors(Catalog.empty().merged([(source, of("SECRET"))], retry=False))
+    stored = catalog.masked()
+    assert "SECRET" not in str(stored.table.to_pylist())
+    assert stored.merged([("s3://***@b", of("NEW"))], retry=False).rows.tolist() == [0]
 
 
 def test_what_could_not_be_read_is_tried_again_only_if_that_is_asked_for(known):
@@ -149,3 +214,89 @@ def test_too_few_items_are_refused():
         CompressedIndex(database=np.eye(2, dtype=np.float32), index=None).search(
             np.eye(2, dtype=np.float32), 1, probes=0
         )
+
+
+# Files of an index
+
+
+@pytest.fixture
+def stored(tmp_path, compressed):
+    """A compressed index in a folder, as the job writes it."""
+    vectors = compressed.database
+    listed = [ImageFile(uri=f"/a/{i}.jpg", name=f"{i}.jpg", size=9) for i in range(len(vectors))]
+    wanted = Catalog.empty().merged([("a", Collection.of(listed))], retry=False)
+    catalog, _ = with_descriptors(wanted)
+    folder, content = Folder(str(tmp_path)), compressed.to_bytes()
+    folder.write_table("images.parquet", catalog.table)
+    np.save(tmp_path / "vectors.npy", vectors)
+    folder.write("ivf-pq.faiss", content)
+    write_json(folder, "index.json", {"longest_side": 96, "compressed_sha256": digest_of(content)})
+    return folder
+
+
+def refused_by_name(folder, file, words):
+    with pytest.raises(InputError, match=rf"{file}.*{words}") as caught:
+        SearchIndex.read(folder)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_whole_index_is_read_also_one_without_a_checksum(stored):
+    first = SearchIndex.read(stored)
+    write_json(stored, "index.json", {"longest_side": 96})  # as earlier versions wrote it
+    second = SearchIndex.read(stored)
+    queries = np.array(first.vectors[:3])
+    found = [each.nearest(queries, 5, probes=4).ids.tolist() for each in (first, second)]
+    assert found[0] == found[1]
+
+
+def test_damaged_codes_never_reach_faiss_in_this_process(stored):
+    content = bytearray(stored.read("ivf-pq.faiss"))
+    content[40:80] = bytes([255]) * 40
+    stored.write("ivf-pq.faiss", bytes(content))
+    refused_by_name(stored, "ivf-pq.faiss", "checksum")
+    write_json(stored, "index.json", {"longest_side": 96})
+    refused_by_name(stored, "ivf-pq.faiss", "faiss cannot read it")
+
+
+def test_vectors_that_do_not_fit_the_images_are_refused(stored):
+    vectors = np.load(stored.location("vectors.npy"))
+    whole = stored.read("vectors.npy")
+    for rows, words in (
+        (vectors[:-1], "9999 vectors of 10000 images"),
+        (vectors.astype(np.float64), "float64"),
+        (np.asfortranarray(vectors), "an array of shape"),
+        (vectors[0], "an array of shape"),
+    ):
+        np.save(stored.location("vectors.npy"), rows)
+        refused_by_name(stored, "vectors.npy", words)
+    stored.write("vectors.npy", whole[:-100])  # it would end the process where it is mapped
+    refused_by_name(stored, "vectors.npy", "make it anew")
+    Path(stored.location("ivf-pq.faiss")).unlink()
+    vectors[7, 3] = np.nan
+    np.save(stored.location("vectors.npy"), vectors)
+    refused_by_name(stored, "vectors.npy", "row 7 holds NaN")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff" * 5000, "UnicodeDecodeError"),
+        (b"[" * 100_000, "RecursionError"),
+        (b"[1]", "a list, not an object"),
+        (b'{"longest_side": NaN}', "NaN is no number of JSON"),
+        (b'{"longest_side": 1, "longest_side": 2}', "'longest_side' is there twice"),
+        (b'{"longest_side": "' + b"x" * 5000 + b'"}', "longest_side is 'xxx"),
+        (b'{"longest_side": ' + b"9" * 5000 + b"}", "ValueError"),
+        (b"{}", "longest_side is missing"),
+    ],
+)
+def test_a_damaged_description_is_refused_without_its_content(stored, content, words):
+    stored.write("index.json", content)
+    refused_by_name(stored, "index.json", words)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"index": 5}', b'{"index": "../../x"}'])
+def test_a_damaged_name_of_an_index_is_refused(tmp_path, content):
+    Folder(str(tmp_path / "indexes")).write("images.json", content)
+    with pytest.raises(InputError, match=r"images\.json: .*make the index anew"):
+        current_index(Folder(str(tmp_path)), "images")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from mmray.system import locations
+from mmray.system.errors import InputError
 from mmray.system.locations import (
     error_line,
     is_uri,
@@ -87,6 +88,11 @@ def test_a_local_path_is_absolute_and_utf8_in_a_table(tmp_path, monkeypatch):
         ("s3://b/x%20y/l.txt?region=r", "a b#/c.jpg", "s3://b/x%20y/a%20b%23/c.jpg?region=r"),
         ("s3://b/x/l.txt", "./../y/c.jpg", "s3://b/y/c.jpg"),
         ("s3://b/x/l.txt", "/c.jpg", "/c.jpg"),
+        # The options of the list are those of its bucket, and of no other.
+        ("s3://k:s@b/l.txt?region=r", "S3://b/x/c.jpg", "s3://k:s@b/x/c.jpg?region=r"),
+        ("s3://b/l.txt?scheme=http", "s3://b/c.jpg?region=x", "s3://b/c.jpg?region=x"),
+        ("s3://k:s@b/l.txt?scheme=http", "s3://c/c.jpg", "s3://c/c.jpg"),
+        ("s3://k:s@b/l.txt?scheme=http", "gs://b/c.jpg", "gs://b/c.jpg"),
         ("file:///caf%E9/l.txt", "a b.jpg", "file:///caf%E9/a%20b.jpg"),
     ],
 )
@@ -165,9 +171,10 @@ def test_refused_files_are_closed(tmp_path):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("unknown://x/y", "Unrecognized filesystem type"),
-        ("http://x/y.jpg", "Unrecognized filesystem type"),
-        ("file://host/y", "File URI cannot be relative"),
+        ("unknown://x/y", "only local files and files in buckets"),
+        ("http://x/y.jpg", "only local files and files in buckets"),
+        ("file://host/y", "a file:// URI is one of this machine"),
+        ("s3:///y", "no bucket is named"),
         ("s3://[x/y", "Invalid IPv6"),
         ("/a\0b", "null byte"),
         ("file:///a%00b", "null byte"),
@@ -222,9 +229,36 @@ def test_one_client_serves_all_folders_of_a_bucket_but_no_other():
     assert open_folder(uri.format("b", "x", 2))[0] is not first
 
 
-def test_other_file_systems_are_opened_by_the_whole_uri():
-    filesystem, path = open_folder("mock:///a/b/")
-    assert (filesystem.type_name, path) == ("mock", "a/b")
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("abfs://c@account/x", "ABFSS://c@account/x", "hdfs://host/x", "viewfs://host/x"),
+        *("mock:///a/b/", "https://host/x", "http://host/x", "ftp://host/x", "a+b://x"),
+    ],
+)
+def test_no_other_file_system_is_opened(monkeypatch, uri):
+    def from_uri(uri: str) -> None:
+        pytest.fail(f"{uri} was opened")
+
+    monkeypatch.setattr(locations.fs, "FileSystem", type("", (), {"from_uri": from_uri}))
+    for opened in (open_folder, open_file, read_bytes, locations.open_remote):
+        with pytest.raises(InputError, match=r"only local files and files in buckets \(s3"):
+            opened(uri)
+
+
+@pytest.mark.parametrize("scheme", ["file", "FILE", "File"])
+def test_the_scheme_of_a_local_file_is_read_in_any_case(tmp_path, scheme):
+    (tmp_path / "a b.jpg").write_bytes(b"x")
+    uri = f"{scheme}://{tmp_path}/a%20b.jpg"
+    assert read_bytes(uri) == b"x"
+    filesystem, path = open_folder(f"{scheme}://{tmp_path}/")
+    assert (filesystem.type_name, path) == ("local", str(tmp_path))
+
+
+def test_the_scheme_of_a_bucket_is_read_in_any_case():
+    uri = "gs://anonymous@b/x?retry_limit_seconds=1"
+    assert open_folder(uri.replace("gs:", "GS:"))[0] is open_folder(uri)[0]
+    assert locations.absolute("S3://Bucket/X") == "s3://Bucket/X"
 
 
 # Patience

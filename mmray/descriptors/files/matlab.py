@@ -5,6 +5,7 @@ n items, d dimensions. Only the numbers of this one variable are read. The eleme
 which a file with one wrong byte sends to a random address.
 """
 
+import io
 import math
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmray.system.errors import InputError, first_names, quoted
+from mmray.system.foreign import most_unpacked
 
 Element: TypeAlias = tuple[int, memoryview]  # its type and bytes
 MATRIX, _COMPRESSED = 14, 15  # types of elements
@@ -30,6 +32,7 @@ _NUMBERS = {
     **{1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4"},
     **{7: "f4", 9: "f8", 12: "i8", 13: "u8"},
 }
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -50,7 +53,7 @@ def opened_matrix(path: Path, location: str) -> Iterator[Any]:
     ------
     InputError
         The file is of another version, or has no V of real floating-point numbers. A damaged file
-        may raise any other error that `mmray.descriptors.files.parquet.reported` handles.
+        may raise any other error that `mmray.system.foreign.reported` handles.
     """
     with path.open("rb") as file:
         head = file.read(512 + len(_HDF5_SIGNATURE))
@@ -84,8 +87,11 @@ def _not_real(kind: str, location: str) -> InputError:
 
 
 def _dataset(file: h5py.File, location: str) -> h5py.Dataset:
-    if "V" not in file:
+    link = file.get("V", getlink=True)
+    if link is None:
         raise _without_v([name for name in file if not name.startswith("#")], location)
+    if not isinstance(link, h5py.HardLink):
+        raise _not_real("a link to another place", location)
     V = file["V"]
     if not isinstance(V, h5py.Dataset):
         raise _not_real("sparse or a struct", location)
@@ -93,6 +99,17 @@ def _dataset(file: h5py.File, location: str) -> h5py.Dataset:
         raise InputError(f"{location}: V is empty; save a matrix with one column an item")
     if V.dtype.kind != "f":
         raise _not_real(str(V.dtype), location)
+    layout = V.id.get_create_plist()
+    if V.is_virtual or layout.get_external_count():
+        raise _not_real("stored in other files", location)
+    filters = {layout.get_filter(i)[0] for i in range(layout.get_nfilters())}
+    if not filters <= _FILTERS:
+        raise _not_real(
+            f"packed by filters that MATLAB does not use ({filters - _FILTERS})", location
+        )
+    # What the file does not hold would be filled with zeros.
+    if V.nbytes > most_unpacked(V.id.get_storage_size()):
+        raise ValueError(f"V claims {V.nbytes} bytes out of {V.id.get_storage_size()}")
     return V
 
 
@@ -128,14 +145,17 @@ def variables(file: IO[bytes], order: str, *, largest: int | None = None) -> Ite
     Raises
     ------
     EOFError, ValueError, zlib.error
-        The file is damaged, or a compressed variable has more than `largest` bytes.
+        The file is damaged, or a compressed variable has more than `largest` bytes, or more than
+        `most_unpacked` of its own.
     """
+    end = file.seek(0, io.SEEK_END)
     file.seek(128)
     while tag := file.read(8):
         kind, size = integers(tag, order, 2)
+        # Before they are read: a damaged size asks for 4 GiB of memory.
+        if size > end - file.tell():
+            raise EOFError(f"a variable has {end - file.tell()} of its {size} bytes")
         content = file.read(size)
-        if len(content) < size:
-            raise EOFError(f"a variable has {len(content)} of its {size} bytes")
         if kind == _COMPRESSED:
             ((kind, body),) = islice(elements(_unpacked(content, largest), order), 1)
         else:
@@ -146,10 +166,12 @@ def variables(file: IO[bytes], order: str, *, largest: int | None = None) -> Ite
 
 
 def _unpacked(content: bytes, largest: int | None) -> memoryview:
+    most = most_unpacked(len(content))
+    most = most if largest is None else min(most, largest)
     stream = zlib.decompressobj()
-    body = stream.decompress(content, 0 if largest is None else largest + 1)
-    if largest is not None and len(body) > largest:
-        raise ValueError(f"a variable has more than {largest} bytes")
+    body = stream.decompress(content, most + 1)
+    if len(body) > most:
+        raise ValueError(f"a variable has more than {most} bytes")
     if not stream.eof:
         raise EOFError("a compressed variable is cut short")
     return memoryview(body)

@@ -23,8 +23,8 @@ from mmray.descriptors.files.matlab import (
     numbers_of,
     variables,
 )
-from mmray.descriptors.files.parquet import WHOLE, reported
 from mmray.system.errors import InputError, first_names, quoted
+from mmray.system.foreign import WHOLE, reported
 
 _LARGEST = 1 << 26  # bytes of a variable, once it is decompressed
 _DEEPEST = 16  # cells and structs within one another

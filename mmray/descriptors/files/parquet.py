@@ -4,8 +4,6 @@ n items, d dimensions; m rows of a piece of a file.
 """
 
 import re
-import tokenize
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,34 +17,15 @@ from numpy.typing import NDArray
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError, first_names, quoted
 from mmray.system.folder import Folder
+from mmray.system.foreign import WHOLE, reported
 
 NOT_FINITE = "holds an entry that is NaN, infinite or too large for float32"
-WHOLE = "check that it is a whole {}, and that you may read it"
 _BATCH_ROWS = 1024  # read at a time
 _BUFFER = 1 << 24  # bytes of a column to fetch at a time, instead of a whole row group
 _MISCOUNTED = "its metadata count {} rows, its pages {}"
-# Raised by numpy, pyarrow, h5py and mmray for files that are damaged or of another format.
-_DAMAGE = (
-    *(OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
-    *(tokenize.TokenError, zlib.error),
-)
 
 
 # -- files that cannot be used --------------------------------------------------------------------
-
-
-@contextmanager
-def reported(location: str, remedy: str) -> Iterator[None]:
-    """Turn the errors of libraries that read a bad file into an InputError of one sentence."""
-    try:
-        yield
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{location}: cannot be read ({type(error).__name__}: {reason}); {remedy}"
-        ) from error
 
 
 def refuse(

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from mmray.descriptors.files.matlab import opened_matrix
 from mmray.descriptors.files.parquet import (
     NOT_FINITE,
-    WHOLE,
     read_embeddings,
     refuse,
-    reported,
 )
 from mmray.system.arrays import Features, Floats
 from mmray.system.errors import InputError, first_names, quoted
 from mmray.system.folder import Folder
+from mmray.system.foreign import WHOLE, reported
+from mmray.system.text_files import natural_order
 
 ACCEPTED = (
     "an .npy file, a .parquet file or a folder of them, a .mat file with the variable V, "
@@ -64,11 +64,11 @@ def read_feature_set(uri: str) -> FeatureSet:
 
     Parameters
     ----------
-    uri : a local path, or a URI that pyarrow.fs reads (percent-encoded), of one of
+    uri : a local path, or a URI (s3://, gs://; percent-encoded), of one of
         - an .npy file: (n, d) float16, float32 or float64
-        - a .parquet file or a folder of them, in the order of their names: a column `embedding` of
-          lists or one-dimensional tensors of floats; rows in the order of the integer column
-          `image_id` (0..n-1, each once), if there is one
+        - a .parquet file or a folder of them, in the order of their names (part.2 before part.10):
+          a column `embedding` of lists or one-dimensional tensors of floats; rows in the order of
+          the integer column `image_id` (0..n-1, each once), if there is one
         - a .mat file, version 5 or 7.3: a single or double matrix V (d, n), features in columns
         - a folder that an extraction left: its features.npy
 
@@ -92,6 +92,7 @@ def read_feature_set(uri: str) -> FeatureSet:
     if "features.npy" in inside:
         return _checked(_read_file(whole, "features.npy"), whole.location("features.npy"))
     shards = [name for name in inside if name.lower().endswith(".parquet")]
+    shards.sort(key=natural_order)  # many writers number parts without zeros
     if not inside:
         raise InputError(f"{uri}: no such file, nor a folder with files in it; give {ACCEPTED}")
     if not shards:

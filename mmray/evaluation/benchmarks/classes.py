@@ -153,7 +153,7 @@ def _by_files(images: Sequence[ImageFile], labels: Sequence[str], source: str) -
     listing, labelling = _place(source, _IMAGES), _place(source, _LABELS)
     paths = _entries(_needed(source, _IMAGES), "image id", "path", _TEXT, place=listing)
     class_of = _entries(labels, "image id", "class id", _ID, place=labelling)
-    unlabelled = [f"{id_} ({path})" for id_, (_, path) in paths.items() if id_ not in class_of]
+    unlabelled = [f"{id_} ({path[:63]})" for id_, (_, path) in paths.items() if id_ not in class_of]
     if unlabelled:
         raise InputError(
             f"{labelling}: {len(unlabelled)} of the {len(paths)} images of {_IMAGES} have no "
@@ -186,7 +186,7 @@ def _named(
         path = normalized(written)
         if path in line_of:
             raise InputError(
-                f"{place}:{line}: {path} is in line {line_of[path]} too; keep one of them"
+                f"{place}:{line}: {path[:99]} is in line {line_of[path]} too; keep one of them"
             )
         line_of[path] = line
     below = f"{_FOLDER}/"
@@ -199,7 +199,9 @@ def _named(
                 raise InputError(
                     f"{place}: {other.name!r} and {image.name!r} are one name; remove one of them"
                 )
-    missing = [f"{path} (line {line})" for path, line in line_of.items() if path not in file_of]
+    missing = [
+        f"{path[:63]} (line {line})" for path, line in line_of.items() if path not in file_of
+    ]
     if missing:
         none_fits = file_of and len(missing) == len(entries)
         there = f" (it holds {min(file_of)!r:.300})" if none_fits else ""
@@ -227,8 +229,8 @@ def _class_names(ids: Sequence[int], source: str) -> dict[int, str]:
         line, name = entries[id_]
         if name in id_of:
             raise InputError(
-                f"{place}:{line}: class {id_} is named {name}, as class {id_of[name]} is; give "
-                "each class its own name"
+                f"{place}:{line}: class {id_} is named {name[:99]}, as class {id_of[name]} is; "
+                "give each class its own name"
             )
         id_of[name] = id_
     return {id_: name for name, id_ in id_of.items()}

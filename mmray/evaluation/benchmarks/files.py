@@ -14,6 +14,7 @@ from mmray.system import locations
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import error_line, local_path, prefetch, read_bytes
+from mmray.system.uris import masked
 
 DISTRACTORS = ("oxc1_100k", "flickr100k", "oxford100k", "distractors")  # their usual folders
 _TEXTS = ("_query.txt", "_good.txt", "_ok.txt", "_junk.txt")
@@ -148,4 +149,4 @@ def _content(file: ImageFile) -> bytes:
 
 
 def _last(uri: str) -> str:
-    return uri.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return masked(uri).partition("?")[0].rstrip("/").rpartition("/")[2]

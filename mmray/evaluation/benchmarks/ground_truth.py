@@ -16,6 +16,7 @@ from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError, first_names
 from mmray.system.locations import absolute, is_uri
 from mmray.system.text_files import normalized
+from mmray.system.uris import masked
 
 _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$", re.IGNORECASE)
 
@@ -44,7 +45,7 @@ class MissingImageError(InputError):
 
 def title(source: str) -> str:
     """Derive a benchmark's name from its file or folder: .../gnd_paris6k.pkl gives paris6k."""
-    place = absolute(source)
+    place = masked(absolute(source))
     if is_uri(place):
         place = place.partition("?")[0]  # options of the file system follow
     name = place.rstrip("/").rpartition("/")[2]
@@ -79,14 +80,14 @@ def match(named: Sequence[Named], images: Sequence[str], source: str) -> dict[st
         ]
         if len(fitting) > 1:
             raise InputError(
-                f"{source}: {place}: {name} may be {fitting[0]} or {fitting[1]}: keep one"
+                f"{source}: {place}: {name[:200]} may be {fitting[0]} or {fitting[1]}: keep one"
             )
         if fitting:
             file_of[name] = fitting[0]
         else:
             missing.setdefault(name, place)
     if missing:
-        listed = first_names([f"{name!r} ({place})" for name, place in missing.items()])
+        listed = first_names([f"{name[:63]!r} ({place})" for name, place in missing.items()])
         such = f", such as {files[0]!r:.300}" if files and not file_of else ""
         raise MissingImageError(
             f"{source}: {len(missing)} of {len(missing) + len(file_of)} names fit none of the "

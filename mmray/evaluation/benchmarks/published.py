@@ -150,7 +150,7 @@ def find_benchmark(
     Parameters
     ----------
     name : of the benchmark
-    data : a local path or a URI that pyarrow.fs reads
+    data : a local path or a URI (s3://, gs://)
         The benchmark's own folder is the one in `data` with a usual name, or else `data` itself.
         Images and ground truth may lie at any depth in it; images that the ground truth names and
         that are not there are looked for in all of `data`.

@@ -10,12 +10,12 @@ from `photos`.
 """
 
 import io
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from joblib import cpu_count
 from numpy.random import default_rng
 
 from mmray.images.demo.artworks import ARTISTS
@@ -146,7 +146,7 @@ def _render_part(
         name = subject.name if subject is not None else ""
         return Labelled(f"{names[index]:06d}", data.getvalue(), name, photo.visible, photo.box)
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(cpu_count())
     try:
         yield from pool.map(render, range(total))
     finally:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import ray
 
 from mmray.config.run import RunConfig
-from mmray.pipeline.distributed.ray_internals import living_actors
+from mmray.pipeline.distributed.ray_internals import available_resources_per_node, living_actors
 from mmray.system.errors import InputError
 from mmray.system.progress import announce
 
@@ -19,6 +19,7 @@ T = TypeVar("T")
 CHECK_EVERY = 5.0  # seconds
 SAY_AFTER = 20.0  # seconds without a worker until a message; starting one takes a few
 SAY_EVERY = 60.0
+SPARE_CPUS = "mmray_spare_cpus"  # resource: logical CPUs beyond those of a machine, for tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,11 @@ class Capacity:
     @property
     def cpus(self) -> int:
         return _present("CPU") if self.given_cpus is None else self.given_cpus
+
+    @property
+    def real_cpus(self) -> int:
+        """Return the number of CPUs without the logical ones that are for tasks only."""
+        return self.cpus - (_present(SPARE_CPUS) if self.given_cpus is None else 0)
 
     @property
     def gpus(self) -> int:
@@ -100,18 +106,26 @@ class WorkerWatchdog:
                 f"(--resource-timeout): {self._lack()}; add machines that have this, or look at "
                 "`ray status` for why none come; the same command goes on from here"
             )
-        if now - self.said > SAY_EVERY:
+        if now - self.said > SAY_EVERY and not self._has_room():
             self.said = now
             announce(f"{self.stage}: waiting for a worker: {self._lack()}")
 
     def _has_worker(self) -> bool:
         return any(name.startswith(self.workers) for name in living_actors())
 
+    def _has_room(self) -> bool:
+        """Tell whether a machine has room for a worker, which may then be on its way."""
+        return any(
+            all(free.get(name, 0) >= amount for name, amount in self.needs.items())
+            for free in available_resources_per_node().values()
+        )
+
     def _lack(self) -> str:
-        free = ray.available_resources()
+        free, present = ray.available_resources(), {name: _present(name) for name in self.needs}
+        present["CPU"] = Capacity().real_cpus
         needs = " and ".join(f"{amount:g} {name}" for name, amount in self.needs.items() if amount)
-        has = " and ".join(f"{_present(name)} {name}" for name in self.needs)
-        left = " and ".join(f"{free.get(name, 0):g}" for name in self.needs)
+        has = " and ".join(f"{present[name]} {name}" for name in self.needs)
+        left = " and ".join(f"{min(free.get(name, 0), present[name]):g}" for name in self.needs)
         return f"one needs {needs}, the cluster has {has}, {left} of them free"
 
 

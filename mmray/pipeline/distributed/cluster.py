@@ -5,15 +5,24 @@ import logging
 import os
 import signal
 import socket
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import ray
 import ray.data
 
 from mmray.config.run import RunConfig
 from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog, run_watched
-from mmray.pipeline.distributed.ray_internals import read_ray_address
+from mmray.pipeline.distributed.ray_internals import (
+    on_loopback,
+    quiet_core,
+    read_ray_address,
+    tidy_lines_of_workers,
+)
+from mmray.pipeline.distributed.starting import start
 from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.arrays import Device
 from mmray.system.errors import InputError
@@ -23,8 +32,7 @@ def connect(capacity: Capacity | None = None) -> None:
     """Join the running cluster, or start one on this machine.
 
     A cluster is running if this is a submitted job, RAY_ADDRESS names one, or `ray start` was
-    called on this machine. One that is started here has at least four logical CPUs: Ray Data waits
-    for ever, in silence, when actors take them all, so two are kept for its tasks.
+    called on this machine.
 
     Parameters
     ----------
@@ -33,17 +41,21 @@ def connect(capacity: Capacity | None = None) -> None:
     Raises
     ------
     InputError
-        RAY_ADDRESS names a cluster that does not answer, or the capacity has more GPUs than this
-        machine, where there is no other.
+        RAY_ADDRESS names a cluster that does not answer or cannot be joined, or the capacity has
+        more GPUs than this machine, where there is no other.
+    MachineError
+        Ray does not start on this machine.
     """
     capacity = capacity or Capacity()
     if not ray.is_initialized():
         address = running_cluster()
         on_sigterm = signal.getsignal(signal.SIGTERM)
+        tidy_lines_of_workers(colours=sys.stdout.isatty() and sys.stderr.isatty())
         if address:
-            ray.init(address=address, logging_level=logging.WARNING)
+            _join(address)
         else:
-            _start(capacity)
+            start(capacity.given_cpus)
+            _refuse_more_gpus(capacity)
         # Ray installs a handler that aborts: the MLflow run would stay open, and nothing be said.
         signal.signal(signal.SIGTERM, on_sigterm)
     context = ray.data.DataContext.get_current()
@@ -56,30 +68,29 @@ def connect(capacity: Capacity | None = None) -> None:
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
 
 
-def _start(capacity: Capacity) -> None:
-    """Start Ray on this machine alone, separate from other clusters that run there.
+def _join(address: str) -> None:
+    """Join the cluster at this address.
 
-    Ray Train asks the dashboard whether the controller of the training is alive. Its process looks
-    the address up again, and may find that of another cluster, which does not know the controller:
-    the training would lose its resources halfway.
+    Raises
+    ------
+    InputError
+        It cannot be joined.
     """
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    name = "RAY_API_SERVER_ADDRESS"
-    before = os.environ.get(name)
-    os.environ[name] = f"http://127.0.0.1:{port}"  # all processes of this Ray inherit it
+    # Ray would look for a cluster that listens on loopback at the machine's other address.
+    local = address.startswith(("127.", "[::1]", "localhost:"))
     try:
-        ray.init(
-            address="local",
-            # Two more than there are, for the tasks of Ray Data, which have next to nothing to do.
-            num_cpus=capacity.given_cpus or max(4, (os.cpu_count() or 1) + 2),
-            dashboard_port=port,
-            logging_level=logging.WARNING,
-        )
-    finally:
-        del os.environ[name]  # this process may submit jobs elsewhere
-        if before is not None:
-            os.environ[name] = before
+        with on_loopback() if local else nullcontext(), quiet_core():
+            ray.init(address=address, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the Ray cluster {address} cannot be joined: {reason}; mend this, or set "
+            "RAY_ADDRESS=local to work on this machine alone"
+        ) from error
+
+
+def _refuse_more_gpus(capacity: Capacity) -> None:
+    """Refuse more GPUs than this machine has: its own Ray does not grow."""
     present = Capacity().gpus
     if capacity.gpus > present:
         raise InputError(
@@ -89,16 +100,26 @@ def _start(capacity: Capacity) -> None:
 
 
 def running_cluster() -> str | None:
-    """Return the address of the cluster to join, if one answers."""
-    named = os.environ.get("RAY_ADDRESS", "")
+    """Return the address of the cluster to join, if one answers.
+
+    Raises
+    ------
+    InputError
+        RAY_ADDRESS is not the address of a cluster, or no cluster answers there.
+    """
+    named = os.environ.get("RAY_ADDRESS", "").strip()
+    if named == "local":
+        return None
+    if named == "auto":
+        return named
     # The file of `ray start` stays even when its machine was switched off: Ray would then try to
     # join for minutes.
     address = named or read_ray_address()
-    host, _, port = (address or "").rpartition(":")
-    if not port.isdigit():
-        return named or None  # "auto", "local", ray://...
+    if not address:
+        return None
+    host, port = _host_and_port(address)
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host, port), timeout=5).close()
     except OSError as error:
         if named:
             raise InputError(
@@ -109,10 +130,41 @@ def running_cluster() -> str | None:
     return address
 
 
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Split an address such as head:6379 or [::1]:6379.
+
+    Raises
+    ------
+    InputError
+        It has another form, such as those of Ray Client and of a dashboard.
+    """
+    scheme, separator, rest = address.rpartition("://")
+    try:
+        parts = urlsplit(f"//{rest}")
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is none, or an open bracket
+        host = port = None
+    if separator:
+        # Ray Data and Ray Train, on which all stages run, do not work through Ray Client.
+        what = "Ray Client" if scheme == "ray" else "a server for jobs"
+        named = f"[{host}]" if ":" in (host or "") else host or "HEAD"
+        dashboard = address if scheme.startswith("http") else f"http://{named}:8265"
+        raise InputError(
+            f"RAY_ADDRESS {address}: this is the address of {what}, through which a job cannot "
+            f"work; submit it: ray job submit --address {dashboard} -- python jobs/..."
+        )
+    if not (host and port):
+        raise InputError(
+            f"RAY_ADDRESS {address}: not an address; write HOST:PORT, as head:6379 or [::1]:6379, "
+            "or unset the variable to work on this machine alone"
+        )
+    return host, port
+
+
 def summary(capacity: Capacity) -> str:
     """Summarise the cluster in a phrase such as "2 machines, 32 CPUs, 2 GPUs"."""
     machines = sum(node["Alive"] for node in ray.nodes())
-    counts = {"machine": machines, "CPU": capacity.cpus, "GPU": capacity.gpus}
+    counts = {"machine": machines, "CPU": capacity.real_cpus, "GPU": capacity.gpus}
     return ", ".join(f"{n or 'no'} {what}{'s' * (n > 1)}" for what, n in counts.items())
 
 
@@ -165,8 +217,8 @@ def training_workers(workers: int | None, *, fewest: int, capacity: Capacity) ->
     count = workers or max(1, gpus)
     if cpus // count < 1 or (gpus and count > gpus):
         raise InputError(
-            f"--training.workers {count}: the cluster has {capacity.cpus} CPUs, of which {cpus} "
-            f"are free for workers, and {gpus} GPUs; ask for fewer workers or add machines"
+            f"--training.workers {count}: the cluster has {capacity.real_cpus} CPUs, of which "
+            f"{cpus} are free for workers, and {gpus} GPUs; ask for fewer workers or add machines"
         )
     resources = {"GPU": 1.0, "CPU": 1.0}
     if not gpus:

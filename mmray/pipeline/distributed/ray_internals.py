@@ -4,27 +4,44 @@ They are those of the version that requirements.txt pins; with another version
 tests/pipeline/distributed/test_ray_internals.py shows what breaks.
 """
 
+import ctypes
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import state
+from ray._private import ray_constants, ray_logging, state
+from ray._private.node import Node
+from ray._private.state import available_resources_per_node
 from ray._private.utils import read_ray_address
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 __all__ = [
     "CHECKPOINT_LIST",
+    "ON_LOOPBACK",
     "WRITTEN_FOR",
     "ExecutionCallback",
+    "available_resources_per_node",
     "checkpoint_list",
     "checkpoint_names",
     "living_actors",
+    "on_loopback",
+    "quiet_core",
     "read_ray_address",
     "set_callbacks",
+    "stop_processes_of",
+    "tidy_lines_of_workers",
+    "wait_for_dashboard",
 ]
 
 WRITTEN_FOR = "2.60.0"
+
+# The environment of processes of a Ray on loopback: what `on_loopback` does for this process.
+ON_LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 
 CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's, beside its checkpoints
 
@@ -64,10 +81,86 @@ def checkpoint_list(checkpoints: Sequence[tuple[str, Mapping[str, float]]]) -> b
 
 
 def living_actors() -> list[str]:
-    """Return the class names of this job's living actors; no public call filters by job."""
+    """Return the class names of this job's actors that live, or start in a process of their own.
+
+    No public call filters by job. An actor without a port waits for resources, or for a process.
+    """
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    alive = state.actors(job_id=job, actor_state_name="ALIVE")
-    return [str(actor["ActorClassName"]) for actor in alive.values()]
+    actors = state.actors(job_id=job).values()
+    return [
+        str(actor["ActorClassName"])
+        for actor in actors
+        if actor["State"] == "ALIVE" or (actor["State"] != "DEAD" and actor["Address"]["Port"])
+    ]
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let Ray take 127.0.0.1 for the address of this machine, as it does on macOS.
+
+    Elsewhere it replaces 127.0.0.1 by the machine's address in the network, in what it is given
+    too, and listens on all addresses.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def wait_for_dashboard(seconds: int) -> None:
+    """Let a start wait so long for the dashboard, unless the user has set how long."""
+    name = "RAY_DASHBOARD_STARTUP_TIMEOUT_S"  # which Ray read when it was imported
+    if name not in os.environ:
+        ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = seconds
+
+
+@contextmanager
+def quiet_core() -> Iterator[None]:
+    """Keep Ray's C++ core from also writing its log to stderr, if it is loaded in the block.
+
+    It writes there that an actor of Ray Data "has constructor arguments in the object store", which
+    all have. Its level cannot be set without another such line. The log is still a file of the
+    session, errors are raised, and lines of workers come another way.
+    """
+    library = ctypes.CDLL(None)
+    library.fopen.restype = ctypes.c_void_p
+    try:
+        stderr = ctypes.c_void_p.in_dll(library, "stderr")
+    except ValueError:  # this C library has another name for it
+        yield
+        return
+    before = stderr.value
+    stderr.value = library.fopen(b"/dev/null", b"w")  # never closed: the core keeps it
+    try:
+        yield
+    finally:
+        stderr.value = before
+
+
+def stop_processes_of(error: Exception) -> None:
+    """Stop the processes of a node whose start failed with this error; Ray leaves them running."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node) and hasattr(node, "all_processes"):
+            node.kill_all_processes(check_alive=False)
+            return
+
+
+def tidy_lines_of_workers(*, colours: bool) -> None:
+    """Leave out what Ray's C++ core logs in other processes, and Ray's colours unless asked.
+
+    Its errors are those of single calls, which Ray repeats or raises: among others, that an actor
+    had ended before it was told to. Fatal ones are passed on, as is all that Python prints.
+    """
+    line = r"^\[\d{4}-\d\d-\d\d [\d:,]+ [DIWE] \d+ \d+\] "
+    for lines in (ray_logging.stdout_deduplicator, ray_logging.stderr_deduplicator):
+        chosen = lines.skip_re.pattern if lines.skip_re else ""  # the user's
+        lines.skip_re = re.compile(chosen if line in chosen else "|".join({chosen, line} - {""}))
+    if not colours:
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+        ray_logging._color = lambda msg: msg  # of the count of repeated lines
 
 
 def set_callbacks(dataset: "ray.data.Dataset", *callbacks: type[Any]) -> None:

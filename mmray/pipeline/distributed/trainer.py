@@ -1,5 +1,6 @@
 """Fine-tuning on Ray Train: the same loop on every rank, a checkpoint after each epoch."""
 
+import inspect
 import logging
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from torch.nn.parallel import DistributedDataParallel
 
 from mmray.descriptors.embedding import configure_torch
 from mmray.descriptors.network import EmbeddingNet
@@ -26,7 +28,9 @@ from mmray.pipeline.distributed.ray_internals import (
 from mmray.system.errors import DamagedFileError, InputError, first_names
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
+from mmray.system.locations import open_folder
 from mmray.system.progress import announce
+from mmray.system.uris import is_remote
 from mmray.training.checkpoints import BEST, last_measured, saved_history, sound_history
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import rank_and_size
@@ -75,6 +79,7 @@ def fine_tune(
     DamagedFileError
         A file of cached images is damaged.
     """
+    filesystem, path = open_folder(folder.uri)  # Ray would show a URI, and what is secret in it
     elastic = workers.fewest < workers.most
     if folder.has(REFUSED):
         folder.delete(REFUSED)
@@ -96,7 +101,8 @@ def fine_tune(
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=CHECKPOINTS,
-            storage_path=folder.uri,
+            storage_path=path,
+            storage_filesystem=filesystem if is_remote(folder.uri) else None,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=FAILURES),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
@@ -216,6 +222,13 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log, folder: Fold
                 )
             log(tuning.history)
 
-    # BatchNorm statistics are frozen, the same on all ranks: nothing to broadcast.
-    options = {"broadcast_buffers": False}
-    tuning.run(prepare_model(tuning.network, parallel_strategy_kwargs=options), report)
+    tuning.run(prepare_model(tuning.network, parallel_strategy_kwargs=_ddp_options()), report)
+
+
+def _ddp_options() -> dict[str, bool]:
+    """Return options of `DistributedDataParallel`: BatchNorm is frozen, with nothing to broadcast.
+
+    PyTorch 2.13 gave the option another name, and warns of the old one.
+    """
+    names = inspect.signature(DistributedDataParallel).parameters
+    return {next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in names): False}

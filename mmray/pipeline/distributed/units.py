@@ -6,6 +6,7 @@ the same command again computes only the missing ones, in any order, on any numb
 gives the same files. Ray Data never splits or merges rows, so a unit's membership is fixed.
 """
 
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,11 @@ ITEMS = "items"  # column of a table of work: items of the unit, for the progres
 SUMMED = ("bytes", "bad")  # entries that preparing a unit may add, for the progress display
 RECEIPT = (ITEMS, *SUMMED)
 ACTORS = "MapWorker"  # beginning of the class names of Ray Data's actors
+
+# An actor that is still starting when all work of a stage is done reads its objects nevertheless,
+# and would print that they are gone. Those of a stage of fewer seconds are kept until the next.
+LATE_START = 60.0
+_KEPT: list[tuple[Any, ...]] = []
 
 RESTARTED = "restarted"  # entry of a unit: whether its actor died and was started again
 
@@ -71,7 +77,7 @@ class ActorPool:
         size = min(room, self.maximum) if self.maximum else room
         if size < 1:
             raise InputError(
-                f"the cluster has {self.capacity.cpus} CPUs and {self.capacity.gpus} GPUs, a "
+                f"the cluster has {self.capacity.real_cpus} CPUs and {self.capacity.gpus} GPUs, a "
                 f"stage needs {self.cpus + 1} CPUs and {self.gpus:g} GPUs: add machines, start "
                 "Ray with more --num-cpus, or, where an autoscaler adds them, tell this job what "
                 "to count on: --num-cpus and --num-gpus"
@@ -193,6 +199,8 @@ def run_units(
             label, workers=ACTORS, needs=pool.needs, timeout=pool.capacity.timeout
         )
         _watch(receipts, watchdog)
+        start = time.monotonic()
+        _KEPT[:] = [arguments]
         for receipt in receipts.iter_rows():
             if receipt["refused"]:
                 raise InputError(receipt["refused"])
@@ -200,6 +208,8 @@ def run_units(
             progress.advance(receipt[ITEMS], **shown)
             if most_bad is not None and progress.sums.get("bad", 0) > most_bad:
                 return
+        if time.monotonic() - start > LATE_START:
+            _KEPT.clear()
 
 
 def _watch(dataset: ray.data.Dataset, watchdog: WorkerWatchdog) -> None:

@@ -34,7 +34,7 @@ from mmray.pipeline.stages.evaluation import evaluate_stages
 from mmray.pipeline.stages.extraction import extract_stage
 from mmray.pipeline.stages.head import head_stage
 from mmray.pipeline.stages.labelled_descriptors import class_set_settings
-from mmray.pipeline.stages.listing import leave_out, read_exclusion_list
+from mmray.pipeline.stages.listing import read_exclusion_list, without_named
 from mmray.pipeline.stages.training import classes_stage, train_stage
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -176,7 +176,7 @@ def _halves(config: FinegrainedConfig) -> tuple[UnlabelledImages, LabelledSet]:
         f"classes: {len(first.classes)} train, without labels, on {len(first.images):,} images; "
         f"{len(second.classes)} others test, on {len(second.images):,}"
     )
-    images, _ = leave_out(Collection.of(first.images), read_exclusion_list(config))
+    images, _ = without_named(Collection.of(first.images), read_exclusion_list(config))
     if config.sample is not None:
         images = sample(images, config.sample, config.seed)
     names = [image.name for image in first.images]

@@ -1,16 +1,19 @@
 """The recipe of `jobs/search.py index`: build a search index or update it."""
 
-import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from reprlib import repr as shorten
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 
 from mmray.config.tools import IndexConfig
 from mmray.descriptors.settings import DescriptorSettings
 from mmray.images.collection import Collection
-from mmray.images.sources import probe
+from mmray.images.sources import Stamp, probe
+from mmray.pipeline.lease import lease
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report, Unreadable
@@ -19,24 +22,30 @@ from mmray.pipeline.session import Counts, Session, running, usable_storage
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_descriptors
 from mmray.pipeline.stages.listing import list_each, read_exclusion_list
-from mmray.serving.compressed_index import FEWEST, CompressedIndex
+from mmray.serving.catalog import FRESH, Catalog
+from mmray.serving.compressed_index import FEWEST, CompressedIndex, digest_of
 from mmray.serving.encoder import TrainedModel
 from mmray.serving.search_index import (
     ABOUT,
     COMPRESSED,
-    FRESH,
+    CONTAINERS,
+    DIGEST,
     IMAGES,
     MODEL,
     VECTORS,
-    Catalog,
+    read_about,
+    read_catalog,
+    read_vectors,
     write_vectors,
 )
 from mmray.system.arrays import Features, Ids
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, first_names
 from mmray.system.folder import Folder
+from mmray.system.foreign import JsonObject
 from mmray.system.formats import read_array, read_json, write_json
 from mmray.system.locations import absolute
 from mmray.system.progress import announce
+from mmray.system.uris import masked
 
 INDEXES = "indexes"  # folder below the storage with the current stage of each named index
 
@@ -45,8 +54,15 @@ def current_index(storage: Folder, name: str) -> StageFolder | None:
     """Return the stage folder of the current index of a name; None if there is none."""
     if not (storage / INDEXES).has(f"{name}.json"):
         return None
-    mark = read_json(storage / INDEXES, f"{name}.json")["index"]
+    file = f"{name}.json"
+    remedy = "remove it and make the index anew by `jobs/search.py index`"
+    current = JsonObject.read(storage / INDEXES, file, "not the place of an index", remedy)
+    mark = current.value("index", _is_mark, "the twelve hex digits of its folder")
     return StageFolder("index", mark, storage / f"index-{mark}")
+
+
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{12}", value) is not None
 
 
 def set_current_index(storage: Folder, name: str, stage: StageFolder) -> None:
@@ -78,15 +94,31 @@ def update(config: IndexConfig) -> str:
         model = TrainedModel.read(folder)
         with running(config, storage, STAGES) as session:
             sources = [absolute(source) for source in config.images]
-            listed = list(zip(sources, list_each(session, sources, excluded), strict=True))
-            before = current_index(storage, config.name)
-            stage = _index_stage(session, folder, model, listed, before)
-            set_current_index(storage, config.name, stage)
+            listings = list_each(session, sources, excluded)
+            listed = [
+                (masked(source), images)
+                for source, (images, _) in zip(sources, listings, strict=True)
+            ]
+            stamps = [stamp for _, stamps in listings for stamp in stamps]
+            # Another job that updates this index would remove what this one builds upon.
+            with lease(storage, f"index-{config.name}", done=lambda: False):
+                before = current_index(storage, config.name)
+                known = before if before is not None and _is_whole(before) else None
+                stage = _index_stage(session, folder, model, listed, stamps, known)
+                set_current_index(storage, config.name, stage)
+                if before is not None and before.fingerprint != stage.fingerprint:
+                    before.folder.remove()
             write_report(session, _report(config, stage))
-    if before is not None and before.fingerprint != stage.fingerprint:
-        before.folder.remove()
     head, rows, numbers = _cells(config, stage)
     return table(head, rows, numbers=numbers)
+
+
+def _is_whole(index: StageFolder) -> bool:
+    """Tell whether an index can be updated, and not only be made anew."""
+    damaged = index.damaged() if index.done else ["_SUCCESS.json"]
+    if damaged:
+        announce(f"index: {first_names(damaged, 3)} damaged or missing: the index is made anew")
+    return not damaged
 
 
 def _index_stage(
@@ -94,6 +126,7 @@ def _index_stage(
     folder: Folder,
     model: TrainedModel,
     listed: Sequence[tuple[str, Collection]],
+    stamps: Sequence[Stamp],
     before: StageFolder | None,
 ) -> StageFolder:
     """Describe new images with the model of a folder, and write an index of new and known ones."""
@@ -107,15 +140,22 @@ def _index_stage(
         "precision": config.precision,
     }
     known = _known(config, before, about)
-    wanted = known.merged(listed, retry=config.relist)
+    was = {} if before is None else _containers(before)
+    inside = {uri for _, images in listed for uri in images.containers()}
+    now = {each.uri: [each.size, each.modified] for each in stamps if each.uri in inside}
+    changed = {uri: mark for uri, mark in now.items() if was.get(masked(uri), mark) != mark}
+    containers = was | {masked(uri): mark for uri, mark in now.items()}
+    wanted = known.merged(listed, retry=config.relist, changed=changed.keys())
     fresh = wanted.images.take(np.flatnonzero(wanted.rows == FRESH))
     same_kind = before is None or config.kind in ("auto", before.counts["kind"])
     if before is not None and same_kind and not len(fresh) and len(wanted) == len(known):
+        if containers != was:  # of an earlier version, that did not keep them
+            write_json(before.folder, CONTAINERS, containers)
         announce(f"index: up to date, {before.folder.uri}")
         return before
 
     def work(stage: StageFolder) -> Counts:
-        read, why, new = _described(session, model, fresh, settings)
+        read, why, new = _described(session, model, fresh, settings, sorted(changed.items()))
         catalog, origins = wanted.with_descriptors(read, why)
         if not len(origins):
             raise InputError(
@@ -123,13 +163,14 @@ def _index_stage(
                 f"read, the first of them {fresh[0].location}: {why[0]}"
             )
         nothing = np.empty((0, model.network.dim), np.float32)
-        old = nothing if before is None else read_array(before.folder, VECTORS)
+        old = nothing if before is None else read_vectors(before.folder, known)
         write_vectors(stage.folder, origins, old=old, new=new, whiten=model.whiten)
-        stage.folder.write_table(IMAGES, catalog.table)
-        kind = _compress(config, stage)
+        stage.folder.write_table(IMAGES, catalog.masked().table)
+        write_json(stage.folder, CONTAINERS, containers)
+        kind, digest = _compress(config, stage)
         for name in folder.names():
             (stage.folder / MODEL).write(name, folder.read(name))
-        write_json(stage.folder, ABOUT, about)
+        write_json(stage.folder, ABOUT, about | digest)
         return {
             "images": len(origins),
             "new": len(read),
@@ -141,21 +182,35 @@ def _index_stage(
 
     # The name too: when an index changes, the folder of its previous state is removed.
     inputs = (wanted.images.digest(), wanted.rows.tolist(), about, config.kind, config.name)
-    return session.run_stage("index", *inputs, work=work)
+    # Where rows of a Parquet file have changed, nothing else shows it.
+    again = [sorted(changed.items())] if changed else []
+    return session.run_stage("index", *inputs, *again, work=work)
+
+
+def _containers(before: StageFolder) -> dict[str, list[int]]:
+    """Read the size and time that each tar and Parquet file had when its images were described.
+
+    An index of an earlier version has none: the files count as unchanged.
+    """
+    found: dict[str, list[int]] = {}
+    if before.folder.has(CONTAINERS):
+        found = read_json(before.folder, CONTAINERS)
+    return found
 
 
 def _known(config: IndexConfig, before: StageFolder | None, about: dict[str, Any]) -> Catalog:
     """Read the catalog of the index so far; InputError where its settings differ."""
     if before is None:
         return Catalog.empty()
-    there = read_json(before.folder, ABOUT)
+    there = read_about(before.folder).values
     for key in about:
-        if there[key] != about[key]:
+        if there.get(key) != about[key]:
             raise InputError(
                 f"--name {config.name}: this index was made with another {key.replace('_', ' ')} "
-                f"({there[key]}, not {about[key]}); choose another --name for a new index"
+                f"({shorten(there.get(key))}, not {about[key]}); choose another --name for a new "
+                "index"
             )
-    return Catalog(before.folder.read_table(IMAGES))
+    return read_catalog(before.folder).masked()
 
 
 def _described(
@@ -163,6 +218,7 @@ def _described(
     model: TrainedModel,
     fresh: Collection,
     settings: DescriptorSettings,
+    changed: Sequence[Any],
 ) -> tuple[Ids, list[str | None], Features]:
     """Describe fresh images: places of the readable ones, all errors, and descriptors (r, d)."""
     if not len(fresh):
@@ -172,19 +228,21 @@ def _described(
         fresh,
         model.network,
         settings=settings,
+        settings_fingerprint=changed or None,  # for the content, which `fresh` does not show
         stage_flag="extract",
         max_bad_fraction=None,
     )
     folder = described.stage.folder
     read: Ids = folder.read_table("images.parquet", ["item"])["item"].to_numpy()
-    bad = folder.read_table("quarantine.parquet").to_pydict()
-    reasons = dict(zip(bad["uri"], bad["error"], strict=True))
-    why = [reasons.get(place) for place in fresh.locations.to_pylist()]
+    why: list[str | None] = [None] * len(fresh)
+    errors = folder.read_table("quarantine.parquet", ["error"])["error"].to_pylist()
+    for place, error in zip(np.setdiff1d(np.arange(len(fresh)), read), errors, strict=True):
+        why[place] = error
     return read, why, described.features("embedding")
 
 
-def _compress(config: IndexConfig, stage: StageFolder) -> str:
-    """Choose the kind of the index, and write its compressed form if it has one."""
+def _compress(config: IndexConfig, stage: StageFolder) -> tuple[str, dict[str, str]]:
+    """Choose the kind of the index; write its compressed form if it has one, with its checksum."""
     vectors = read_array(stage.folder, VECTORS)
     kind = config.kind
     if kind == "auto":
@@ -196,9 +254,11 @@ def _compress(config: IndexConfig, stage: StageFolder) -> str:
                 f"({FEWEST:,}); flat compares so few at once"
             )
         announce(f"index: cells and codes of {len(vectors):,} vectors")
-        compressed = CompressedIndex.of(vectors, seed=config.seed, threads=os.cpu_count() or 1)
-        stage.folder.write(COMPRESSED, compressed.to_bytes())
-    return kind
+        compressed = CompressedIndex.of(vectors, seed=config.seed, threads=cpu_count())
+        stored = compressed.to_bytes()
+        stage.folder.write(COMPRESSED, stored)
+        return kind, {DIGEST: digest_of(stored)}
+    return kind, {}
 
 
 def _cells(config: IndexConfig, stage: StageFolder) -> Cells:

@@ -12,6 +12,7 @@ from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import percent
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
+from mmray.images.left_out import counted
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.recipes.pictures import mined_anchors, searches
 from mmray.pipeline.registry import log_model
@@ -27,10 +28,12 @@ from mmray.pipeline.reports.run_page import (
 from mmray.pipeline.reports.tables import Table, results
 from mmray.pipeline.session import Session, identity_of
 from mmray.pipeline.stage import PACKAGES, StageFolder
+from mmray.pipeline.stages.listing import LEFT_OUT
 from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.serving.encoder import TrainedModel
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
+from mmray.system.uris import masked_text
 
 
 def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
@@ -56,6 +59,7 @@ def _log(session: Session[LearningConfig], folder: Folder) -> None:
 
 
 REPORTS = "reports"  # below the storage folder
+_KINDS_LEFT_OUT = 20  # at most, on the page; the stage's record has all
 
 
 def write_report(session: Session[RunConfig], report: Report, *, part: str | None = None) -> None:
@@ -64,12 +68,14 @@ def write_report(session: Session[RunConfig], report: Report, *, part: str | Non
     Parameters
     ----------
     session : the run
-    report : results of the job; the date, times, settings and versions are added
+    report : results of the job; the date, times, settings and versions are added, and a sentence on
+        what was left out when images were listed
     part : last stage of a partial run, which has a page of its own; None: the run is complete
     """
     page = report_page(
         dataclasses.replace(
             report,
+            summary=(*report.summary, *_left_out(session.stages)),
             date=f"{datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
             stages=_times(session.stages),
             settings=tuple(
@@ -81,7 +87,7 @@ def write_report(session: Session[RunConfig], report: Report, *, part: str | Non
     )
     name = f"{session.run.name}.html" if part is None else f"{session.run.name}-to-{part}.html"
     folder = session.storage / REPORTS
-    folder.write(name, page.encode())
+    folder.write(name, masked_text(page).encode())
     session.run.log_file(folder, name, "report")
     announce(f"report: {folder.location(name)}")
 
@@ -102,6 +108,14 @@ def unreadable(folder: Folder) -> tuple[Unreadable, ...]:
     """Read the images that an extraction stage could not read, from its folder."""
     bad = folder.read_table("quarantine.parquet").to_pylist()
     return tuple(Unreadable(name=row["uri"], reason=row["error"]) for row in bad)
+
+
+def _left_out(stages: Sequence[StageFolder]) -> Iterable[str]:
+    """Tell what was found beside the images that were listed; earlier versions kept no record."""
+    for stage in {stage.fingerprint: stage for stage in stages if stage.name == "list"}.values():
+        counts = stage.counts.get(LEFT_OUT)
+        if counts:
+            yield f"Left out when the images were listed: {counted(counts, most=_KINDS_LEFT_OUT)}."
 
 
 def _times(stages: Sequence[StageFolder]) -> tuple[StageTime, ...]:

@@ -1,9 +1,10 @@
 """The recipe of `jobs/search.py query`: search an index with images."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
-from mmray.config.bounds import check_bounds
+from mmray.config.bounds import check_bounds, check_not_empty
 from mmray.config.tools import QueryConfig
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import load_image
@@ -14,14 +15,16 @@ from mmray.pipeline.reports.tables import table
 from mmray.pipeline.reports.thumbnails import picture_of
 from mmray.pipeline.stage import StageFolder
 from mmray.serving.encoder import ImageEncoder
-from mmray.serving.search_index import SearchIndex
+from mmray.serving.search_index import COMPRESSED, VECTORS, SearchIndex
 from mmray.system.arrays import Box
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, first_names
 from mmray.system.folder import Folder, open_storage
 from mmray.system.locations import local_path
 from mmray.system.progress import announce
+from mmray.system.uris import masked
 
 SIDE = 240  # pixels of a thumbnail
+_ANEW = "the same `search.py index` command as before makes them anew"
 
 
 def run(config: QueryConfig) -> str:
@@ -36,12 +39,12 @@ def run(config: QueryConfig) -> str:
     InputError
         There is no such index, or an image or a setting cannot be used.
     """
-    if not config.query:
+    if not config.query or not all(config.query):
         raise InputError("no image to search with: name one after `query`")
     check_bounds(config)
+    check_not_empty(config)
     storage = open_storage(config.storage)
-    index = SearchIndex.read(_index(storage, config).folder)
-    encoder = ImageEncoder.load(index.model)
+    index, encoder = _opened(storage, config)
     queries = encoder.encode(config.query, index.about["longest_side"], box=config.box)
     found = index.nearest(queries, config.top, probes=config.probes)
     page = Path(config.page).absolute()
@@ -53,6 +56,30 @@ def run(config: QueryConfig) -> str:
         ) from error
     announce(f"page: {page}")
     return _table(config.query, index, found)
+
+
+def _opened(storage: Folder, config: QueryConfig) -> tuple[SearchIndex, ImageEncoder]:
+    """Read an index and its model; once more if it was updated meanwhile, and thus removed."""
+    stage = _index(storage, config)
+    try:
+        return _read(stage, config)
+    except (OSError, InputError) as error:
+        newer = _index(storage, config)
+        if newer.fingerprint != stage.fingerprint:
+            return _read(newer, config)
+        if isinstance(error, FileNotFoundError):
+            raise InputError(
+                f"--name {config.name}: files are missing ({error}); {_ANEW}"
+            ) from error
+        raise
+
+
+def _read(stage: StageFolder, config: QueryConfig) -> tuple[SearchIndex, ImageEncoder]:
+    # A compressed index reads few of the vectors, so they are not compared with their digest.
+    if stage.done and (bad := stage.damaged([VECTORS] if stage.folder.has(COMPRESSED) else [])):
+        raise InputError(f"--name {config.name}: damaged files ({first_names(bad, 3)}); {_ANEW}")
+    index = SearchIndex.read(stage.folder)
+    return index, ImageEncoder.load(index.model)
 
 
 def _index(storage: Folder, config: QueryConfig) -> StageFolder:
@@ -70,9 +97,11 @@ def _index(storage: Folder, config: QueryConfig) -> StageFolder:
 def _table(queries: Sequence[str], index: SearchIndex, found: Neighbors) -> str:
     several = len(queries) > 1
     rows = [
-        [*([query] if several else []), index.images[item].location, str(rank), f"{cosine:.4f}"]
+        [*([masked(query)] if several else []), location, str(rank), f"{cosine:.4f}"]
         for query, ids, cosines in zip(queries, found.ids, found.similarities, strict=True)
-        for rank, (item, cosine) in enumerate(zip(ids.tolist(), cosines, strict=True), start=1)
+        for rank, (location, cosine) in enumerate(
+            zip(index.images.locations_of(ids), cosines, strict=True), start=1
+        )
     ]
     head = (*(["query"] if several else []), "image", "rank", "cosine")
     return table(head, rows, numbers=2)
@@ -82,12 +111,14 @@ def _page(config: QueryConfig, index: SearchIndex, found: Neighbors) -> str:
     searches = []
     for query, ids, cosines in zip(config.query, found.ids, found.similarities, strict=True):
         results = []
-        for item, cosine in zip(ids.tolist(), cosines.tolist(), strict=True):
+        locations = index.images.locations_of(ids)
+        for item, location, cosine in zip(ids.tolist(), locations, cosines.tolist(), strict=True):
             image = index.images[item]
-            results.append(
-                Result(picture=picture_of(image, SIDE), similarity=cosine, href=_link(image))
-            )
-        asked = ImageFile(uri=query, name=Path(query).name)
+            # Where the name is repeated in the file, its place there follows.
+            name = image.name + location.removeprefix(image.location)
+            picture = replace(picture_of(image, SIDE), name=name)
+            results.append(Result(picture=picture, similarity=cosine, href=_link(image)))
+        asked = ImageFile(uri=query, name=PurePosixPath(masked(query)).name)
         searches.append(
             Search(
                 query=picture_of(asked, SIDE, "anchor"),

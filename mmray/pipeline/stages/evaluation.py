@@ -4,9 +4,10 @@ n database images, q queries, d dims.
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from joblib import cpu_count
 
 from mmray.config.choices import Descriptor
 from mmray.config.run import RunConfig
@@ -185,9 +186,7 @@ def _scores(
             if whitening is not None:
                 database, queries = (whitening.apply(part, config.dims) for part in parts)
             for search in config.search:
-                ranks = ranked(
-                    database, queries, search, own=labelled.own, threads=os.cpu_count() or 1
-                )
+                ranks = ranked(database, queries, search, own=labelled.own, threads=cpu_count())
                 scores += [
                     Score(candidate.label, pooling, name, value, labelled.name, measure, search)
                     for measure, value in figures(labelled, ranks).items()

@@ -23,7 +23,8 @@ from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.extraction import extract, sum_up_regions
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
-from mmray.pipeline.stages.mining import FeatureSource, need_items
+from mmray.pipeline.stages.minable import need_items
+from mmray.pipeline.stages.mining import FeatureSource
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 from mmray.system.formats import read_array, write_header
@@ -98,6 +99,7 @@ def extract_descriptors(
             max_bad_fraction=max_bad_fraction,
             flag=flag,
             deduplicate=deduplicate,
+            locations=images.locations,
         )
 
     inputs = (
@@ -206,7 +208,12 @@ def features_stage(
 
     def work(stage: StageFolder) -> Counts:
         features = source.load()
-        whitening = pca_whitening(features)
+        try:
+            whitening = pca_whitening(features)
+        except InputError as error:
+            raise InputError(
+                f"--extraction.pca {dims}: {error}; choose None, or other images"
+            ) from error
         write_whitening(stage.folder, "pca.npz", whitening)
         with stage.folder.writing("features.npy") as sink:
             write_header(sink, (len(features), dims))

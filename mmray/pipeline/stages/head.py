@@ -56,7 +56,12 @@ def head_stage(
         )
 
     def work(stage: StageFolder) -> Counts:
-        learned = pca_whitening(described.features(config.training.pooling))
+        try:
+            learned = pca_whitening(described.features(config.training.pooling))
+        except InputError as error:
+            raise InputError(
+                f"--head pca: {error}; choose --head random, or other images"
+            ) from error
         write_whitening(stage.folder, "pca.npz", learned)
         return {"images": len(described.items), "dims": config.dim}
 

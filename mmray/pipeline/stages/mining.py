@@ -4,17 +4,16 @@ n items, a anchors.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from mmray.config.choices import ApproximateSearch
 from mmray.config.run import MiningRunConfig
-from mmray.config.sections import MiningConfig
 from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import (
     NOT_MEASURED,
@@ -51,8 +50,14 @@ from mmray.pipeline.distributed.units import ActorPool
 from mmray.pipeline.reports.graph_figure import graph_figure
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.minable import (
+    need_anchors,
+    need_component,
+    need_edges,
+    need_items,
+    need_pairs,
+)
 from mmray.system.arrays import Device, Features
-from mmray.system.errors import InputError
 from mmray.system.formats import read_array, read_json, write_array, write_json
 from mmray.system.progress import announce
 from mmray.training.supervised.labelled_tuples import LabelledPairs
@@ -131,7 +136,7 @@ def _approximate(
         )
     announce(f"knn: building an index ({method})")
     # With several threads HNSW would build another graph each time.
-    threads = 1 if method == "hnsw" else os.cpu_count() or 1
+    threads = 1 if method == "hnsw" else cpu_count()
     index = ApproximateIndex.of(exact.database, method, seed=seed, threads=threads)
     write_array(stage.folder, "index.npy", index.trained)
     return index
@@ -145,13 +150,14 @@ def graph_stage(session: Session[MiningRunConfig], source: FeatureSource) -> Sta
     def work(stage: StageFolder) -> Counts:
         features, found = source.load(), read_neighbors(neighbors.folder)
         whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
+        need_edges(config, whole, found, source.what)
         report = graph_report(whole, features)
         counts = dataclasses.asdict(report)
         write_json(stage.folder, "report.json", counts)
         announce(f"graph: {summarize(report)}")
         every = np.arange(len(features))
         items = largest_component(whole) if config.component == "largest" else every
-        need_items(config, len(items), f"{source.what} in the graph's largest component")
+        need_component(config, len(items), len(every), source.what)
         raw = whole[items][:, items]
         write_graph(stage.folder, raw=raw, normalized=normalize_graph(raw), items=items)
         numbers = {name: value for name, value in counts.items() if not isinstance(value, tuple)}
@@ -175,6 +181,7 @@ def mine_stage(
         stored = read_graph(graph.folder)
         count = len(stored.items) if config.anchors is None else config.anchors
         anchors = select_anchors(stored.raw, count, selection=config.selection, seed=seed)
+        need_anchors(config, anchors, stored.raw, source.what)
         importance = stationary_distribution(stored.raw)[anchors]
         write_anchors(stage.folder, stored.items[anchors], importance)
         report = GraphReport(**read_json(graph.folder, "report.json"))
@@ -187,7 +194,7 @@ def mine_stage(
             power=config.power,
             positives=config.positives,
             negatives=config.negatives,
-            threads=os.cpu_count() or 1,
+            threads=cpu_count(),
         )
         mine(
             given,
@@ -207,7 +214,9 @@ def mine_stage(
         "mine", graph.fingerprint, anchors, method.stored(), device, work=work
     )
     session.run.log_file(stage.folder, "graph.png", "graph")
-    return MiningResult(stage, read_pools(stage.folder))
+    pools = read_pools(stage.folder)
+    need_pairs(config, pools)
+    return MiningResult(stage, pools)
 
 
 def check_stage(
@@ -241,7 +250,7 @@ def check_stage(
             drawn,
             neighbors,
             Solver(*solver),
-            threads=os.cpu_count() or 1,
+            threads=cpu_count(),
         )
         write_manifold(stage.folder, near.renamed(stored.items))
         return {"items": len(drawn)}
@@ -269,16 +278,6 @@ def measure_purity(
         f"{percent(purity.negatives)} of the negatives another one ({covered})"
     )
     return purity
-
-
-def need_items(config: MiningConfig, count: int, what: str) -> None:
-    """Check that there are more items than neighbours of each; else InputError."""
-    for flag, k in (("graph-k", config.graph_k), ("positive-k", config.positive_k)):
-        if count <= k:
-            raise InputError(
-                f"{count} {what} are too few for --mining.{flag} {k}: add some, or choose a value "
-                f"below {count}"
-            )
 
 
 def _workers(session: Session[MiningRunConfig]) -> tuple[ActorPool, Device]:

@@ -49,7 +49,7 @@ def images(photos, tmp_path_factory):
         dataclasses.replace(wide, box=(-5.0, 0.0, 500.0, 500.0)),
         dataclasses.replace(aside, box=(20.0, 100.0, 199.0, 300.0)),
     ]
-    return Collection.joined([photos, index(str(file)), Collection.of(parts)])
+    return Collection.joined([photos, index(str(file))[0], Collection.of(parts)])
 
 
 def cache(images, folder, *, maximum=2):

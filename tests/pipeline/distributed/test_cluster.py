@@ -1,9 +1,11 @@
 """A job joins the cluster that is there, and says when it has to do without."""
 
 import json
+import re
 import signal
 import socket
 
+import joblib
 import pytest
 import ray
 from ray.util.state import get_actor
@@ -44,6 +46,55 @@ def test_a_named_cluster_that_does_not_answer_is_an_error(monkeypatch, nobody):
 
 
 @pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("ray://head:10001", "Ray Client, .* ray job submit --address http://head:8265 --"),
+        ("ray://[fd00::7]:10001", r"ray job submit --address http://\[fd00::7\]:8265 --"),
+        ("ray://head", "ray job submit --address http://head:8265 --"),
+        ("https://head:8265", "ray job submit --address https://head:8265 --"),
+        ("head", "not an address; write HOST:PORT"),
+        ("head:port", "not an address; write HOST:PORT"),
+        ("[::1:6379", "not an address; write HOST:PORT"),
+    ],
+)
+def test_an_address_that_cannot_be_joined_is_refused_with_the_remedy(monkeypatch, named, words):
+    monkeypatch.setenv("RAY_ADDRESS", named)
+    with pytest.raises(InputError, match=rf"RAY_ADDRESS {re.escape(named)}: .*{words}"):
+        cluster.running_cluster()
+
+
+def test_addresses_of_ipv6_are_understood(monkeypatch):
+    asked = []
+
+    def connect(address, timeout):
+        asked.append(address)
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    for named in ("[::1]:6379", "[fd00::7]:6380", "head.example:6379"):
+        monkeypatch.setenv("RAY_ADDRESS", named)
+        assert cluster.running_cluster() == named
+    assert asked == [("::1", 6379), ("fd00::7", 6380), ("head.example", 6379)]
+
+
+def test_local_asks_for_a_ray_of_this_machine_alone(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(cluster, "read_ray_address", lambda: "127.0.0.1:6379")
+    assert cluster.running_cluster() is None
+
+
+def test_a_cluster_that_refuses_a_job_is_named_with_its_reason(monkeypatch):
+    def refuse(**options):
+        raise RuntimeError("Version mismatch: the cluster was started with Ray 2.9")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(cluster, "running_cluster", lambda: "head:6379")
+    with pytest.raises(InputError, match="head:6379 cannot be joined: Version mismatch"):
+        cluster.connect()
+
+
+@pytest.mark.parametrize(
     ("runtime_env", "uploaded"), [({}, False), ({"working_dir": "gcs://x.zip"}, True)]
 )
 def test_a_job_knows_that_its_folder_will_vanish(monkeypatch, runtime_env, uploaded):
@@ -63,8 +114,8 @@ def test_a_job_knows_that_its_folder_will_vanish(monkeypatch, runtime_env, uploa
 )
 def test_a_job_says_what_it_counts_on(given, text):
     assert cluster.summary(Capacity(**given)) == text
-    own = int(ray.cluster_resources()["CPU"])
-    assert cluster.summary(Capacity()).startswith(f"1 machine, {own} CPUs, ")
+    own = joblib.cpu_count()
+    assert cluster.summary(Capacity()).startswith(f"1 machine, {own} CPU{'s' * (own > 1)}, ")
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -75,7 +126,9 @@ def test_resources_are_shared_out_as_far_as_they_go():
     assert (one.fewest, one.most, one.resources) == (1, 1, {"CPU": total - 2})
     many = cluster.training_workers(total - 2, fewest=2, capacity=here)
     assert (many.fewest, many.most, many.resources) == (2, total - 2, {"CPU": 1})
-    with pytest.raises(InputError, match=rf"--training.workers {total}: the cluster has {total}"):
+    with pytest.raises(
+        InputError, match=rf"--training.workers {total}: the cluster has {here.real_cpus}"
+    ):
         cluster.training_workers(total, fewest=1, capacity=here)
     assert cluster.with_gpus(ActorPool()).gpus == 0
     with pytest.raises(InputError, match=r"--mining\.device cuda: the cluster has no GPU"):

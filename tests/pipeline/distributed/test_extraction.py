@@ -134,7 +134,7 @@ def test_every_kind_of_bad_file_is_quarantined_and_every_odd_one_described(model
     assert len(bad) >= 25
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         archive.add(folder, "photos")
-    both = Collection.joined([listed, index(str(tmp_path / "photos.tar"))])
+    both = Collection.joined([listed, index(str(tmp_path / "photos.tar"))[0]])
     stage = described(both, model, tmp_path, bad=2 * len(bad) + 1, shard_size=32)
     quarantine = stage.folder.read_table("quarantine.parquet").to_pylist()
     kept = [Path(uri).name for uri in stage.folder.read_table("images.parquet")["uri"].to_pylist()]
@@ -156,7 +156,7 @@ def test_folder_tar_parquet_and_s3_give_equal_features(whole, photos, model, tmp
     for name, data in files:
         with bucket.open_output_stream(f"{path}/{name}") as sink:
             sink.write(data)
-    synthetic.save_tar(tmp_path / "a.tar", files[:9])
+    synthetic.save_tar(tmp_path / "a.tar", [*files[:9], ("a.mov", b""), ("b.MOV", b"")])
     with bucket.open_output_stream(f"{path}/a.tar") as sink:
         sink.write((tmp_path / "a.tar").read_bytes())
     table = pa.table({"image": [{"bytes": data, "path": name} for name, data in files[9:]]})
@@ -165,10 +165,11 @@ def test_folder_tar_parquet_and_s3_give_equal_features(whole, photos, model, tmp
 
     remote = find(f"s3://photos/all{s3}")
     containers = [*uris, *remote.containers]
-    tar, parquet, remote_tar = index_containers(
+    indexed = index_containers(
         containers, column=None, output=Folder(str(tmp_path / "list")), pool=ActorPool()
     )
-    images = Collection.joined([tar, parquet, remote_tar, remote.images[9:]])
+    assert [left_out for _, left_out in indexed] == [{".mov": 2}, {}, {".mov": 2}]
+    images = Collection.joined([*(part for part, _ in indexed), remote.images[9:]])
     assert images.table["name"].to_pylist() == 2 * [photo.name for photo in photos]
     stage = described(images, model, tmp_path, bad=4)
     for pooling in POOLINGS:

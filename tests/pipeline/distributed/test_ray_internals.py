@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import ray
 import ray.data
+from ray._private import ray_logging
 
 import mmray
 from mmray.pipeline.distributed import ray_internals
@@ -17,7 +18,10 @@ BROKEN = """\
 Ray is now {found}, mmray/pipeline/distributed/ray_internals.py was written for {written}. The tests
 below say what no longer holds; without it break:
 - ExecutionCallback, set_callbacks: a stage without machines waits for ever, in silence;
-- living_actors: a stage that has workers is ended as one that has none, or the other way round;
+- on_loopback, quiet_core, stop_processes_of, tidy_lines_of_workers: a Ray that a job starts listens
+  to the network; lines of Ray's own appear between those of a job; tries to start leave processes;
+- living_actors, available_resources_per_node: a stage that has workers is ended as one that has
+  none, or the other way round;
 - read_ray_address: a job starts a Ray of its own beside the one that `ray start` began.
 Then change WRITTEN_FOR and the pin in requirements.txt."""
 
@@ -52,6 +56,42 @@ def test_the_actors_of_this_job_are_known_by_their_class_while_they_live():
     while living() > before:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@ray.remote(num_cpus=0.5)
+class Starting:
+    def __init__(self):
+        time.sleep(2)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_actor_counts_while_its_process_starts_it_but_not_while_it_waits_for_resources():
+    free = ray_internals.available_resources_per_node()
+    assert all(machine["CPU"] >= 0.5 for machine in free.values())
+    waiting = Starting.options(num_cpus=10**6).remote()
+    starting = Starting.remote()
+    deadline = time.monotonic() + 60
+    while (counted := ray_internals.living_actors().count("Starting")) == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert counted == 1
+    ray.kill(starting)
+    ray.kill(waiting)
+
+
+def test_lines_of_the_core_of_ray_are_left_out_and_those_of_python_are_not(monkeypatch):
+    for lines in (ray_logging.stdout_deduplicator, ray_logging.stderr_deduplicator):
+        monkeypatch.setattr(lines, "skip_re", re.compile("of the user"))
+    monkeypatch.setattr(ray_logging, "_color", ray_logging._color)
+    monkeypatch.setenv("RAY_COLOR_PREFIX", "1")
+    for _ in range(2):
+        ray_internals.tidy_lines_of_workers(colours=False)
+    error = "[2026-11-27 00:30:31,239 E 8164 8164] (gcs_server) gcs_actor_scheduler.cc:538: Failed"
+    fatal = error.replace(" E ", " C ")
+    said = ["Traceback (most recent call last):", error, fatal, "what the user skips: of the user"]
+    (batch,) = ray_logging.stderr_deduplicator.deduplicate({"lines": said, "pid": 1, "ip": "x"})
+    assert batch["lines"] == [said[0], fatal]
+    assert "\x1b" not in ray_logging._color("repeated")
 
 
 @pytest.mark.usefixtures("ray_cluster")

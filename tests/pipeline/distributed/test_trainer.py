@@ -2,11 +2,14 @@
 
 import copy
 import dataclasses
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+import ray.train
 import torch
+from pyarrow import fs
 
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.weights import load
@@ -14,7 +17,7 @@ from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.images.collection import Collection
 from mmray.pipeline.distributed.cluster import TrainingWorkers
-from mmray.pipeline.distributed.trainer import fine_tune
+from mmray.pipeline.distributed.trainer import _ddp_options, fine_tune
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.training.fine_tuning import FineTuning
@@ -87,6 +90,17 @@ def alone(job):
     return Trajectory(states[1], states[2], tuning.history)
 
 
+def test_pytorch_knows_the_options_of_its_wrapper_and_warns_of_none(tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        with warnings.catch_warnings(action="error"):
+            network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+            torch.nn.parallel.DistributedDataParallel(network, **_ddp_options())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_training_moves_the_network_and_notes_every_epoch(job, alone):
     start = job.model.state_dict()
     assert max(float((alone.last[k] - start[k]).abs().max()) for k in start) > 1e-4
@@ -155,6 +169,22 @@ def without_images(job):
 
 
 @pytest.mark.slow
+def test_a_bucket_keeps_the_checkpoints_and_ray_no_credentials(job, alone, s3, monkeypatch):
+    bucket = fs.FileSystem.from_uri(f"s3://test:test@trained{s3}&allow_bucket_creation=true")[0]
+    bucket.create_dir("trained")
+    given = {}
+    real = ray.train.RunConfig
+    monkeypatch.setattr(ray.train, "RunConfig", lambda **each: real(**given.setdefault("", each)))
+    state, history = trained(job, f"s3://KEY:SECRET@trained/x{s3}")
+    assert_near(state, alone.last, 1e-5)
+    assert len(history) == 3
+    assert "SECRET" not in str(given)
+    (network, _) = bucket.get_file_info(
+        [f"trained/x/checkpoints/epoch-{epoch:03d}/model.safetensors" for epoch in (2, 3)]
+    )
+    assert network.is_file
+
+
 def test_images_that_were_never_there_leave_the_initial_network_to_begin_with(job, tmp_path):
     with pytest.raises(InputError, match=r"00\.png\.gone: FileNotFoundError.*restore it"):
         trained(without_images(job), tmp_path)

@@ -224,7 +224,8 @@ def test_a_pool_leaves_two_cpus_to_tasks_and_says_when_there_are_too_few():
     total = int(ray.cluster_resources()["CPU"])
     assert ActorPool().size() == total - 2
     assert ActorPool(minimum=5, maximum=2).size() == 2
-    with pytest.raises(InputError, match=rf"{total} CPUs and 0 GPUs, a stage needs .* CPUs"):
+    real = Capacity().real_cpus
+    with pytest.raises(InputError, match=rf"{real} CPUs and 0 GPUs, a stage needs .* CPUs"):
         ActorPool(cpus=total).size()
     with pytest.raises(InputError, match="1 GPUs: add machines"):
         ActorPool(gpus=1).size()
@@ -258,6 +259,26 @@ def test_a_stage_that_gets_no_machine_says_what_it_waits_for_and_gives_up(
     said = [line for line in capsys.readouterr().err.splitlines() if "waiting for a worker" in line]
     assert 1 <= len(said) <= 3
     assert not (tmp_path / "x").exists()
+
+
+class SlowToStart:
+    """As one that imports a large library."""
+
+    def __init__(self) -> None:
+        time.sleep(2)
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        return pa.table({"x": [1]})
+
+
+def test_a_worker_that_takes_long_to_start_is_not_called_missing(tmp_path, monkeypatch, capsys):
+    """Not even by a stage that gives up earlier, nor where no other would find room."""
+    monkeypatch.setattr(capacity, "CHECK_EVERY", 0.1)
+    monkeypatch.setattr(capacity, "SAY_AFTER", 0.5)
+    pool = ActorPool(cpus=ActorPool().size(), maximum=1, capacity=Capacity(timeout=1.5))
+    folder = Folder(str(tmp_path / "slow"))
+    run_units(work(1), SlowToStart, (), output=folder, pool=pool, label="slow")
+    assert "waiting" not in capsys.readouterr().err
 
 
 def test_work_that_is_attended_gives_its_result_or_what_was_raised(monkeypatch):

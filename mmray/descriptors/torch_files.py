@@ -1,0 +1,110 @@
+"""Reading of files that torch.save wrote: a pickle of names and shapes, and the bytes of tensors.
+
+They are not read by torch.load: it allocates what a damaged file claims, and for some tensors, such
+as nested ones, looks at memory that no one has written. Here tensors are cut out of bytes that are
+there, and everything else in the pickle is refused.
+"""
+
+import io
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from reprlib import repr as shorten
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from mmray.descriptors.torch_pickle import Dense, Odd, StateUnpickler, unpickled
+from mmray.system.errors import InputError, first_names, quoted
+from mmray.system.foreign import most_unpacked, reported
+
+ANEW = "write it anew with torch.save(model.state_dict(), FILE)"
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files that are no zip archives
+
+_Content: TypeAlias = tuple[Any, dict[str, bytearray]]  # of the pickle, and of the storages
+
+
+def read_torch(path: Path) -> dict[str, Tensor | Odd]:
+    """Read a state dict; raises InputError or what `mmray.system.foreign.reported` handles."""
+    try:
+        content, storages = _of_archive(path) if zipfile.is_zipfile(path) else _of_stream(path)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: not a plain state dict: it is damaged or holds code or objects, which are "
+            f"never run here ({error}); {ANEW}"
+        ) from error
+    tensors: dict[str, Tensor | Odd] = {}
+    for name, value in _checked(content, path).items():
+        with reported(f"{path}: {shorten(name)}", ANEW):
+            tensors[name] = value if isinstance(value, Odd) else _built(value, storages)
+    return tensors
+
+
+def _checked(content: Any, path: Path) -> "dict[str, Dense | Odd]":
+    """Check that an unpickled file is a mapping of names to tensors."""
+    wanted = "not a state dict: a mapping of names to tensors is wanted"
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: {wanted}; {ANEW}")
+    others = [name for name, value in content.items() if not isinstance(value, Dense | Odd)]
+    if others:
+        inside = [str(name) for name in others if isinstance(content[name], dict)]
+        remedy = f"save one of {first_names(quoted(inside), 5)} alone" if inside else ANEW
+        kind = type(content[others[0]]).__name__
+        raise InputError(f"{path}: {wanted}, {shorten(others[0])} is of type {kind}; {remedy}")
+    return content
+
+
+def _built(found: Dense, storages: dict[str, bytearray]) -> Tensor:
+    """Cut a tensor out of its storage; RuntimeError where it reaches beyond."""
+    shape, strides = found.shape, found.strides
+    if len(shape) != len(strides):
+        raise ValueError(f"a shape {shorten(shape)} with strides {shorten(strides)}")
+    if 0 in shape:
+        return torch.empty(0, dtype=found.dtype)
+    data = storages[found.storage.key]
+    whole = torch.frombuffer(data, dtype=found.dtype, count=len(data) // found.dtype.itemsize)
+    # Strides of 0 repeat numbers: nothing of the shape's size is made here.
+    return whole.as_strided(shape, strides, found.storage.first + found.offset)
+
+
+def _of_archive(path: Path) -> _Content:
+    """Read a zip archive, as torch 1.6 and later write it."""
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        unpacked = sum(member.file_size for member in members.values())
+        if unpacked > most_unpacked(path.stat().st_size):
+            raise ValueError(f"{unpacked} bytes out of {path.stat().st_size}")
+        pickles = [name for name in members if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError("a zip archive, but not one of torch.save")
+        folder = pickles[0].removesuffix("data.pkl")
+        order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in members else b""
+        if order not in (b"", sys.byteorder.encode()):
+            raise ValueError("of a machine of another byte order")
+        unpickler = StateUnpickler(io.BytesIO(archive.read(pickles[0])))
+        content = unpickler.load()
+        data = {key: f"{folder}data/{key}" for key in unpickler.storages}
+        return content, {key: bytearray(archive.read(name)) for key, name in data.items()}
+
+
+def _of_stream(path: Path) -> _Content:
+    """Read pickles and then storages, as torch before 1.6 writes them."""
+    size, storages = path.stat().st_size, {}
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            raise EOFError("a zip archive that is cut short")
+        file.seek(0)
+        if (unpickled(file), unpickled(file)) != (_MAGIC, _PROTOCOL):
+            raise ValueError("not a file of torch.save")
+        if unpickled(file).get("little_endian") != (sys.byteorder == "little"):
+            raise ValueError("of a machine of another byte order")
+        unpickler = StateUnpickler(file)
+        content, keys = unpickler.load(), unpickled(file)
+        for key in keys:
+            length = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
+            if length > size - file.tell():
+                raise EOFError(f"a storage of {length} bytes, which are not there")
+            storages[key] = bytearray(file.read(length))
+    return content, storages

@@ -1,0 +1,74 @@
+"""Formats of image files: by what they begin, who reads them, how they say which side is up."""
+
+import re
+from collections.abc import Callable
+from typing import IO
+
+from PIL import ExifTags, Image
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+
+def _heif(file: IO[bytes]) -> Image.Image:
+    # Imported here, as most collections have no such images.
+    from pi_heif import HeifImageFile
+
+    image: Image.Image = HeifImageFile(file)
+    return image
+
+
+# The first bytes of a file, and its reader. Other formats of PIL are not tried: some start programs
+# (EPS), most are never met in collections. Photos of two pictures (MPO) are read as the JPEG that
+# they begin with.
+READERS: dict[str, tuple[bytes, Callable[[IO[bytes]], Image.Image]]] = {
+    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),
+    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
+    "WEBP": (rb"(?s)RIFF.{4}WEBP", WebPImageFile),
+    "BMP": (rb"BM", BmpImageFile),
+    "TIFF": (rb"(II|MM)(\*\0|\0\*)|II\+\0|MM\0\+", TiffImageFile),
+    "GIF": (rb"GIF8[79]a", GifImageFile),
+    # Of a general brand (mif1, ...), the brands that follow tell which it is.
+    "AVIF": (rb"(?s)....ftyp(avi[fs]|m[is]f1....(....){0,9}?avi[fs])", AvifImageFile),
+    "HEIF": (rb"(?s)....ftyp(hei[cxms]|hev[cxms]|m[is]f1)", _heif),
+}
+
+
+def format_of(data: bytes) -> str | None:
+    """Return the format that data begin like; None: not an image of a known format."""
+    return next((name for name in READERS if re.match(READERS[name][0], data)), None)
+
+
+_UPRIGHT = {  # EXIF orientation -> operation that turns the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Turn a loaded image upright; tell whether its width and height changed places."""
+    orientation = _orientation(image)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    return image, orientation in (5, 6, 7, 8)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "HEIF":
+        return 1  # libheif has turned it, by the file's own boxes, which alone count
+    if image.format == "AVIF":
+        image.info.pop("xmp", None)  # PIL made the boxes into EXIF, but would ask XMP where none is
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # as broken as data can be, while the pixels may be sound
+        return 1
+    return orientation if isinstance(orientation, int) else 1

@@ -1,0 +1,108 @@
+"""Checks of what mining needs: items, an edge, an anchor and a pair; errors name the remedy.
+
+n items, k neighbours of each.
+"""
+
+import numpy as np
+
+from mmray.config.sections import MiningConfig
+from mmray.mining.batches import EUCLIDEAN_K
+from mmray.mining.knn.results import Neighbors
+from mmray.mining.pool_lists import Pools
+from mmray.system.arrays import Graph, Ids
+from mmray.system.errors import InputError
+
+LEAST = 3  # items: an anchor, a positive and a negative
+
+
+def need_items(config: MiningConfig, count: int, what: str) -> None:
+    """Check that there are more items than neighbours of each; else InputError."""
+    baseline = config.positives == "euclidean" or config.negatives == "random"
+    least = EUCLIDEAN_K if baseline else LEAST
+    if count < least:
+        raise InputError(f"too few {what}, {count}: mining needs at least {least}, add some")
+    for flag, k in (("graph-k", config.graph_k), ("positive-k", config.positive_k)):
+        if count <= k:
+            raise InputError(
+                f"{count} {what} are too few for --mining.{flag} {k}: add some, or choose a value "
+                f"below {count}"
+            )
+
+
+def need_component(config: MiningConfig, size: int, count: int, what: str) -> None:
+    """Check that the largest component has more items than positive_k; else InputError."""
+    if config.positive_k < size:
+        return
+    lower = f", or --mining.positive-k from 2 to {size - 1}" if size >= LEAST else ""
+    raise InputError(
+        f"the graph's largest component has {size} of the {count} {what}, too few for "
+        f"--mining.positive-k {config.positive_k}: choose --mining.component all{lower}"
+    )
+
+
+def need_edges(config: MiningConfig, graph: Graph, found: Neighbors, what: str) -> None:
+    """Check that the graph (n, n) of the neighbours (n, k) has an edge; else InputError."""
+    if graph.nnz:
+        return
+    n, k = found.ids.shape
+    highest = found.similarities[found.ids != np.arange(n)[:, None]].max(initial=0)
+    if not highest > 0:
+        why = (
+            "no two of them have a similarity above 0, as where all are zeros or each is "
+            "orthogonal to all others: mine on other features"
+        )
+    elif np.float32(highest) ** np.float32(config.power) == 0:
+        why = (
+            f"their highest similarity, {highest:.1e}, vanishes when raised to --mining.power "
+            f"{config.power:g}: lower it, for instance to 1"
+        )
+    else:
+        raised = f" raise --mining.graph-k, up to {n - 1}, or" if config.graph_k < n - 1 else ""
+        why = (
+            f"no two of them are among the {k} nearest of one another with a similarity above 0:"
+            f"{raised} mine on other features"
+        )
+    raise InputError(f"the graph of the {n} {what} has no edge: {why}")
+
+
+def need_anchors(config: MiningConfig, anchors: Ids, graph: Graph, what: str) -> None:
+    """Check that an anchor was selected; else InputError."""
+    if len(anchors):
+        return
+    if graph.nnz:
+        raise InputError(
+            f"none of the {graph.shape[0]} {what} is an anchor: none is more important in the "
+            "random walk than all its neighbours, as where features are equal; choose "
+            "--mining.selection filled, or leave duplicates out"
+        )
+    raise InputError(
+        f"the graph of the {graph.shape[0]} {what} has no edge, so that there is no anchor: mine "
+        "on other features"
+    )
+
+
+def need_pairs(config: MiningConfig, pools: Pools) -> None:
+    """Check that an anchor has a positive, and one a negative; else InputError."""
+    anchors = f"none of the {len(pools.anchors)} anchors" if len(pools.anchors) > 1 else "no anchor"
+    if not any(map(len, pools.positives)):
+        if config.positives != "manifold":
+            why = "choose --mining.positives manifold, or mine on other features"
+        elif config.alpha == 0:
+            why = "--mining.alpha 0 reaches no other item: choose 0.99"
+        else:
+            why = (
+                f"the {config.positive_k} nearest on the manifold (--mining.positive-k) are the "
+                "nearest in feature space, or no path leads to them; choose another value from 2, "
+                "a larger --mining.graph-k, or leave duplicates out"
+            )
+        raise InputError(f"{anchors} has a positive: {why}")
+    if not any(map(len, pools.negatives)):
+        if config.negatives != "manifold":
+            why = "choose --mining.negatives manifold, or mine more items"
+        else:
+            why = (
+                f"the {config.negative_k} nearest in feature space (--mining.negative-k, capped "
+                "at half of the items) are the nearest on the manifold; choose another value from "
+                "2, a smaller --mining.graph-k, or mine more items"
+            )
+        raise InputError(f"{anchors} has a negative: {why}")
