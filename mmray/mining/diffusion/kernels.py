@@ -10,11 +10,12 @@ written as vector instructions of LLVM, which the compiler fits to the machine.
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+
+from mmray.mining.compiling import compiled
 
 COLUMNS = 16
 _AHEAD = 64  # entries of the graph between asking for a row and using it
@@ -166,10 +167,8 @@ def _take_row(_, target, source, flags, row):
 
 # -- passes over the bands ------------------------------------------------------------------------
 
-_compiled: Any = numba.njit(nogil=True, cache=True)
 
-
-@_compiled
+@compiled
 def product(data, indices, indptr, vectors, image, factor, bands, height, sums):
     """Set image = vectors + factor Â vectors in some bands, and add vectors · image to their sums.
 
@@ -195,7 +194,7 @@ def product(data, indices, indptr, vectors, image, factor, bands, height, sums):
             )  # fmt: skip
 
 
-@_compiled
+@compiled
 def add(target, source, length, bands, height, sums):
     """Add length * source to target in some bands, and target² to their sums.
 
@@ -212,7 +211,7 @@ def add(target, source, length, bands, height, sums):
             _add_row(target, source, length, row, sums, band)
 
 
-@_compiled
+@compiled
 def advance(solution, direction, remainder, step, conjugation, bands, height, sums):
     """Update solution += step * direction, then direction = remainder + conjugation * direction.
 
@@ -229,7 +228,7 @@ def advance(solution, direction, remainder, step, conjugation, bands, height, su
             _advance_row(solution, direction, remainder, step, conjugation, row)
 
 
-@_compiled
+@compiled
 def take(target, source, flags, bands, height, sums):
     """Copy source to target in the columns flagged, in some bands.
 
@@ -246,7 +245,7 @@ def take(target, source, flags, bands, height, sums):
             _take_row(target, source, flags, row)
 
 
-@_compiled
+@compiled
 def clear(solution, remainder, direction, image, bands, height, sums):
     """Set some bands of four blocks to zero.
 
@@ -265,7 +264,7 @@ def clear(solution, remainder, direction, image, bands, height, sums):
         image[rows] = 0
 
 
-@_compiled
+@compiled
 def mark_touched(indices, indptr, height, touches):
     """Mark in touches (t, t) bool the pairs of bands between which the graph has an entry."""
     for row in range(len(indptr) - 1):
@@ -273,7 +272,7 @@ def mark_touched(indices, indptr, height, touches):
             touches[row // height, indices[place] // height] = True
 
 
-@_compiled
+@compiled
 def transpose(solution, positions, similarity):
     """Transpose the first columns of a block, by position, to the rows of similarity, by item."""
     for item in range(len(positions)):

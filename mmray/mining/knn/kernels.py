@@ -3,13 +3,12 @@
 q queries, n items, d dims, k neighbours, c candidates that a query has room for.
 """
 
-from typing import Any
-
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+
+from mmray.mining.compiling import compiled
 
 WIDTH = 64  # similarities compared at once; tiles are as many of these wide
 
@@ -136,10 +135,7 @@ def _count_bits(_, bits):
     return types.int64(types.uint64), generate
 
 
-_compiled: Any = numba.njit(nogil=True, cache=True)
-
-
-@_compiled
+@compiled
 def similarity(database, item, queries, query):
     """Compute the inner product of two rows, summed in float64 and rounded to float32."""
     dims = database.shape[1]
@@ -150,7 +146,7 @@ def similarity(database, item, queries, query):
     return np.float32(total)
 
 
-@_compiled
+@compiled
 def pair_similarities(database, queries, ids, similarities):
     """Write the similarities (q, m) of each query with its own items ids (q, m)."""
     for query in range(ids.shape[0]):
@@ -158,7 +154,7 @@ def pair_similarities(database, queries, ids, similarities):
             similarities[query, place] = similarity(database, ids[query, place], queries, query)
 
 
-@_compiled
+@compiled
 def scan(tile, width, first, k, slack, ids, values, counts, thresholds, full):
     """Collect from a tile the candidates for the k most similar items of each query.
 
@@ -205,7 +201,7 @@ def scan(tile, width, first, k, slack, ids, values, counts, thresholds, full):
         thresholds[query], counts[query] = threshold, count
 
 
-@_compiled
+@compiled
 def _keep(ids, values, threshold):
     """Move the candidates of at least the threshold to the front; return their number."""
     kept = 0
@@ -216,7 +212,7 @@ def _keep(ids, values, threshold):
     return kept
 
 
-@_compiled
+@compiled
 def settle(database, queries, candidates, counts, ids, similarities):
     """Select the k most similar of each query's candidates, in order.
 
@@ -242,7 +238,7 @@ def settle(database, queries, candidates, counts, ids, similarities):
             similarities[query, place] = -exact[order[place]]
 
 
-@_compiled
+@compiled
 def places(products, database, queries, query, ids, similarities, error, found):
     """Find the places (from 1) of items in the ranking of all items by similarity to one query.
 

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from mmray.pipeline.distributed.ray_internals import (
     stop_processes_of,
     wait_for_dashboard,
 )
-from mmray.system.errors import MachineError
+from mmray.system.errors import InputError, MachineError
 from mmray.system.progress import announce
 
 TRIES = 3
@@ -49,6 +50,8 @@ def start(given_cpus: int | None = None) -> None:
 
     Raises
     ------
+    InputError
+        The path of the folder for temporary files is too long.
     MachineError
         Ray did not start in three tries, each with other ports.
     """
@@ -62,6 +65,11 @@ def start(given_cpus: int | None = None) -> None:
             stop_processes_of(error)
             ray.shutdown()
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            if "AF_UNIX path length" in reason:
+                raise InputError(
+                    f"TMPDIR {tempfile.gettempdir()}: Ray's sockets in it would have names of over "
+                    "107 bytes; set TMPDIR to a folder with a shorter path"
+                ) from error
             if not tries_left:
                 raise MachineError(
                     f"Ray did not start on this machine in {TRIES} tries (the last: {reason}); its "

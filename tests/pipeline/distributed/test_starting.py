@@ -11,7 +11,7 @@ from ray._private import ray_constants
 
 from mmray.pipeline.distributed import starting
 from mmray.pipeline.distributed.capacity import SPARE_CPUS
-from mmray.system.errors import MachineError
+from mmray.system.errors import InputError, MachineError
 
 psutil = importlib.import_module("psutil")  # that of Ray, once this is imported
 
@@ -52,6 +52,17 @@ def test_after_three_tries_a_job_ends_with_a_sentence_and_status_1(starts, capsy
     with pytest.raises(MachineError, match=r"in 3 tries \(the last: port \d+ is taken\)"):
         starting.start()
     assert len(starts) == 3
+
+
+def test_a_folder_too_deep_for_ray_s_sockets_is_refused_at_once(starts, monkeypatch):
+    def too_long(**options):
+        starts.append(options)
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes: /tmp/x")
+
+    monkeypatch.setattr(ray, "init", too_long)
+    with pytest.raises(InputError, match=r"TMPDIR .*; set TMPDIR to a folder with a shorter path"):
+        starting.start()
+    assert len(starts) == 1
 
 
 def test_ray_is_told_to_stay_on_loopback_and_to_have_patience(starts, monkeypatch):
