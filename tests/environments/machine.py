@@ -1,4 +1,4 @@
-"""What an environment consists of: small disks, limits, users, another Ray. Needs root and Linux."""
+"""What an environment consists of: small disks, limits, users, another Ray."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
 """Small whole jobs in environments that users have: each ends well, or with one sentence.
 
-    python tests/environments/run.py [--only NAME]...
+    python -m tests.environments [--only NAME]...
 
 Needs root and Linux: each environment is a mount namespace of its own.
 """
@@ -18,13 +18,10 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
 import numpy as np
 from PIL import Image
 
-from tests.end_to_end.small_job import SMALL, command, table
+from tests.end_to_end.small_job import ROOT, SMALL, command, table
 from tests.environments.cases import ENVIRONMENTS, Environment
 from tests.environments.machine import Disk, RayBeside, memory_limit
 
@@ -152,8 +149,11 @@ def run(name: str) -> dict[str, object]:
     scratch = Path(tempfile.mkdtemp(prefix="env-"))
     scratch.chmod(0o777)
     try:
-        words = [sys.executable, __file__, "--inside", name, "--scratch", str(scratch)]
-        done = subprocess.run(["unshare", "-m", *words], stdout=subprocess.PIPE, text=True)
+        words = [sys.executable, "-m", "tests.environments", "--inside", name]
+        done = subprocess.run(
+            ["unshare", "-m", *words, "--scratch", str(scratch)],
+            stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout
         result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
         return result
