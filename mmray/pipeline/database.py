@@ -23,6 +23,7 @@ from mmray.system.errors import InputError
 
 DATABASE = "mlflow.db"  # below a local storage folder
 ARTIFACTS = "mlartifacts"  # beside it
+REMEDY = "make room, or see that you may write there"
 
 # Tables and columns in which MLflow keeps the places of artifacts, as absolute URIs.
 _PLACES = (
@@ -85,8 +86,8 @@ def make_ready(path: Path) -> None:
 def unusable(path: Path, reason: object) -> InputError:
     """Return the error for a database that cannot be read or written."""
     return InputError(
-        f"{path}: MLflow's database cannot be used ({reason}); see that there is room and that "
-        "you may write there, then run the same command again: what is done is kept"
+        f"{path}: MLflow's database cannot be used ({reason}); {REMEDY}, then run the same command "
+        "again: what is done is kept"
     )
 
 

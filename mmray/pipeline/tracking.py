@@ -37,6 +37,7 @@ from mmray import __version__
 from mmray.pipeline.database import (
     ARTIFACTS,
     DATABASE,
+    REMEDY,
     database_path,
     database_uri,
     make_ready,
@@ -165,8 +166,9 @@ class Run:
             yield
         except ERRORS as error:
             wait_for_server(retries=0, timeout=5)  # the job ends: it only says that it failed
+            remedy = REMEDY if database_path(self.uri) else "fix that"
             raise InputError(
-                f"MLflow at {self.uri} cannot be written ({first_line(error)}); fix that, then run "
+                f"MLflow at {self.uri} cannot be written ({first_line(error)}); {remedy}, then run "
                 "the same command again: what is done is kept"
             ) from error
 

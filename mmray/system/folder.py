@@ -196,10 +196,10 @@ def open_storage(uri: str) -> Folder:
         filesystem, path = folder._opened
         filesystem.delete_file(f"{path}/.writable")
     except (OSError, pa.ArrowInvalid, ValueError) as error:
-        raise InputError(
-            f"--storage {uri}: cannot write there ({error}); "
-            "choose a folder or URI you can write to"
-        ) from error
+        reason, remedy = str(error), "choose a folder or URI you can write to"
+        if isinstance(error.__cause__, OSError):  # of `_room_for`, whose sentence ends otherwise
+            reason, remedy = error.__cause__.strerror or reason, f"make room, or {remedy}"
+        raise InputError(f"--storage {uri}: cannot write there ({reason}); {remedy}") from error
     return folder
 
 

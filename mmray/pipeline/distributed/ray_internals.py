@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_system_temp_dir as system_temp_dir
 from ray._private import ray_constants, ray_logging, state
 from ray._private.node import Node
 from ray._private.state import available_resources_per_node
@@ -34,6 +35,7 @@ __all__ = [
     "read_ray_address",
     "set_callbacks",
     "stop_processes_of",
+    "system_temp_dir",
     "tidy_lines_of_workers",
     "wait_for_dashboard",
 ]

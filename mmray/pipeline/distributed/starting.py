@@ -18,6 +18,7 @@ from mmray.pipeline.distributed.ray_internals import (
     on_loopback,
     quiet_core,
     stop_processes_of,
+    system_temp_dir,
     wait_for_dashboard,
 )
 from mmray.system.errors import InputError, MachineError
@@ -51,13 +52,14 @@ def start(given_cpus: int | None = None) -> None:
     Raises
     ------
     InputError
-        The path of the folder for temporary files is too long.
+        The path of the folder for temporary files is too long, or nothing can be written there.
     MachineError
         Ray did not start in three tries, each with other ports.
     """
     present = joblib.cpu_count()  # those that this process may use, in a container too
     cpus = given_cpus or max(4, present + 2)
     spare = 0 if given_cpus else cpus - present
+    _check_temporary_folder()
     for tries_left in reversed(range(TRIES)):
         try:
             _try_to_start(cpus, spare)
@@ -79,6 +81,26 @@ def start(given_cpus: int | None = None) -> None:
             announce(f"ray: it did not start ({reason}); trying again with other ports")
         else:
             return
+
+
+def _check_temporary_folder() -> None:
+    """Refuse a folder for Ray's own files that is full or closed: Ray would wait minutes for one.
+
+    Raises
+    ------
+    InputError
+        Nothing can be written there.
+    """
+    folder = Path(system_temp_dir())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 20))  # an empty file has room on a full disk
+    except OSError as error:
+        raise InputError(
+            f"TMPDIR {folder}: Ray cannot write its files there ({error.strerror}); make room, or "
+            "set TMPDIR to a folder that you can write to"
+        ) from error
 
 
 def _try_to_start(cpus: int, spare: int) -> None:

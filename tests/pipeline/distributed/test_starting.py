@@ -130,3 +130,10 @@ def test_nothing_of_a_ray_that_was_started_here_listens_beyond_this_machine():
     ]
     assert len(addresses) > 5
     assert set(addresses) <= {"127.0.0.1", "::1"}
+
+
+def test_a_folder_for_temporary_files_without_room_is_refused_at_once(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/dev/full/x")
+    monkeypatch.setattr(starting, "_try_to_start", lambda *given: pytest.fail("it was started"))
+    with pytest.raises(InputError, match=r"TMPDIR /dev/full/x: .*Not a directory.*make room"):
+        starting.start()
