@@ -21,6 +21,8 @@ from ray._private.state import available_resources_per_node
 from ray._private.utils import read_ray_address
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from mmray.system.errors import InputError
+
 __all__ = [
     "CHECKPOINT_LIST",
     "ON_LOOPBACK",
@@ -33,6 +35,7 @@ __all__ = [
     "on_loopback",
     "quiet_core",
     "read_ray_address",
+    "refusal_in",
     "set_callbacks",
     "stop_processes_of",
     "system_temp_dir",
@@ -80,6 +83,15 @@ def checkpoint_list(checkpoints: Sequence[tuple[str, Mapping[str, float]]]) -> b
         "current_report_index": len(results),
     }
     return json.dumps(state).encode()
+
+
+def refusal_in(error: Exception) -> InputError | None:
+    """Return the InputError by which training functions failed, if it was one."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = getattr(failure, "_base_exc", failure)
+        if isinstance(cause, InputError):
+            return cause
+    return None
 
 
 def living_actors() -> list[str]:

@@ -24,6 +24,7 @@ from mmray.pipeline.distributed.ray_internals import (
     CHECKPOINT_LIST,
     checkpoint_list,
     checkpoint_names,
+    refusal_in,
 )
 from mmray.system.errors import DamagedFileError, InputError, first_names
 from mmray.system.folder import Folder
@@ -112,7 +113,13 @@ def fine_tune(
         "train", workers=RANKS, needs=workers.resources, timeout=workers.timeout
     )
     # In a thread Ray Train does not handle Ctrl-C; its handler would wait for the workers first.
-    result = run_watched(trainer.fit, watchdog.check)
+    try:
+        result = run_watched(trainer.fit, watchdog.check)
+    except ray.train.TrainingFailedError as error:
+        refusal = refusal_in(error)
+        if refusal is None:
+            raise
+        raise refusal from error
     if folder.has(REFUSED):
         refused = read_json(folder, REFUSED)
         if refused["damaged"] is not None:
@@ -184,7 +191,10 @@ def _train_on_rank(arguments: dict[str, Any]) -> None:
         location, reason = None, str(error)
         if isinstance(error, DamagedFileError):
             location, reason = error.location, error.reason
-        write_json(folder, REFUSED, {"damaged": location, "reason": reason})
+        with suppress(InputError):  # on a full disk: `refusal_in` finds the error after all tries
+            write_json(folder, REFUSED, {"damaged": location, "reason": reason})
+        # The job says it in one sentence; Ray Train would print a traceback for each rank.
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
         raise
 
 
