@@ -9,7 +9,7 @@ from mmray.system.folder import Folder
 from mmray.system.locations import prefetch, with_retries
 
 Digest = tuple[int, str | None]  # size in bytes; XXH3 of the content, or None: not compared
-_CHUNK = 1 << 20
+_CHUNK = 1 << 23  # bytes read at a time: in a bucket each is a request
 
 
 def digests_of(folder: Folder, names: Iterable[str]) -> dict[str, Digest]:
