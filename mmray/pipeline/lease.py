@@ -13,6 +13,7 @@ import _thread
 import json
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -36,7 +37,7 @@ def lease(storage: Folder, name: str, *, done: Callable[[], bool]) -> Iterator[b
     """Wait until this process is the only one that works on `name`, or until the work is done.
 
     Yields whether there is work left. If this process stands still for longer than `VOID`, and
-    another takes the work over meanwhile, this one is interrupted as by Ctrl-C when it wakes.
+    another takes the work over meanwhile, this one is interrupted as by SIGTERM when it wakes.
 
     Parameters
     ----------
@@ -124,7 +125,8 @@ class _Claim:
                             f"{self.what}: this process stood still for over {VOID:.0f} s, and "
                             "another has taken over; the same command waits for it"
                         )
-                        _thread.interrupt_main()
+                        # Not SIGINT, which a shell lets commands in the background ignore.
+                        _thread.interrupt_main(signal.SIGTERM)
                         return
                     self.write(held=True)
 

@@ -37,7 +37,7 @@ _MOST_AXES = 8  # of an array: each is one more list around every entry
 _LARGEST_KEY = 2**63  # larger numbers can share one hash, which makes a dict of them quadratic
 _COPIES = 8  # entries of arrays, sets and shared containers for each byte of the file
 _FEWEST = 1 << 16  # entries that any file may have
-_LONGEST_REASON = 300  # letters of an error, which may repeat the file
+_LONGEST_REASON = 150  # letters of either end of an error, which may repeat the file
 
 
 def load_plain(data: bytes, source: str) -> Any:
@@ -59,7 +59,9 @@ def load_plain(data: bytes, source: str) -> Any:
         _check_size(content, most=_most_entries(data))
         return content
     except _STUMBLES as error:
-        reason = str(error)[:_LONGEST_REASON]
+        reason = str(error)
+        if len(reason) > 2 * _LONGEST_REASON:
+            reason = f"{reason[:_LONGEST_REASON]} ... {reason[-_LONGEST_REASON:]}"
         raise InputError(
             f"{source}: not a pickle of plain containers, text, numbers and numpy arrays: {reason}"
         ) from error
