@@ -1,5 +1,6 @@
 """MLflow's database: whole or not there, under any name of its folder, and after a move."""
 
+import os
 import re
 import shlex
 import shutil
