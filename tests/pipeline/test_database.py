@@ -230,7 +230,11 @@ def test_two_jobs_that_begin_at_once_on_a_new_storage_both_run(tmp_path):
 def lines(*arguments):
     command = ["make", "-n", "-o", "install", *arguments, f"PYTHON={sys.executable}"]
     # Within `make test` it would say which folder it enters, and take that one's ARGS.
-    alone = {key: text for key, text in os.environ.items() if not re.match("MAKE|MFLAGS", key)}
+    alone = {
+        key: text
+        for key, text in os.environ.items()
+        if not re.match("MAKE|MFLAGS|ARGS$|STORAGE$|PORT$", key)
+    }
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=alone)
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
