@@ -264,11 +264,6 @@ def named_images(
     return flags, frozenset(fitting)
 
 
-def without(images: Collection, names: AbstractSet[str]) -> Collection:
-    """Return the images without those that names mean, see `named_images`."""
-    return images.take(np.flatnonzero(~named_images(images, names)[0]))
-
-
 def sample(images: Collection, count: int, seed: int) -> Collection:
     """Draw images at random among those without an error, and keep their order; all if fewer."""
     usable = np.flatnonzero(pc.is_null(images.table["error"]).to_numpy(zero_copy_only=False))

@@ -77,7 +77,7 @@ def stage_of(output: Path) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves that must not depend on what it went through."""
+    """Results of a run, which must not depend on what the run went through."""
 
     pools: str  # a digest of every array
     anchors: str

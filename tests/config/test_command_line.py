@@ -153,7 +153,7 @@ def test_what_happened_to_a_job_is_its_status(capsys):
 @pytest.mark.process
 @pytest.mark.parametrize("arguments", [("retrieval", "--help"), ("--help",), ("minw",)])
 def test_a_job_whose_output_nobody_reads_ends_in_silence(arguments):
-    """As in `mmray retrieval --help | head`: the help is longer than what a pipe takes unread."""
+    """The help is longer than what a pipe takes unread, in `mmray retrieval --help | head`."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "mmray", *arguments]

@@ -1,4 +1,4 @@
-"""What an environment consists of: small disks, limits, users, another Ray."""
+"""Parts of an environment: small disks, limits, users, another Ray."""
 
 import os
 import subprocess

@@ -14,7 +14,6 @@ from mmray.images.collection import (
     named_images,
     read_exclusions,
     sample,
-    without,
 )
 from mmray.system.errors import InputError
 
@@ -25,6 +24,11 @@ ROWS = [
     ImageFile(uri="/photos/c.jpg", name="c.jpg", box=(0.5, 1.0, 20.0, 30.25)),
     ImageFile(uri="/photos/d.jpg", name="d\n.jpg", error="OSError: gone"),
 ]
+
+
+def without(images, names):
+    """Leave out the images that names mean."""
+    return images.take(np.flatnonzero(~named_images(images, names)[0]))
 
 
 def collection(names: list[str]) -> Collection:

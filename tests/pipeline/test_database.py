@@ -91,7 +91,7 @@ def test_a_new_database_has_a_first_experiment_beside_it(tmp_path):
     ],
 )
 def test_a_database_that_was_never_finished_is_made_anew(content, set_aside, tmp_path):
-    """As an earlier version left it that was killed within MLflow's migrations."""
+    """Make a database like one left by an earlier version that was killed in a migration."""
     path = tmp_path / "mlflow.db"
     path.touch()
     if content:

@@ -25,7 +25,7 @@ def storage(tmp_path):
 
 
 def opened(storage, monkeypatch, between):
-    """What a query reads, where something happens between finding the index and reading it."""
+    """Open an index for a query; something happens between finding the index and reading it."""
     read = []
 
     def reading(stage, config):

@@ -18,7 +18,7 @@ psutil = importlib.import_module("psutil")  # that of Ray, once this is imported
 
 @pytest.fixture
 def starts(monkeypatch):
-    """What Ray was started with; the first so many starts fail."""
+    """Record the options of each start of Ray; the first so many starts fail."""
 
     class Starts(list):
         failures = 0

@@ -262,7 +262,7 @@ def test_a_stage_that_gets_no_machine_says_what_it_waits_for_and_gives_up(
 
 
 class SlowToStart:
-    """As one that imports a large library."""
+    """Start slowly, like an actor that imports a large library."""
 
     def __init__(self) -> None:
         time.sleep(2)
