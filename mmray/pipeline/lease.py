@@ -118,9 +118,16 @@ class _Claim:
         ended = threading.Event()
 
         def renew() -> None:
+            renewed = time.monotonic()
             while not ended.wait(RENEW):
                 with suppress(OSError):  # a disk that is full, a network that fails: try again
-                    if not self.folder.has(self.file):
+                    lost = not self.folder.has(self.file)
+                    if not lost:
+                        self.write(held=True)
+                        # It may have been deleted just before, and so have been written anew.
+                        late, renewed = time.monotonic() - renewed > VOID, time.monotonic()
+                        lost = late and any(other["held"] for other in self.others())
+                    if lost:
                         announce(
                             f"{self.what}: this process stood still for over {VOID:.0f} s, and "
                             "another has taken over; the same command waits for it"
@@ -128,7 +135,6 @@ class _Claim:
                         # Not SIGINT, which a shell lets commands in the background ignore.
                         _thread.interrupt_main(signal.SIGTERM)
                         return
-                    self.write(held=True)
 
         thread = threading.Thread(target=renew, daemon=True, name=f"lease of {self.what}")
         thread.start()

@@ -62,13 +62,16 @@ class RayBeside:
 
 
 def start_ray_beside(scratch: Path) -> RayBeside:
-    """Start a Ray whose file of its address is that of all Rays of this machine."""
+    """Start a Ray that the job finds as it would any on its machine: by the file in TMPDIR."""
     words = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=36399"]
     ports = ["--min-worker-port=36400", "--max-worker-port=36600", "--dashboard-port=36398"]
     more = ["--num-cpus=4", "--disable-usage-stats", "--include-dashboard=false"]
     with (scratch / "ray.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *words, *ports, *more], stdout=log, stderr=log, env=os.environ
+            [sys.executable, *words, *ports, *more],
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"TMPDIR": str(scratch / "tmp")},
         )
     for _ in range(600):
         if b"Ray runtime started" in (scratch / "ray.log").read_bytes():

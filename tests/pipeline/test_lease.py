@@ -114,24 +114,48 @@ def test_a_claim_is_renewed_while_the_work_lasts(storage, monkeypatch):
             time.sleep(0.01)
 
 
-def test_who_stood_still_while_another_took_over_is_interrupted(storage, monkeypatch, capsys):
-    monkeypatch.setattr(module, "RENEW", 0.02)
+@pytest.fixture
+def terminable():
+    """Handle SIGTERM as jobs do."""
 
-    def stand_still():
-        with lease(storage, NAME, done=never):
-            folder = storage / "leases" / NAME
-            folder.delete(folder.names()[0])
-            time.sleep(10)
-
-    def terminate(signum, frame):  # as jobs handle it
+    def terminate(signum, frame):
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            stand_still()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_who_stood_still_while_another_took_over_is_interrupted(
+    storage, monkeypatch, capsys, terminable
+):
+    monkeypatch.setattr(module, "RENEW", 0.02)
+    with pytest.raises(KeyboardInterrupt), lease(storage, NAME, done=never):
+        folder = storage / "leases" / NAME
+        folder.delete(folder.names()[0])
+        time.sleep(10)
+    assert "another has taken over" in capsys.readouterr().err
+
+
+def test_who_stood_still_just_before_it_renewed_its_claim_is_interrupted(
+    tmp_path, monkeypatch, capsys, terminable
+):
+    """It looked, and saw its claim; then another deleted it as void, and claimed the work."""
+    monkeypatch.setattr(module, "RENEW", 0.02)
+    storage, has = Folder(str(tmp_path)), Folder.has
+
+    def seen_before(folder, name):
+        was_there = has(folder, name)
+        if "other.json" not in folder.names():
+            time.sleep(0.2)
+            folder.delete(name)
+            claim(storage)
+        return was_there
+
+    with pytest.raises(KeyboardInterrupt), lease(storage, NAME, done=never):
+        monkeypatch.setattr(module, "VOID", 0.1)
+        monkeypatch.setattr(Folder, "has", seen_before)
+        time.sleep(10)
     assert "another has taken over" in capsys.readouterr().err
 
 
