@@ -130,10 +130,15 @@ def test_who_stood_still_while_another_took_over_is_interrupted(
     storage, monkeypatch, capsys, terminable
 ):
     monkeypatch.setattr(module, "RENEW", 0.02)
-    with pytest.raises(KeyboardInterrupt), lease(storage, NAME, done=never):
-        folder = storage / "leases" / NAME
-        folder.delete(folder.names()[0])
-        time.sleep(10)
+
+    def stand_still():
+        with lease(storage, NAME, done=never):
+            folder = storage / "leases" / NAME
+            folder.delete(folder.names()[0])
+            time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        stand_still()
     assert "another has taken over" in capsys.readouterr().err
 
 
@@ -152,10 +157,14 @@ def test_who_stood_still_just_before_it_renewed_its_claim_is_interrupted(
             claim(storage)
         return was_there
 
-    with pytest.raises(KeyboardInterrupt), lease(storage, NAME, done=never):
-        monkeypatch.setattr(module, "VOID", 0.1)
-        monkeypatch.setattr(Folder, "has", seen_before)
-        time.sleep(10)
+    def stand_still():
+        with lease(storage, NAME, done=never):
+            monkeypatch.setattr(module, "VOID", 0.1)
+            monkeypatch.setattr(Folder, "has", seen_before)
+            time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        stand_still()
     assert "another has taken over" in capsys.readouterr().err
 
 

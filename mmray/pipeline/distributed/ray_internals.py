@@ -156,9 +156,9 @@ def quiet_core() -> Iterator[None]:
 
 def core_processes() -> list[int]:
     """Return the pids of the raylet and the GCS that this process has started."""
-    processes = ray._private.worker._global_node.all_processes
+    node: Any = ray._private.worker._global_node
     kinds = (ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_SERVER)
-    return [info.process.pid for kind in kinds for info in processes[kind]]
+    return [info.process.pid for kind in kinds for info in node.all_processes[kind]]
 
 
 def stop_processes_of(error: Exception) -> None:

@@ -47,9 +47,9 @@ WITNESS = """read -r _ || for pid; do
   kill -0 $pid && ! grep -qs '^State:.Z' /proc/$pid/status || { echo "$SAYS" >&3; exit; }
 done"""
 ENDED = (
-    "error: Ray's own processes on this machine were killed, perhaps for lack of memory, and the job "
-    "with them; its logs are in ray/session_latest/logs in the folder for temporary files; the same "
-    "command goes on from here"
+    "error: Ray's own processes on this machine were killed, perhaps for lack of memory, and the "
+    "job with them; their logs are in ray/session_latest/logs in the folder for temporary files; "
+    "the same command goes on from here"
 )
 
 
