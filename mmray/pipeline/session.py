@@ -185,6 +185,8 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
     ------
     InputError
         The tracking server or the cluster cannot be used.
+    MachineError
+        The cluster does not start, or lost a part of the job.
     """
     tracked = _tracked(config, storage)
     session = Session(config, storage, tracked, chosen)
@@ -194,7 +196,7 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
             for run in session.open_runs:
                 run.end(KILLED)
 
-    with on_termination(end_as_killed), _ending(session):
+    with on_termination(end_as_killed), _ending(session), cluster.reporting_losses():
         cluster.connect(session.pool.capacity)
         announce(f"ray: {cluster.summary(session.pool.capacity)}")
         announce(f"mlflow: run {tracked.name} of the experiment {config.experiment}")

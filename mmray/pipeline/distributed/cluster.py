@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from mmray.pipeline.distributed.ray_internals import (
 from mmray.pipeline.distributed.starting import start
 from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.arrays import Device
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, MachineError
 
 
 def connect(capacity: Capacity | None = None) -> None:
@@ -159,6 +160,24 @@ def _host_and_port(address: str) -> tuple[str, int]:
             "or unset the variable to work on this machine alone"
         )
     return host, port
+
+
+@contextmanager
+def reporting_losses() -> Iterator[None]:
+    """Raise a MachineError where Ray lost a process or an object of the job, and gave it up.
+
+    An error of the code that Ray ran is raised as it is.
+    """
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise
+        reason = next(iter(str(error).splitlines()), "").rstrip(".")
+        raise MachineError(
+            f"Ray lost a part of this job, perhaps for lack of memory ({type(error).__name__}: "
+            f"{reason}); the same command goes on from here"
+        ) from error
 
 
 def summary(capacity: Capacity) -> str:

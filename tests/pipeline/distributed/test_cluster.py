@@ -1,6 +1,7 @@
 """A job joins the cluster that is there, and says when it has to do without."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -13,7 +14,7 @@ from ray.util.state import get_actor
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.capacity import Capacity
 from mmray.pipeline.distributed.units import ActorPool
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, MachineError
 from tests.end_to_end import clusters
 
 
@@ -195,3 +196,23 @@ def test_a_local_ray_is_not_mistaken_for_another_on_the_machine(tmp_path):
         watched = Watched.remote()
         assert ray.get(watched.lives.remote(), timeout=90)
         ray.kill(watched)
+
+
+@ray.remote(num_cpus=0)
+class Fragile:
+    def die(self):
+        os._exit(1)
+
+    def fail(self):
+        raise ValueError("a mistake in the code")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_process_that_ray_lost_is_a_failure_of_the_machine_and_a_mistake_in_the_code_is_none():
+    with (
+        pytest.raises(MachineError, match=r"\(ActorDiedError: .*died.*\); the same"),
+        cluster.reporting_losses(),
+    ):
+        ray.get(Fragile.remote().die.remote())
+    with pytest.raises(ValueError, match="a mistake in the code"), cluster.reporting_losses():
+        ray.get(Fragile.remote().fail.remote())
