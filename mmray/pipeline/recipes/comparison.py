@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mmray.evaluation.candidates import INITIAL, PLAIN
+from mmray.evaluation.candidates import INITIAL, LDA, PLAIN
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
 from mmray.pipeline.recipes.outcome import RunResult
@@ -73,10 +73,14 @@ def _known(rate: float) -> float | None:
 
 
 def _figures(scores: Sequence[Score], *, initial: bool) -> dict[str, float]:
-    """Return the measures of a network by column; PCA and LDA share the column "whitened"."""
+    """Return the measures of a network by column.
+
+    The column "whitened" is, as in the paper, of PCA for the initial network and else of LDA.
+    """
     found, several = {}, len({score.benchmark for score in scores}) > 1
     for score in scores:
-        if (score.network == INITIAL) == initial and score.search == "plain":
+        of_this = (score.network == INITIAL) == initial and score.search == "plain"
+        if of_this and not (initial and score.whitening == LDA):
             parts = [score.benchmark] if several else []
             parts += [] if score.descriptor == "embedding" else [DESCRIPTORS[score.descriptor]]
             parts += [score.measure, *(["whitened"] if score.whitening != PLAIN else [])]

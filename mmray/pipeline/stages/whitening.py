@@ -21,19 +21,18 @@ from mmray.images.collection import Collection
 from mmray.mining.pool_lists import matching_pairs
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
-from mmray.pipeline.stages.extraction import ExtractedDescriptors
 from mmray.pipeline.stages.labelled_descriptors import (
     describe_images,
     describe_sample,
     labelled_set_settings,
 )
 from mmray.pipeline.stages.mining import MiningResult
-from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
 
-WHITENING_NAMES = {INITIAL: PCA, TUNED: LDA}
+# The initial network also by LDA: what training gains must not be credited with that.
+WHITENINGS = ((INITIAL, PCA), (INITIAL, LDA), (TUNED, LDA))
 
 
 def whiten_stage(
@@ -42,7 +41,7 @@ def whiten_stage(
     mined: MiningResult,
     networks: dict[str, EmbeddingNet],
 ) -> tuple[Folder, list[EvaluatedNetwork]]:
-    """Run the stage that learns PCA whitening of the initial network and LDA of the fine-tuned one.
+    """Run the stage that learns whitenings: of the initial network PCA and LDA, of the other LDA.
 
     The folder that is returned holds the fine-tuned network with its whitening, ready for use. PCA
     is learned from independent images or a sample of the unlabelled ones, LDA from matching pairs
@@ -53,16 +52,12 @@ def whiten_stage(
     sample = np.sort(rng.choice(total, min(config.images, total), replace=False))
     pairs = matching_pairs(mined.pools, config.pairs, rng)
     paired, settings = np.unique(pairs), labelled_set_settings(session.config)
-
-    def described_by(name: str, ids: Ids) -> ExtractedDescriptors:
-        return describe_images(
-            session, images.take(ids), networks[name], settings, stage_flag="whiten"
-        )
-
-    def described_for_pca() -> ExtractedDescriptors:
-        if test.pca_images is None:
-            return described_by(INITIAL, sample)
-        return describe_sample(
+    ids = {INITIAL: paired, TUNED: paired}
+    others = None
+    if test.pca_images is None:
+        ids[INITIAL] = np.union1d(sample, paired)
+    else:
+        others = describe_sample(
             session,
             test.pca_images,
             networks[INITIAL],
@@ -70,15 +65,21 @@ def whiten_stage(
             images=config.images,
             stage_flag="whiten",
         )
+    found = {
+        name: describe_images(
+            session, images.take(ids[name]), network, settings, stage_flag="whiten"
+        )
+        for name, network in networks.items()
+    }
 
-    learned_from = {INITIAL: described_for_pca(), TUNED: described_by(TUNED, paired)}
-
-    def learned(name: str, pooling: Descriptor) -> Whitening:
-        features = learned_from[name].features(pooling)
+    def learned(name: str, kind: str, pooling: Descriptor) -> Whitening:
+        rows = found[name].features(pooling)
         try:
-            if name == INITIAL:
-                return pca_whitening(features)
-            return lda_whitening(features, *np.searchsorted(paired, pairs))
+            if kind == LDA:
+                return lda_whitening(rows, *np.searchsorted(ids[name], pairs))
+            if others is not None:
+                return pca_whitening(others.features(pooling))
+            return pca_whitening(rows[np.searchsorted(ids[name], sample)])
         except InputError as error:
             raise InputError(
                 f"no whitening of {pooling} by the network {name}: {error}; use more and other "
@@ -86,27 +87,28 @@ def whiten_stage(
             ) from error
 
     def work(stage: StageFolder) -> Counts:
-        for name, pooling in itertools.product(networks, test.poolings):
-            whitening = learned(name, pooling)
-            write_whitening(stage.folder, f"{name}-{pooling}.npz", whitening)
+        for (name, kind), pooling in itertools.product(WHITENINGS, test.poolings):
+            whitening = learned(name, kind, pooling)
+            write_whitening(stage.folder, f"{name}-{kind}-{pooling}.npz", whitening)
             if name == TUNED:
                 file = whitening_name(pooling, session.config.training.pooling)
                 write_whitening(stage.folder / "model", file, whitening)
         save(networks[TUNED], stage.folder / "model", preprocessing=settings.preprocessing)
-        return {"images": len(learned_from[INITIAL].items), "pairs": pairs.shape[1]}
+        of_sample = len(sample) if others is None else len(others.items)
+        return {"images": of_sample, "pairs": pairs.shape[1]}
 
-    inputs = [each.stage.fingerprint for each in learned_from.values()]
-    stage = session.run_stage("whiten", inputs, pairs.tolist(), work=work)
+    described = [*found.values(), *([] if others is None else [others])]
+    inputs = [each.stage.fingerprint for each in described]
+    stage = session.run_stage("whiten", inputs, pairs.tolist(), WHITENINGS, work=work)
     announce(f"model: {stage.folder.location('model')}")
     return stage.folder / "model", [
         EvaluatedNetwork(
             label=name,
             network=network,
             whitenings={
-                (WHITENING_NAMES[name], pooling): read_whitening(
-                    stage.folder, f"{name}-{pooling}.npz"
-                )
-                for pooling in test.poolings
+                (kind, pooling): read_whitening(stage.folder, f"{name}-{kind}-{pooling}.npz")
+                for (of, kind), pooling in itertools.product(WHITENINGS, test.poolings)
+                if of == name
             },
         )
         for name, network in networks.items()
