@@ -18,10 +18,15 @@ from mmray.system.errors import DamagedFileError, InputError, first_names
 from mmray.system.folder import Folder, open_storage
 from mmray.system.locations import is_absolute
 from mmray.system.progress import announce
-from mmray.system.termination import on_termination
+from mmray.system.termination import last_words, on_termination
 from mmray.system.uris import masked
 
 KILLED = "KILLED"  # MLflow's status of a run whose job was stopped
+# Ray's core, too, ends the process at once, in silence, when its own processes are killed.
+LAST_WORDS = (
+    "error: this job was killed, or Ray's processes on this machine were, perhaps for lack of "
+    "memory; the same command goes on from here"
+)
 
 Counts = Mapping[str, Any]
 Settings = TypeVar("Settings", bound=RunConfig, covariant=True)
@@ -196,7 +201,12 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
             for run in session.open_runs:
                 run.end(KILLED)
 
-    with on_termination(end_as_killed), _ending(session), cluster.reporting_losses():
+    with (
+        last_words(LAST_WORDS),
+        on_termination(end_as_killed),
+        _ending(session),
+        cluster.reporting_losses(),
+    ):
         cluster.connect(session.pool.capacity)
         announce(f"ray: {cluster.summary(session.pool.capacity)}")
         announce(f"mlflow: run {tracked.name} of the experiment {config.experiment}")

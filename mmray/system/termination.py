@@ -1,7 +1,8 @@
-"""Actions that run as soon as a process is told to terminate, whatever it is doing."""
+"""What is done and said when a process is told to terminate, or is killed."""
 
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,3 +38,21 @@ def on_termination(act: Callable[[], None]) -> Iterator[None]:
         sending.close()  # which ends the watcher, after `act` if that is running
         watcher.join()
         arriving.close()
+
+
+@contextmanager
+def last_words(words: str) -> Iterator[None]:
+    """Have these words written to stderr if the process is ended within the block, without warning.
+
+    By a SIGKILL, for lack of memory say, or by native code that ends it.
+    """
+    witness = subprocess.Popen(
+        ["sh", "-c", 'read -r _ || echo "$1" >&2', "sh", words],
+        stdin=subprocess.PIPE,  # a line before it ends: all is well
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    try:
+        yield
+    finally:
+        witness.communicate(b"\n")

@@ -216,6 +216,8 @@ def _of_run(ran: Run, output: Path) -> list[str]:
     victim, name = ran.done_to.split()
     if victim == "driver" and name in EXPECTED and ran.status not in {0} | EXPECTED[name]:
         return [f"status {ran.status} after {ran.done_to}: {_error(output)}"]
+    if victim != "driver" and ran.status != 0 and not _error(output).startswith("error: "):
+        return [f"no sentence after {ran.done_to}: {_error(output)}"]
     return []
 
 

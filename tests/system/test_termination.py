@@ -70,3 +70,23 @@ def test_in_another_thread_it_does_nothing():
     thread.start()
     thread.join()
     assert reached == [True]
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("os.kill(os.getpid(), 9)", "the last words\n"),
+        ("os._exit(1)", "the last words\n"),
+        ("pass", ""),
+        ("sys.exit(3)", ""),
+    ],
+)
+def test_a_process_that_is_ended_without_warning_has_last_words(end, said):
+    program = f"""
+import os, sys
+from mmray.system.termination import last_words
+with last_words("the last words"):
+    {end}
+"""
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    assert done.stderr == said

@@ -31,7 +31,6 @@ __all__ = [
     "available_resources_per_node",
     "checkpoint_list",
     "checkpoint_names",
-    "core_processes",
     "living_actors",
     "on_loopback",
     "quiet_core",
@@ -152,13 +151,6 @@ def quiet_core() -> Iterator[None]:
         yield
     finally:
         stderr.value = before
-
-
-def core_processes() -> list[int]:
-    """Return the pids of the raylet and the GCS that this process has started."""
-    node: Any = ray._private.worker._global_node
-    kinds = (ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_SERVER)
-    return [info.process.pid for kind in kinds for info in node.all_processes[kind]]
 
 
 def stop_processes_of(error: Exception) -> None:

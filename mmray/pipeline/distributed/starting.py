@@ -1,13 +1,11 @@
 """Starting a Ray on this machine alone: on loopback, with patience, in up to three tries."""
 
-import atexit
 import logging
 import os
 import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +15,6 @@ import ray
 from mmray.pipeline.distributed.capacity import SPARE_CPUS
 from mmray.pipeline.distributed.ray_internals import (
     ON_LOOPBACK,
-    core_processes,
     on_loopback,
     quiet_core,
     stop_processes_of,
@@ -41,15 +38,6 @@ PATIENCE = {
 # Processes of PyTorch that train together meet there too.
 LOOPBACK = ON_LOOPBACK | dict.fromkeys(
     ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), "lo" if sys.platform == "linux" else "lo0"
-)
-# A shell script: at the end of its input, if no line came before, tell whether a process has ended.
-WITNESS = """read -r _ || for pid; do
-  kill -0 $pid && ! grep -qs '^State:.Z' /proc/$pid/status || { echo "$SAYS" >&3; exit; }
-done"""
-ENDED = (
-    "error: Ray's own processes on this machine were killed, perhaps for lack of memory, and the "
-    "job with them; their logs are in ray/session_latest/logs in the folder for temporary files; "
-    "the same command goes on from here"
 )
 
 
@@ -92,23 +80,7 @@ def start(given_cpus: int | None = None) -> None:
                 ) from error
             announce(f"ray: it did not start ({reason}); trying again with other ports")
         else:
-            _leave_witness(core_processes())
             return
-
-
-def _leave_witness(pids: Sequence[int]) -> None:
-    """Leave a process that has the last word where Ray's core ends this one at once, in silence.
-
-    The core does so when it loses one of these processes.
-    """
-    witness = subprocess.Popen(
-        ["sh", "-c", f"{{ {WITNESS}\n}} 3>&2 2>/dev/null", "sh", *map(str, pids)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"SAYS": ENDED},
-        start_new_session=True,  # Ctrl-C is not for it
-    )
-    atexit.register(witness.communicate, b"\n")
 
 
 def _check_temporary_folder() -> None:

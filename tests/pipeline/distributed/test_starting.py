@@ -34,7 +34,6 @@ def starts(monkeypatch):
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.setattr(starting, "core_processes", list)
     return made
 
 
@@ -119,37 +118,6 @@ def test_a_ray_that_does_not_start_leaves_a_sentence_and_no_process():
     *tries, sentence = done.stderr.splitlines()
     assert [line.split(" (")[0] for line in tries] == 2 * ["ray: it did not start"]
     assert sentence.startswith("error: Ray did not start on this machine in 3 tries (the last: ")
-
-
-KILLED = """
-import os, signal, time, ray
-from mmray.pipeline.distributed import ray_internals, starting
-starting.start(1)
-raylet, gcs = ray_internals.core_processes()
-os.kill(raylet, signal.SIGKILL)
-ray.get(ray.put(1))
-time.sleep(60)
-"""
-
-
-@pytest.mark.process
-def test_a_job_that_ends_because_its_raylet_was_killed_says_so():
-    env = os.environ | {"RAY_ADDRESS": "local"}
-    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, env=env)
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.splitlines() == [starting.ENDED]
-
-
-@pytest.mark.parametrize("end", ["", "os.abort()", "os.kill(os.getpid(), 9)"])
-def test_nothing_is_said_where_a_job_ends_and_ray_s_processes_live(end):
-    job = f"""
-import os
-from mmray.pipeline.distributed import starting
-starting._leave_witness([{os.getpid()}])
-{end}
-"""
-    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True)
-    assert done.stderr == ""
 
 
 @pytest.mark.usefixtures("ray_cluster")
