@@ -1,5 +1,6 @@
 """Which searches a page shows: those that changed most, or the hardest, and others at random."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 from PIL import Image
 
 from mmray.evaluation.ranking import Query
-from mmray.images.collection import ImageFile
+from mmray.images.collection import Collection, ImageFile
 from mmray.pipeline.recipes.pictures import searches
-from mmray.pipeline.stages.evaluation import SearchExamples
+from mmray.pipeline.stages.evaluation import SearchExamples, unlabelled_examples
 
 QUERIES, SHOWN = 12, 3
 
@@ -76,6 +77,30 @@ def test_the_first_and_the_last_of_several_networks_are_compared(labelled):
     groups = searches(three, seed=0, max_pixels=10**6)
     assert names(groups)["Most improved"] == ["2.png", "4.png", "6.png", "0.png"]
     assert {len(each.rankings) for group in groups for each in group.queries} == {3}
+
+
+def test_without_labels_the_searches_whose_first_results_changed_most_are_shown(labelled):
+    images = Collection.of(labelled.database)
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(QUERIES, 8)).astype(np.float32)
+    before /= np.linalg.norm(before, axis=1, keepdims=True)
+    after = before.copy()
+    after[4] = -before[4]  # it finds what was farthest from it
+    networks = {"initial": before, "tuned": after}
+    examples = unlabelled_examples(networks, images, seed=0)
+    few = [replace(each, first=tuple(rows[:3] for rows in each.first)) for each in examples]
+    groups = searches(few, seed=0, max_pixels=10**6)
+    shown = names(groups)
+    assert shown["Most changed"][0] == "4.png"
+    assert len(shown["Most changed"]) == 6
+    assert len(shown["Others, drawn at random"]) == 4
+    changed = groups[0].queries[0]
+    assert changed.points is None
+    assert {picture.kind for ranked in changed.rankings for picture in ranked.pictures} == {"plain"}
+    found = [[picture.name for picture in ranked.pictures] for ranked in changed.rankings]
+    order = np.argsort(-(before @ before[4]), kind="stable")
+    assert found[0] == [f"{row}.png" for row in order[order != 4][:3]]
+    assert not set(found[0]) & set(found[1])
 
 
 def test_nothing_changed_and_nothing_measured(labelled):

@@ -16,6 +16,7 @@ from mmray.pipeline.recipes import learning, retrieval
 from mmray.pipeline.recipes.outcome import Inputs, UnlabelledImages
 from mmray.pipeline.stages.mining import measure_purity
 from mmray.pipeline.stages.training import FineTunedNetwork
+from mmray.pipeline.stages.whitening import WhitenedNetworks
 from mmray.system.errors import InputError
 
 PHOTOS = Collection.of([ImageFile(uri="/photo.jpg", name="photo.jpg")])
@@ -40,9 +41,10 @@ def calls(monkeypatch):
     initial, trained = (
         EvaluatedNetwork(label=label, network=None) for label in ("initial", "tuned")
     )
-    monkeypatch.setattr(
-        retrieval, "whiten_stage", note("whiten", lambda n: ("model", [initial, trained]))
+    whitened = WhitenedNetworks(
+        model="model", candidates=[initial, trained], search=lambda descriptor: [descriptor]
     )
+    monkeypatch.setattr(retrieval, "whiten_stage", note("whiten", lambda n: whitened))
     measured = SimpleNamespace(scores=["a score"], found=["before", "after"])
     monkeypatch.setattr(retrieval, "evaluate_stages", note("evaluate", lambda n: measured))
     epochs = iter([2, 3, 0, 1])

@@ -114,6 +114,9 @@ def searches(
 ) -> tuple[QueryGroup, ...]:
     """Choose queries to show: those that changed most, or the hardest, and others at random.
 
+    Without labels nothing tells better from worse: those changed most whose first results have the
+    fewest images in common.
+
     Parameters
     ----------
     found : search results of each network for the same queries; the first and the last network
@@ -125,7 +128,13 @@ def searches(
         return ()
     first, last = found[0].precision, found[-1].precision
     measured = np.flatnonzero(np.isfinite(first) & np.isfinite(last))
-    if len(found) > 1:
+    if len(found) > 1 and not len(measured):
+        measured = np.arange(len(first))
+        pairs = zip(found[0].first, found[-1].first, strict=True)
+        common = np.array([len(np.intersect1d(*pair)) for pair in pairs])
+        order = np.argsort(common, kind="stable")
+        chosen = {"Most changed": order[: IMPROVED + WORSENED].tolist()}
+    elif len(found) > 1:
         change = last - first
         order = measured[np.argsort(-change[measured], kind="stable")]
         chosen = {
@@ -157,13 +166,14 @@ def _searched(found: Sequence[SearchExamples], query: int, max_pixels: int) -> S
 
 def _ranked(found: SearchExamples, query: int, max_pixels: int) -> Ranked:
     labelled, truth = found.labelled, found.labelled.ground_truth[query]
+    precision = float(found.precision[query])
     return Ranked(
         network=found.network,
         pictures=tuple(
             picture_of(_row(labelled, row), SIDE, _verdict(truth, row), max_pixels=max_pixels)
             for row in found.first[query].tolist()
         ),
-        average_precision=float(found.precision[query]),
+        average_precision=None if np.isnan(precision) else precision,
     )
 
 
@@ -174,6 +184,8 @@ def _row(labelled: LabelledSet, row: int) -> ImageFile:
 
 
 def _verdict(truth: Query, row: int) -> Kind:
+    if not len(truth.positives):
+        return "plain"
     if row in truth.junk:
         return "unlabelled"
     return "same" if row in truth.positives else "other"

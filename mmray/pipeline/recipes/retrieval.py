@@ -19,7 +19,11 @@ from mmray.pipeline.recipes.learning import (
 )
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
 from mmray.pipeline.session import Session
-from mmray.pipeline.stages.evaluation import evaluate_stages, read_labelled_sets
+from mmray.pipeline.stages.evaluation import (
+    evaluate_stages,
+    read_labelled_sets,
+    shown_descriptor,
+)
 from mmray.pipeline.stages.labelled_descriptors import (
     labelled_set_settings,
 )
@@ -47,14 +51,15 @@ def recipe(session: Session[RetrievalConfig], inputs: Inputs) -> RunResult:
     if learned is None or learned.tuned is None or session.ends_with("train"):
         return RunResult(learned=learned)
     networks = {INITIAL: inputs.network, TUNED: learned.tuned.network}
-    model, whitened = whiten_stage(session, learned.images, learned.mined, networks)
-    result = RunResult(learned=learned, model=model)
+    whitened = whiten_stage(session, learned.images, learned.mined, networks)
+    result = RunResult(learned=learned, model=whitened.model)
     if session.ends_with("whiten"):
         return result
     if not inputs.sets:
         announce("evaluate: no labelled set was given, nothing is measured")
-        return result
-    initial, trained = whitened
+        shown = shown_descriptor(inputs.network, session.config.evaluation)
+        return dataclasses.replace(result, found=whitened.search(shown))
+    initial, trained = whitened.candidates
     trained = dataclasses.replace(trained, label=learned.tuned.label)
     measured = evaluate_stages(
         session,

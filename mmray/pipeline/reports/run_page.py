@@ -227,10 +227,10 @@ def _without_empty(report: Report) -> Report:
 
 
 def _compared(report: Report) -> tuple[str, str] | None:
-    """Return the first and the last network of the searches, if there are several."""
+    """Return the first and the last network of the searches, if their precision is compared."""
     for group in report.retrieval:
         for searched in group.queries:
-            if len(searched.rankings) > 1:
+            if searched.points is not None:
                 return searched.rankings[0].network, searched.rankings[-1].network
     return None
 

@@ -4,32 +4,36 @@ n database images, q queries, d dims.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from joblib import cpu_count
 
 from mmray.config.choices import Descriptor
 from mmray.config.run import RunConfig
 from mmray.config.sections import LabelledSetsConfig
+from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import DescriptorSettings
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet, labelled_set
 from mmray.evaluation.benchmarks.published import find_benchmark
 from mmray.evaluation.candidates import EvaluatedNetwork
 from mmray.evaluation.expansion import ranked
 from mmray.evaluation.paper_table import paper_scores
-from mmray.evaluation.ranking import mean_average_precision
+from mmray.evaluation.ranking import Query, mean_average_precision
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import clustered, figures
+from mmray.images.collection import Collection
 from mmray.pipeline.reports.tables import results_table
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.labelled_descriptors import SetFeatures, describe_set
-from mmray.system.arrays import Floats, Ids
+from mmray.system.arrays import Features, Floats, Ids
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
 
 SHOWN = 10  # search results of a query to show in pictures
+SEARCHED = 300  # images without labels that search for others, of which some are shown
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,7 +47,7 @@ class SearchExamples:
     first : for each query up to SHOWN rows of the database, the most similar first; the query
         itself is left out where it is ignored
     precision : (q,) float64, average precision of the whole ranking; NaN for queries without
-        positives
+        positives, as are all those without labels
     """
 
     network: str
@@ -146,21 +150,64 @@ def _search_examples(
     config: LabelledSetsConfig,
 ) -> SearchExamples:
     """Search with the descriptor that the network was trained with, whitened if it can be."""
-    own: Descriptor = candidate.network.pooling
-    pooling = own if own in config.poolings else config.poolings[0]
+    pooling = shown_descriptor(candidate.network, config)
     database, queries = features.parts(labelled, pooling)
     _, whitening = candidate.variants(pooling)[-1]
     if whitening is not None:
         database, queries = (whitening.apply(part, config.dims) for part in (database, queries))
     ranks = ranked(database, queries, "plain")
     _, precision = mean_average_precision(ranks, labelled.ground_truth)
-    first = tuple(
+    return SearchExamples(
+        network=candidate.label,
+        labelled=labelled,
+        first=_first(ranks, labelled),
+        precision=precision,
+    )
+
+
+def shown_descriptor(network: EmbeddingNet, config: LabelledSetsConfig) -> Descriptor:
+    """Return the descriptor by which searches are shown: the network's own if it is measured."""
+    own: Descriptor = network.pooling
+    return own if own in config.poolings else config.poolings[0]
+
+
+def _first(ranks: Ids, labelled: LabelledSet) -> tuple[Ids, ...]:
+    return tuple(
         ranking[ranking != itself][:SHOWN]
         for ranking, itself in zip(ranks.T, labelled.own, strict=True)
     )
-    return SearchExamples(
-        network=candidate.label, labelled=labelled, first=first, precision=precision
+
+
+def unlabelled_examples(
+    networks: Mapping[str, Features], images: Collection, *, seed: int
+) -> list[SearchExamples]:
+    """Search images without labels by some of their own.
+
+    Parameters
+    ----------
+    networks : label of a network -> its descriptors (n, d) of the images
+    images : n images
+    seed : draws those that search
+    """
+    drawn = np.random.default_rng(seed).permutation(len(images))[:SEARCHED]
+    nothing = np.empty(0, np.int64)
+    unlabelled = LabelledSet(
+        database=images,
+        queries=list(images.take(drawn)),
+        ground_truth=[
+            Query("", "", None, positives=nothing, junk=nothing, itself=row)
+            for row in drawn.tolist()
+        ],
     )
+    return [
+        SearchExamples(
+            network=label,
+            labelled=unlabelled,
+            first=_first(ranked(rows, rows[drawn], "plain"), unlabelled),
+            precision=np.full(len(drawn), np.nan),
+        )
+        for label, rows in networks.items()
+    ]
 
 
 def _metric(score: Score) -> str:

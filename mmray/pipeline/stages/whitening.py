@@ -1,6 +1,8 @@
 """The stage that learns whitenings and saves the model."""
 
 import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from mmray.images.collection import Collection
 from mmray.mining.pool_lists import matching_pairs
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.evaluation import SearchExamples, unlabelled_examples
 from mmray.pipeline.stages.labelled_descriptors import (
     describe_images,
     describe_sample,
@@ -35,17 +38,32 @@ from mmray.system.progress import announce
 WHITENINGS = ((INITIAL, PCA), (INITIAL, LDA), (TUNED, LDA))
 
 
+@dataclass(frozen=True, kw_only=True)
+class WhitenedNetworks:
+    """Result of the stage.
+
+    Attributes
+    ----------
+    model : folder of the fine-tuned network with its whitening, ready for use
+    candidates : the networks to measure, in the order in which they were given
+    search : searches the images of the matching pairs by some of them, by each network and LDA
+    """
+
+    model: Folder
+    candidates: Sequence[EvaluatedNetwork]
+    search: Callable[[Descriptor], list[SearchExamples]]
+
+
 def whiten_stage(
     session: Session[RetrievalConfig],
     images: Collection,
     mined: MiningResult,
     networks: dict[str, EmbeddingNet],
-) -> tuple[Folder, list[EvaluatedNetwork]]:
+) -> WhitenedNetworks:
     """Run the stage that learns whitenings: of the initial network PCA and LDA, of the other LDA.
 
-    The folder that is returned holds the fine-tuned network with its whitening, ready for use. PCA
-    is learned from independent images or a sample of the unlabelled ones, LDA from matching pairs
-    that were mined.
+    PCA is learned from independent images or a sample of the unlabelled ones, LDA from matching
+    pairs that were mined.
     """
     config, test = session.config.whitening, session.config.evaluation
     rng, total = np.random.default_rng(session.config.seed), len(images)
@@ -101,7 +119,7 @@ def whiten_stage(
     inputs = [each.stage.fingerprint for each in described]
     stage = session.run_stage("whiten", inputs, pairs.tolist(), WHITENINGS, work=work)
     announce(f"model: {stage.folder.location('model')}")
-    return stage.folder / "model", [
+    candidates = [
         EvaluatedNetwork(
             label=name,
             network=network,
@@ -113,3 +131,14 @@ def whiten_stage(
         )
         for name, network in networks.items()
     ]
+
+    def search(pooling: Descriptor) -> list[SearchExamples]:
+        whitened = {
+            name: candidate.whitenings[LDA, pooling].apply(
+                found[name].features(pooling)[np.searchsorted(ids[name], paired)]
+            )
+            for name, candidate in zip(networks, candidates, strict=True)
+        }
+        return unlabelled_examples(whitened, images.take(paired), seed=session.config.seed)
+
+    return WhitenedNetworks(model=stage.folder / "model", candidates=candidates, search=search)
