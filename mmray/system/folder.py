@@ -6,11 +6,13 @@ too; an object store shows an object when its upload is complete.
 """
 
 import errno
+import lzma
 import os
 import secrets
 import shutil
 import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -31,11 +33,12 @@ Parsed = TypeVar("Parsed")
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _PAGE = 4096
-# What numpy, zipfile, json and pyarrow raise for a file with wrong bytes; OSError is for both a
-# disk that cannot read them and a checksum that differs.
-_DAMAGE: tuple[type[Exception], ...] = (
-    *(OSError, ValueError, LookupError, EOFError, SyntaxError, OverflowError, MemoryError),
-    *(NotImplementedError, pa.ArrowException, zipfile.BadZipFile, zlib.error, struct.error),
+# Raised by numpy, zipfile, json, pyarrow, torch, h5py and mmray for files that are damaged or of
+# another format; OSError is for both a disk that cannot read them and a checksum that differs.
+DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
+    *(AssertionError, AttributeError, MemoryError, SyntaxError, SystemError, tokenize.TokenError),
+    *(zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, pa.ArrowException),
 )
 
 
@@ -134,7 +137,7 @@ class Folder:
         with source:
             try:
                 return parse(source)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 raise DamagedFileError(self.location(name), locations.error_line(error)) from error
 
     def reading(self, name: str) -> Any:

@@ -19,7 +19,11 @@ from mmray.pipeline.recipes.learning import (
 )
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
 from mmray.pipeline.session import Session
-from mmray.pipeline.stages.evaluation import evaluate_stages, read_labelled_sets
+from mmray.pipeline.stages.evaluation import (
+    check_dims,
+    evaluate_stages,
+    read_labelled_sets,
+)
 from mmray.pipeline.stages.labelled_descriptors import (
     labelled_set_settings,
 )
@@ -98,6 +102,7 @@ def read_inputs(config: RetrievalConfig) -> Inputs:
     test = config.evaluation
     network = build(config.network, pooling=config.training.pooling, weights=config.weights)
     check_dimensions(config, network)
+    check_dims("--evaluation.dims", test, network)
     tuples = None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0])
     return Inputs(
         unlabelled=(

@@ -29,7 +29,7 @@ from mmray.pipeline.stages.labelled_descriptors import (
 )
 from mmray.pipeline.stages.mining import MiningResult
 from mmray.system.arrays import Ids
-from mmray.system.errors import InputError
+from mmray.system.errors import explained
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
 
@@ -75,15 +75,13 @@ def whiten_stage(
 
     def learned(name: str, pooling: Descriptor) -> Whitening:
         features = learned_from[name].features(pooling)
-        try:
+        with explained(
+            f"no whitening of {pooling} by the network {name}",
+            "use more and other images, or end with --stages extract,graph,mine,train",
+        ):
             if name == INITIAL:
                 return pca_whitening(features)
             return lda_whitening(features, *np.searchsorted(paired, pairs))
-        except InputError as error:
-            raise InputError(
-                f"no whitening of {pooling} by the network {name}: {error}; use more and other "
-                "images, or end with --stages extract,graph,mine,train"
-            ) from error
 
     def work(stage: StageFolder) -> Counts:
         for name, pooling in itertools.product(networks, test.poolings):
