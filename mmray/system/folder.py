@@ -195,9 +195,15 @@ def open_storage(uri: str) -> Folder:
     """
     folder = Folder(locations.absolute(uri))
     try:
+        folder.uri.encode()  # before anything is made
         folder.write(".writable", bytes(_PAGE))  # no empty file, for which a full disk has room
         filesystem, path = folder._opened
         filesystem.delete_file(f"{path}/.writable")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"--storage {uri}: Python takes its name for bytes that are not UTF-8; set PYTHONUTF8=1 "
+            "if the locale is not one of UTF-8, else choose another name"
+        ) from error
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         reason, remedy = str(error), "choose a folder or URI you can write to"
         if isinstance(error.__cause__, OSError):  # of `_room_for`, whose sentence ends otherwise

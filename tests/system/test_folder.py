@@ -167,6 +167,12 @@ def test_an_unwritable_storage_is_said_with_its_reason(tmp_path, make, reason):
         open_storage(make(tmp_path))
 
 
+def test_a_storage_whose_name_is_not_utf_8_is_refused_before_it_is_made(tmp_path):
+    with pytest.raises(InputError, match=r"--storage .*; set PYTHONUTF8=1 .*choose another name"):
+        open_storage(f"{tmp_path}/L\udcc3\udca4ufe")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_reader_keeps_the_file_that_it_opened(tmp_path):
     """A file is replaced, not written over: who reads it meanwhile never meets half of each."""
     folder = Folder(str(tmp_path))

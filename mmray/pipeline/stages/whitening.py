@@ -75,9 +75,10 @@ def whiten_stage(
 
     def learned(name: str, pooling: Descriptor) -> Whitening:
         features = learned_from[name].features(pooling)
+        slower = ", lower --training.learning-rate" if name == TUNED else ""
         with explained(
             f"no whitening of {pooling} by the network {name}",
-            "use more and other images, or end with --stages extract,graph,mine,train",
+            f"use more and other images{slower}, or end with --stages extract,graph,mine,train",
         ):
             if name == INITIAL:
                 return pca_whitening(features)
