@@ -201,8 +201,8 @@ def open_storage(uri: str) -> Folder:
         filesystem.delete_file(f"{path}/.writable")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"--storage {uri}: Python takes its name for bytes that are not UTF-8; set PYTHONUTF8=1 "
-            "if the locale is not one of UTF-8, else choose another name"
+            f"--storage {uri}: Python takes its name for bytes that are not UTF-8; set "
+            "PYTHONUTF8=1, or choose another name"
         ) from error
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         reason, remedy = str(error), "choose a folder or URI you can write to"

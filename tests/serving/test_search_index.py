@@ -301,7 +301,7 @@ def test_codes_of_too_few_items_are_refused_and_not_searched_for_ever(compressed
     index.reset()
     index.ntotal = len(compressed.database)
     again = CompressedIndex(database=compressed.database, index=index)
-    with pytest.raises(InputError, match="the compressed index lacks items .*make it anew"):
+    with pytest.raises(InputError, match=r"the compressed index lacks items .*make it anew"):
         again.search(compressed.database[:1], 1, probes=1)
 
 
