@@ -22,7 +22,7 @@ def compiled(function: Callable[..., Any]) -> Any:
     """
     dispatcher: Any = numba.njit(nogil=True)(function)
     with suppress(RuntimeError):  # no folder for the machine code
-        dispatcher._cache = _KeptCode(function)
+        dispatcher._cache = _KeptCode(function)  # type: ignore[no-untyped-call] # of numba
     return dispatcher
 
 
@@ -35,4 +35,4 @@ class _KeptCode(FunctionCache):
             yield
         except _FAULTS:
             with suppress(OSError):
-                self.flush()  # begins anew
+                self.flush()  # type: ignore[no-untyped-call] # of numba
