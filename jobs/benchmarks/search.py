@@ -15,7 +15,7 @@ from benchmarks.mining import manifold_features, seconds
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.knn.recall import recall
 from mmray.mining.knn.results import Neighbors
-from mmray.serving.compressed_index import FEWEST, CompressedIndex
+from mmray.serving.compressed_index import FEWEST, CompressedIndex, digest_of
 from mmray.serving.search_index import VECTORS
 from mmray.system.arrays import Features
 from mmray.system.folder import Folder
@@ -87,7 +87,7 @@ def compare_search(
     start = time.perf_counter()
     stored = CompressedIndex.of(vectors, threads=threads).to_bytes()
     building = time.perf_counter() - start
-    compressed = CompressedIndex.from_bytes(stored, vectors)
+    compressed = CompressedIndex.from_bytes(stored, vectors, digest=digest_of(stored))
 
     def searched(
         way: str, probed: int | None, find: _Search, building: float, size: int

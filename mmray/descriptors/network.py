@@ -55,6 +55,10 @@ class EmbeddingNet(nn.Module):
         """Number of dimensions d of an embedding."""
         return self.channels if self.head is None else self.head.out_features
 
+    def dimensions(self, descriptor: Descriptor) -> int:
+        """Return the number of dimensions of a descriptor: d of the embedding, c of any other."""
+        return self.dim if descriptor == "embedding" else self.channels
+
     def train(self, mode: bool = True) -> Self:
         """Set training mode, in which BatchNorm still keeps its statistics and dropout is off.
 

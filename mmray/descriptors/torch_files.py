@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from mmray.descriptors.torch_pickle import Dense, Odd, StateUnpickler, unpickled
+from mmray.descriptors.torch_pickle import Dense, Odd, unpickled
 from mmray.system.errors import InputError, first_names, quoted
 from mmray.system.foreign import most_unpacked, reported
 
@@ -61,8 +61,8 @@ def _built(found: Dense, storages: dict[str, bytearray]) -> Tensor:
     shape, strides = found.shape, found.strides
     if len(shape) != len(strides):
         raise ValueError(f"a shape {shorten(shape)} with strides {shorten(strides)}")
-    if 0 in shape:
-        return torch.empty(0, dtype=found.dtype)
+    if 0 in shape:  # its storage may be empty, which torch.frombuffer refuses
+        return torch.empty(0, dtype=found.dtype).as_strided(shape, strides)
     data = storages[found.storage.key]
     whole = torch.frombuffer(data, dtype=found.dtype, count=len(data) // found.dtype.itemsize)
     # Strides of 0 repeat numbers: nothing of the shape's size is made here.
@@ -83,9 +83,8 @@ def _of_archive(path: Path) -> _Content:
         order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in members else b""
         if order not in (b"", sys.byteorder.encode()):
             raise ValueError("of a machine of another byte order")
-        unpickler = StateUnpickler(io.BytesIO(archive.read(pickles[0])))
-        content = unpickler.load()
-        data = {key: f"{folder}data/{key}" for key in unpickler.storages}
+        content, described = unpickled(io.BytesIO(archive.read(pickles[0])))
+        data = {key: f"{folder}data/{key}" for key in described}
         return content, {key: bytearray(archive.read(name)) for key, name in data.items()}
 
 
@@ -96,14 +95,14 @@ def _of_stream(path: Path) -> _Content:
         if file.read(4) == b"PK\x03\x04":
             raise EOFError("a zip archive that is cut short")
         file.seek(0)
-        if (unpickled(file), unpickled(file)) != (_MAGIC, _PROTOCOL):
+        magic, protocol, machine = (unpickled(file)[0] for _ in range(3))
+        if (magic, protocol) != (_MAGIC, _PROTOCOL):
             raise ValueError("not a file of torch.save")
-        if unpickled(file).get("little_endian") != (sys.byteorder == "little"):
+        if machine.get("little_endian") != (sys.byteorder == "little"):
             raise ValueError("of a machine of another byte order")
-        unpickler = StateUnpickler(file)
-        content, keys = unpickler.load(), unpickled(file)
+        (content, described), (keys, _) = unpickled(file), unpickled(file)
         for key in keys:
-            length = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
+            length = int.from_bytes(file.read(8), "little") * described[key].dtype.itemsize
             if length > size - file.tell():
                 raise EOFError(f"a storage of {length} bytes, which are not there")
             storages[key] = bytearray(file.read(length))

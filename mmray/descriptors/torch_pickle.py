@@ -1,5 +1,6 @@
 """The pickle in a file of torch.save: descriptions of tensors, read without running anything."""
 
+import io
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ _STORAGES = {
     **{"QInt8": torch.int8, "QUInt8": torch.uint8, "QInt32": torch.int32},
     **{"QUInt4x2": torch.uint8, "QUInt2x4": torch.uint8},
 }
+_LARGEST = 1 << 21  # bytes of a pickle: some ten thousand tensors, or seconds of crafted operations
 _UNTOLD = "of a type that is not read"
 _OF_ODD = (  # what describes tensors that are not read
     *("Size", "device", "_get_layout", "per_tensor_affine", "per_channel_affine", "strided"),
@@ -60,11 +62,30 @@ class Odd:
     kind: str
 
 
-def unpickled(stream: IO[bytes]) -> Any:
-    return StateUnpickler(stream).load()
+def unpickled(stream: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
+    """Read a pickle: its content and its storages by key; the stream is left at its end.
+
+    Raises
+    ------
+    pickle.UnpicklingError
+        It is damaged, or asks for anything but what describes tensors.
+    EOFError
+        It is cut short or too long.
+    """
+    start = stream.tell()
+    part = io.BytesIO(stream.read(_LARGEST))
+    unpickler = _StateUnpickler(part)
+    try:
+        content = unpickler.load()
+    except LookupError as error:  # of an unknown operation, or with nothing to operate on
+        raise pickle.UnpicklingError("the pickle is damaged") from error
+    except EOFError as error:
+        raise EOFError(f"its pickle is cut short, or has more than {_LARGEST} bytes") from error
+    stream.seek(start + part.tell())
+    return content, unpickler.storages
 
 
-class StateUnpickler(pickle._Unpickler):
+class _StateUnpickler(pickle._Unpickler):
     """Unpickler of numbers, text, containers and descriptions of tensors, which runs nothing.
 
     It is based on the unpickler in Python, whose operations can be taken away: the one in C
@@ -74,12 +95,6 @@ class StateUnpickler(pickle._Unpickler):
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream, encoding="latin1")
         self.storages: dict[str, Storage] = {}
-
-    def load(self) -> Any:
-        try:
-            return super().load()
-        except LookupError as error:  # of an unknown operation, or with nothing to operate on
-            raise pickle.UnpicklingError("the pickle is damaged") from error
 
     def find_class(self, module: str, name: str) -> Any:
         found: Any = None

@@ -37,7 +37,7 @@ def read_state(path: Path) -> State:
     if not path.is_file():
         raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     with reported(str(path), ANEW, "cannot be read as a state dict"):
-        if path.suffix != ".safetensors":
+        if path.suffix.lower() != ".safetensors":
             return read_torch(path)
         return parse_safetensors(path.read_bytes())
 
@@ -69,7 +69,8 @@ def fill(wanted: Mapping[str, Tensor], state: State, *, source: str, network: st
             if name.endswith("num_batches_tracked"):  # not in old files, nor used
                 continue
             raise InputError(f"{source}: no tensor {name}, which {network} needs")
-        fault = _copied(state[name], tensor)
+        with reported(f"{source}: {name}", ANEW):  # torch copies no numbers of 4 bits
+            fault = _copied(state[name], tensor)
         if fault is not None:
             problem, needed = fault
             raise InputError(f"{source}: {name} {problem}, {network} needs {needed}")

@@ -34,7 +34,6 @@ _SAMPLES_PER_DIRECTION = 4
 _SMALLEST_VARIANCE = 1e-6
 
 
-# What a file that is no .npz, or a damaged or crafted one, makes numpy and zipfile raise.
 WHITENING = "whitening.npz"  # in a model's folder: for its network's own descriptor
 
 
@@ -287,7 +286,15 @@ def write_whitening(folder: Folder, name: str, whitening: Whitening) -> None:
         whitening.save(sink)
 
 
-def read_whitening(folder: Folder, name: str) -> Whitening:
-    """Read a whitening of a folder; InputError names the file if it is none."""
-    with folder.reading(name) as source:
-        return Whitening.load(source, folder.location(name))
+def read_whitening(folder: Folder, name: str, dims: int | None = None) -> Whitening:
+    """Read a whitening for embeddings of `dims` dimensions, None: of any; else InputError."""
+    location = folder.location(name)
+    with reported(location, "take the one that was learned with the network"):
+        with folder.reading(name) as source:
+            whitening = Whitening.load(source, location)
+        if dims is not None and len(whitening.mean) != dims:
+            raise ValueError(
+                f"a whitening for {len(whitening.mean)} dimensions, the network's embeddings have "
+                f"{dims}"
+            )
+        return whitening

@@ -101,7 +101,9 @@ class CompressedIndex:
             counts = np.count_nonzero(candidates >= 0, axis=1)
             if (counts >= k).all():
                 break
-            probes *= 4  # with all cells, all items are found
+            if probes >= self.index.nlist:  # with all cells, all items are found
+                raise InputError("the compressed index lacks items that there are; make it anew")
+            probes *= 4
         if candidates.max(initial=-1) >= n:
             raise InputError("the compressed index names items that there are not; make it anew")
         candidates[candidates < 0] = n

@@ -29,7 +29,6 @@ from mmray.images.decoding import decode, load_image, same_shape_batches
 from mmray.system.arrays import Box, Features, Pixels
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.system.foreign import reported
 from mmray.system.locations import absolute
 
 # Images decoded at a time: enough that many share a shape; 64 photos of 1024 pixels take 150 MB.
@@ -68,13 +67,7 @@ class TrainedModel:
             )
         network, whitening = weights.load(folder), None
         if folder.has(WHITENING):
-            with reported(folder.location(WHITENING), "take the one that was learned with it"):
-                whitening = read_whitening(folder, WHITENING)
-                if len(whitening.mean) != network.dim:
-                    raise ValueError(
-                        f"a whitening for {len(whitening.mean)} dimensions, the network's "
-                        f"embeddings have {network.dim}"
-                    )
+            whitening = read_whitening(folder, WHITENING, network.dim)
         return cls(network, whitening, Preprocessing.read(folder))
 
     def whiten(self, rows: Features) -> Features:

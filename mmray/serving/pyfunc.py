@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -33,7 +34,7 @@ ROOT = "MMRAY_SERVING_ROOT"  # environment variable
 LARGEST = 64 << 20  # bytes of the file of an image that a server takes
 
 _SERVERS = ("mlflow.pyfunc.scoring_server", "mlserver")  # modules that call for whoever asks
-_DATA = "data:"  # how RFC 2397 begins a URI that is the content itself
+_DATA = "data:"  # how RFC 2397 begins a URI that is the content itself, in letters of any case
 _BASE64 = ";base64"
 _CODE = 1000  # MLflow's INVALID_PARAMETER_VALUE
 _SHORTEST = 40  # letters of the smallest image in base64, more than short names have
@@ -116,11 +117,12 @@ def _listed(images: Any) -> list[Any]:
 
 def _content(image: Any) -> ImageSource:
     """Decode text in base64, perhaps a data: URI, to bytes; return anything else unchanged."""
-    if not isinstance(image, str) or (not image.startswith(_DATA) and len(image) < _SHORTEST):
+    is_uri_of_data = isinstance(image, str) and image[: len(_DATA)].lower() == _DATA
+    if not isinstance(image, str) or (not is_uri_of_data and len(image) < _SHORTEST):
         checked: ImageSource = image
         return checked
-    header, comma, text = image.partition(",") if image.startswith(_DATA) else ("", "", image)
-    if header and not (comma and header.endswith(_BASE64)):
+    header, comma, text = image.partition(",") if is_uri_of_data else ("", "", image)
+    if header and not (comma and header.lower().endswith(_BASE64)):
         raise InputError(f"{header[:60]}: not an image: write {_DATA}image/jpeg{_BASE64},...")
     try:
         content = base64.b64decode("".join(text.split()), validate=True)
@@ -171,9 +173,10 @@ def _local_below(root: str, name: str) -> str | None:
     folder, path = local_path(absolute(root)), local_path(name)
     if folder is None or path is None:
         return None
-    # Links are followed first: one that leads elsewhere is not below the root.
-    folder = folder.resolve()
-    found = (folder / path).resolve()
+    # Links are followed first: one that leads elsewhere is not below the root. Not by
+    # Path.resolve, which fails for a link to itself.
+    folder = Path(os.path.realpath(folder))
+    found = Path(os.path.realpath(folder / path))
     return str(found) if found.is_relative_to(folder) else None
 
 

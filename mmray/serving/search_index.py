@@ -22,7 +22,7 @@ from mmray.serving.catalog import COLUMNS, UNREADABLE, Catalog
 from mmray.serving.compressed_index import CompressedIndex
 from mmray.system.arrays import Features, Ids
 from mmray.system.folder import Folder
-from mmray.system.foreign import JsonObject, reported
+from mmray.system.foreign import JsonObject, read_npy, reported
 from mmray.system.formats import read_array, write_header
 
 IMAGES, VECTORS, COMPRESSED = "images.parquet", "vectors.npy", "ivf-pq.faiss"
@@ -30,6 +30,7 @@ ABOUT, CONTAINERS, MODEL = "index.json", "containers.json", "model"
 DIGEST = "compressed_sha256"  # key of index.json, where there is ivf-pq.faiss
 _REMEDY = "remove the index and make it anew by `jobs/search.py index`"
 _BLOCK_ROWS = 65_536
+_IN_MEMORY = 1 << 28  # bytes of vectors that are read whole in a tenth of a second
 
 
 def write_vectors(
@@ -88,11 +89,19 @@ def read_catalog(folder: Folder) -> Catalog:
 
 
 def read_vectors(folder: Folder, catalog: Catalog) -> Features:
-    """Read vectors.npy, mapped where it is local; InputError where it does not fit the images."""
+    """Read vectors.npy; InputError where it does not fit the images.
+
+    It is mapped where it is local and large. Then it must stay as it is: SIGBUS ends a process that
+    looks at a page which was cut off meanwhile, or removed on a file system of the network, and no
+    check before could rule that out.
+    """
     n = int(np.count_nonzero(catalog.rows >= 0))
     with reported(folder.location(VECTORS), _REMEDY):
-        # numpy compares the size of the file with its header before it maps it.
-        vectors = read_array(folder, VECTORS)
+        with folder.reading(VECTORS) as source:
+            size = source.size()
+            in_memory = folder.local is None or size <= _IN_MEMORY
+            # numpy too compares the size of the file with its header before it maps it.
+            vectors = read_npy(source, size) if in_memory else read_array(folder, VECTORS)
         if vectors.dtype != np.float32 or vectors.ndim != 2 or not vectors.flags.c_contiguous:
             raise ValueError(f"an array of shape {vectors.shape} and type {vectors.dtype}")
         if len(vectors) != n:
@@ -106,7 +115,7 @@ def _is_text(value: Any) -> bool:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SearchIndex:
-    """A search index for reading, its vectors memory-mapped where it is local.
+    """A search index for reading, its vectors as `read_vectors` returns them.
 
     Attributes
     ----------

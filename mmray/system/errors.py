@@ -4,7 +4,8 @@ No traceback is printed with it.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmray.system.uris import masked_text
@@ -45,6 +46,17 @@ class DamagedFileError(InputError):
 
     def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[str, str]]:
         return DamagedFileError, (self.location, self.reason)
+
+
+@contextmanager
+def explained(what: str, remedy: str) -> Iterator[None]:
+    """Name a setting or step, and how to mend it, in the InputError of a block."""
+    try:
+        yield
+    except DamagedFileError:  # has a remedy of its own
+        raise
+    except InputError as error:
+        raise InputError(f"{what}: {error}; {remedy}") from error
 
 
 class MachineError(RuntimeError):

@@ -6,11 +6,13 @@ too; an object store shows an object when its upload is complete.
 """
 
 import errno
+import lzma
 import os
 import secrets
 import shutil
 import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -31,11 +33,12 @@ Parsed = TypeVar("Parsed")
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _PAGE = 4096
-# What numpy, zipfile, json and pyarrow raise for a file with wrong bytes; OSError is for both a
-# disk that cannot read them and a checksum that differs.
-_DAMAGE: tuple[type[Exception], ...] = (
-    *(OSError, ValueError, LookupError, EOFError, SyntaxError, OverflowError, MemoryError),
-    *(NotImplementedError, pa.ArrowException, zipfile.BadZipFile, zlib.error, struct.error),
+# Raised by numpy, zipfile, json, pyarrow, torch, h5py and mmray for files that are damaged or of
+# another format; OSError is for both a disk that cannot read them and a checksum that differs.
+DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
+    *(AssertionError, AttributeError, MemoryError, SyntaxError, SystemError, tokenize.TokenError),
+    *(zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, pa.ArrowException),
 )
 
 
@@ -134,7 +137,7 @@ class Folder:
         with source:
             try:
                 return parse(source)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 raise DamagedFileError(self.location(name), locations.error_line(error)) from error
 
     def reading(self, name: str) -> Any:
@@ -192,9 +195,15 @@ def open_storage(uri: str) -> Folder:
     """
     folder = Folder(locations.absolute(uri))
     try:
+        folder.uri.encode()  # before anything is made
         folder.write(".writable", bytes(_PAGE))  # no empty file, for which a full disk has room
         filesystem, path = folder._opened
         filesystem.delete_file(f"{path}/.writable")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"--storage {uri}: Python takes its name for bytes that are not UTF-8; set "
+            "PYTHONUTF8=1, or choose another name"
+        ) from error
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         reason, remedy = str(error), "choose a folder or URI you can write to"
         if isinstance(error.__cause__, OSError):  # of `_room_for`, whose sentence ends otherwise

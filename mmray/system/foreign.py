@@ -6,31 +6,21 @@ becomes an InputError that names the file and the fault without repeating the co
 
 import json
 import math
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from reprlib import repr as shorten
-from struct import error as struct_error
 from typing import IO, Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmray.system.errors import DamagedFileError, InputError
-from mmray.system.folder import Folder
+from mmray.system.folder import DAMAGE, Folder
 
 WHOLE = "check that it is a whole {}, and that you may read it"
 
-# Raised by numpy, pyarrow, h5py, zipfile and mmray for files that are damaged or of another format.
-_DAMAGE = (
-    *(OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
-    *(AssertionError, AttributeError, MemoryError, SyntaxError, SystemError),
-    *(tokenize.TokenError, zlib.error, struct_error, zipfile.BadZipFile, pa.ArrowException),
-)
 _LONGEST_REASON = 300  # letters of a library's message, which may repeat the file
 _LARGEST_JSON = 1 << 24  # bytes
 _RATIO, _SLACK = 100, 1 << 26  # bytes that a packed byte may stand for, and bytes beside that
@@ -49,7 +39,7 @@ def reported(location: str, remedy: str, what: str = "cannot be read") -> Iterat
     """Turn the errors of libraries that read a bad file into an InputError of one sentence."""
     try:
         yield
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if isinstance(error, DamagedFileError):
             raise InputError(f"{location}: {what} ({error.reason}); {remedy}") from error
         if isinstance(error, InputError) and not isinstance(error, OSError):
@@ -165,7 +155,7 @@ class JsonObject:
             if len(data) > _LARGEST_JSON:
                 raise ValueError(f"{len(data)} bytes, at most {_LARGEST_JSON} are read")
             values = json.loads(
-                data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_once
+                data.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_once
             )
             if not isinstance(values, dict):
                 raise TypeError(f"a {type(values).__name__}, not an object of keys and values")

@@ -102,6 +102,11 @@ def embed_ids(
     Returns
     -------
     (m, d) float32, l2-normalised, in the order of the ids; the same on every rank.
+
+    Raises
+    ------
+    InputError
+        A row is not finite: training has diverged, or an image can no longer be read.
     """
     rank, size = rank_and_size()
     stripe = ids[rank::size]
@@ -112,7 +117,14 @@ def embed_ids(
         embed(faster, images, ["embedding"], batch_size=batch_size, device=device)[:, 0]
         for images in source.groups(chunks)
     ]
-    return _gather_stripes(np.concatenate(rows), len(ids), device)
+    gathered = _gather_stripes(np.concatenate(rows), len(ids), device)
+    bad = np.flatnonzero(~np.isfinite(gathered).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"the embedding of image {ids[bad[0]]} is not finite ({len(bad)} of {len(ids)} images):"
+            " training diverged; lower --training.learning-rate"
+        )
+    return gathered
 
 
 def rank_and_size() -> tuple[int, int]:

@@ -217,7 +217,7 @@ def add_negatives(
     Raises
     ------
     ValueError
-        There is not one row for each needed image, a row is not finite, or a number is below 1.
+        There is not one row for each needed image, or a number is below 1.
     """
     check_embeddings(pairs, embeddings, hard_negatives=hard_negatives, negatives=negatives)
     nearest = [
@@ -245,12 +245,6 @@ def check_embeddings(
         raise ValueError(f"hard_negatives = {hard_negatives}: choose at least 1")
     if negatives < 1:
         raise ValueError(f"negatives = {negatives}: draw at least one for each anchor")
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"the embedding of image {pairs.needed[bad[0]]} is not finite ({bad.size} of "
-            f"{len(embeddings)} images): the network has diverged, lower the learning rate"
-        )
 
 
 def _draw(sizes: Sequence[int], count: int, rng: np.random.Generator) -> Ids:

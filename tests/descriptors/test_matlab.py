@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import h5py
 import numpy as np
@@ -340,6 +341,40 @@ def test_a_struct_array_without_fields_takes_no_memory():
     data = mat5(clouds(0, 1))[:128] + mat5_element("<", 14, inside)
     with pytest.raises(InputError, match="1073741824 structs without fields"):
         read_plain(data, ["v"], "x")
+
+
+def variable(kind, sizes, *parts):
+    """A compressed variable v of a class, as a file."""
+    content = [(6, struct.pack("<2I", kind, 0)), (5, struct.pack("<2i", *sizes)), (1, b"v"), *parts]
+    inside = b"".join(mat5_element("<", *element) for element in content)
+    packed = zlib.compress(mat5_element("<", 14, inside))
+    return mat5(clouds(0, 1))[:128] + struct.pack("<2I", 15, len(packed)) + packed
+
+
+def test_cells_by_the_million_are_refused_before_they_are_made():
+    """An empty cell has eight bytes, which deflate packs a thousand times."""
+    few, many = (variable(1, (1, n), *[(14, b"")] * n) for n in (1000, 1 << 20))
+    assert len(read_plain(few, ["v"], "x")["v"]) == 1000
+    assert len(many) < 20_000
+    with pytest.raises(InputError, match="a variable has more than 8388608 bytes"):
+        read_plain(many, ["v"], "x")
+
+
+def test_names_of_fields_take_no_memory_where_there_are_no_values(monkeypatch):
+    made = []
+    monkeypatch.setattr(matlab_plain, "bytes", lambda *x: made.append(x) or bytes(*x), False)
+    names = ((5, struct.pack("<i", 1)), (1, b"a" * 5000))
+    assert read_plain(variable(2, (1, 0), *names), ["v"], "x")["v"] == []
+    with pytest.raises(InputError, match="0 values where there should be 5000"):
+        read_plain(variable(2, (1, 1), *names), ["v"], "x")
+    assert len(made) == 2  # the name of each variable
+
+
+def test_chunks_that_are_larger_than_their_matrix_are_refused(tmp_path):
+    with h5py.File(tmp_path / "x.mat", "w") as file:
+        options = {"maxshape": (None, None), "chunks": (1 << 13, 1 << 13)}
+        file.create_dataset("V", shape=(10, 6), dtype="f4", **options)
+    refused(tmp_path / "x.mat", "V claims 268435456 bytes out of 0")
 
 
 def test_a_compressed_variable_of_gigabytes_is_not_unpacked(monkeypatch):

@@ -1,14 +1,18 @@
 """State dicts in files of torch.save, whole, odd and damaged."""
 
+import contextlib
 import io
 import pickle
 import struct
+import sys
 import zipfile
 from collections import OrderedDict
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from mmray.descriptors import torch_pickle
 from mmray.descriptors.weight_files import fill, read_state
 from mmray.system.errors import InputError
 
@@ -152,3 +156,50 @@ def test_torch_itself_reads_what_is_read_here(tmp_path):
     theirs = torch.load(tmp_path / "w.pth", weights_only=True)
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_pickle_that_takes_minutes_is_not_read_to_its_end(tmp_path, monkeypatch):
+    """Each byte is an operation, and twenty thousand bytes of an archive hold millions of them."""
+    assert torch_pickle._LARGEST <= 1 << 21
+    monkeypatch.setattr(torch_pickle, "_LARGEST", 100_000)
+    marks, path = b"\x80\x02" + b"(" * (1 << 20), tmp_path / "w.pth"
+    packed = {"compression": zipfile.ZIP_DEFLATED}
+    repacked(path, lambda parts: parts.update({"w/data.pkl": marks}), **packed)
+    assert path.stat().st_size < 5000
+    with pytest.raises(InputError, match=r"w\.pth: .*has more than 100000 bytes"):
+        read_state(path)
+    before = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": sys.byteorder == "little"})
+    path.write_bytes(b"".join(pickle.dumps(each, 2) for each in before) + marks)
+    with pytest.raises(InputError, match=r"w\.pth: .*has more than 100000 bytes"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_packed_in_any_way_is_refused(tmp_path, method):
+    path, refused = tmp_path / "w.pth", 0
+    repacked(path, lambda parts: None, compression=method)
+    assert torch.equal(filled(path, WANTED), ROWS)
+    whole = path.read_bytes()
+    for place in range(40, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(InputError):
+            read_state(path)
+            continue
+        refused += 1
+    assert refused > 10
+
+
+def test_numbers_of_four_bits_are_refused_by_name():
+    packed = torch.zeros(3, 4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    with pytest.raises(InputError, match=r"^w: a: cannot be read \(NotImplementedError"):
+        fill({"a": WANTED.clone()}, {"a": packed}, source="w", network="tiny")
+
+
+def test_an_empty_tensor_keeps_its_shape(tmp_path):
+    torch.save({"a": torch.empty(0, 3)}, tmp_path / "w.pth")
+    assert read_state(tmp_path / "w.pth")["a"].shape == (0, 3)
+
+
+def test_the_ending_of_safetensors_is_known_in_capitals(tmp_path):
+    save_file({"a": ROWS}, tmp_path / "W.SAFETENSORS")
+    assert torch.equal(filled(tmp_path / "W.SAFETENSORS", WANTED), ROWS)

@@ -23,6 +23,7 @@ from tests.made import synthetic
 BOX = (4, 8, 40, 44)
 POSITIVES, JUNK = ([1, 5], [2, 3, 7]), ([9], [])  # of the queries 00 and 04
 HARD = ([5], [7])
+DIMS = ("--dims", "1281")
 
 
 def evaluated(*arguments):
@@ -173,6 +174,10 @@ def test_a_model_of_a_run_is_measured_with_its_whitenings_on_classes(data, ray_c
         (("--model", "vgg16", "--benchmark", "instre"), "--benchmark needs --data"),
         (("--model", "efficientnet_lite0", "--benchmark", "holidays", "--data", "own"), "Holidays"),
         (("--model", "efficientnet_lite0", "--images", "nowhere"), "nowhere"),
+        (
+            ("--model", "efficientnet_lite0", *["--images", "own", "--pca-images", "own"], *DIMS),
+            "--dims 1281: efficientnet_lite0 has 1280 dimensions; choose as many or fewer",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_sentence(data, tmp_path, arguments, message):

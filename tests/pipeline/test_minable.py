@@ -99,6 +99,16 @@ def test_a_component_too_small_is_said_with_values_that_are_allowed():
         need_component(CONFIG, 2, 60, "images")
 
 
+@pytest.mark.parametrize("baseline", [{"positives": "euclidean"}, {"negatives": "random"}])
+def test_a_component_too_small_for_a_baseline_is_said(baseline):
+    config = dataclasses.replace(CONFIG, graph_k=3, positive_k=3, **baseline)
+    need_component(config, 5, 60, "images")
+    with pytest.raises(InputError, match=r"has 4 of .* needs at least 5: .*component all$"):
+        need_component(config, 4, 60, "images")
+    with pytest.raises(InputError, match=r"has 3 of .*positive-k 3: .*component all$"):
+        need_component(config, 3, 60, "images")
+
+
 MINE = dataclasses.replace(MINE_PRESETS["retrieval"], features="x.npy")
 ENDS = [
     (name.removeprefix("mining."), end)

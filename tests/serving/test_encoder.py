@@ -239,3 +239,7 @@ def test_a_damaged_whitening_is_refused(network, tmp_path):
     (tmp_path / WHITENING).write_bytes(b"no arrays")
     with pytest.raises(InputError, match="not a whitening"):
         ImageEncoder.load(tmp_path)
+    Whitening(np.zeros(3, "f4"), np.eye(3, dtype="f4")).save(tmp_path / WHITENING)
+    message = r"whitening\.npz: .*a whitening for 3 dimensions, the network's embeddings have 1280"
+    with pytest.raises(InputError, match=message):
+        ImageEncoder.load(tmp_path)

@@ -1,13 +1,16 @@
 """Which images an index holds as what is listed changes, and what it finds."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmray.images.collection import Collection, ImageFile
+from mmray.mining.knn.approximate import faiss
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.pipeline.recipes.index import current_index
+from mmray.serving import search_index
 from mmray.serving.catalog import FRESH, UNREADABLE, Catalog
 from mmray.serving.compressed_index import CompressedIndex, digest_of
 from mmray.serving.search_index import SearchIndex, write_vectors
@@ -275,6 +278,31 @@ def test_vectors_that_do_not_fit_the_images_are_refused(stored):
     vectors[7, 3] = np.nan
     np.save(stored.location("vectors.npy"), vectors)
     refused_by_name(stored, "vectors.npy", "row 7 holds NaN")
+
+
+def test_vectors_that_are_cut_while_an_index_is_in_use_do_no_harm(stored):
+    """Looking at a mapped page that is not there any more would end the process."""
+    index = SearchIndex.read(stored)
+    queries = np.array(index.vectors[:3])
+    os.truncate(stored.location("vectors.npy"), 100)
+    assert index.nearest(queries, 1, probes=4).ids.tolist() == [[0], [1], [2]]
+
+
+def test_vectors_that_are_large_are_mapped(stored, monkeypatch):
+    assert not isinstance(SearchIndex.read(stored).vectors, np.memmap)
+    monkeypatch.setattr(search_index, "_IN_MEMORY", 1000)
+    index = SearchIndex.read(stored)
+    assert isinstance(index.vectors, np.memmap)
+    assert index.nearest(np.array(index.vectors[:1]), 1, probes=4).ids.tolist() == [[0]]
+
+
+def test_codes_of_too_few_items_are_refused_and_not_searched_for_ever(compressed):
+    index = faiss.deserialize_index(np.frombuffer(compressed.to_bytes(), np.uint8))
+    index.reset()
+    index.ntotal = len(compressed.database)
+    again = CompressedIndex(database=compressed.database, index=index)
+    with pytest.raises(InputError, match=r"the compressed index lacks items .*make it anew"):
+        again.search(compressed.database[:1], 1, probes=1)
 
 
 @pytest.mark.parametrize(

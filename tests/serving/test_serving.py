@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import warnings
@@ -101,12 +102,14 @@ def files(tmp_path) -> Path:
     (root / "out.png").symlink_to(tmp_path / "secret.png")
     (root / "in.png").symlink_to(root / "a b.png")
     (root / "up").symlink_to(tmp_path)
+    (root / "itself.png").symlink_to("itself.png")
     return root
 
 
 def test_contents_of_files_are_taken_in_every_form_of_a_request(ask, expected):
     texts = [as_text(content) for content in photos()]
-    uris = [f"data:image/png;base64,{text}" for text in texts]
+    starts = ("data:image/png;base64,", "DATA:image/PNG;Base64,")
+    uris = [start + text for start, text in zip(itertools.cycle(starts), texts, strict=False)]
     lines = ["\n".join([text[:50], text[50:]]) for text in texts]
     for images in (texts, uris, lines):
         for payload in (
@@ -152,7 +155,13 @@ def test_below_the_root_images_are_read_and_nothing_else(ask, files, monkeypatch
         np.testing.assert_allclose(rows, expected[:1], atol=2e-6)
     refused = [
         *("absent.png", "notes.txt", "cut.png", "sub", "", ".", "../secret.png", "out.png"),
-        *("up/secret.png", "sub/../../secret.png", str(files.parent / "secret.png")),
+        *(
+            "up/secret.png",
+            "itself.png",
+            "itself.png/a",
+            "sub/../../secret.png",
+            str(files.parent / "secret.png"),
+        ),
         *(str(files.parent / "root2" / "c.png"), "../root2/c.png", "/etc/passwd", "root/a b.png"),
         *((files.parent / "secret.png").as_uri(), f"file://host{files}/a%20b.png"),
         *(f"file://{files}/%2e%2e/secret.png", "s3://bucket/a.png", "a\0b", "abfs://x/y"),

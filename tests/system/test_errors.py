@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmray.system.errors import printable
+from mmray.system.errors import DamagedFileError, InputError, explained, printable
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,12 @@ def test_control_characters_are_made_visible(text, shown):
 )
 def test_letters_of_any_script_stay(text):
     assert printable(text) == text
+
+
+def test_an_error_is_explained_unless_a_stage_mends_its_cause():
+    remedied = explained("--pca 3", "choose None")
+    with pytest.raises(InputError, match=r"^--pca 3: all are equal; choose None$"), remedied:
+        raise InputError("all are equal")
+    remedied = explained("--pca 3", "choose None")
+    with pytest.raises(DamagedFileError, match=r"^x\.npy: "), remedied:
+        raise DamagedFileError("x.npy", "cut")

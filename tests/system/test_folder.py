@@ -167,6 +167,12 @@ def test_an_unwritable_storage_is_said_with_its_reason(tmp_path, make, reason):
         open_storage(make(tmp_path))
 
 
+def test_a_storage_whose_name_is_not_utf_8_is_refused_before_it_is_made(tmp_path):
+    with pytest.raises(InputError, match=r"--storage .*; set PYTHONUTF8=1, or choose another name"):
+        open_storage(f"{tmp_path}/L\udcc3\udca4ufe")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_reader_keeps_the_file_that_it_opened(tmp_path):
     """A file is replaced, not written over: who reads it meanwhile never meets half of each."""
     folder = Folder(str(tmp_path))
@@ -245,7 +251,18 @@ def test_file_and_folder_are_synced_before_and_after_the_file_gets_its_name(fold
     assert steps == ["a run", ".x", "renamed", "sub"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[1, 2"])
+def header(text):
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text.encode() + bytes(64)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"\xff", b"[1, 2", b"[" * 100_000),
+        *map(header, ("(((", "1" + "*1" * 3000, "{b'descr': '<f4', 'shape': ()}")),
+        header("{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4), }"),
+    ],
+)
 def test_a_file_that_cannot_be_parsed_is_named_as_damaged(folder, content):
     folder.write("x", content)
     for read in (formats.read_json, formats.read_array, Folder.read_table):

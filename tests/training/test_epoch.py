@@ -82,6 +82,14 @@ def test_embedding_by_id_keeps_the_order_of_the_ids(photos, monkeypatch):
     np.testing.assert_allclose(rows, wanted, atol=1e-5)
 
 
+def test_a_network_that_diverged_is_said_when_it_embeds(photos):
+    source, model = ImageSource(photos, longest_side=64), tiny()
+    torch.nn.init.constant_(next(model.parameters()), float("nan"))
+    message = r"image 7 is not finite \(2 of 2 images\): .*; lower --training\.learning-rate"
+    with pytest.raises(InputError, match=message):
+        embed_ids(model, source, np.array([7, 0]), batch_size=2, device=CPU)
+
+
 @pytest.mark.parametrize("loss", ["contrastive", "triplet"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_an_epoch_equals_a_plain_loop_of_one_image_at_a_time(photos, loss, weighted):

@@ -264,10 +264,6 @@ def test_embeddings_of_other_images_are_refused() -> None:
     pairs = sample_pairs(pools([([2], [3, 4])]), 1, rng)
     with pytest.raises(ValueError, match=r"embeddings \(2, 3\): need one row for each of 3 images"):
         add_negatives(pairs, embed(np.arange(2)), rng=rng)
-    embeddings = embed(pairs.needed)
-    embeddings[1, 0] = np.inf
-    with pytest.raises(ValueError, match=r"image 3 is not finite \(1 of 3 images\).*diverged"):
-        add_negatives(pairs, embeddings, rng=rng)
 
 
 @pytest.mark.parametrize("name", ["positives", "positive_similarity", "negatives"])

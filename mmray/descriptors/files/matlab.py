@@ -7,6 +7,7 @@ which a file with one wrong byte sends to a random address.
 
 import io
 import math
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,7 +96,7 @@ def _dataset(file: h5py.File, location: str) -> h5py.Dataset:
     V = file["V"]
     if not isinstance(V, h5py.Dataset):
         raise _not_real("sparse or a struct", location)
-    if V.shape is None or V.attrs.get("MATLAB_empty", 0):
+    if V.shape is None or np.any(V.attrs.get("MATLAB_empty", 0)):
         raise InputError(f"{location}: V is empty; save a matrix with one column an item")
     if V.dtype.kind != "f":
         raise _not_real(str(V.dtype), location)
@@ -107,9 +108,10 @@ def _dataset(file: h5py.File, location: str) -> h5py.Dataset:
         raise _not_real(
             f"packed by filters that MATLAB does not use ({filters - _FILTERS})", location
         )
-    # What the file does not hold would be filled with zeros.
-    if V.nbytes > most_unpacked(V.id.get_storage_size()):
-        raise ValueError(f"V claims {V.nbytes} bytes out of {V.id.get_storage_size()}")
+    # What the file does not hold would be filled with zeros; chunks may be larger than V.
+    claimed = max(V.nbytes, math.prod(V.chunks or ()) * V.dtype.itemsize)
+    if claimed > most_unpacked(V.id.get_storage_size()):
+        raise ValueError(f"V claims {claimed} bytes out of {V.id.get_storage_size()}")
     return V
 
 
@@ -144,7 +146,7 @@ def variables(file: IO[bytes], order: str, *, largest: int | None = None) -> Ite
 
     Raises
     ------
-    EOFError, ValueError, zlib.error
+    EOFError, ValueError, struct.error, zlib.error
         The file is damaged, or a compressed variable has more than `largest` bytes, or more than
         `most_unpacked` of its own.
     """
@@ -178,7 +180,13 @@ def _unpacked(content: bytes, largest: int | None) -> memoryview:
 
 
 def elements(content: memoryview, order: str) -> Iterator[Element]:
-    """Yield the elements in some bytes, one after the other; ValueError if they are damaged."""
+    """Yield the elements in some bytes, one after the other.
+
+    Raises
+    ------
+    ValueError, struct.error
+        They are damaged.
+    """
     while content:
         kind, size = integers(content, order, 2)
         start = 8
@@ -191,9 +199,8 @@ def elements(content: memoryview, order: str) -> Iterator[Element]:
 
 
 def integers(content: bytes | memoryview, order: str, count: int) -> list[int]:
-    """Read the first `count` unsigned 32-bit integers; ValueError if there are fewer."""
-    numbers: list[int] = np.frombuffer(content, f"{order}u4", count).tolist()
-    return numbers
+    """Read the first `count` unsigned 32-bit integers; struct.error if there are fewer."""
+    return list(struct.unpack_from(f"{order}{count}I", content))
 
 
 def class_of(flags: memoryview, order: str) -> str:

@@ -26,7 +26,7 @@ from mmray.descriptors.files.matlab import (
 from mmray.system.errors import InputError, first_names, quoted
 from mmray.system.foreign import WHOLE, reported
 
-_LARGEST = 1 << 26  # bytes of a variable, once it is decompressed
+_LARGEST = 1 << 23  # bytes of a variable, once it is decompressed: a million empty cells
 _DEEPEST = 16  # cells and structs within one another
 _NUMBERS = ("double", "single", *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)))
 _CODECS = {1: "latin1", 2: "latin1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
@@ -110,11 +110,12 @@ def _values(parts: list[Element], count: int, order: str, depth: int) -> list[An
 def _structs(parts: list[Element], count: int, order: str, depth: int) -> Any:
     (_, width), (_, text), *parts = parts
     (length,) = integers(width, order, 1)
-    names = [bytes(text[i : i + length]) for i in range(0, len(text), max(length, 1))]
-    fields = [name.partition(b"\0")[0].decode("latin1") for name in names]
-    if not fields and count > 1:
+    starts = range(0, len(text), max(length, 1))
+    if not starts and count > 1:
         raise ValueError(f"{count} structs without fields")  # there are no bytes for so many
-    values = _values(parts, count * len(fields), order, depth)
+    values = _values(parts, count * len(starts), order, depth)
+    names = [bytes(text[i : i + length]) for i in starts] if count else []
+    fields = [name.partition(b"\0")[0].decode("latin1") for name in names]
     structs = [
         dict(zip(fields, values[i * len(fields) : (i + 1) * len(fields)], strict=True))
         for i in range(count)

@@ -7,7 +7,6 @@ without end, copy one list a million times, or take years to be hashed or walked
 import io
 import pickle
 import re
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from reprlib import repr as shorten
 from typing import Any, ClassVar, Literal
@@ -15,22 +14,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from mmray.system.errors import InputError
+from mmray.system.folder import DAMAGE
 
-# Exceptions that a damaged pickle causes; numpy raises SystemError for text beyond Unicode.
-_STUMBLES = (
-    pickle.UnpicklingError,
-    struct.error,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    SystemError,
-    TypeError,
-    ValueError,
-)
-
+_FAULTS: tuple[type[Exception], ...] = (pickle.UnpicklingError, *DAMAGE)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _DEEPEST = 100  # marks within one another, and containers; ground truths have fewer than ten
 _MOST_AXES = 8  # of an array: each is one more list around every entry
@@ -58,7 +44,7 @@ def load_plain(data: bytes, source: str) -> Any:
         content = _PlainUnpickler(data).load()
         _check_size(content, most=_most_entries(data))
         return content
-    except _STUMBLES as error:
+    except _FAULTS as error:
         reason = str(error)
         if len(reason) > 2 * _LONGEST_REASON:
             reason = f"{reason[:_LONGEST_REASON]} ... {reason[-_LONGEST_REASON:]}"

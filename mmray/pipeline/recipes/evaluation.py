@@ -17,9 +17,13 @@ from mmray.pipeline.recipes.publishing import scores_table, write_report
 from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.session import Session, running, usable_storage
-from mmray.pipeline.stages.evaluation import evaluate_stages, read_labelled_sets
+from mmray.pipeline.stages.evaluation import (
+    check_dims,
+    evaluate_stages,
+    read_labelled_sets,
+)
 from mmray.pipeline.stages.labelled_descriptors import PART, describe_sample
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, explained
 from mmray.system.folder import Folder
 
 NETWORKS = get_args(Network)
@@ -45,6 +49,9 @@ def run(config: EvaluateJobConfig) -> list[Score]:
     for label, count in Counter(candidate.label for candidate in candidates).items():
         if count > 1:
             raise InputError(f"--model: {count} networks are called {label}: write OTHER={label}")
+    for candidate in candidates:
+        if candidate.whitenings or config.pca_images is not None:
+            check_dims("--dims", config, candidate.network)
     sets = read_labelled_sets(config)
     with running(config, storage, (PART,)) as session:
         preprocessing = Preprocessing(config.longest_side, scales=config.scales)
@@ -104,7 +111,7 @@ def read_candidate(
         network = load(folder)
         files = {pooling: whitening_name(pooling, network.pooling) for pooling in poolings}
         whitenings = {
-            (LDA, pooling): read_whitening(folder, file)
+            (LDA, pooling): read_whitening(folder, file, network.dimensions(pooling))
             for pooling, file in files.items()
             if folder.has(file)
         }
@@ -125,7 +132,9 @@ def _with_pca(
         images=config.pca_sample,
         stage_flag=PART,
     )
-    learned = {
-        (PCA, pooling): pca_whitening(learned_from.features(pooling)) for pooling in config.poolings
-    }
+    with explained(f"--pca-images {config.pca_images}", "name more and other images"):
+        learned = {
+            (PCA, pooling): pca_whitening(learned_from.features(pooling))
+            for pooling in config.poolings
+        }
     return dataclasses.replace(candidate, whitenings=learned | dict(candidate.whitenings))

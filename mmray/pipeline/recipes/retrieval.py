@@ -20,6 +20,7 @@ from mmray.pipeline.recipes.learning import (
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
 from mmray.pipeline.session import Session
 from mmray.pipeline.stages.evaluation import (
+    check_dims,
     evaluate_stages,
     read_labelled_sets,
     shown_descriptor,
@@ -103,6 +104,7 @@ def read_inputs(config: RetrievalConfig) -> Inputs:
     test = config.evaluation
     network = build(config.network, pooling=config.training.pooling, weights=config.weights)
     check_dimensions(config, network)
+    check_dims("--evaluation.dims", test, network)
     tuples = None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0])
     return Inputs(
         unlabelled=(

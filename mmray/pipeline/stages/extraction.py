@@ -26,7 +26,7 @@ from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.minable import need_items
 from mmray.pipeline.stages.mining import FeatureSource
 from mmray.system.arrays import Features, Ids
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, explained
 from mmray.system.formats import read_array, write_header
 from mmray.system.progress import announce
 
@@ -181,7 +181,9 @@ def _region_stage(
                 f"--extraction.region-whitening: none of the {len(learned_from)} images for it "
                 f"could be read, the first of them {learned_from[0].location}; repair them"
             )
-        write_whitening(stage.folder, "regions.npz", pca_from(moments))
+        with explained("--extraction.region-whitening", "leave it out, or choose other images"):
+            whitening = pca_from(moments)
+        write_whitening(stage.folder, "regions.npz", whitening)
         return {"images": len(learned_from), "regions": moments.count}
 
     seen = (settings.preprocessing.longest_side, settings.preprocessing.scales)
@@ -208,12 +210,8 @@ def features_stage(
 
     def work(stage: StageFolder) -> Counts:
         features = source.load()
-        try:
+        with explained(f"--extraction.pca {dims}", "choose None, or other images"):
             whitening = pca_whitening(features)
-        except InputError as error:
-            raise InputError(
-                f"--extraction.pca {dims}: {error}; choose None, or other images"
-            ) from error
         write_whitening(stage.folder, "pca.npz", whitening)
         with stage.folder.writing("features.npy") as sink:
             write_header(sink, (len(features), dims))

@@ -14,7 +14,7 @@ from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_descriptors
 from mmray.pipeline.stages.labelled_descriptors import class_set_settings
 from mmray.system.arrays import Features
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, explained
 
 HEAD_IMAGES = 10_000  # images that the principal components are learned from
 
@@ -56,12 +56,8 @@ def head_stage(
         )
 
     def work(stage: StageFolder) -> Counts:
-        try:
+        with explained("--head pca", "choose --head random, or other images"):
             learned = pca_whitening(described.features(config.training.pooling))
-        except InputError as error:
-            raise InputError(
-                f"--head pca: {error}; choose --head random, or other images"
-            ) from error
         write_whitening(stage.folder, "pca.npz", learned)
         return {"images": len(described.items), "dims": config.dim}
 

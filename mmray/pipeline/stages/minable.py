@@ -12,14 +12,16 @@ from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Graph, Ids
 from mmray.system.errors import InputError
 
-LEAST = 3  # items: an anchor, a positive and a negative
+
+def _least(config: MiningConfig) -> int:
+    """Return the least number of items to mine: an anchor with its neighbours and a negative."""
+    baseline = config.positives == "euclidean" or config.negatives == "random"
+    return EUCLIDEAN_K if baseline else 3
 
 
 def need_items(config: MiningConfig, count: int, what: str) -> None:
     """Check that there are more items than neighbours of each; else InputError."""
-    baseline = config.positives == "euclidean" or config.negatives == "random"
-    least = EUCLIDEAN_K if baseline else LEAST
-    if count < least:
+    if count < (least := _least(config)):
         raise InputError(f"too few {what}, {count}: mining needs at least {least}, add some")
     for flag, k in (("graph-k", config.graph_k), ("positive-k", config.positive_k)):
         if count <= k:
@@ -30,13 +32,19 @@ def need_items(config: MiningConfig, count: int, what: str) -> None:
 
 
 def need_component(config: MiningConfig, size: int, count: int, what: str) -> None:
-    """Check that the largest component has more items than positive_k; else InputError."""
-    if config.positive_k < size:
+    """Check that the largest component has more items than neighbours of each; else InputError."""
+    enough = size >= _least(config)
+    if enough and config.positive_k < size:
         return
-    lower = f", or --mining.positive-k from 2 to {size - 1}" if size >= LEAST else ""
+    lower = f", or --mining.positive-k from 2 to {size - 1}" if enough else ""
+    needed = (
+        f"--mining.positive-k {config.positive_k}"
+        if config.positive_k >= size
+        else f"mining, which needs at least {_least(config)}"
+    )
     raise InputError(
-        f"the graph's largest component has {size} of the {count} {what}, too few for "
-        f"--mining.positive-k {config.positive_k}: choose --mining.component all{lower}"
+        f"the graph's largest component has {size} of the {count} {what}, too few for {needed}: "
+        f"choose --mining.component all{lower}"
     )
 
 

@@ -30,7 +30,7 @@ from mmray.pipeline.stages.labelled_descriptors import (
     labelled_set_settings,
 )
 from mmray.pipeline.stages.mining import MiningResult
-from mmray.system.errors import InputError
+from mmray.system.errors import explained
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
 
@@ -92,17 +92,16 @@ def whiten_stage(
 
     def learned(name: str, kind: str, pooling: Descriptor) -> Whitening:
         rows = found[name].features(pooling)
-        try:
+        slower = ", lower --training.learning-rate" if name == TUNED else ""
+        with explained(
+            f"no whitening of {pooling} by the network {name}",
+            f"use more and other images{slower}, or end with --stages extract,graph,mine,train",
+        ):
             if kind == LDA:
                 return lda_whitening(rows, *np.searchsorted(ids[name], pairs))
             if others is not None:
                 return pca_whitening(others.features(pooling))
             return pca_whitening(rows[np.searchsorted(ids[name], sample)])
-        except InputError as error:
-            raise InputError(
-                f"no whitening of {pooling} by the network {name}: {error}; use more and other "
-                "images, or end with --stages extract,graph,mine,train"
-            ) from error
 
     def work(stage: StageFolder) -> Counts:
         for (name, kind), pooling in itertools.product(WHITENINGS, test.poolings):

@@ -113,7 +113,7 @@ def add_labelled_negatives(
     InputError
         The pool has no image of another cluster than a query's.
     ValueError
-        There is not one row for each needed image, a row is not finite, or a number is below 1.
+        There is not one row for each needed image, or a number is below 1.
     """
     check_embeddings(pairs, embeddings, hard_negatives=hard_negatives, negatives=negatives)
     pool = pairs.candidates[0]  # the same for all, ascending
