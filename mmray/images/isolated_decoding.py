@@ -13,6 +13,7 @@ from typing import Any
 
 from mmray.images.decoding import MAX_PIXELS, Decoded, decode
 from mmray.system.arrays import Box
+from mmray.system.processes import of_module
 
 
 class IsolatedDecoder:
@@ -32,7 +33,7 @@ class IsolatedDecoder:
         if self._process is None:
             # It ends by itself when this process does: its input is closed then.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __spec__.name],
+                **of_module(__spec__.name),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mmray.system.processes import of_module
+
 _SECONDS = 300
 _ROOM = 8  # bytes of memory that a byte of an index may take, beside _BESIDE
 _BESIDE = 1 << 32
@@ -15,9 +17,9 @@ _BESIDE = 1 << 32
 
 def check_restorable(stored: bytes) -> None:
     """Raise ValueError where faiss cannot restore an index from bytes, or crashes on them."""
-    command = [sys.executable, "-m", __spec__.name]
+    command = of_module(__spec__.name)
     try:
-        done = subprocess.run(command, input=stored, capture_output=True, timeout=_SECONDS)
+        done = subprocess.run(**command, input=stored, capture_output=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"faiss did not read it in {_SECONDS} seconds") from error
     if done.returncode != 0:

@@ -21,8 +21,6 @@ from ray._private.state import available_resources_per_node
 from ray._private.utils import read_ray_address
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from mmray.system.errors import InputError
-
 __all__ = [
     "CHECKPOINT_LIST",
     "ON_LOOPBACK",
@@ -31,11 +29,11 @@ __all__ = [
     "available_resources_per_node",
     "checkpoint_list",
     "checkpoint_names",
+    "failures_in",
     "living_actors",
     "on_loopback",
     "quiet_core",
     "read_ray_address",
-    "refusal_in",
     "set_callbacks",
     "stop_processes_of",
     "system_temp_dir",
@@ -85,13 +83,11 @@ def checkpoint_list(checkpoints: Sequence[tuple[str, Mapping[str, float]]]) -> b
     return json.dumps(state).encode()
 
 
-def refusal_in(error: Exception) -> InputError | None:
-    """Return the InputError by which training functions failed, if it was one."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause = getattr(failure, "_base_exc", failure)
-        if isinstance(cause, InputError):
-            return cause
-    return None
+def failures_in(error: Exception) -> list[Exception]:
+    """Return the errors by which training functions, their processes or the controller failed."""
+    failures = [*getattr(error, "worker_failures", {}).values()]
+    failures += [error.controller_failure] if hasattr(error, "controller_failure") else []
+    return [getattr(failure, "_base_exc", failure) for failure in failures]
 
 
 def living_actors() -> list[str]:

@@ -24,7 +24,7 @@ from mmray.pipeline.distributed.ray_internals import (
     CHECKPOINT_LIST,
     checkpoint_list,
     checkpoint_names,
-    refusal_in,
+    failures_in,
 )
 from mmray.system.errors import DamagedFileError, InputError, first_names
 from mmray.system.folder import Folder
@@ -116,10 +116,12 @@ def fine_tune(
     try:
         result = run_watched(trainer.fit, watchdog.check)
     except ray.train.TrainingFailedError as error:
-        refusal = refusal_in(error)
-        if refusal is None:
-            raise
-        raise refusal from error
+        failures = failures_in(error)
+        for kind in (InputError, ray.exceptions.RayError):  # any other is a mistake in the code
+            for failure in failures:
+                if isinstance(failure, kind):
+                    raise failure from error
+        raise
     if folder.has(REFUSED):
         refused = read_json(folder, REFUSED)
         if refused["damaged"] is not None:
@@ -191,7 +193,7 @@ def _train_on_rank(arguments: dict[str, Any]) -> None:
         location, reason = None, str(error)
         if isinstance(error, DamagedFileError):
             location, reason = error.location, error.reason
-        with suppress(InputError):  # on a full disk: `refusal_in` finds the error after all tries
+        with suppress(InputError):  # on a full disk: `failures_in` finds the error after all tries
             write_json(folder, REFUSED, {"damaged": location, "reason": reason})
         # The job says it in one sentence; Ray Train would print a traceback for each rank.
         logging.getLogger("ray.train").setLevel(logging.CRITICAL)
