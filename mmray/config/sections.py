@@ -137,9 +137,12 @@ class TrainingConfig:
 
     pooling: Pooling = "mac"
     loss: Loss = "contrastive"
-    """Contrastive loss of eq. (7), or triplet loss of eq. (8)."""
+    """Contrastive loss of eq. (7), triplet loss of eq. (8), or InfoNCE, which compares an anchor
+    with all images of a step that are not among its manifold neighbours."""
     margin: Annotated[float | None, Between(0, 4)] = None
     """Margin m; by default 0.7 (contrastive) or 0.5 (triplet)."""
+    temperature: Annotated[float, Between(0.001, 10)] = 0.07
+    """Temperature of InfoNCE, as in MoCo."""
     weighted: bool = True
     """Multiply a tuple's loss by the manifold similarity of its positive (+W)."""
     normalized_weights: bool = False

@@ -187,7 +187,7 @@ class FineTuning:
         ----------
         rows : (m, d) float32, embeddings of the images `validation.needed`
         """
-        figures = self.validation.measure(rows, loss=self.config.loss, margin=self.config.margin)
+        figures = self.validation.measure(rows, self.config)
         self.history.append(self._trained | figures | self._labelled_map())
         if self.best_epoch == self.epoch:
             self.best = copy.deepcopy(self.measured).cpu()

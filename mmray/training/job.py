@@ -66,4 +66,5 @@ def step_rule(config: TrainingConfig) -> StepRule:
         precision=config.precision,
         clip_norm=config.clip_norm,
         sum_negatives=config.sum_negatives,
+        temperature=config.temperature,
     )

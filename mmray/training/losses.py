@@ -1,8 +1,8 @@
-"""The two losses of the paper, one value per tuple (anchor, positives, negatives).
+"""The two losses of the paper, and InfoNCE, one value per tuple (anchor, positives, negatives).
 
 b tuples, p positives and n negatives in each (1 and 1 in the paper), d dimensions. Embeddings are
-l2-normalised rows, though nothing here depends on it. As in eqs. (7) and (8), there are no factors
-1/2.
+l2-normalised rows, though the paper's losses do not depend on it. As in eqs. (7) and (8), there are
+no factors 1/2.
 """
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from mmray.config.choices import Loss
 
 MARGINS: dict[Loss, float] = {"contrastive": 0.7, "triplet": 0.5}  # m of eqs. (7) and (8)
+TEMPERATURE = 0.07  # of InfoNCE, as in MoCo (He et al. 2020)
 
 
 def contrastive_loss(
@@ -88,21 +89,24 @@ def tuple_loss(
     margin: float | None = None,
     weights: Tensor | None = None,
     sum_negatives: bool = False,
+    temperature: float = TEMPERATURE,
 ) -> Tensor:
     """Mean of eq. (7) or (8) over the p x n pairs (positive, negative) of each anchor.
 
-    With one positive and one negative it is the loss of the paper.
+    With one positive and one negative it is the loss of the paper. InfoNCE compares each positive
+    with all n negatives at once.
 
     Parameters
     ----------
     anchor : (b, d) float
     positives : (b, p, d) float, p at least 1
     negatives : (b, n, d) float, n at least 1
-    loss : "contrastive", eq. (7), or "triplet", eq. (8)
+    loss : "contrastive", eq. (7), "triplet", eq. (8), or "infonce", see `info_nce_loss`
     margin : m, at least 0; 0.7 (contrastive) or 0.5 (triplet) where None
     weights : (b, p) float, multiply the loss of every pair of a positive: s_m(x_r, x_+) in +W
     sum_negatives : sum the terms of the negatives instead of averaging them: each then weighs as
         much as a positive, as in Radenović et al. (ECCV 2016)
+    temperature : of InfoNCE
 
     Returns
     -------
@@ -113,8 +117,13 @@ def tuple_loss(
     ValueError
         The shapes do not match, there is no positive or no negative, or the margin is negative.
     """
-    margin = MARGINS[loss] if margin is None else margin
+    margin = MARGINS.get(loss, 0.0) if margin is None else margin
     _check_tuples(anchor, positives, negatives, margin, weights)
+    if loss == "infonce":
+        to_negatives = (anchor[:, None] * negatives).sum(-1)
+        return info_nce_loss(
+            anchor, positives, to_negatives, weights=weights, temperature=temperature
+        )
     # Distances take shapes (b, p, 1) and (b, 1, n); no embedding is copied for each pair.
     pairs = LOSSES[loss](
         anchor[:, None, None],
@@ -124,6 +133,41 @@ def tuple_loss(
         share=negatives.shape[1] if sum_negatives else 1,  # the mean over n of n times x: its sum
     )
     return (pairs if weights is None else pairs * weights[:, :, None]).mean((1, 2))
+
+
+def info_nce_loss(
+    anchor: Tensor,
+    positives: Tensor,
+    to_negatives: Tensor,
+    *,
+    weights: Tensor | None = None,
+    temperature: float = TEMPERATURE,
+) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018) of each anchor: the mean over its positives of
+    -log(exp(s_+ / t) / (exp(s_+ / t) + sum of exp(s_- / t) over the negatives)).
+
+    Parameters
+    ----------
+    anchor : (b, d) float, l2-normalised
+    positives : (b, p, d) float, l2-normalised
+    to_negatives : (b, m) float, inner products of the anchors with negatives; -inf: it is none
+    weights : (b, p) float, multiply the loss of each positive
+    temperature : t, above 0
+
+    Returns
+    -------
+    (b,) float, not averaged.
+
+    Examples
+    --------
+    >>> anchor, positives = torch.tensor([[1.0, 0.0]]), torch.tensor([[[1.0, 0.0]]])
+    >>> info_nce_loss(anchor, positives, torch.tensor([[1.0, -torch.inf]]))  # log 2
+    tensor([0.6931])
+    """
+    near = (anchor[:, None] * positives).sum(-1) / temperature
+    far = torch.logsumexp(to_negatives / temperature, 1, keepdim=True)
+    losses = torch.logaddexp(near, far) - near
+    return (losses if weights is None else losses * weights).mean(1)
 
 
 def _contrastive(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmray.config.choices import Loss, Precision
 from mmray.system.arrays import Ids
 from mmray.training.image_source import rank_and_size
-from mmray.training.losses import tuple_loss
+from mmray.training.losses import TEMPERATURE, info_nce_loss, tuple_loss
 from mmray.training.tuples import Tuples
 
 
@@ -22,7 +22,7 @@ class StepRule:
 
     Attributes
     ----------
-    loss, margin, weighted, sum_negatives : see `losses.tuple_loss`
+    loss, margin, weighted, sum_negatives, temperature : see `losses.tuple_loss`
     batch_size : tuples of a step, in total over all ranks
     precision : of the forward and backward pass through the backbone; weights, embeddings and
         losses are always float32
@@ -36,6 +36,7 @@ class StepRule:
     precision: Precision = "float32"
     clip_norm: float | None = None
     sum_negatives: bool = False
+    temperature: float = TEMPERATURE
 
 
 class Steps(Protocol):
@@ -62,7 +63,10 @@ class Steps(Protocol):
 
 
 class TupleSteps:
-    """Steps of `batch_size` tuples, of which each rank takes the tuples [rank::size]."""
+    """Steps of `batch_size` tuples, of which each rank takes the tuples [rank::size].
+
+    With InfoNCE all images of a step are negatives of an anchor, but those that are related to it.
+    """
 
     def __init__(self, tuples: Tuples, rule: StepRule) -> None:
         self.tuples, self.rule = tuples, rule
@@ -92,17 +96,43 @@ class TupleSteps:
         p = self.tuples.positives.shape[1]
         anchor, positives, negatives = rows.split([1, p, rows.shape[1] - 1 - p], dim=1)
         weights = torch.from_numpy(self.tuples.weights[stripe]).to(rows.device)
-        losses = tuple_loss(
-            anchor[:, 0],
-            positives,
-            negatives,
-            loss=rule.loss,
-            margin=rule.margin,
-            weights=weights if rule.weighted else None,
-            sum_negatives=rule.sum_negatives,
-        )
+        given = weights if rule.weighted else None
+        if rule.loss == "infonce":
+            losses = info_nce_loss(
+                anchor[:, 0],
+                positives,
+                self._to_negatives(step, anchor[:, 0], rows),
+                weights=given,
+                temperature=rule.temperature,
+            )
+        else:
+            losses = tuple_loss(
+                anchor[:, 0],
+                positives,
+                negatives,
+                loss=rule.loss,
+                margin=rule.margin,
+                weights=given,
+                sum_negatives=rule.sum_negatives,
+            )
         counted = 1.0 if self.sizes[step] > self.rank else 0.0
         return losses.sum() * counted / self.sizes[step]
+
+    def _to_negatives(self, step: int, anchors: Tensor, rows: Tensor) -> Tensor:
+        """Compare anchors (b, d) with all images of a step, of which b tuples (b, r, d) are here.
+
+        Returns
+        -------
+        Inner products, -inf with images that are no negatives of the anchor.
+        """
+        every = _gather_with_gradient(rows.flatten(1), self.sizes[step])
+        products = anchors @ every.unflatten(1, rows.shape[1:]).flatten(0, 1).T
+        ids = self.images[self._places[self._steps[step]].ravel()]
+        related = np.stack([np.isin(ids, self.tuples.related[i]) for i in self._stripe(step)])
+        masked: Tensor = products.masked_fill(
+            torch.from_numpy(related).to(products.device), -torch.inf
+        )
+        return masked
 
 
 class ClassSteps:

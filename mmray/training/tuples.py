@@ -34,6 +34,8 @@ class Pairs:
         Manifold similarity s_m(x^r, x^+) of each pair.
     candidates : t arrays int64
         All mined negatives P^-(x^r) of each anchor.
+    related : t arrays int64
+        The anchor, and what may show the same, as far as is known: no negatives of it.
     needed : (m,) int64
         The images whose embeddings `add_negatives` takes: anchors and candidates, ascending.
     """
@@ -42,6 +44,7 @@ class Pairs:
     positives: Ids
     weights: Features
     candidates: tuple[Ids, ...]
+    related: tuple[Ids, ...]
     needed: Ids
 
 
@@ -56,12 +59,15 @@ class Tuples:
     negatives : (t, n) int64
     weights : (t, p) float32
         Manifold similarity s_m(x^r, x^+), the weight of the loss of a positive (+W).
+    related : t arrays int64
+        The anchor, and what may show the same: no negatives of it among those of other anchors.
     """
 
     anchors: Ids
     positives: Ids
     negatives: Ids
     weights: Features
+    related: tuple[Ids, ...]
 
 
 def with_mean_weight_one(pools: Pools) -> Pools:
@@ -187,6 +193,7 @@ def sample_pairs(
         positives=np.array([pools.positives[i][j] for i, j in places], dtype=np.int64),
         weights=np.array([pools.positive_similarity[i][j] for i, j in places], dtype=np.float32),
         candidates=candidates,
+        related=tuple(_related(pools, i) for i in chosen),
         needed=np.unique(np.concatenate([anchors, *candidates])),
     )
 
@@ -230,6 +237,7 @@ def add_negatives(
         positives=pairs.positives,
         negatives=np.array([ids[j] for ids, j in zip(nearest, drawn, strict=True)], dtype=np.int64),
         weights=pairs.weights,
+        related=pairs.related,
     )
 
 
@@ -245,6 +253,12 @@ def check_embeddings(
         raise ValueError(f"hard_negatives = {hard_negatives}: choose at least 1")
     if negatives < 1:
         raise ValueError(f"negatives = {negatives}: draw at least one for each anchor")
+
+
+def _related(pools: Pools, place: int) -> Ids:
+    """Return the anchor at a place with its positives and manifold neighbours, no negatives."""
+    known = (pools.anchors[place, None], pools.positives[place], pools.manifold_neighbors[place])
+    return np.setdiff1d(np.concatenate(known), pools.negatives[place])
 
 
 def _draw(sizes: Sequence[int], count: int, rng: np.random.Generator) -> Ids:

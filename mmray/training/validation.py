@@ -9,11 +9,12 @@ which checks agreed less.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from mmray.config.choices import Loss
+from mmray.config.sections import TrainingConfig
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
@@ -103,8 +104,8 @@ class ManifoldValidation:
             held_out=held_out,
         )
 
-    def measure(self, rows: Features, *, loss: Loss, margin: float | None) -> dict[str, float]:
-        """Measure the embeddings (m, d) of the images `needed`.
+    def measure(self, rows: Features, config: TrainingConfig) -> dict[str, float]:
+        """Measure the embeddings (m, d) of the images `needed`, by the loss of the settings.
 
         Returns
         -------
@@ -116,19 +117,24 @@ class ManifoldValidation:
 
         A metric is left out where there is nothing to measure it on.
         """
-        figures = {SPREAD: _spread(rows)} | self._of_held_out(rows, loss, margin)
+        figures = {SPREAD: _spread(rows)} | self._of_held_out(rows, config)
         if len(self.queries):
             _, precisions = mean_average_precision(rank(rows, rows[self.items]), self.queries)
             figures[MANIFOLD_MAP] = float(np.average(precisions, weights=self.weights))
         return figures
 
-    def _of_held_out(self, rows: Features, loss: Loss, margin: float | None) -> dict[str, float]:
+    def _of_held_out(self, rows: Features, config: TrainingConfig) -> dict[str, float]:
         pools, losses, ordered = self.held_out, [], []
+        rule: dict[str, Any] = {
+            "loss": config.loss,
+            "margin": config.margin,
+            "temperature": config.temperature,
+        }
         columns = (pools.anchors[:, None], pools.positives, pools.negatives)
         for lists in zip(*columns, strict=True):
             query, near, far = (rows[np.searchsorted(self.needed, ids)] for ids in lists)
             tensors = (torch.from_numpy(part) for part in (query, near[None], far[None]))
-            losses.append(float(tuple_loss(*tensors, loss=loss, margin=margin)))
+            losses.append(float(tuple_loss(*tensors, **rule)))
             difference = _cosines(near, query)[:, None] - _cosines(far, query)
             ordered.append(np.mean((np.sign(difference) + 1) / 2))
         if not losses:

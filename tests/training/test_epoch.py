@@ -58,6 +58,7 @@ def tuples_of(anchors, positives, negatives, weights=None):
         positives=columns[1][:, None],
         negatives=columns[2][:, None],
         weights=np.array(weights, np.float32)[:, None],
+        related=tuple(np.array([*ids], np.int64) for ids in zip(anchors, positives, strict=True)),
     )
 
 
@@ -230,6 +231,7 @@ SEVERAL = Tuples(
     positives=np.array([[4, 5], [5, 6], [3, 10]]),
     negatives=np.array([[9, 10, 9], [2, 11, 0], [1, 1, 4]]),
     weights=np.array([[1, 2], [0.5, 3], [0, 2]], np.float32),
+    related=(np.array([0, 4, 5]), np.array([1, 5, 6, 9]), np.array([3, 8, 10])),
 )
 
 
@@ -241,6 +243,36 @@ def test_several_positives_and_negatives_equal_a_plain_loop_over_the_pairs(photo
     assert figures["loss"] == pytest.approx(wanted, rel=1e-4)
     assert figures["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-3)
     assert norms[0] != pytest.approx(norms[1], rel=5e-3)
+    torch.testing.assert_close(moved(model), moved(plain), atol=2e-5, rtol=1e-3)
+    assert moved(plain).abs().max() > 1e-3
+
+
+def test_infonce_compares_with_all_images_of_a_step_that_are_not_related(photos):
+    source, model, plain = ImageSource(photos, longest_side=64), tiny(), tiny()
+    figures = trained(model, SEVERAL, source, loss="infonce", temperature=0.1)
+    one, total = one_image_each(source), 0.0
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9)
+    plain.train()
+    for step in ([0, 1], [2]):
+        optimizer.zero_grad()
+        members = [
+            image
+            for i in step
+            for image in (SEVERAL.anchors[i], *SEVERAL.positives[i], *SEVERAL.negatives[i])
+        ]
+        loss = torch.zeros(())
+        for i in step:
+            anchor = plain(one[SEVERAL.anchors[i]])[0]
+            negatives = [image for image in members if image not in SEVERAL.related[i]]
+            far = sum(torch.exp(anchor @ plain(one[image])[0] / 0.1) for image in negatives)
+            pairs = list(zip(SEVERAL.positives[i], SEVERAL.weights[i], strict=True))
+            for positive, weight in pairs:
+                near = torch.exp(anchor @ plain(one[positive])[0] / 0.1)
+                loss = loss - torch.log(near / (near + far)) * float(weight) / len(pairs)
+        (loss / len(step)).backward()
+        total += loss.item()
+        optimizer.step()
+    assert figures["loss"] == pytest.approx(total / 3, rel=1e-4)
     torch.testing.assert_close(moved(model), moved(plain), atol=2e-5, rtol=1e-3)
     assert moved(plain).abs().max() > 1e-3
 

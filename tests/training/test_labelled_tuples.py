@@ -102,6 +102,7 @@ def by_hand(negatives: int, hard: int, pool: list[int], seed: int = 0) -> list[i
         positives=np.array([[1]]),
         weights=np.ones((1, 1), np.float32),
         candidates=(np.array(pool),),
+        related=(np.array([0, 1]),),
         needed=np.union1d([0], pool),
     )
     drawn = add_labelled_negatives(

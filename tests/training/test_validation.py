@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mmray.config.sections import TrainingConfig
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
 from mmray.training.validation import ManifoldValidation, best_epoch, collapsed
@@ -64,7 +65,7 @@ def check_of(rows, held_out=NO_POOLS, images=IMAGES, seed=0):
 
 
 def measured(check, embeddings, loss="contrastive", margin=None):
-    return check.measure(embeddings[check.needed], loss=loss, margin=margin)
+    return check.measure(embeddings[check.needed], TrainingConfig(loss=loss, margin=margin))
 
 
 def literal_manifold_map(rows, embeddings, needed):

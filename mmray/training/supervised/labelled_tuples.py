@@ -78,6 +78,7 @@ def sample_labelled_pairs(
         positives=labelled.positives[chosen, None],
         weights=np.ones((len(chosen), 1), np.float32),
         candidates=(drawn,) * len(chosen),
+        related=tuple(np.flatnonzero(labelled.clusters == labelled.clusters[q]) for q in anchors),
         needed=np.union1d(anchors, drawn),
     )
 
@@ -141,6 +142,7 @@ def add_labelled_negatives(
         positives=pairs.positives,
         negatives=np.array(chosen, np.int64),
         weights=pairs.weights,
+        related=pairs.related,
     )
 
 

@@ -133,6 +133,21 @@ def test_two_workers_follow_one_under_labels_too(job, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_workers_share_the_negatives_of_a_step_and_follow_one(job, tmp_path):
+    # Their stripes of a step are 2 and 1 tuples, then 1 and none.
+    shared = dataclasses.replace(
+        job, config=dataclasses.replace(CONFIG, loss="infonce", temperature=0.5, epochs=1)
+    )
+    (one, first), (two, second) = (
+        trained(shared, tmp_path / str(workers), workers=workers) for workers in (1, 2)
+    )
+    start = job.model.state_dict()
+    assert max(float((one[k] - start[k]).abs().max()) for k in one) > 1e-5
+    assert_near(one, two, atol=2e-5)
+    assert_same(first, second, rel=1e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rival", ["proxy-nca", "distance-weighted"])
 def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, rival):
     # Eight images a step: the stripes of three workers are 3, 3 and 2.
