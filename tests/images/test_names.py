@@ -62,7 +62,7 @@ def test_an_image_that_is_listed_twice_has_one_label():
     assert joined(named, names) == ["1", ""]
     assert joined(named, names, ["/photos/x.jpg"] * 2) == ["1", "1"]
     with pytest.raises(
-        InputError, match=r"may be /a/x\.jpg or /b/x\.jpg; name the folder of both .* within an arch"
+        InputError, match=r"may be /a/x\.jpg or /b/x\.jpg; name the folder of both .* within an"
     ):
         joined(named, ["x.jpg"] * 2, ["/a/x.jpg", "/b/x.jpg"])
     assert joined({"x.jpg": "1", "x": "1"}, ["x.jpg"]) == ["1"]
@@ -80,5 +80,5 @@ def test_the_names_that_fit_are_counted():
         r"of an image, such as a/b\.png: give paths",
     ):
         fit("--x f", given, frozenset(), ["a/b.png"])
-    with pytest.raises(InputError, match="^--x f: there is no name in it; give one in each line$"):
+    with pytest.raises(InputError, match=r"^--x f: there is no name in it; give one in each line$"):
         fit("--x f", {}, frozenset(), ["a/b.png"])
