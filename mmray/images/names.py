@@ -66,7 +66,8 @@ def joined(
             if own is None:
                 continue
             for spare in _spare(names[row], named, taken):
-                if named[spare] != named[own]:
+                # Beside a/x.jpg, x.jpg is an image that is not among these, as in a sample.
+                if named[spare] != named[own] and not own.endswith(f"/{spare}"):
                     raise InputError(
                         f"{names[row]:.300} has the label {named[own]!r:.80} by the name "
                         f"{own!r:.300}, and {named[spare]!r:.80} by {spare!r:.300}; keep one of "

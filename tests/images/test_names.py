@@ -33,6 +33,8 @@ def test_the_most_exact_name_counts():
     names = ["a/x.jpg", "x.jpg", "b/x.jpg", "c/y.png", "z.jpg"]
     # x.jpg is the label of that path, and not of b/x.jpg too.
     assert joined(named, names) == ["path", "file", "", "stem", ""]
+    # Nor for the only one of them in a sample.
+    assert joined(named, names[::3]) == ["path", "stem"]
 
 
 def test_names_in_either_form_of_unicode_are_one():
