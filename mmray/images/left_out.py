@@ -7,7 +7,7 @@ from mmray.system.locations import as_text
 
 # Folders of thumbnails (Synology, QNAP) and of what macOS keeps beside a file: copies, not photos.
 _SYSTEM_FOLDERS = {"@eadir": "@eaDir", "@__thumb": "@__thumb", "__macosx": "__MACOSX"}
-_SUFFIX = re.compile(r"(?<=[^.])\.[^\s.]{1,12}$")
+_SUFFIX = re.compile(r"(?<=[^.])\.[^\s.]{1,12}\Z")
 _TOLD = 8  # kinds named in a sentence
 
 

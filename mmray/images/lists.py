@@ -73,7 +73,7 @@ def _of_parquet(uri: str, ask: Callable[[pq.ParquetFile], Answer]) -> Answer:
 
     try:
         return locations.with_retries(read, uri)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, LookupError) as error:  # as of two columns of one name
         raise InputError(f"{uri}: cannot be read as Parquet ({error_line(error)})") from error
 
 

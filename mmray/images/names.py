@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from pathlib import PurePosixPath
+from posixpath import splitext
 from urllib.parse import unquote
 
 from mmray.system.errors import InputError
@@ -19,12 +19,8 @@ def forms(name: str) -> tuple[tuple[str, ...], ...]:
     """
     own = normalized(name)
     paths = (own, normalized(unquote(bare(own)))) if is_uri(own) else (own,)
-    files = tuple(map(PurePosixPath, paths))
-    return (
-        paths,
-        tuple(file.name.strip() for file in files),
-        tuple(file.stem.strip() for file in files),
-    )
+    files = tuple(path.rstrip("/").rpartition("/")[2].strip() for path in paths)
+    return paths, files, tuple(splitext(file)[0].strip() for file in files)
 
 
 def joined(
@@ -70,7 +66,8 @@ def joined(
             if own is None:
                 continue
             for spare in _spare(names[row], named, taken):
-                if named[spare] != named[own]:
+                # Beside a/x.jpg, x.jpg is an image that is not among these, as in a sample.
+                if named[spare] != named[own] and not own.endswith(f"/{spare}"):
                     raise InputError(
                         f"{names[row]:.300} has the label {named[own]!r:.80} by the name "
                         f"{own!r:.300}, and {named[spare]!r:.80} by {spare!r:.300}; keep one of "
@@ -90,7 +87,10 @@ def _ambiguous(
     remedy = "give their paths below the folder"
     if one == two:
         one, two = (str(places[row]) for row in rows)
-        remedy = f"name the folder of both in place of its parts, and {remedy}"
+        remedy = (
+            f"name the folder of both in place of its parts, and {remedy}; within an archive, give "
+            "each image a name of its own"
+        )
     return f"the name {key!r:.300} may be {one:.300} or {two:.300}; {remedy}"
 
 
@@ -109,10 +109,12 @@ def fit(
     Raises
     ------
     InputError
-        None fits.
+        None fits, or there is none.
     """
+    if not given:
+        raise InputError(f"{source}: there is no name in it; give one in each line")
     others = (name for name in given if name not in fitting)
-    other = min(others, default=None) if fitting else min(given, default="")
+    other = min(others, default=None) if fitting else min(given)
     if not fitting:
         such = f", such as {images[0]:.300}" if images else ""
         raise InputError(

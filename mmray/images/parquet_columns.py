@@ -180,7 +180,7 @@ def _image_field(schema: pa.Schema, column: str | None) -> pa.Field:
             raise _no_bytes(fields[name], [])
     raise InputError(
         f"no column of image bytes among {first_names(quoted(fields))}; it must be binary, or "
-        "a struct with a binary field 'bytes'"
+        "a struct with a binary field 'bytes'; a file of paths is read where it is named by itself"
     )
 
 

@@ -159,7 +159,9 @@ def _texts(file: pq.ParquetFile, group: int, rows: int, leaf: Leaf) -> list[str 
 
 def _text(name: bytes | None) -> str | None:
     """Decode a name so that it fits a table: not all writers check that names are UTF-8."""
-    return None if name is None else as_text(name.decode("utf-8", "surrogateescape"))
+    if name is None or not name.strip():
+        return None
+    return as_text(name.decode("utf-8", "surrogateescape"))
 
 
 # -- reading --------------------------------------------------------------------------------------

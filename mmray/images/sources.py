@@ -27,6 +27,7 @@ from mmray.system.locations import (
     local_path,
     uri_of,
 )
+from mmray.system.progress import announce
 from mmray.system.text_files import natural_order
 from mmray.system.uris import ONLY, SCHEMES, scheme_of
 
@@ -119,7 +120,9 @@ def probe(source: str, *, column: str | None = None) -> None:
 
 
 def list_images(folder: str) -> list[ImageFile]:
-    """List the image files below a folder, sorted by name, without those in tar and Parquet files.
+    """List the image files below a folder, sorted by name; say what is left out.
+
+    That are tar and Parquet files too.
 
     Raises
     ------
@@ -128,14 +131,16 @@ def list_images(folder: str) -> list[ImageFile]:
     """
     if _kind(folder) != "folder":
         raise InputError(f"{folder}: this is a file; give the folder that holds the images")
-    files = [file for file in _files(folder) if isinstance(file, ImageFile)]
-    for file in files:
-        if file.error is not None:
-            raise InputError(f"{folder}: {file.name}: {file.error}; mend or remove it")
-    images = [file for file in files if file.name.lower().endswith(SUFFIXES)]
-    if not images:
+    found = find(folder)
+    for image in found.images:
+        if image.error is not None:
+            raise InputError(f"{folder}: {image.name}: {image.error}; mend or remove it")
+    if not len(found.images):
         raise InputError(f"{folder}: no images in this folder (looked for {' '.join(SUFFIXES)})")
-    return sorted(images, key=lambda image: image.name)
+    passed = +Counter(found.left_out | {TAR: len(found.containers)})
+    if passed:
+        announce(f"{folder}: {len(found.images):,} images; left out: {left_out.counted(passed)}")
+    return list(found.images)
 
 
 def list_files(folder: str) -> list[ImageFile]:

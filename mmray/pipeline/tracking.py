@@ -229,7 +229,8 @@ def open_run(
     local = database_path(uri)
     if local is not None:
         make_ready(local)
-    place = quote(storage.uri, safe=":/")[:MAX_TAG_VAL_LENGTH]  # without ', which a search ends at
+    # Without ', which a search ends at.
+    place = quote(masked(storage.uri), safe=":/")[:MAX_TAG_VAL_LENGTH]
     marks = {"mmray.identity": identity, "mmray.storage": place}
     own = {"mmray.version": __version__} | marks
     if parent is not None:

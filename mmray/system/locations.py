@@ -118,7 +118,7 @@ def resolve(uri: str, name: str) -> str:
     if is_uri(name):
         return inherited(name, of_list=uri)
     if name.startswith("/"):
-        return name
+        return str(Path(name))  # without the // and /./ by which one file would be two
     if not is_uri(uri):
         return str(Path(uri).absolute().parent / name)
     parts = urlsplit(uri)

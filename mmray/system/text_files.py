@@ -1,6 +1,6 @@
 """Text files that users bring: lists of names, labels, ground truth, tables of two columns.
 
-They are UTF-8, with or without a byte order mark, or UTF-16 with one, as spreadsheets write it.
+They are UTF-8, with or without byte order marks, or UTF-16 with one, as spreadsheets write it.
 Only LF, CR LF and CR end a line: names may hold U+2028 and the other line ends of Unicode.
 
 Every function raises ValueError, with the line, where a file is of another kind.
@@ -17,16 +17,19 @@ from collections.abc import Iterator
 Row = tuple[int, list[str]]  # the line that a row begins in, and its cells
 
 _DELIMITERS = ",\t;"  # in the order of preference
+_MARKS = re.compile("(^|[\r\n])\ufeff+")  # each of several files that were joined begins with one
+# A name in quotation marks, and all up to the end of its line; else any line.
+_NAME = re.compile(r'[^\S\r\n]*+"((?:[^"]++|"")*+)"[^\S\r\n]*+(?:[\r\n]|\Z)|([^\r\n]++)')
 
 
 def read_text(data: bytes) -> str:
-    """Decode the content of a text file, without its byte order mark."""
+    """Decode the content of a text file, without byte order marks at the beginnings of lines."""
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "utf-16" if wide else "utf-8-sig"
+    encoding = "utf-16" if wide else "utf-8"
     try:
-        return data.decode(encoding)
+        return _MARKS.sub(r"\1", data.decode(encoding))
     except UnicodeDecodeError as error:
-        before = error.object[: error.start].decode(encoding.removesuffix("-sig"), "replace")
+        before = error.object[: error.start].decode(encoding, "replace")
         number = max(1, len(list(io.StringIO(f"{before}.", newline=""))))
         raise ValueError(f"line {number} is not {'UTF-16' if wide else 'UTF-8'}") from error
 
@@ -39,13 +42,11 @@ def read_lines(data: bytes) -> list[str]:
 def read_names(data: bytes) -> list[str]:
     """Read names, one a line; blank lines are left out.
 
-    As in a CSV file a name may be in quotation marks, and hold line ends there. Where such marks do
-    not pair up in the file, they are parts of the names.
+    As in a CSV file a name may be in quotation marks, and hold line ends there. Marks that do not
+    enclose all of a line, or of several lines, are parts of the names.
     """
-    try:
-        names = ["\0".join(cells) for _, cells in _parsed(read_text(data), "\0")]
-    except csv.Error:
-        names = read_lines(data)
+    found = _NAME.finditer(read_text(data))
+    names = ((each[2] or (each[1] or "").replace('""', '"')).strip() for each in found)
     return [name for name in names if name]
 
 

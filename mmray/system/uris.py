@@ -25,7 +25,9 @@ _NOT_SECRET = ("", "anonymous", HIDDEN)  # what stands before the @ of a bucket
 _START = r"[A-Za-z][A-Za-z0-9+.-]*://"
 _IN_TEXT = re.compile(rf"{_START}(?:(?!{_START})[^\s'\"<>`])*")
 # Of a URI with a blank in it: `_IN_TEXT` ends there.
-_OPTION = re.compile(r"([?&;]\w*(?:access_key|secret|token|password)\w*=)[^\s&;#'\"<>)]+", re.I)
+_OPTION = re.compile(
+    r"([?&;]\w*(?:access_key|secret|token|password)\w*=)(?!\*\*\*)[^\s&;#'\"<>)]+", re.I
+)
 
 
 def scheme_of(uri: str) -> str | None:
@@ -109,14 +111,19 @@ def masked(uri: str) -> str:
     if at:
         user = user if user in _NOT_SECRET else HIDDEN
         rest = f"{user}@{rest[len(where) - len(host) :]}"
-    elif ":" in where and not where.startswith("[") and not port.isdecimal() and port:
-        # Credentials with a character that should have been encoded, or without a bucket.
-        rest = f"{HIDDEN}@{rest.rpartition('@')[2]}" if "@" in rest else HIDDEN
+    elif ":" in where and not where.startswith("[") and port:
+        # Credentials with a character that should have been encoded, or without a bucket. The
+        # digits of a secret are no port, which a bucket has not.
+        if "@" in rest and (start.lower() in BUCKETS or not port.isdecimal()):
+            rest = f"{HIDDEN}@{rest.rpartition('@')[2]}"
+        elif not port.isdecimal():
+            rest = HIDDEN
     return f"{start}://{_OPTIONS.sub(_masked_option, rest)}"
 
 
 def _masked_option(match: re.Match[str]) -> str:
-    return f"{match[1]}{HIDDEN}" if _SECRET.search(unquote(match[1])[:-1]) else match[0]
+    is_secret = _SECRET.search(unquote(match[1])[:-1]) or "@" in unquote(match[2])
+    return f"{match[1]}{HIDDEN}" if is_secret else match[0]
 
 
 def _option_names(uri: str) -> list[str]:

@@ -276,7 +276,7 @@ def test_a_file_that_is_missing_or_of_another_kind_is_refused(tmp_path):
 
 @pytest.mark.parametrize("uri", ["nosuchscheme://x/y.npy", "s3://", "\0.npy"])
 def test_a_uri_that_cannot_be_opened_is_refused(uri):
-    refused(uri, r"cannot be read \(.*\); give a local path or a URI that pyarrow\.fs reads")
+    refused(uri, r"cannot be read \(.*\); give a local path, or a URI \(s3:")
 
 
 DAMAGED = [name for name in WRITERS if Path(name).suffix and name != "spark.parquet"]

@@ -59,6 +59,11 @@ def test_the_folder_of_an_image_is_its_class(tmp_path):
     assert found.images[1].uri == f"{source}/a/x.jpg"
 
 
+def test_a_class_is_one_in_either_form_of_unicode(tmp_path):
+    source = folders(tmp_path, "caf\u00e9/x.jpg", "cafe\u0301/y.jpg", "b/z.jpg")
+    assert class_set(source).classes == ("b", "caf\u00e9")
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

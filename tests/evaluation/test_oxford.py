@@ -169,6 +169,8 @@ def test_the_paris_ground_truth_is_read() -> None:
         ("a", "a"),
         ("a.jpg", "a.png"),
         ("sub/a", "deep/sub/a.jpg"),
+        ("a", "a.JFIF"),
+        ("a.jpe", "a.heic"),
         ("v1.2", "v1.2.jpg"),
         ("sub/a.png", "sub/a"),
     ],

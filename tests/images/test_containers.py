@@ -562,7 +562,7 @@ def test_rows_are_counted_through_row_groups(tmp_path):
 
 def test_the_layout_of_hugging_face_is_read(tmp_path):
     cells = [{"bytes": b"one", "path": "d/1.jpg"}, {"bytes": b"two", "path": None}, None]
-    cells += [{"bytes": None, "path": "4.jpg"}, {"bytes": b"five", "path": ""}]
+    cells += [{"bytes": None, "path": "4.jpg"}, {"bytes": b"five", "path": " "}]
     images = index(parquet(tmp_path / "x.parquet", {"label": [0] * 5, "photo": cells}))
     assert names(images) == ["d/1.jpg", "row 1", "row 2", "4.jpg", "row 4"]
     missing = f"[Errno {errno.ENODATA}] the row has no image bytes"

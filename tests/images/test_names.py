@@ -33,6 +33,8 @@ def test_the_most_exact_name_counts():
     names = ["a/x.jpg", "x.jpg", "b/x.jpg", "c/y.png", "z.jpg"]
     # x.jpg is the label of that path, and not of b/x.jpg too.
     assert joined(named, names) == ["path", "file", "", "stem", ""]
+    # Nor for the only one of them in a sample.
+    assert joined(named, names[::3]) == ["path", "stem"]
 
 
 def test_names_in_either_form_of_unicode_are_one():
@@ -61,7 +63,9 @@ def test_an_image_that_is_listed_twice_has_one_label():
     named, names = {"x.jpg": "1"}, ["x.jpg", "photos/x.jpg"]
     assert joined(named, names) == ["1", ""]
     assert joined(named, names, ["/photos/x.jpg"] * 2) == ["1", "1"]
-    with pytest.raises(InputError, match=r"may be /a/x\.jpg or /b/x\.jpg; name the folder of both"):
+    with pytest.raises(
+        InputError, match=r"may be /a/x\.jpg or /b/x\.jpg; name the folder of both .* within an"
+    ):
         joined(named, ["x.jpg"] * 2, ["/a/x.jpg", "/b/x.jpg"])
     assert joined({"x.jpg": "1", "x": "1"}, ["x.jpg"]) == ["1"]
 
@@ -78,3 +82,5 @@ def test_the_names_that_fit_are_counted():
         r"of an image, such as a/b\.png: give paths",
     ):
         fit("--x f", given, frozenset(), ["a/b.png"])
+    with pytest.raises(InputError, match=r"^--x f: there is no name in it; give one in each line$"):
+        fit("--x f", {}, frozenset(), ["a/b.png"])

@@ -121,7 +121,7 @@ LEFT = {
     ".cr2": ["a.CR2", "b/x.y.cr2"],
     ".zip": ["more.zip"],
     ".db": ["Thumbs.db"],
-    "without suffix": ["README", "b/Mr. Smith at the sea", "b/ends."],
+    "without suffix": ["README", "b/Mr. Smith at the sea", "b/ends.", "b/x.jpg\n"],
     "hidden file": [".DS_Store", "b/._a.jpg"],
     "hidden folder": [".git/a.jpg", ".git/b/c.jpg", "b/.thumbs/a.jpg"],
     "@eaDir folder": ["@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "b/@eaDir/b.jpg/x.jpg", "@EADIR/c"],
@@ -142,7 +142,7 @@ def test_what_is_left_out_of_a_folder_is_counted_by_suffix(tmp_path, bucket):
         assert names(found) == PHOTOS
         assert found.left_out == LEFT_COUNTS
         assert found.summary == (
-            f"{source}: 8 image files; left out: 3 .mov, 3 @eaDir folders, 3 without suffix, "
+            f"{source}: 8 image files; left out: 4 without suffix, 3 .mov, 3 @eaDir folders, "
             "2 .cr2, 2 hidden files, 2 hidden folders, 1 .db, 1 .zip, 1 __MACOSX folder"
         )
 
@@ -714,6 +714,12 @@ def test_rows_without_a_name_are_errors_and_repeats_are_kept(tmp_path):
     assert found.containers == (f"{tmp_path}/b.tar",)
 
 
+def test_two_columns_of_the_lists_name_are_refused(tmp_path):
+    two = pa.Table.from_arrays([pa.array(["a.jpg"]), pa.array(["b.jpg"])], ["path", "path"])
+    pq.write_table(two, tmp_path / "l.parquet")
+    assert "'Field \"path\" exists 2 times in schema'" in refusal(tmp_path / "l.parquet")
+
+
 def test_parquet_text_that_is_not_utf8_is_refused(tmp_path):
     values = pa.array([b"a.jpg", b"caf\xe9.jpg"], pa.binary()).view(pa.string())
     file = write_table(tmp_path / "l.parquet", path=values)
@@ -750,10 +756,13 @@ def test_folders_with_something_to_read_pass(tmp_path, name):
 # The files of a labelled set
 
 
-def test_the_images_of_a_folder_are_listed_without_its_containers(tmp_path):
-    for name in ["b.jpg", "a/c.PNG", "x.tar", "y.parquet"]:
+def test_the_images_of_a_folder_are_listed_and_what_is_left_out_is_told(tmp_path, capsys):
+    for name in ["b.jpg", "a/c.PNG", "x.tar", "y.parquet", "a/d.mov", "e.MOV", ".git/f.jpg"]:
         touch(tmp_path / name, b"four")
     listed = list_images(str(tmp_path))
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: 2 images; left out: 2 .mov, 1 .parquet, 1 .tar, 1 hidden folder\n"
+    )
     assert [(image.name, image.size) for image in listed] == [("a/c.PNG", 4), ("b.jpg", 4)]
     assert listed == list(find(str(tmp_path)).images)
 

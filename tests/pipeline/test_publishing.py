@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from pyarrow import fs
 
 from mmray.config.tools import MineConfig
 from mmray.pipeline.recipes.publishing import write_report
@@ -83,6 +84,15 @@ def test_credentials_are_in_no_page_no_file_and_not_in_mlflow(tmp_path, server, 
     )
     assert list(tmp_path.glob("list-*")) == [stage]
     assert "SECRET" not in capsys.readouterr().err
+
+
+def test_mlflow_is_told_no_credentials_of_the_storage(server, s3):
+    bucket = fs.FileSystem.from_uri(f"s3://test:test@runs{s3}&allow_bucket_creation=true")[0]
+    bucket.create_dir("runs")
+    storage = Folder(f"s3://KEY:SECRET@runs/x{s3}")
+    run = open_run(storage, uri=server, experiment="e", name="n", identity="0", settings={})
+    tag = run.client.get_run(run.run_id).data.tags["mmray.storage"]
+    assert tag.startswith("s3://%2A%2A%2A%40runs/x%3Fscheme")
 
 
 def test_a_page_tells_what_was_left_out_when_the_images_were_listed(session, tmp_path):

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mmray.config.learning import FinegrainedConfig
 from mmray.config.presets import DEMO
 from mmray.evaluation.candidates import EvaluatedNetwork
 from mmray.images.collection import Collection, ImageFile
 from mmray.mining.pool_lists import Pools
-from mmray.pipeline.recipes import learning, retrieval
+from mmray.pipeline.recipes import finegrained, learning, retrieval
 from mmray.pipeline.recipes.outcome import Inputs, UnlabelledImages
 from mmray.pipeline.stages.mining import measure_purity
 from mmray.pipeline.stages.training import FineTunedNetwork
@@ -166,3 +167,27 @@ def test_labels_of_a_file_are_those_of_the_images_that_could_be_read(capsys):
     of_folders = UnlabelledImages(labels=dict.fromkeys(names, "a"))
     assert of_folders.labels_of(images).tolist() == ["a", "a"]
     assert capsys.readouterr().err == ""
+
+
+def test_excluded_names_may_be_of_classes_that_test(tmp_path, capsys):
+    for name in ("a/1.jpg", "b/2.jpg", "b/3.jpg", "c/4.jpg", "d/5.jpg", "d/6.jpg"):
+        (tmp_path / "birds" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "birds" / name).touch()
+
+    def trained_on(*names):
+        (tmp_path / "names.txt").write_text("\n".join(names))
+        config = FinegrainedConfig(
+            images=(str(tmp_path / "birds"),), exclude=str(tmp_path / "names.txt")
+        )
+        unlabelled, tests = finegrained._halves(config)
+        assert [image.name for image in tests.database] == ["c/4.jpg", "d/5.jpg", "d/6.jpg"]
+        return [image.name for image in unlabelled.images]
+
+    assert trained_on("2", "5") == ["a/1.jpg", "b/3.jpg"]
+    assert "1 images left out by the 2 names" in capsys.readouterr().err
+    assert trained_on("5") == ["a/1.jpg", "b/2.jpg", "b/3.jpg"]
+    assert "list: 1 of the 1 names of --exclude fit an image; all" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"--exclude: none of the 1 names, such as 7, .*a/1\.jpg"):
+        trained_on("7")
+    with pytest.raises(InputError, match="none of the images to train on is left; name fewer"):
+        trained_on("1", "2", "3")

@@ -83,6 +83,7 @@ def test_a_local_path_is_absolute_and_utf8_in_a_table(tmp_path, monkeypatch):
         ("/lists/l.txt", "./c.jpg", "/lists/c.jpg"),
         ("/lists/l.txt", "../c.jpg", "/lists/../c.jpg"),  # as ".." of a link is not of its path
         ("/lists/l.txt", "/c.jpg", "/c.jpg"),
+        ("/lists/l.txt", "/x//y/./c.jpg", "/x/y/c.jpg"),
         ("/lists/l.txt", "s3://b/c.jpg", "s3://b/c.jpg"),
         ("s3://b/l.txt", "c.jpg", "s3://b/c.jpg"),
         ("s3://b/x%20y/l.txt?region=r", "a b#/c.jpg", "s3://b/x%20y/a%20b%23/c.jpg?region=r"),

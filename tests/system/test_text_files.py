@@ -40,8 +40,13 @@ def test_blanks_around_a_line_are_no_part_of_it():
         ('5" disk.jpg\nb.jpg\n', ['5" disk.jpg', "b.jpg"]),
         ('"a.jpg\nb.jpg\n', ['"a.jpg', "b.jpg"]),
         ('"a" b.jpg\nc.jpg\n', ['"a" b.jpg', "c.jpg"]),
+        (
+            '"a, b.jpg" \n"c.jpg\n 5" d.jpg\n\t"e.jpg"\r"f".jpg',
+            [*("a, b.jpg", '"c.jpg', '5" d.jpg', "e.jpg", '"f".jpg')],
+        ),
         (f"{ODD}\r\n", [ODD]),
         ("\ufeff\n \n", []),
+        ("\ufeffa.jpg\r\n\ufeffb.jpg\r\ufeff\ufeffc\ufeff.jpg", ["a.jpg", "b.jpg", "c\ufeff.jpg"]),
     ],
 )
 def test_names_may_be_in_quotation_marks(text, names):

@@ -83,6 +83,9 @@ def test_a_list_may_name_nothing_else(name, why):
         ("s3://KEY:SEC/RET@b/x", "s3://***@b/x"),  # as of one who forgot to encode it
         ("s3://KEY:SEC?RET@b/x", "s3://***@b/x"),
         ("s3://KEY:SECRET", "s3://***"),
+        ("s3://KEY:12/SEC@b/x", "s3://***@b/x"),
+        ("s3://b/x?endpoint_override=http://KEY:SEC@h", "s3://b/x?endpoint_override=***"),
+        ("s3://b/x?endpoint_override=http%3A%2F%2FKEY%3ASEC%40h", "s3://b/x?endpoint_override=***"),
         ("http://user:SECRET@mlflow:5000/x", "http://***@mlflow:5000/x"),
         ("postgresql://user:SECRET@host/db", "postgresql://***@host/db"),
     ],
@@ -104,6 +107,7 @@ def test_credentials_are_hidden_in_uris_and_in_texts(uri, hidden):
 def test_an_option_behind_a_blank_is_hidden_too():
     said = masked_text("s3://b/my photos?region=r&secret_key=SECRET: no such folder")
     assert said == "s3://b/my photos?region=r&secret_key=*** no such folder"
+    assert masked_text("s3://b?secret_key=SECRET: gone") == "s3://b?secret_key=***: gone"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def read_feature_set(uri: str) -> FeatureSet:
         in float32, or image ids are missing or repeated.
     """
     whole, parent, name = _located(uri)
-    with reported(uri, "give a local path or a URI that pyarrow.fs reads"):
+    with reported(uri, "give a local path, or a URI (s3:// or gs://)"):
         is_file = parent.has(name)
         inside = [] if is_file else whole.names()
     if is_file:

@@ -128,7 +128,7 @@ def _by_folder(images: Sequence[ImageFile], source: str) -> ClassSet:
             f"{source}: {len(outside)} of {len(images)} images are in no class: "
             f"{first_names(outside)}; put each in a folder of its class"
         )
-    labels = tuple(image.name.rpartition("/")[0] for image in images)
+    labels = tuple(normalized(image.name).rpartition("/")[0] for image in images)
     found = ClassSet(
         source=source, images=tuple(images), labels=labels, classes=tuple(sorted(set(labels)))
     )

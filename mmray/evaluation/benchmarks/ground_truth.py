@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmray.images.collection import SUFFIXES
 from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError, first_names
 from mmray.system.locations import absolute, is_uri
 from mmray.system.text_files import normalized
 from mmray.system.uris import masked
 
-_IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$", re.IGNORECASE)
+_SUFFIX = "|".join(map(re.escape, (*SUFFIXES, ".ppm")))  # of images; names in INSTRE have .ppm too
+_IMAGE_SUFFIX = re.compile(f"({_SUFFIX})$", re.IGNORECASE)
 
 Keys = tuple[str, ...]  # keys of an entry of a ground truth, whose rows are merged
 

@@ -10,12 +10,14 @@ import os
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray._common.utils import get_default_system_temp_dir as system_temp_dir
 from ray._private import ray_constants, ray_logging, state
+from ray._private.authentication import authentication_token_setup
 from ray._private.node import Node
 from ray._private.state import available_resources_per_node
 from ray._private.utils import read_ray_address
@@ -32,6 +34,7 @@ __all__ = [
     "failures_in",
     "living_actors",
     "on_loopback",
+    "private_token",
     "quiet_core",
     "read_ray_address",
     "set_callbacks",
@@ -117,6 +120,30 @@ def on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def private_token() -> Iterator[None]:
+    """Let nobody else read the token in ~/.ray that Ray makes, or made before, for its clusters.
+
+    Whoever has it can run programs as this user, and Ray would let every user of the machine.
+    """
+    before = authentication_token_setup.generate_and_save_token
+
+    def generate() -> None:
+        mask = os.umask(0o077)
+        try:
+            before()
+        finally:
+            os.umask(mask)
+
+    with suppress(OSError, RuntimeError):  # there is none yet, or no home
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
+    authentication_token_setup.generate_and_save_token = generate
+    try:
+        yield
+    finally:
+        authentication_token_setup.generate_and_save_token = before
 
 
 def wait_for_dashboard(seconds: int) -> None:

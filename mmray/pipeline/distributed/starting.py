@@ -16,6 +16,7 @@ from mmray.pipeline.distributed.capacity import SPARE_CPUS
 from mmray.pipeline.distributed.ray_internals import (
     ON_LOOPBACK,
     on_loopback,
+    private_token,
     quiet_core,
     stop_processes_of,
     system_temp_dir,
@@ -115,7 +116,8 @@ def _try_to_start(cpus: int, spare: int) -> None:
     # All processes of this Ray inherit the environment. This process may submit jobs elsewhere.
     wait_for_dashboard(180)
     given = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"} | LOOPBACK
-    with _environment(PATIENCE | os.environ | given), on_loopback(), quiet_core():
+    environment = _environment(PATIENCE | os.environ | given)
+    with environment, on_loopback(), quiet_core(), private_token():
         ray.init(
             address="local",
             num_cpus=cpus,

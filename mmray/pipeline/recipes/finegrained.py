@@ -18,7 +18,8 @@ from mmray.evaluation.benchmarks.labelled_set import LabelledSet, as_labelled
 from mmray.evaluation.candidates import INITIAL, EvaluatedNetwork
 from mmray.evaluation.purity import labels_of_images, read_named_labels
 from mmray.evaluation.scores import Score
-from mmray.images.collection import Collection, sample
+from mmray.images.collection import Collection, named_images, sample
+from mmray.images.names import fit
 from mmray.images.sources import list_images
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.recipes.learning import (
@@ -176,7 +177,14 @@ def _halves(config: FinegrainedConfig) -> tuple[UnlabelledImages, LabelledSet]:
         f"classes: {len(first.classes)} train, without labels, on {len(first.images):,} images; "
         f"{len(second.classes)} others test, on {len(second.images):,}"
     )
-    images, _ = without_named(Collection.of(first.images), read_exclusion_list(config))
+    images, excluded = Collection.of(first.images), read_exclusion_list(config)
+    images, fitting = without_named(images, excluded, must_fit=False)
+    if excluded and not fitting:
+        tests = named_images(Collection.of(second.images), excluded)[1]
+        said = fit("--exclude", excluded, tests, [image.name for image in first.images])
+        announce(f"list: {said}; all these are of classes that test, where they stay")
+    if not len(images):
+        raise InputError("--exclude: none of the images to train on is left; name fewer")
     if config.sample is not None:
         images = sample(images, config.sample, config.seed)
     names = [image.name for image in first.images]

@@ -1,5 +1,6 @@
 """What mmray uses of Ray's private modules still is and does what it was written for."""
 
+import os
 import re
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import ray
 import ray.data
 from ray._private import ray_logging
+from ray._private.authentication import authentication_token_setup
 
 import mmray
 from mmray.pipeline.distributed import ray_internals
@@ -22,6 +24,7 @@ below say what no longer holds; without it break:
   to the network; lines of Ray's own appear between those of a job; tries to start leave processes;
 - living_actors, available_resources_per_node: a stage that has workers is ended as one that has
   none, or the other way round;
+- private_token: other users of the machine can read the token, and so run programs as this one;
 - read_ray_address: a job starts a Ray of its own beside the one that `ray start` began.
 Then change WRITTEN_FOR and the pin in requirements.txt."""
 
@@ -120,3 +123,22 @@ def test_the_address_that_ray_start_leaves_is_read_from_its_file(tmp_path):
     (tmp_path / "ray_current_cluster").write_text("10.0.0.1:6379")
     assert ray_internals.read_ray_address(str(tmp_path)) == "10.0.0.1:6379"
     assert ray_internals.read_ray_address(str(tmp_path / "none")) is None
+
+
+def test_the_token_of_ray_is_its_owner_s_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray" / "auth_token"
+    mask = os.umask(0o022)
+    try:
+        with ray_internals.private_token():
+            authentication_token_setup.generate_and_save_token()
+        assert token.stat().st_mode & 0o777 == 0o600
+        made = token.read_text()
+        token.chmod(0o644)  # as an earlier version left it
+        with ray_internals.private_token():
+            assert token.stat().st_mode & 0o777 == 0o600
+        assert token.read_text() == made
+        (tmp_path / "others").touch()
+        assert (tmp_path / "others").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(mask)
