@@ -41,7 +41,7 @@ def expected(tmp_path_factory):
     job = start(folder / "log", sys.executable, ROOT / "jobs/retrieval.py", *SMALL)
     assert job.wait(300) == 0, (folder / "log").read_text()
     rows = table((folder / "log").read_text())
-    assert len(rows) == 2 + 8
+    assert len(rows) == 2 + 10
     return rows
 
 

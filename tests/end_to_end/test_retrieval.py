@@ -68,8 +68,9 @@ def whole(tmp_path_factory):
 def test_the_job_ends_with_a_table_and_shows_progress(whole):
     _, done = whole
     rows = table(done.stdout)
-    assert len(rows) == 2 + 8
-    assert "| MAC        | fine-tuned | LDA " in rows[5]
+    assert len(rows) == 2 + 10
+    assert "| MAC        | initial    | LDA " in rows[4]
+    assert "| MAC        | fine-tuned | LDA " in rows[6]
     for label in ("render", "extract", "k-NN", "diffusion", "epoch 2", "whiten", "evaluate"):
         assert re.search(rf"{label}: (\d+)/\1, ", done.stderr), label
 

@@ -44,8 +44,8 @@ def test_it_trains_whitens_and_marks_what_used_labels(given, monkeypatch):
     assert f"tuples: {LABEL}: 36 pairs and 6 clusters of 24 images, from " in done.stderr
     assert f"train: {LABEL}: the network after epoch 1 is kept, the last one" in done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    assert [row.split("|")[2].strip() for row in rows[2:]] == ["initial"] * 2 + [LABEL] * 2
-    assert [row.split("|")[3].strip() for row in rows[2:]] == ["none", "PCA", "none", "LDA"]
+    assert [row.split("|")[2].strip() for row in rows[2:]] == ["initial"] * 3 + [LABEL] * 2
+    assert [row.split("|")[3].strip() for row in rows[2:]] == ["none", "PCA", "LDA", "none", "LDA"]
     stages = {path.name.rpartition("-")[0] for path in (given / "runs").glob("*-*")}
     assert stages == {"tuples", "cache", "train", "extract", "whiten", "evaluate"}
     _, logged = the_run(f"sqlite:///{given / 'runs' / 'mlflow.db'}")
