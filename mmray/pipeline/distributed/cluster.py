@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import ray.data
 from mmray.config.run import RunConfig
 from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog, run_watched
 from mmray.pipeline.distributed.ray_internals import (
+    kept_sigterm_handler,
     on_loopback,
     quiet_core,
     read_ray_address,
@@ -50,15 +50,13 @@ def connect(capacity: Capacity | None = None) -> None:
     capacity = capacity or Capacity()
     if not ray.is_initialized():
         address = running_cluster()
-        on_sigterm = signal.getsignal(signal.SIGTERM)
         tidy_lines_of_workers(colours=sys.stdout.isatty() and sys.stderr.isatty())
-        if address:
-            _join(address)
-        else:
-            start(capacity.given_cpus)
-            _refuse_more_gpus(capacity)
-        # Ray installs a handler that aborts: the MLflow run would stay open, and nothing be said.
-        signal.signal(signal.SIGTERM, on_sigterm)
+        with kept_sigterm_handler():
+            if address:
+                _join(address)
+            else:
+                start(capacity.given_cpus)
+                _refuse_more_gpus(capacity)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours count images, not blocks
     context.print_on_execution_start = False

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 from ray._common.utils import get_default_system_temp_dir as system_temp_dir
-from ray._private import ray_constants, ray_logging, state
+from ray._private import ray_constants, ray_logging, state, utils
 from ray._private.authentication import authentication_token_setup
 from ray._private.node import Node
 from ray._private.state import available_resources_per_node
@@ -32,6 +32,7 @@ __all__ = [
     "checkpoint_list",
     "checkpoint_names",
     "failures_in",
+    "kept_sigterm_handler",
     "living_actors",
     "on_loopback",
     "private_token",
@@ -144,6 +145,17 @@ def private_token() -> Iterator[None]:
         yield
     finally:
         authentication_token_setup.generate_and_save_token = before
+
+
+@contextmanager
+def kept_sigterm_handler() -> Iterator[None]:
+    """Keep Ray from installing handlers of SIGTERM, under which a job would end without a word."""
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
 
 
 def wait_for_dashboard(seconds: int) -> None:

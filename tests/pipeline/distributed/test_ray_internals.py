@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -117,6 +118,18 @@ def test_a_callback_is_called_while_a_dataset_runs_and_may_end_it():
     ray_internals.set_callbacks(ended, Ending)
     with pytest.raises(InputError, match="enough"):
         [*ended.iter_rows()]
+
+
+def test_ray_does_not_replace_the_handler_of_sigterm_while_it_starts():
+    before = signal.getsignal(signal.SIGTERM)
+    with ray_internals.kept_sigterm_handler():
+        ray._private.utils.set_sigterm_handler(lambda signum, frame: None)
+        assert signal.getsignal(signal.SIGTERM) == before
+    try:
+        ray._private.utils.set_sigterm_handler(signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_address_that_ray_start_leaves_is_read_from_its_file(tmp_path):
