@@ -69,12 +69,19 @@ class ListingConfig(RunConfig):
 # would compute every stage again.
 _STORED_AS = {"baseline": "rival", "validation_items": "check_items"}
 
+# Settings that earlier versions did not have, with the value under which all is as it was then.
+_ADDED = {"temperature": 0.07}
+
 
 def stored(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings under the names that fingerprints use; the values stay as they are."""
+    """Return settings under the names that fingerprints use; the values stay as they are.
+
+    What was added since is left out where it changes nothing.
+    """
     return {
         ".".join(_STORED_AS.get(part, part) for part in name.split(".")): value
         for name, value in values.items()
+        if _ADDED.get(name.rpartition(".")[2], ...) != value
     }
 
 

@@ -146,8 +146,6 @@ def train_stage(
     options = stored(dataclasses.asdict(config))
     # Any number of workers follows one trajectory, and measuring it does not change it.
     del options["workers"], options["monitor_every"]
-    if config.loss != "infonce":
-        del options["temperature"]  # as in earlier versions, which had none
 
     def work(stage: StageFolder) -> Counts:
         while True:
