@@ -83,6 +83,11 @@ class Pools:
             manifold_neighbors=tuple(items[ids] for ids in self.manifold_neighbors),
         )
 
+    def related(self, place: int) -> Ids:
+        """Return the anchor at a place with its positives and manifold neighbours, no negatives."""
+        known = self.anchors[place, None], self.positives[place], self.manifold_neighbors[place]
+        return np.setdiff1d(np.concatenate(known), self.negatives[place])
+
 
 def matching_pairs(pools: Pools, count: int, rng: np.random.Generator) -> Ids:
     """Draw pairs (anchor, manifold neighbour) that show the same object, as far as mining knows.

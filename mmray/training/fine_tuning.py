@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmray.config.choices import Descriptor
 from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import ImageFile
 from mmray.images.cropping import RandomCrop, center_crop
@@ -57,7 +58,7 @@ class FineTuning:
     network : the network in training
     measured : the network that is measured and may be kept: `network`, or the mean of the initial
         network and of those after each epoch (stochastic weight averaging, Izmailov et al. 2018)
-    best : `measured` as it was when `manifold_map` was highest
+    best : `measured` as it was after the best epoch, see `validation.best_epoch`
     """
 
     def __init__(self, job: TrainingJob, device: torch.device) -> None:
@@ -165,28 +166,24 @@ class FineTuning:
         return TupleSteps(drawn, step_rule(config))
 
     def _rows(self, check: Ids, pairs: Ids) -> tuple[Features, Features]:
-        """Embed the images of the check by `measured`, and those of the pairs by `network`.
+        """Describe the images of the check by `measured`, embed those of the pairs by `network`.
 
         Where the two are the same network (always without averaging, and before the first epoch),
-        each image is embedded once.
+        each image is described once.
         """
+        views = self.validation.views(self.network)
         same = self.measured is self.network or self.epoch == 0
         if not same and len(pairs):
             return (
-                self._embedded(self.measured, self.source, check),
-                self._embedded(self.network, self.source, pairs),
+                self._described(self.measured, self.source, check, *views),
+                self._described(self.network, self.source, pairs)[:, 0],
             )
         ids = np.union1d(check, pairs)
-        rows = self._embedded(self.measured, self.source, ids)
-        return rows[np.searchsorted(ids, check)], rows[np.searchsorted(ids, pairs)]
+        rows = self._described(self.measured, self.source, ids, *views)
+        return rows[np.searchsorted(ids, check)], rows[np.searchsorted(ids, pairs), 0]
 
     def _measure(self, rows: Features) -> None:
-        """Add the metrics of the network to the history, and keep it if it is the best so far.
-
-        Parameters
-        ----------
-        rows : (m, d) float32, embeddings of the images `validation.needed`
-        """
+        """Add the metrics of the network to the history, and keep it if it is the best so far."""
         figures = self.validation.measure(rows, self.config)
         self.history.append(self._trained | figures | self._labelled_map())
         if self.best_epoch == self.epoch:
@@ -238,8 +235,8 @@ class FineTuning:
         if labelled is None or every == 0 or self.epoch % every:
             return {}
         items = labelled.items
-        rows = self._embedded(self.measured, self._images(items), np.arange(len(items)))
-        return {"map": labelled.mean_average_precision(rows)}
+        rows = self._described(self.measured, self._images(items), np.arange(len(items)))
+        return {"map": labelled.mean_average_precision(rows[:, 0])}
 
     def _images(self, items: Sequence[ImageFile]) -> ImageSource:
         """Prepare images for embedding; a network trained on crops sees the centre of each."""
@@ -260,8 +257,10 @@ class FineTuning:
             lambda pixels, key: crop(pixels, np.random.default_rng([*seed, key]))
         )
 
-    def _embedded(self, network: EmbeddingNet, source: ImageSource, ids: Ids) -> Features:
-        """Embed images by their ids, (m, d) float32, with the settings of the job."""
+    def _described(
+        self, network: EmbeddingNet, source: ImageSource, ids: Ids, *descriptors: Descriptor
+    ) -> Features:
+        """Describe images by their ids, (m, p, d) float32, with the settings of the job."""
         return embed_ids(
             network,
             source,
@@ -269,6 +268,7 @@ class FineTuning:
             batch_size=self.config.embed_batch_size,
             device=self.device,
             precision=self.config.precision,
+            descriptors=descriptors or ("embedding",),
         )
 
     # -- checkpoints ------------------------------------------------------------------------------

@@ -59,8 +59,7 @@ class Tuples:
     negatives : (t, n) int64
     weights : (t, p) float32
         Manifold similarity s_m(x^r, x^+), the weight of the loss of a positive (+W).
-    related : t arrays int64
-        The anchor, and what may show the same: no negatives of it among those of other anchors.
+    related : t arrays int64, as in `Pairs`
     """
 
     anchors: Ids
@@ -183,7 +182,6 @@ def sample_pairs(
             "--mining.anchors"
         )
     chosen = rng.permutation(usable)[:count]
-    # A slice to None keeps the whole pool.
     drawn = _draw([len(pools.positives[i][:top_positives]) for i in chosen], positives, rng)
     places = list(zip(chosen, drawn, strict=True))
     anchors = pools.anchors[chosen]
@@ -193,7 +191,7 @@ def sample_pairs(
         positives=np.array([pools.positives[i][j] for i, j in places], dtype=np.int64),
         weights=np.array([pools.positive_similarity[i][j] for i, j in places], dtype=np.float32),
         candidates=candidates,
-        related=tuple(_related(pools, i) for i in chosen),
+        related=tuple(pools.related(i) for i in chosen),
         needed=np.unique(np.concatenate([anchors, *candidates])),
     )
 
@@ -253,12 +251,6 @@ def check_embeddings(
         raise ValueError(f"hard_negatives = {hard_negatives}: choose at least 1")
     if negatives < 1:
         raise ValueError(f"negatives = {negatives}: draw at least one for each anchor")
-
-
-def _related(pools: Pools, place: int) -> Ids:
-    """Return the anchor at a place with its positives and manifold neighbours, no negatives."""
-    known = (pools.anchors[place, None], pools.positives[place], pools.manifold_neighbors[place])
-    return np.setdiff1d(np.concatenate(known), pools.negatives[place])
 
 
 def _draw(sizes: Sequence[int], count: int, rng: np.random.Generator) -> Ids:

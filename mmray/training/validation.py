@@ -1,10 +1,15 @@
-"""The check without labels: mAP of a network with manifold neighbours as the ground truth.
+"""The check without labels: two signals that must agree, over the whole pile and the manifold.
 
-The manifold neighbours of items drawn at random, found in the features of the initial network,
-serve as the ground truth. They are mostly right, hard and easy ones alike. The positives of anchors
-would serve worse: they are hard ones only, and a network can learn impure ones and get worse.
+`view_agreement`: how many of an image's nearest neighbours two descriptors of the same network have
+in common. What a network sees clearly it sees in both; no ground truth of the initial network is
+needed, which a better one would contradict. It chooses the epoch.
 
-m images, d dims. docs/results/steady-training.md shows how well this check agrees with labels, and
+`manifold_map`: mAP with manifold neighbours, found in the features of the initial network, as the
+ground truth. They are mostly right, hard and easy ones alike. (The positives of anchors would serve
+worse: they are hard ones only, and a network can learn impure ones and get worse.) A better network
+may lose some of it, but one that loses much has learned to find other things.
+
+m images, d dims. docs/results/steady-training.md shows how well these checks agree with labels, and
 which checks agreed less.
 """
 
@@ -14,14 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmray.config.choices import Descriptor
 from mmray.config.sections import TrainingConfig
+from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Features, Floats, Ids
 from mmray.training.losses import tuple_loss
 
-MANIFOLD_MAP = "manifold_map"  # the metric that decides which network is kept
+MANIFOLD_MAP, VIEW_AGREEMENT = "manifold_map", "view_agreement"
+VIEWED = 2000  # most images whose neighbours in two descriptors are compared
+VIEW_NEIGHBORS = 10  # nearest neighbours that are compared
+LEAST_MAP = 0.8  # of the initial manifold_map; a network below it is not kept
 SPREAD = "spread"
 COLLAPSED = 1 / 3  # of the initial spread; below it all images look alike to the network
 NEIGHBORS = 50  # manifold neighbours of an item that may be relevant to it
@@ -104,11 +114,20 @@ class ManifoldValidation:
             held_out=held_out,
         )
 
+    def views(self, network: EmbeddingNet) -> tuple[Descriptor, ...]:
+        """Return the descriptors to measure: the network's own, and another if there is one."""
+        if network.head is not None or not self.queries:
+            return ("embedding",)
+        return ("embedding", "mac" if network.pooling == "rmac" else "rmac")
+
     def measure(self, rows: Features, config: TrainingConfig) -> dict[str, float]:
-        """Measure the embeddings (m, d) of the images `needed`, by the loss of the settings.
+        """Measure the descriptors (m, v, d) of the images `needed`, by the loss of the settings.
+
+        The first descriptor is the embedding; a second one is compared with it.
 
         Returns
         -------
+        view_agreement : share of an image's first neighbours that both descriptors have in common
         manifold_map : weighted mAP of the queries, with their manifold neighbours as ground truth
         held_out_loss : loss of all tuples of the held-out anchors, unweighted, averaged by anchor
         triplet_accuracy : share of these tuples whose positive is nearer to the anchor than the
@@ -117,7 +136,11 @@ class ManifoldValidation:
 
         A metric is left out where there is nothing to measure it on.
         """
+        views = rows.transpose(1, 0, 2)
+        rows = views[0]
         figures = {SPREAD: _spread(rows)} | self._of_held_out(rows, config)
+        if len(views) > 1 and len(rows) > 2:
+            figures[VIEW_AGREEMENT] = view_agreement(*views)
         if len(self.queries):
             _, precisions = mean_average_precision(rank(rows, rows[self.items]), self.queries)
             figures[MANIFOLD_MAP] = float(np.average(precisions, weights=self.weights))
@@ -159,14 +182,49 @@ def _spread(rows: Features) -> float:
     return float(1 - (total @ total - own) / max(m * (m - 1), 1))
 
 
+def view_agreement(one: Features, two: Features) -> float:
+    """Return the share of nearest neighbours that two descriptors of m images have in common.
+
+    Parameters
+    ----------
+    one, two : (m, d) float32, l2-normalised, m at least 3
+    """
+    m = len(one)
+    k = min(VIEW_NEIGHBORS, (m - 1) // 2)
+    places = np.unique(np.linspace(0, m - 1, min(m, VIEWED)).astype(np.int64))
+    first, second = (_nearest(rows, places, k) for rows in (one, two))
+    common = [len(np.intersect1d(*pair)) for pair in zip(first, second, strict=True)]
+    return float(np.mean(common) / k)
+
+
+def _nearest(rows: Features, places: Ids, k: int) -> Ids:
+    """Return the k nearest neighbours (q, k) of the images at some places (q,)."""
+    cosines = rows[places] @ rows.T
+    cosines[np.arange(len(places)), places] = -np.inf
+    nearest: Ids = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+    return nearest
+
+
 def best_epoch(history: list[dict[str, float]]) -> int:
-    """Return the first epoch with the highest `manifold_map`; 0 is the initial network.
+    """Return the first epoch with the highest agreement; 0 is the initial network.
+
+    It is the highest `view_agreement` of epochs that kept LEAST_MAP of the initial `manifold_map`,
+    and the highest `manifold_map` where no second descriptor was compared.
 
     Parameters
     ----------
     history : metrics of the initial network, and of the network after each epoch
     """
-    return int(np.argmax([figures.get(MANIFOLD_MAP, 0.0) for figures in history]))
+    least, name = LEAST_MAP * history[0].get(MANIFOLD_MAP, 0.0), chosen_by(history)
+    figures = [
+        each.get(name, 0.0) if each.get(MANIFOLD_MAP, 0.0) >= least else -1.0 for each in history
+    ]
+    return int(np.argmax(figures))
+
+
+def chosen_by(history: list[dict[str, float]]) -> str:
+    """Return the metric that chooses an epoch; checkpoints of earlier versions have but one."""
+    return VIEW_AGREEMENT if all(VIEW_AGREEMENT in each for each in history) else MANIFOLD_MAP
 
 
 def collapsed(history: list[dict[str, float]]) -> bool:

@@ -101,7 +101,7 @@ def without_training(monkeypatch):
         return {"loss": 0.5}
 
     def embed_ids(model, source, ids, *arguments, **options):
-        return np.eye(len(source.items), model.dim, dtype=np.float32)[ids]
+        return np.eye(len(source.items), model.dim, dtype=np.float32)[ids][:, None]
 
     monkeypatch.setattr(fine_tuning, "train_epoch", train_epoch)
     monkeypatch.setattr(fine_tuning, "embed_ids", embed_ids)
@@ -172,7 +172,7 @@ def test_the_mean_is_what_is_measured_and_kept(job, monkeypatch):
 
     def embed_ids(model, source, ids, *arguments, **options):
         embedded.append(first_weight(model) - initial)
-        return np.eye(len(source.items), model.dim, dtype=np.float32)[ids]
+        return np.eye(len(source.items), model.dim, dtype=np.float32)[ids][:, None]
 
     monkeypatch.setattr(fine_tuning, "embed_ids", embed_ids)
     prescribe(monkeypatch, [0.1, 0.2, 0.4, 0.3])
@@ -227,7 +227,7 @@ def test_the_history_begins_with_the_initial_network_and_has_every_epoch(job):
     tuning, reports = started(job), []
     run(tuning, lambda: reports.append((tuning.epoch, len(tuning.history), tuning.finished)))
     assert reports == [(0, 1, False), (1, 2, False), (2, 3, True)]
-    measured = {"manifold_map", "held_out_loss", "triplet_accuracy", "spread"}
+    measured = {"view_agreement", "manifold_map", "held_out_loss", "triplet_accuracy", "spread"}
     trained = {"loss", "gradient_norm", "learning_rate"} | TIMES
     assert tuning.history[0].keys() == measured
     assert [epoch.keys() for epoch in tuning.history[1:]] == [measured | trained] * 2
@@ -355,7 +355,9 @@ def test_negatives_are_the_nearest_in_the_embedding_as_it_is(job, monkeypatch):
 
     monkeypatch.setattr(fine_tuning, "train_epoch", spy)
     monkeypatch.setattr(
-        fine_tuning, "embed_ids", lambda model, source, ids, *_, **__: table(len(trained_on))[ids]
+        fine_tuning,
+        "embed_ids",
+        lambda model, source, ids, *_, **__: table(len(trained_on))[ids][:, None],
     )
     run(started(with_config(job, epochs=6, anchors_per_epoch=3, hard_negatives=1)))
     assert len(trained_on) == 6
@@ -408,7 +410,7 @@ def test_negatives_are_summed_where_the_settings_say_so(job, monkeypatch):
     options = {"negatives": 2, "hard_negatives": 2, "sum_negatives": True, "margin": 1.5}
     options |= {"learning_rate": 0.0, "epochs": 1}
     tuning = started(with_config(labelled, **options))
-    rows = tuning._embedded(tuning.network, tuning.source, np.arange(12))
+    rows = tuning._described(tuning.network, tuning.source, np.arange(12))[:, 0]
     run(tuning)
     (tuples_of_epoch,) = drawn
     columns = (tuples_of_epoch.anchors, tuples_of_epoch.positives, tuples_of_epoch.negatives)
@@ -457,7 +459,7 @@ def test_a_network_that_trains_on_crops_embeds_central_ones(job, monkeypatch):
     ]
     wanted = embed(tuning.network, middles, ["mac"], batch_size=1, device=CPU)[:, 0]
     np.testing.assert_allclose(
-        tuning._embedded(tuning.network, tuning.source, ids), wanted, atol=1e-5
+        tuning._described(tuning.network, tuning.source, ids)[:, 0], wanted, atol=1e-5
     )
     run(tuning)
     assert len(seen) == 2

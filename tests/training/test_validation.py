@@ -8,7 +8,12 @@ import pytest
 from mmray.config.sections import TrainingConfig
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
-from mmray.training.validation import ManifoldValidation, best_epoch, collapsed
+from mmray.training.validation import (
+    ManifoldValidation,
+    best_epoch,
+    collapsed,
+    view_agreement,
+)
 from tests import oracles
 from tests.made.synthetic import clouds
 
@@ -65,7 +70,8 @@ def check_of(rows, held_out=NO_POOLS, images=IMAGES, seed=0):
 
 
 def measured(check, embeddings, loss="contrastive", margin=None):
-    return check.measure(embeddings[check.needed], TrainingConfig(loss=loss, margin=margin))
+    rows = embeddings[check.needed][:, None]
+    return check.measure(rows, TrainingConfig(loss=loss, margin=margin))
 
 
 def literal_manifold_map(rows, embeddings, needed):
@@ -250,6 +256,44 @@ def test_a_single_image_has_a_figure_too():
 def test_the_best_epoch_is_the_first_of_the_highest(values, epoch):
     history = [{"loss": 1.0} if h is None else {"manifold_map": h} for h in values]
     assert best_epoch(history) == epoch
+
+
+def test_epochs_are_chosen_by_the_agreement_of_views_among_those_that_keep_the_manifold():
+    def epochs(*pairs):
+        return [{"view_agreement": v, "manifold_map": m} for v, m in pairs]
+
+    assert best_epoch(epochs((0.8, 0.6), (0.85, 0.55), (0.9, 0.49), (0.88, 0.7))) == 2
+    assert best_epoch(epochs((0.8, 0.6), (0.85, 0.49), (0.9, 0.47))) == 1
+    assert best_epoch(epochs((0.8, 0.6), (0.79, 0.7))) == 0
+    # A checkpoint of an earlier version has epochs without views.
+    assert best_epoch([{"manifold_map": 0.5}, *epochs((0.9, 0.6), (0.8, 0.7))]) == 2
+
+
+@pytest.mark.parametrize("images", [3, 24, 2500])
+def test_views_agree_by_the_neighbours_that_they_share(images):
+    one = clouds(0, images)
+    other = one.copy()
+    other[: images // 2] = clouds(1, images)[: images // 2]
+    k = min(10, (images - 1) // 2)
+    places = np.unique(np.linspace(0, images - 1, min(images, 2000)).astype(int))
+    shared = []
+    for place in places:
+        near = []
+        for rows in (one, other):
+            cosines = rows @ rows[place]
+            cosines[place] = -2
+            near.append(set(np.argsort(-cosines)[:k].tolist()))
+        shared.append(len(near[0] & near[1]) / k)
+    assert view_agreement(one, other) == pytest.approx(np.mean(shared))
+    assert view_agreement(one, one) == 1
+
+
+def test_a_second_descriptor_is_compared_with_the_embedding():
+    rows, one, other = random_neighbors(0), clouds(0, IMAGES), clouds(1, IMAGES)
+    check = check_of(rows)
+    figures = check.measure(np.stack([one, other], axis=1), TrainingConfig())
+    assert figures.pop("view_agreement") == view_agreement(one, other)
+    assert figures == measured(check, one)
 
 
 def test_an_embedding_has_collapsed_at_a_third_of_its_first_spread():

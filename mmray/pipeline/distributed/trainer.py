@@ -41,7 +41,7 @@ from mmray.training.validation import SPREAD, collapsed
 CHECKPOINTS = "checkpoints"
 REFUSED = "refused.json"  # the error of a rank that cannot go on, for other ranks and the driver
 RANKS = "RayTrainWorker"  # class name of Ray Train's actors
-SHOWN = ("loss", "manifold_map", "map")  # metrics of an epoch that the terminal shows
+SHOWN = ("loss", "view_agreement", "manifold_map", "map")  # of an epoch, on the terminal
 FAILURES = 10  # workers and machines that may vanish before training gives up
 RESIZE_EVERY = 300.0  # seconds between checks for room for more workers
 

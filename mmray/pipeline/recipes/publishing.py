@@ -130,7 +130,10 @@ def _times(stages: Sequence[StageFolder]) -> tuple[StageTime, ...]:
 
 CURVES = {  # title of a chart -> metric -> name in the legend
     "Loss": {"loss": "training", "held_out_loss": "held-out anchors"},
-    "Check without labels": {"manifold_map": "mAP of manifold neighbours"},
+    "Check without labels": {
+        "view_agreement": "neighbours that two descriptors share",
+        "manifold_map": "mAP of manifold neighbours",
+    },
     "mAP, by labels": {"map": "labelled set"},
 }
 
@@ -179,7 +182,7 @@ def _summary(outcome: RunResult, part: str | None) -> Iterable[str]:
         which = f"Round {number}: " if len(trained) > 1 else ""
         if tuned.epoch == 0:
             yield (
-                f"{which}None of {tuned.epochs} epochs found more of the manifold neighbours: the "
+                f"{which}None of {tuned.epochs} epochs passed the check without labels: the "
                 "initial network is kept."
             )
         else:

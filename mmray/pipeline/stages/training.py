@@ -32,7 +32,7 @@ from mmray.training.job import History, TrainingJob
 from mmray.training.supervised.labelled_tuples import NO_POOLS
 from mmray.training.supervised.losses import BASELINE_LABELS, LabelledImages
 from mmray.training.supervised.sfm_tuples import SfmTuples
-from mmray.training.validation import DATABASE, MANIFOLD_MAP, best_epoch
+from mmray.training.validation import DATABASE, best_epoch, chosen_by
 
 SUPERVISED = "supervised (uses labels)"
 
@@ -269,18 +269,20 @@ def _needed(
 
 def _verdict(history: History, kept: int) -> str:
     """Summarise the outcome of training in one sentence."""
-    last, figures = len(history) - 1, [metrics.get(MANIFOLD_MAP) for metrics in history]
+    name = chosen_by(history)
+    last, figures = len(history) - 1, [metrics.get(name) for metrics in history]
     if figures[0] is None:
         return f"the network after epoch {kept} is kept, the last one; no check chose an epoch"
     after = [value for value in figures[1:] if value is not None]
     if kept == 0:
         return (
-            f"no epoch of {last} raised manifold_map (initially {figures[0]:.3f}, then "
-            f"{max(after, default=0):.3f} at best): the initial network is kept. Its pools may be "
+            f"no epoch of {last} passed the check without labels ({name} initially "
+            f"{figures[0]:.3f}, then {max(after, default=0):.3f} at best): the initial network is "
+            "kept. Its pools may be "
             "impure (lower --mining.positive-k, raise --mining.positive-cut) or the steps too long "
             "(lower --training.learning-rate)"
         )
     return (
-        f"the network after epoch {kept} of {last} is kept: manifold_map {figures[kept]:.3f}, "
+        f"the network after epoch {kept} of {last} is kept: {name} {figures[kept]:.3f}, "
         f"initially {figures[0]:.3f}"
     )
