@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import re
+import signal
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -149,13 +150,17 @@ def private_token() -> Iterator[None]:
 
 @contextmanager
 def kept_sigterm_handler() -> Iterator[None]:
-    """Keep Ray from installing handlers of SIGTERM, under which a job would end without a word."""
-    before = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
+    """Keep the handler of SIGTERM while Ray starts; under Ray's, a job would end without a word.
+
+    Where Ray would install its own, this one is installed again: the core has one in C, too.
+    """
+    before, kept = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
+    utils.set_sigterm_handler = lambda handler: signal.signal(signal.SIGTERM, kept)
     try:
         yield
     finally:
         utils.set_sigterm_handler = before
+        signal.signal(signal.SIGTERM, kept)
 
 
 def wait_for_dashboard(seconds: int) -> None:
