@@ -173,6 +173,7 @@ def train(trial: Trial) -> None:
             positives=members[:, 1:2],
             negatives=members[:, 2:],
             weights=np.ones((t, 1), np.float32),
+            related=tuple(members[:, :2]),
         )
         for precision in PRECISIONS:
             seconds = _time_epoch(trial, model, tuples, source, precision)

@@ -1,4 +1,4 @@
-"""What is done and said when a process is told to terminate, or is killed."""
+"""Last actions and last words of a process that is told to terminate, or is killed."""
 
 import signal
 import socket
