@@ -24,6 +24,7 @@ from mmray.descriptors.settings import Preprocessing
 from mmray.serving.encoder import WhitenedNet
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.locations import is_uri
 
 TOLERANCE = 1e-4  # largest difference between torch's and ONNX Runtime's values of a descriptor
 EXPORTED: tuple[Pooling, ...] = ("mac", "gem", "avg")
@@ -57,10 +58,12 @@ def export_onnx(
     Raises
     ------
     InputError
-        The pooling is R-MAC, there are several scales, the file cannot be written, or the
-        difference is above `TOLERANCE`. Nothing is written then.
+        The path is a URI, the pooling is R-MAC, there are several scales, the file cannot be
+        written, or the difference is above `TOLERANCE`. Nothing is written then.
     """
     model, target = net.net, Path(path).absolute()
+    if is_uri(str(path)):
+        raise InputError(f"{path}: the file is written on this machine; name a path, and upload it")
     if model.pooling not in EXPORTED:
         raise InputError(
             f"{path}: a network with {model.pooling} has no ONNX file, as its regions depend on "

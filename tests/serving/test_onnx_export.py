@@ -95,6 +95,15 @@ def test_rmac_is_refused_with_the_poolings_that_can(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_uri_is_no_file_here(net, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match=r"s3://bucket/m\.onnx: the file is written on this machine"
+    ):
+        export_onnx(net, "s3://bucket/m.onnx", Preprocessing())
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("difference", [2 * TOLERANCE, float("nan")])
 def test_a_program_that_differs_from_torch_is_not_written(net, tmp_path, monkeypatch, difference):
     monkeypatch.setattr(onnx_export, "_program", lambda net: b"")
