@@ -103,6 +103,8 @@ ENVIRONMENTS: dict[str, Environment] = {
         job="index",
         storage="Läufe",
         environ={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        statuses=(2,),
+        says="set PYTHONUTF8=1",
     ),
     "one CPU": Environment(
         what="one CPU (`taskset`)", job="retrieval", prefix=("taskset", "-c", ONE_CPU)
