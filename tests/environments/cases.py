@@ -144,15 +144,15 @@ ENVIRONMENTS: dict[str, Environment] = {
     ),
     "full in extraction": Environment(
         what="the storage is full from extraction on",
-        job="retrieval", prepare=_empty("runs"), fills_at="extract-*", **ROOM,
+        job="retrieval", prepare=_empty("runs", size="400m"), fills_at="extract-*", **ROOM,
     ),
     "full in training": Environment(
         what="the storage is full from training on",
-        job="retrieval", prepare=_empty("runs"), fills_at="train-*", **ROOM,
+        job="retrieval", prepare=_empty("runs", size="400m"), fills_at="train-*", **ROOM,
     ),
     "no inodes in extraction": Environment(
         what="the storage has no inodes from extraction on",
-        job="retrieval", prepare=_empty("runs", inodes=2000), fills_at="extract-*", **ROOM,
+        job="retrieval", prepare=_empty("runs", size="400m", inodes=2000), fills_at="extract-*", **ROOM,
     ),
     "full /tmp": Environment(
         what="TMPDIR is full at the start", prepare=_full("tmp"), statuses=(0, 1, 2)
