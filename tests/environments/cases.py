@@ -152,7 +152,8 @@ ENVIRONMENTS: dict[str, Environment] = {
     ),
     "no inodes in extraction": Environment(
         what="the storage has no inodes from extraction on",
-        job="retrieval", prepare=_empty("runs", size="400m", inodes=2000), fills_at="extract-*", **ROOM,
+        job="retrieval", prepare=_empty("runs", size="400m", inodes=2000),
+        fills_at="extract-*", **ROOM,
     ),
     "full /tmp": Environment(
         what="TMPDIR is full at the start", prepare=_full("tmp"), statuses=(0, 1, 2)
