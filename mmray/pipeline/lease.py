@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
 
@@ -120,7 +121,8 @@ class _Claim:
         def renew() -> None:
             renewed = time.monotonic()
             while not ended.wait(RENEW):
-                with suppress(OSError):  # a disk that is full, a network that fails: try again
+                # A disk that is full, a network that fails: try again.
+                with suppress(OSError, InputError):
                     lost = not self.folder.has(self.file)
                     if not lost:
                         self.write(held=True)

@@ -11,6 +11,7 @@ import pytest
 
 from mmray.pipeline import lease as module
 from mmray.pipeline.lease import lease
+from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
 NAME = "extract-0123456789ab"
@@ -112,6 +113,26 @@ def test_a_claim_is_renewed_while_the_work_lasts(storage, monkeypatch):
         while next(iter(folder.times().values())) == first:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_a_claim_is_renewed_once_a_full_disk_has_room_again(storage, monkeypatch):
+    monkeypatch.setattr(module, "RENEW", 0.02)
+    folder, write, left = storage / "leases" / NAME, Folder.write, [3]
+
+    def without_room(folder, name, data):
+        if left[0]:
+            left[0] -= 1
+            raise InputError(f"{name}: no room")
+        write(folder, name, data)
+
+    with lease(storage, NAME, done=never):
+        (first,) = folder.times().values()
+        monkeypatch.setattr(Folder, "write", without_room)
+        deadline = time.monotonic() + 10
+        while next(iter(folder.times().values())) == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert left == [0]
 
 
 @pytest.fixture
