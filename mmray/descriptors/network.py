@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmray.config.choices import Descriptor, Network, Pooling
 from mmray.descriptors.backbones import BACKBONES, convolutional_layers
 from mmray.descriptors.pooling import EPS, POOLINGS, Rmac, rmac
+from mmray.system.errors import InputError
 
 
 class EmbeddingNet(nn.Module):
@@ -58,6 +59,20 @@ class EmbeddingNet(nn.Module):
     def dimensions(self, descriptor: Descriptor) -> int:
         """Return the number of dimensions of a descriptor: d of the embedding, c of any other."""
         return self.dim if descriptor == "embedding" else self.channels
+
+    def check_dims(self, flag: str, dims: int | None, descriptors: Sequence[Descriptor]) -> None:
+        """Check that descriptors have as many dimensions as are to be left of them.
+
+        Raises
+        ------
+        InputError
+            One has fewer than `dims`, which `flag` has set; None: all are left.
+        """
+        fewest = min(map(self.dimensions, descriptors))
+        if dims is not None and dims > fewest:
+            raise InputError(
+                f"{flag} {dims}: {self.network} has {fewest} dimensions; choose as many or fewer"
+            )
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, in which BatchNorm still keeps its statistics and dropout is off.

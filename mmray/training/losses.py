@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from mmray.config.choices import Loss
+from mmray.config.sections import TrainingConfig
 
 MARGINS: dict[Loss, float] = {"contrastive": 0.7, "triplet": 0.5}  # m of eqs. (7) and (8)
-TEMPERATURE = 0.07  # of InfoNCE, as in MoCo (He et al. 2020)
+TEMPERATURE = TrainingConfig.temperature  # of InfoNCE, as in MoCo (He et al. 2020)
 
 
 def contrastive_loss(

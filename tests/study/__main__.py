@@ -27,6 +27,7 @@ from mmray.descriptors.inference import fused
 from mmray.descriptors.weights import build
 from mmray.descriptors.whitening import lda_whitening, pca_whitening
 from mmray.evaluation.benchmarks.layouts import class_benchmark
+from mmray.evaluation.purity import pool_purity
 from mmray.evaluation.ranking import mean_average_precision, rank
 from mmray.images.collection import Collection, ImageFile
 from mmray.mining.anchors import select_anchors
@@ -114,15 +115,6 @@ def mined(features, mining: MiningConfig, seed: int):
     return pools, manifold_neighbors(reorder(normal), drawn, NEIGHBORS).renamed(items)
 
 
-def true_share(pools, labels) -> float:
-    pairs = [
-        labels[anchor] == labels[other] != ""
-        for anchor, ids in zip(pools.anchors, pools.positives, strict=True)
-        for other in ids
-    ]
-    return 100 * float(np.mean(pairs))
-
-
 def whitened(rows, of_pile, pools):
     """mAP is measured of these: plain, whitened by PCA and by LDA from what was mined."""
     pairs = matching_pairs(pools, 10_000, np.random.default_rng(0))
@@ -164,7 +156,11 @@ def run(name: str, recipe: str, seed: int, options) -> dict:
             maps[f"{label}, {kind}"] = average_precision(rows, given.test_labels)
     return {
         **{"pile": name, "recipe": recipe, "seed": seed, "kept": tuning.best_epoch},
-        **{"true": true_share(pools, given.labels), "mAP": maps, "history": tuning.history},
+        **{
+            "true": 100 * pool_purity(pools, given.labels).positives,
+            "mAP": maps,
+            "history": tuning.history,
+        },
         "seconds": time.monotonic() - started,
     }
 

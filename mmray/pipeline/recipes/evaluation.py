@@ -18,7 +18,6 @@ from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.session import Session, running, usable_storage
 from mmray.pipeline.stages.evaluation import (
-    check_dims,
     evaluate_stages,
     read_labelled_sets,
 )
@@ -51,7 +50,7 @@ def run(config: EvaluateJobConfig) -> list[Score]:
             raise InputError(f"--model: {count} networks are called {label}: write OTHER={label}")
     for candidate in candidates:
         if candidate.whitenings or config.pca_images is not None:
-            check_dims("--dims", config, candidate.network)
+            candidate.network.check_dims("--dims", config.dims, config.poolings)
     sets = read_labelled_sets(config)
     with running(config, storage, (PART,)) as session:
         preprocessing = Preprocessing(config.longest_side, scales=config.scales)

@@ -23,7 +23,6 @@ from mmray.images.names import fit
 from mmray.images.sources import list_images
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.recipes.learning import (
-    check_dimensions,
     learn,
     run_recipe,
     with_demo_images,
@@ -154,12 +153,8 @@ def read_inputs(config: FinegrainedConfig) -> Inputs:
         An input cannot be read, there are no images, or classes are needed and missing.
     """
     network = build(config.network, pooling=config.training.pooling, weights=config.weights)
-    check_dimensions(config, network)
-    if config.dim > network.channels:
-        raise InputError(
-            f"--dim {config.dim}: {config.network} has {network.channels} dimensions; choose as "
-            "many or fewer"
-        )
+    network.check_dims("--extraction.pca", config.extraction.pca, config.extraction.poolings[:1])
+    network.check_dims("--dim", config.dim, [config.training.pooling])
     if config.test.images is None and config.test.split:
         first, second = _halves(config)
         return Inputs(unlabelled=first, sets=[second], network=network)

@@ -29,7 +29,6 @@ from mmray.pipeline.stages.mining import (
     mine_stage,
 )
 from mmray.pipeline.stages.training import FineTunedNetwork, train_stage
-from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress, announce
 from mmray.training.validation import NEIGHBORS
@@ -210,12 +209,3 @@ def with_demo_images(session: Session[LearningConfig]) -> Folder:
             return render_collection(stage.folder.write, progress=progress.advance, **size)
 
     return session.run_stage("demo", size, work=render, stage_flag="extract").folder
-
-
-def check_dimensions(config: LearningConfig, initial_network: EmbeddingNet) -> None:
-    """Check that the network has as many dimensions as PCA is to keep; else InputError."""
-    if config.extraction.pca is not None and config.extraction.pca > initial_network.channels:
-        raise InputError(
-            f"--extraction.pca {config.extraction.pca}: {config.network} has "
-            f"{initial_network.channels} dimensions; choose as many or fewer"
-        )

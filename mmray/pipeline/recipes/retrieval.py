@@ -12,7 +12,6 @@ from mmray.evaluation.candidates import INITIAL, TUNED
 from mmray.evaluation.scores import Score
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.recipes.learning import (
-    check_dimensions,
     learn,
     run_recipe,
     with_demo_images,
@@ -20,7 +19,6 @@ from mmray.pipeline.recipes.learning import (
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
 from mmray.pipeline.session import Session
 from mmray.pipeline.stages.evaluation import (
-    check_dims,
     evaluate_stages,
     read_labelled_sets,
     shown_descriptor,
@@ -103,8 +101,8 @@ def read_inputs(config: RetrievalConfig) -> Inputs:
     """
     test = config.evaluation
     network = build(config.network, pooling=config.training.pooling, weights=config.weights)
-    check_dimensions(config, network)
-    check_dims("--evaluation.dims", test, network)
+    network.check_dims("--extraction.pca", config.extraction.pca, config.extraction.poolings[:1])
+    network.check_dims("--evaluation.dims", test.dims, test.poolings)
     tuples = None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0])
     return Inputs(
         unlabelled=(

@@ -29,7 +29,6 @@ from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.labelled_descriptors import SetFeatures, describe_set
 from mmray.system.arrays import Features, Floats, Ids
-from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
 
@@ -81,16 +80,6 @@ def read_labelled_sets(config: LabelledSetsConfig) -> list[LabelledSet]:
         assert config.data is not None, "settings are validated"
         sets.append(find_benchmark(name, config.data, distractors=config.distractors))
     return [each if config.crop else each.without_boxes() for each in sets]
-
-
-def check_dims(flag: str, config: LabelledSetsConfig, network: EmbeddingNet) -> None:
-    """Check that descriptors have as many dimensions as whitening is to leave; else InputError."""
-    fewest = min(map(network.dimensions, config.poolings))
-    if config.dims is not None and config.dims > fewest:
-        raise InputError(
-            f"{flag} {config.dims}: {network.network} has {fewest} dimensions; choose as many or "
-            "fewer"
-        )
 
 
 def evaluate_stages(
