@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -33,6 +34,17 @@ def annotated_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, 
         else:
             metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
             yield f"{prefix}{field.name}", value, metadata
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds_in(duration: str) -> float | None:
+    """Return the seconds in a duration such as 90s, 30m, 8h or 1.5d; None if it is not one."""
+    number, unit = duration[:-1], duration[-1:]
+    if unit not in _UNITS or not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", number):
+        return None
+    return float(number) * _UNITS[unit]
 
 
 def check_bounds(config: Any) -> None:

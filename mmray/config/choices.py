@@ -29,7 +29,7 @@ BenchmarkName = Literal[
 ]
 Preset = Literal["demo", "retrieval"]
 FinegrainedPreset = Literal["demo", "finegrained"]
-Recipe = Literal["steady", "paper", "supervised"]
+Recipe = Literal["auto", "steady", "paper", "supervised"]
 FinegrainedRecipe = Literal["steady", "paper"]
 MinePreset = Literal["retrieval", "finegrained"]
 HeadStart = Literal["pca", "random"]

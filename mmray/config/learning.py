@@ -42,8 +42,11 @@ class LearningConfig(MiningRunConfig, ListingConfig, ABC):
     all_stages: ClassVar[tuple[str, ...]] = STAGES
 
     rounds: Annotated[int, Between(1, 1000)] = 1
-    """Rounds of mining and training; each further one mines with the network of the one before
-    (Sec. 3.4)."""
+    """Most rounds of mining and training; each further one mines with the network of the one before
+    (Sec. 3.4). A round that gains nothing by the check without labels is the last."""
+    budget: str | None = None
+    """Time to learn in, such as 30m or 8h: training ends with the last epoch that fits, one at
+    least, and a round for which too little is left does not begin."""
     images: tuple[str, ...] = ()
     """Folders, tar shards, Parquet files or lists of images; none: a rendered demonstration set."""
     deduplicate: bool = True
@@ -86,9 +89,10 @@ class RetrievalConfig(LearningConfig):
 
     preset: Preset = "demo"
     """Where the defaults come from: rendered photos on one machine, or the paper's retrieval."""
-    recipe: Recipe = "steady"
-    """How to train by default: steadily on any collection, with the paper's own values, or (only
-    with --tuples, which takes it by itself) as its supervised peer."""
+    recipe: Recipe = "auto"
+    """Where the other defaults come from: the collection itself, one steady choice for any
+    collection, the paper's own values, or (only with --tuples, which takes it by itself) those of
+    its supervised peer."""
     tuples: str | None = None
     """File of retrieval-SfM tuples to train from instead of mining: a supervised baseline, which
     uses labels. --images names the folder `ims` of its images."""
@@ -173,6 +177,8 @@ class RetrievalAblationConfig(AblationOptions, RetrievalConfig):
     """Compare the method with its baselines, one change at a time: retrieval."""
 
     application: Application = "retrieval"
+    recipe: Recipe = "steady"
+    """Where the other defaults come from. `auto` would choose other sizes for each row."""
 
     @property
     def title(self) -> str:

@@ -79,12 +79,16 @@ class ExtractionConfig(DescribingConfig):
     """Largest share of images that may be unreadable; more stop the job."""
 
 
+SIZES = ("graph_k", "positive_k", "negative_k")  # may be chosen from the collection
+
+
 @dataclass(frozen=True, kw_only=True)
 class MiningConfig:
     """Graph, anchors, diffusion and pools (Sec. 3.1-3.3; values of Sec. 4.3)."""
 
-    graph_k: Annotated[int, Between(2, 1_000_000)] = 30
-    """Neighbours of an item in the graph, eq. (1)."""
+    graph_k: Annotated[int | None, Between(2, 1_000_000)] = 30
+    """Neighbours of an item in the graph, eq. (1); None: chosen so that no component has more than
+    a quarter of the items."""
     count_self: bool = True
     """The item is one of its own graph_k neighbours, as in the authors' released code."""
     search: Search = "exact"
@@ -111,12 +115,14 @@ class MiningConfig:
     """Relative residual at which conjugate gradients stop (as released)."""
     max_iter: Annotated[int, Between(1, 1_000_000)] = 20
     """Most iterations of conjugate gradients (as released)."""
-    positive_k: Annotated[int, Between(2, 1_000_000)] = 50
-    """Neighbours compared for the positives, eq. (5), the anchor itself included."""
+    positive_k: Annotated[int | None, Between(2, 1_000_000)] = 50
+    """Neighbours compared for the positives, eq. (5), the anchor itself included; None: twice those
+    in the graph."""
     positive_cut: Annotated[float, Between(0, 1)] = 0.0
     """Positives below this share of the anchor's highest similarity on the manifold are dropped."""
-    negative_k: Annotated[int, Between(2, 10**9)] = 10_000
-    """Neighbours compared for the negatives, eq. (6); capped at half of the items."""
+    negative_k: Annotated[int | None, Between(2, 10**9)] = 10_000
+    """Neighbours compared for the negatives, eq. (6), capped at half of the items; None: 1% of
+    them, from 100 to 10,000."""
     max_negatives: Annotated[int, Between(1, 1_000_000)] = 50
     """Negatives kept for an anchor (as released)."""
     geodesic_far: Annotated[float, Between(0, 1)] = 0.5
@@ -129,6 +135,25 @@ class MiningConfig:
     """Queries of the k-NN search in a shard."""
     anchor_block: Annotated[int, Between(1, 100_000)] = 32
     """Anchors in a shard of the diffusion."""
+
+    @property
+    def sizes(self) -> tuple[int | None, int | None, int | None]:
+        """Numbers of neighbours to compare, in the order of SIZES."""
+        return self.graph_k, self.positive_k, self.negative_k
+
+    @property
+    def chosen_sizes(self) -> tuple[int, int, int]:
+        """The same, once all of them are known."""
+        graph_k, positive_k, negative_k = self.sizes
+        assert graph_k is not None, "chosen from the collection"
+        assert positive_k is not None, "chosen from the collection"
+        assert negative_k is not None, "chosen from the collection"
+        return graph_k, positive_k, negative_k
+
+    @property
+    def graph_width(self) -> int:
+        """Neighbours of an item to find for the graph, the item among them."""
+        return self.chosen_sizes[0] + (0 if self.count_self else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmray.config.bounds import check_bounds, check_not_empty
+from mmray.config.bounds import check_bounds, check_not_empty, seconds_in
 from mmray.config.learning import FinegrainedConfig, LearningConfig, RetrievalConfig, chosen_stages
 from mmray.config.run import RunConfig, settings
 from mmray.config.sections import ExtractionConfig, LabelledSetsConfig
@@ -102,6 +102,10 @@ def _validate_learning(config: LearningConfig) -> None:
         raise InputError(
             "--training.validation-items 0: this check tells the best network, and when training "
             "no longer helps; leave it on, or give --training.keep last --training.patience None"
+        )
+    if config.budget is not None and not seconds_in(config.budget):
+        raise InputError(
+            f"--budget {config.budget!r}: give a number above 0 with s, m, h or d, such as 30m"
         )
     chosen_stages(config)
     if config.registered_model and not _MODEL_NAME.fullmatch(config.registered_model):

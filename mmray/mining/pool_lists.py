@@ -3,7 +3,8 @@
 n items, a anchors.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -82,6 +83,14 @@ class Pools:
             negatives=tuple(items[ids] for ids in self.negatives),
             manifold_neighbors=tuple(items[ids] for ids in self.manifold_neighbors),
         )
+
+    def taken(self, places: Ids) -> "Pools":
+        """Return the pools of the anchors at some places (t,)."""
+
+        def chosen(column: Any) -> Any:
+            return tuple(column[i] for i in places) if isinstance(column, tuple) else column[places]
+
+        return Pools(**{field.name: chosen(getattr(self, field.name)) for field in fields(self)})
 
     def related(self, place: int) -> Ids:
         """Return the anchor at a place with its positives and manifold neighbours, no negatives."""

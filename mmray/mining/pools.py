@@ -56,12 +56,13 @@ class MiningMethod:
 
     @classmethod
     def of(cls, config: MiningConfig, seed: int) -> "MiningMethod":
-        """Take the method from a job's settings."""
+        """Take the method from a job's settings, in which all sizes are known."""
+        _, positive_k, negative_k = config.chosen_sizes
         return cls(
             positives=config.positives,
             negatives=config.negatives,
-            positive_k=config.positive_k,
-            negative_k=config.negative_k,
+            positive_k=positive_k,
+            negative_k=negative_k,
             max_negatives=config.max_negatives,
             positive_cut=config.positive_cut,
             geodesic_far=config.geodesic_far,

@@ -1,11 +1,12 @@
 """The session of a run: settings, storage, tracking and workers that all of its stages share."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
-from mmray.config.bounds import execution_settings
+from mmray.config.bounds import execution_settings, seconds_in
 from mmray.config.run import RunConfig, settings, stored
 from mmray.config.validation import validate
 from mmray.pipeline.distributed import cluster
@@ -42,6 +43,7 @@ class Session(Generic[Settings]):
         # MLflow runs that still have to be ended: of this session and of those around or within it.
         self.open_runs: list[Run] = []
         self.stages: list[StageFolder] = []  # stages that were done or read, in this order
+        self.seconds_before = 0.0  # seconds of the stages around a session within another
         self._nested_seconds = 0.0  # seconds of stages that were run within the current one
         self.pool = ActorPool(
             minimum=config.min_workers,
@@ -52,6 +54,23 @@ class Session(Generic[Settings]):
                 timeout=config.resource_timeout,
             ),
         )
+
+    def with_settings(self, config: Given) -> "Session[Given]":
+        """Return a session of the same run with other settings; both collect the same stages."""
+        other: Any = copy.copy(self)
+        other.config = config
+        session: Session[Given] = other
+        return session
+
+    def time_left(self, budget: str | None) -> float | None:
+        """Return the seconds that are left of a budget such as 30m; None without one."""
+        total = None if budget is None else seconds_in(budget)
+        return None if total is None else total - self.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the stages so far took when they were made, in seconds."""
+        return self.seconds_before + sum(stage.seconds for stage in self.stages)
 
     def ends_with(self, stage: str) -> bool:
         """Tell whether this is the last stage of --stages."""
@@ -226,7 +245,7 @@ def nested(
     """
     tracked = _tracked(config, outer.storage, name, parent=outer.run.run_id)
     session = Session(config, outer.storage, tracked, chosen)
-    session.open_runs = outer.open_runs
+    session.open_runs, session.seconds_before = outer.open_runs, outer.seconds
     with _ending(session):
         yield session
 

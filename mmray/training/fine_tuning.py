@@ -33,9 +33,15 @@ from mmray.training.checkpoints import (
     seal,
 )
 from mmray.training.epoch import train_epoch
-from mmray.training.image_source import ImageSource, embed_ids, rank_and_size
-from mmray.training.job import History, TrainingJob, optimizer_of, step_rule
-from mmray.training.optimization import learning_rate
+from mmray.training.image_source import ImageSource, embed_ids, rank_and_size, slowest
+from mmray.training.job import (
+    History,
+    TrainingJob,
+    learning_rate_of,
+    optimizer_of,
+    step_rule,
+    time_for_more,
+)
 from mmray.training.steps import ClassSteps, Steps, TupleSteps
 from mmray.training.supervised.labelled_tuples import (
     add_labelled_negatives,
@@ -43,7 +49,7 @@ from mmray.training.supervised.labelled_tuples import (
 )
 from mmray.training.supervised.losses import LabelledImages
 from mmray.training.tuples import Pairs
-from mmray.training.validation import ManifoldValidation, best_epoch
+from mmray.training.validation import ManifoldValidation, best_epoch, checked_images
 
 CENTRE_RATE = 1e-2  # Adam's learning rate for proxies or centres of a supervised baseline
 
@@ -73,7 +79,8 @@ class FineTuning:
             pools = tuples.with_mean_weight_one(pools)
         self.pools, held_out = tuples.hold_out(pools, self.config.held_out, rng)
         self.validation = ManifoldValidation.of(
-            job.validation_neighbors, held_out, len(job.images), rng
+            *(job.validation_neighbors, held_out, len(job.images), rng),
+            most=checked_images(self.config),
         )
         self.baseline, self.optimizers = None, [optimizer_of(self.network, self.config)]
         if isinstance(job.supervision, LabelledImages):
@@ -89,12 +96,14 @@ class FineTuning:
 
     @property
     def finished(self) -> bool:
-        """Tell whether all epochs are done, or patience with the last ones has run out."""
+        """Tell whether all epochs are done, or patience with the last ones or time has run out."""
         if len(self.history) <= self.epoch:
             return False
         patience = self.config.patience
         waited = self.epoch - self.best_epoch
-        return self.epoch >= self.config.epochs or (patience is not None and waited >= patience)
+        if self.epoch >= self.config.epochs or (patience is not None and waited >= patience):
+            return True
+        return self.epoch > 0 and not time_for_more(self.history, self.job.seconds)
 
     def run(self, model: nn.Module, report: Callable[[], None]) -> None:
         """Train until `finished`.
@@ -119,7 +128,7 @@ class FineTuning:
                 report()
             if more and not self.finished:
                 self._train(model, self._steps(pairs, of_pairs, rng))
-                self._trained["embed_seconds"] = seconds
+                self._trained["embed_seconds"] = slowest(seconds, self.device)
 
     def _pairs(self, rng: np.random.Generator) -> Pairs | None:
         """Draw an epoch's anchors and positives; None where training is on classes."""
@@ -135,6 +144,7 @@ class FineTuning:
             rng,
             positives=self.config.positives,
             top_positives=self.config.top_positives,
+            hard_negatives=self.config.hard_negatives,
         )
 
     def _steps(self, pairs: Pairs | None, rows: Features, rng: np.random.Generator) -> Steps:
@@ -192,15 +202,7 @@ class FineTuning:
     def _train(self, model: nn.Module, steps: Steps) -> None:
         """Train for one epoch and remember its metrics."""
         config, start = self.config, time.monotonic()
-        rate = partial(
-            learning_rate,
-            base=config.learning_rate,
-            schedule=config.schedule,
-            epochs=config.epochs,
-            decay=config.decay,
-            decay_epochs=config.decay_epochs,
-            warmup_epochs=config.warmup_epochs,
-        )
+        rate = learning_rate_of(config)
         silent = rank_and_size()[0] > 0
         self.epoch += 1
         label, done_before = f"epoch {self.epoch}", self.epoch - 1
@@ -218,7 +220,7 @@ class FineTuning:
         if self.measured is not self.network:
             self._add_to_mean()
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
-        metrics["train_seconds"] = time.monotonic() - start
+        metrics["train_seconds"] = slowest(time.monotonic() - start, self.device)
         self._trained = metrics
 
     @torch.no_grad()

@@ -77,6 +77,15 @@ class ImageSource:
             yield list(islice(images, len(group)))
 
 
+def slowest(seconds: float, device: torch.device) -> float:
+    """Return the seconds of the slowest rank, the same on all of them."""
+    if rank_and_size()[1] == 1:
+        return seconds
+    longest = torch.tensor(seconds, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(longest, torch.distributed.ReduceOp.MAX)
+    return float(longest)
+
+
 def embed_ids(
     model: EmbeddingNet,
     source: ImageSource,

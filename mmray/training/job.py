@@ -1,6 +1,8 @@
 """A training job: the network, its data, and the settings."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.images.collection import Collection
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
-from mmray.training.optimization import make_optimizer
+from mmray.training.optimization import learning_rate, make_optimizer
 from mmray.training.steps import StepRule
 from mmray.training.supervised.labelled_tuples import LabelledPairs
 from mmray.training.supervised.losses import LabelledImages
@@ -29,6 +31,7 @@ class TrainingJob:
     validation_neighbors : manifold neighbours of some items, see `validation`
     max_pixels : an image with more cannot be read
     labelled : set to measure on every `monitor_every` epochs, for display only; None: not measured
+    seconds : for all epochs; the last one is expected to end before. None: as long as it takes
     supervision : labels to learn from instead of the pools: matching pairs with the clusters of
         all images, see `supervised.labelled_tuples`, or the class of every image, see
         `supervised.losses`. None: training is on the pools, without labels
@@ -43,6 +46,7 @@ class TrainingJob:
     max_pixels: int
     labelled: LabelledSet | None
     supervision: LabelledPairs | LabelledImages | None = None
+    seconds: float | None = None
 
 
 def optimizer_of(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -53,6 +57,19 @@ def optimizer_of(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimi
         learning_rate=config.learning_rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
+    )
+
+
+def learning_rate_of(config: TrainingConfig) -> Callable[[float], float]:
+    """Return the learning rate by the epochs that are done, see `learning_rate`."""
+    return partial(
+        learning_rate,
+        base=config.learning_rate,
+        schedule=config.schedule,
+        epochs=config.epochs,
+        decay=config.decay,
+        decay_epochs=config.decay_epochs,
+        warmup_epochs=config.warmup_epochs,
     )
 
 
@@ -68,3 +85,14 @@ def step_rule(config: TrainingConfig) -> StepRule:
         sum_negatives=config.sum_negatives,
         temperature=config.temperature,
     )
+
+
+def epoch_seconds(metrics: Mapping[str, float]) -> float:
+    """Return how long an epoch took, with the embedding before it."""
+    return metrics.get("embed_seconds", 0.0) + metrics.get("train_seconds", 0.0)
+
+
+def time_for_more(history: History, seconds: float | None) -> bool:
+    """Tell whether another epoch, as long as the longest so far, ends within so many seconds."""
+    took = [epoch_seconds(metrics) for metrics in history]
+    return seconds is None or sum(took) + max(took) <= seconds

@@ -1,9 +1,9 @@
 """Sampling of an epoch's tuples (anchor, positives, negatives) from mined pools (Sec. 3.4).
 
 Hard negatives depend on the current network, and embedding every image of the pools would cost more
-than the epoch. So sampling has two steps: `sample_pairs` says which images have to be embedded, and
-`add_negatives` takes their embeddings. Both use one generator: the same seed, pools and embeddings
-give the same tuples on any number of workers.
+than the epoch. So sampling has two steps: `sample_pairs` says which images have to be embedded, of
+anchors with more negatives than are hard, and `add_negatives` takes their embeddings. Both use one
+generator: the same seed, pools and embeddings give the same tuples on any number of workers.
 
 An anchor is usable if it has both a positive and a negative.
 
@@ -12,8 +12,7 @@ d dimensions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,7 +36,8 @@ class Pairs:
     related : t arrays int64
         The anchor, and what may show the same, as far as is known: no negatives of it.
     needed : (m,) int64
-        The images whose embeddings `add_negatives` takes: anchors and candidates, ascending.
+        The images whose embeddings `add_negatives` takes, ascending: anchors with more candidates
+        than may be hard, and these candidates.
     """
 
     anchors: Ids
@@ -134,7 +134,7 @@ def hold_out(pools: Pools, fraction: float, rng: np.random.Generator) -> tuple[P
     if fraction > 0 and len(usable):
         count = min(max(round(fraction * len(usable)), 1), len(usable) - 1)
     held = np.sort(rng.choice(usable, count, replace=False))
-    return _taken(pools, np.setdiff1d(np.arange(len(pools.anchors)), held)), _taken(pools, held)
+    return pools.taken(np.setdiff1d(np.arange(len(pools.anchors)), held)), pools.taken(held)
 
 
 def sample_pairs(
@@ -144,6 +144,7 @@ def sample_pairs(
     *,
     positives: int = 1,
     top_positives: int | None = None,
+    hard_negatives: int = 10,
 ) -> Pairs:
     """Draw anchors without replacement, and for each some positives at random from P^+.
 
@@ -160,6 +161,7 @@ def sample_pairs(
     top_positives : at least 1
         Positives are drawn only among the first `top_positives` of a pool, those of the largest
         manifold similarity; None: among all.
+    hard_negatives : as of `add_negatives`
 
     Raises
     ------
@@ -186,13 +188,18 @@ def sample_pairs(
     places = list(zip(chosen, drawn, strict=True))
     anchors = pools.anchors[chosen]
     candidates = tuple(pools.negatives[i] for i in chosen)
+    ranked = [
+        np.append(ids, anchor)
+        for anchor, ids in zip(anchors, candidates, strict=True)
+        if len(ids) > hard_negatives
+    ]
     return Pairs(
         anchors=anchors,
         positives=np.array([pools.positives[i][j] for i, j in places], dtype=np.int64),
         weights=np.array([pools.positive_similarity[i][j] for i, j in places], dtype=np.float32),
         candidates=candidates,
         related=tuple(pools.related(i) for i in chosen),
-        needed=np.unique(np.concatenate([anchors, *candidates])),
+        needed=np.unique(np.concatenate([np.empty(0, np.int64), *ranked])),
     )
 
 
@@ -211,7 +218,7 @@ def add_negatives(
     pairs : as drawn by `sample_pairs` with the same generator
     embeddings : (m, d) float32
         Rows of the images `pairs.needed` by the current network, l2-normalised.
-    hard_negatives : at least 1
+    hard_negatives : at least 1, as of `sample_pairs`
         Negatives are drawn among this number of candidates, those of the largest inner product with
         the anchor, equal ones by ascending id; among all if there are no more.
     negatives : n, at least 1
@@ -227,6 +234,8 @@ def add_negatives(
     check_embeddings(pairs, embeddings, hard_negatives=hard_negatives, negatives=negatives)
     nearest = [
         _nearest(anchor, candidates, pairs.needed, embeddings)[:hard_negatives]
+        if len(candidates) > hard_negatives
+        else candidates
         for anchor, candidates in zip(pairs.anchors, pairs.candidates, strict=True)
     ]
     drawn = _draw([len(ids) for ids in nearest], negatives, rng)
@@ -268,15 +277,6 @@ def _nearest(anchor: np.int64, candidates: Ids, needed: Ids, embeddings: Feature
     # Rounding hides the order of summation: equal images tie, and their ids decide.
     similarities = (rows @ query).astype(np.float32)
     return ids[np.argsort(-similarities, kind="stable")]
-
-
-def _taken(pools: Pools, places: Ids) -> Pools:
-    """Select the pools of the anchors at some places."""
-
-    def taken(column: Any) -> Any:
-        return tuple(column[i] for i in places) if isinstance(column, tuple) else column[places]
-
-    return Pools(**{field.name: taken(getattr(pools, field.name)) for field in fields(pools)})
 
 
 def _usable(pools: Pools) -> Ids:

@@ -29,6 +29,8 @@ from mmray.system.arrays import Features, Floats, Ids
 from mmray.training.losses import tuple_loss
 
 MANIFOLD_MAP, VIEW_AGREEMENT = "manifold_map", "view_agreement"
+ERROR = "_error"  # ends the names of their standard errors
+CERTAIN = 2  # standard errors by which a network has to be better than the initial one
 VIEWED = 2000  # most images whose neighbours in two descriptors are compared
 VIEW_NEIGHBORS = 10  # nearest neighbours that are compared
 LEAST_MAP = 0.8  # of the initial manifold_map; a network below it is not kept
@@ -37,7 +39,8 @@ COLLAPSED = 1 / 3  # of the initial spread; below it all images look alike to th
 NEIGHBORS = 50  # manifold neighbours of an item that may be relevant to it
 RELEVANT = 0.25  # share of the first neighbour's s_m from which a neighbour is relevant
 TRUSTED = 10  # neighbours whose s_m determines the weight of an item
-DATABASE = 5000  # most images to search beside the items, their neighbours and the held-out pools
+CHECKED = 4  # images to check for each tuple of an epoch: 4 forward passes beside some 9 of a step
+LEAST_CHECKED = 400  # fewer tell nothing
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,8 +73,10 @@ class ManifoldValidation:
         held_out: Pools,
         images: int,
         rng: np.random.Generator,
+        *,
+        most: int,
     ) -> "ManifoldValidation":
-        """Choose the images to search: those in the neighbours and pools, and others at random.
+        """Choose the images to search: items with their neighbours, pools, and others at random.
 
         Parameters
         ----------
@@ -80,38 +85,44 @@ class ManifoldValidation:
         held_out : pools of anchors that are not trained on
         images : number of all images; ids are below it
         rng : draws the other images
+        most : images to choose, see `checked_images`. Where there are more, half of them are
+            queries with their neighbours, a quarter those of the held-out pools: both in the given
+            order, as far as they fit.
         """
-        named = np.unique(
-            np.concatenate(
-                [
-                    *(validation_neighbors.items, *validation_neighbors.neighbors),
-                    *(held_out.anchors, *held_out.positives, *held_out.negatives),
-                ]
+        queries, near = validation_neighbors, validation_neighbors.neighbors
+        groups = [np.append(item, ids) for item, ids in zip(queries.items, near, strict=True)]
+        pools = [
+            np.concatenate([[anchor], *lists])
+            for anchor, *lists in zip(
+                held_out.anchors, held_out.positives, held_out.negatives, strict=True
             )
-        )
+        ]
+        asked, kept = len(groups), len(pools)
+        if images > most:
+            asked, kept = _fitting(groups, most // 2), _fitting(pools, most // 4)
+        named = np.unique(np.concatenate([np.empty(0, np.int64), *groups[:asked], *pools[:kept]]))
         others = np.setdiff1d(np.arange(images), named)
-        drawn = rng.choice(others, min(len(others), DATABASE), replace=False)
+        drawn = rng.choice(others, min(len(others), max(most - len(named), 0)), replace=False)
         needed = np.union1d(named, drawn)
-        items, queries, weights = [], [], []
-        for item, near, similarity in zip(
-            validation_neighbors.items,
-            validation_neighbors.neighbors,
-            validation_neighbors.similarity,
-            strict=True,
-        ):
-            if len(near):
-                relevant = np.searchsorted(needed, near[similarity >= RELEVANT * similarity[0]])
-                items.append(np.searchsorted(needed, item))
-                itself = np.array([items[-1]])
-                queries.append(Query("", "", None, positives=relevant, junk=itself))
-                # Not the mean of those there are: in a group of two or three s_m is always high.
-                weights.append(similarity[:TRUSTED].sum(dtype=np.float64) / TRUSTED)
+        chosen = [place for place in range(asked) if len(near[place])]
+        relevant = [
+            near[place][similarity >= RELEVANT * similarity[0]]
+            for place in chosen
+            for similarity in [queries.similarity[place]]
+        ]
+        items = np.searchsorted(needed, queries.items[chosen])
         return cls(
             needed=needed,
-            items=np.array(items, np.int64),
-            queries=queries,
-            weights=np.array(weights),
-            held_out=held_out,
+            items=items,
+            queries=[
+                Query("", "", None, np.searchsorted(needed, ids), junk=np.array([item]))
+                for item, ids in zip(items, relevant, strict=True)
+            ],
+            # Not the mean of those there are: in a group of two or three s_m is always high.
+            weights=np.array(
+                [queries.similarity[i][:TRUSTED].sum(dtype=np.float64) / TRUSTED for i in chosen]
+            ),
+            held_out=held_out.taken(np.arange(kept)),
         )
 
     def views(self, network: EmbeddingNet) -> tuple[Descriptor, ...]:
@@ -129,6 +140,7 @@ class ManifoldValidation:
         -------
         view_agreement : share of an image's first neighbours that both descriptors have in common
         manifold_map : weighted mAP of the queries, with their manifold neighbours as ground truth
+        view_agreement_error, manifold_map_error : standard error of these means
         held_out_loss : loss of all tuples of the held-out anchors, unweighted, averaged by anchor
         triplet_accuracy : share of these tuples whose positive is nearer to the anchor than the
             negative; a tie counts half
@@ -140,10 +152,11 @@ class ManifoldValidation:
         rows = views[0]
         figures = {SPREAD: _spread(rows)} | self._of_held_out(rows, config)
         if len(views) > 1 and len(rows) > 2:
-            figures[VIEW_AGREEMENT] = view_agreement(*views)
+            shared = shared_neighbors(*views)
+            figures |= _mean(VIEW_AGREEMENT, shared, np.ones(len(shared)))
         if len(self.queries):
             _, precisions = mean_average_precision(rank(rows, rows[self.items]), self.queries)
-            figures[MANIFOLD_MAP] = float(np.average(precisions, weights=self.weights))
+            figures |= _mean(MANIFOLD_MAP, np.asarray(precisions), self.weights)
         return figures
 
     def _of_held_out(self, rows: Features, config: TrainingConfig) -> dict[str, float]:
@@ -168,6 +181,21 @@ class ManifoldValidation:
         }
 
 
+def checked_images(config: TrainingConfig) -> int:
+    """Return how many images the check describes: an epoch costs at most 1.5 times its steps."""
+    return max(CHECKED * config.anchors_per_epoch, LEAST_CHECKED)
+
+
+def _fitting(groups: list[Ids], most: int) -> int:
+    """Return how many of the first groups fit into a number of images, 1 at least."""
+    seen = set[int]()
+    for place, ids in enumerate(groups):
+        seen.update(ids.tolist())
+        if place and len(seen) > most:
+            return place
+    return len(groups)
+
+
 def _cosines(rows: Features, query: Features) -> Features:
     """Return the cosines (m,) of rows (m, d) with a query (1, d)."""
     # Rounding hides the order of summation: equal images tie, and count half.
@@ -182,19 +210,30 @@ def _spread(rows: Features) -> float:
     return float(1 - (total @ total - own) / max(m * (m - 1), 1))
 
 
-def view_agreement(one: Features, two: Features) -> float:
-    """Return the share of nearest neighbours that two descriptors of m images have in common.
+def shared_neighbors(one: Features, two: Features) -> Floats:
+    """Return the share of nearest neighbours that two descriptors of an image have in common.
 
     Parameters
     ----------
     one, two : (m, d) float32, l2-normalised, m at least 3
+
+    Returns
+    -------
+    (q,) float64, of VIEWED images at most.
     """
     m = len(one)
     k = min(VIEW_NEIGHBORS, (m - 1) // 2)
     places = np.unique(np.linspace(0, m - 1, min(m, VIEWED)).astype(np.int64))
     first, second = (_nearest(rows, places, k) for rows in (one, two))
     common = [len(np.intersect1d(*pair)) for pair in zip(first, second, strict=True)]
-    return float(np.mean(common) / k)
+    return np.array(common) / k
+
+
+def _mean(name: str, values: Floats, weights: Floats) -> dict[str, float]:
+    """Return a weighted mean with its standard error, as metrics."""
+    mean = float(np.average(values, weights=weights))
+    error = float(np.linalg.norm(weights * (values - mean)) / weights.sum())
+    return {name: mean, name + ERROR: error}
 
 
 def _nearest(rows: Features, places: Ids, k: int) -> Ids:
@@ -209,17 +248,21 @@ def best_epoch(history: list[dict[str, float]]) -> int:
     """Return the first epoch with the highest agreement; 0 is the initial network.
 
     It is the highest `view_agreement` of epochs that kept LEAST_MAP of the initial `manifold_map`,
-    and the highest `manifold_map` where no second descriptor was compared.
+    and the highest `manifold_map` where no second descriptor was compared. A rise that is not above
+    CERTAIN times its standard error is none.
 
     Parameters
     ----------
     history : metrics of the initial network, and of the network after each epoch
     """
     least, name = LEAST_MAP * history[0].get(MANIFOLD_MAP, 0.0), chosen_by(history)
+    initial = history[0].get(name, 0.0)
     figures = [
-        each.get(name, 0.0) if each.get(MANIFOLD_MAP, 0.0) >= least else -1.0 for each in history
+        value if each.get(MANIFOLD_MAP, 0.0) >= least and value - CERTAIN * error > initial else -1.0
+        for each in history[1:]
+        for value, error in [(each.get(name, 0.0), each.get(name + ERROR, 0.0))]
     ]
-    return int(np.argmax(figures))
+    return int(np.argmax([initial, *figures]))
 
 
 def chosen_by(history: list[dict[str, float]]) -> str:

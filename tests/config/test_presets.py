@@ -49,12 +49,15 @@ def test_the_paper_s_recipe_has_the_paper_s_values():
 
 
 def test_a_preset_is_the_paper_s_values_then_the_recipe_s_then_its_own_sizes():
-    assert preset("retrieval", "steady") == RETRIEVAL
+    assert preset("retrieval", "auto") == RETRIEVAL
     assert RETRIEVAL.training.loss == STEADY["training"]["loss"] == "triplet"
+    assert (RETRIEVAL.mining.sizes, RETRIEVAL.mining.component) == ((None,) * 3, "all")
+    steady = preset("retrieval", "steady").mining
+    assert (steady.graph_k, steady.positive_k, steady.component) == (10, 20, "largest")
     assert RETRIEVAL.training.momentum == preset("retrieval", "paper").training.momentum
     assert DEMO.training.longest_side == 192
     assert DEMO.training.loss == "triplet"
-    assert DEMO.mining.graph_k == preset("demo", "paper").mining.graph_k == 5
+    assert DEMO.mining.sizes == preset("demo", "paper").mining.sizes == (None,) * 3
     assert preset("demo", "paper").training.learning_rate == 1e-2
 
 
@@ -86,6 +89,10 @@ def test_presets_are_possible_and_know_their_name(name, recipe):
         ("extraction", {"pca": 0}, r"--extraction.pca 0"),
         ("extraction", {"max_pixels": 0}, r"--extraction.max-pixels 0"),
         ("", {"sample": 0}, r"--sample 0"),
+        ("", {"budget": "30"}, r"--budget '30': give a number above 0 with s, m, h or d"),
+        ("", {"budget": "0h"}, r"--budget '0h'"),
+        ("", {"budget": "-1h"}, r"--budget '-1h'"),
+        ("", {"budget": "nanh"}, r"--budget 'nanh'"),
         ("evaluation", {"poolings": ("mac", "mac")}, r"--evaluation.poolings names mac twice"),
         ("evaluation", {"ground_truth": "y"}, r"--evaluation.ground-truth needs --evaluation.im"),
         ("evaluation", {"benchmark": ("instre",)}, r"--evaluation.benchmark needs --evaluation.da"),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mmray.config.bounds import seconds_in
 from mmray.config.learning import FinegrainedConfig
 from mmray.config.presets import DEMO
 from mmray.evaluation.candidates import EvaluatedNetwork
@@ -15,6 +16,7 @@ from mmray.images.collection import Collection, ImageFile
 from mmray.mining.pool_lists import Pools
 from mmray.pipeline.recipes import finegrained, learning, retrieval
 from mmray.pipeline.recipes.outcome import Inputs, UnlabelledImages
+from mmray.pipeline.stages.minable import NothingMinedError
 from mmray.pipeline.stages.mining import measure_purity
 from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.pipeline.stages.whitening import WhitenedNetworks
@@ -39,6 +41,7 @@ def calls(monkeypatch):
     monkeypatch.setattr(learning, "extract_stage", note("extract", lambda n: images))
     for name in ("features", "graph", "mine", "check"):
         monkeypatch.setattr(learning, f"{name}_stage", note(name, lambda n, name=name: name))
+    monkeypatch.setattr(learning, "neighbors_stages", chosen)
     initial, trained = (
         EvaluatedNetwork(label=label, network=None) for label in ("initial", "tuned")
     )
@@ -53,18 +56,32 @@ def calls(monkeypatch):
     monkeypatch.setattr(
         learning,
         "train_stage",
-        note("train", lambda n: FineTunedNetwork(f"tuned {n}", next(epochs), "label")),
+        note("train", lambda n: FineTunedNetwork(f"tuned {n}", next(epochs), "label", HISTORY)),
     )
     return made
 
 
+SECONDS = {"extract": 30.0, "mine": 10.0, "train": 60.0}  # of the stages of a round
+HISTORY = [{}, {"train_seconds": 12.0}, {"train_seconds": 8.0, "embed_seconds": 9.0}]
+
+
+def chosen(session, source):
+    """The stages of the neighbours, which choose sizes where there are none."""
+    mining = session.config.mining
+    if mining.graph_k is None:
+        mining = dataclasses.replace(mining, graph_k=4, positive_k=6, negative_k=50)
+    config = dataclasses.replace(session.config, mining=mining)
+    return SimpleNamespace(**{**vars(session), "config": config}), "neighbors"
+
+
 @contextmanager
 def nested(outer, config, chosen, *, name):
-    yield session_of(config, chosen, name, stages=[f"a stage of {name}"])
+    stages = [SimpleNamespace(name=key, seconds=value) for key, value in SECONDS.items()]
+    yield session_of(config, chosen, name, stages=stages)
 
 
 def session_of(config, chosen, run, stages=()):
-    return SimpleNamespace(
+    session = SimpleNamespace(
         config=config,
         chosen=chosen,
         run=run,
@@ -72,9 +89,17 @@ def session_of(config, chosen, run, stages=()):
         ends_with=lambda stage: chosen[-1] == stage,
     )
 
+    def time_left(budget):
+        return (
+            None if budget is None else seconds_in(budget) - sum(s.seconds for s in session.stages)
+        )
 
-def run(rounds, last="evaluate"):
-    config = dataclasses.replace(DEMO, rounds=rounds)
+    session.time_left = time_left
+    return session
+
+
+def run(rounds, last="evaluate", **changes):
+    config = dataclasses.replace(DEMO, rounds=rounds, **changes)
     unlabelled = UnlabelledImages(images=PHOTOS)
     inputs = Inputs(unlabelled=unlabelled, sets=["a set"], network="initial")
     told = SimpleNamespace(log_data=lambda *names, **values: None, labels=[])
@@ -95,7 +120,7 @@ def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
     assert {arguments[1] for _, arguments, _ in of(calls, "extract")} == {PHOTOS}
     assert [arguments[0] for _, arguments, _ in of(calls, "extract")] == ["initial", "tuned 1"]
     assert [arguments[0] for _, arguments, _ in of(calls, "train")] == ["initial", "tuned 1"]
-    assert session.stages == ["a stage of round 1", "a stage of round 2"]
+    assert [stage.name for stage in session.stages] == [*SECONDS, *SECONDS]
     assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1", "tuned 2"]
     ((_, arguments, _),) = of(calls, "whiten")
     assert arguments[-1] == {"initial": "initial", "fine-tuned": "tuned 2"}
@@ -118,6 +143,51 @@ def test_rounds_are_runs_within_the_run_and_a_single_one_is_not(calls, monkeypat
 def test_a_round_that_keeps_its_network_is_the_last(calls):
     run(5)
     assert len(of(calls, "train")) == 3  # the third kept what it began with
+
+
+def test_sizes_that_the_first_round_chose_are_those_of_all(calls, monkeypatch):
+    mined = []
+    monkeypatch.setattr(
+        learning, "mine_stage", lambda session, *rest: mined.append(session.config.mining)
+    )
+    run(3)
+    assert [config.sizes for config in mined] == [(4, 6, 50)] * 3
+
+
+def test_a_round_that_mines_nothing_is_the_last_and_the_first_is_an_error(calls, monkeypatch):
+    at, asked = [2], []
+
+    def mine_stage(*arguments):
+        asked.append(arguments)
+        if len(asked) == at[0]:
+            raise NothingMinedError("no anchor has a positive")
+        return f"mine {len(asked)}"
+
+    monkeypatch.setattr(learning, "mine_stage", mine_stage)
+    outcome, session = run(3)
+    assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1"]
+    assert outcome.learned.mined == "mine 1"
+    assert len(session.stages) == 2 * len(SECONDS)
+    asked.clear()
+    at[0] = 1
+    with pytest.raises(NothingMinedError, match="no anchor has a positive"):
+        run(3)
+
+
+@pytest.mark.parametrize(
+    ("budget", "rounds"),
+    [
+        (None, 3),
+        ("10m", 3),
+        ("157s", 2),
+        ("156s", 1),
+        ("1s", 1),
+    ],  # 100 s, then 40 and an epoch's 17
+)
+def test_a_round_begins_if_an_epoch_of_it_ends_within_the_budget(calls, capsys, budget, rounds):
+    outcome, _ = run(5, budget=budget)
+    assert len(outcome.learned.trained) == rounds
+    assert (f"no time is left of --budget {budget}" in capsys.readouterr().err) == (rounds < 3)
 
 
 def test_stages_end_where_they_were_asked_to(calls):

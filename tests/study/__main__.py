@@ -7,20 +7,23 @@ the recipes, and one of how well the checks without labels agree with mAP.
 """
 
 import argparse
+import functools
 import json
 import os
 import time
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several can be run side by side
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 
-from mmray.config.presets import RETRIEVAL
+from mmray.config.learning import RetrievalConfig
+from mmray.config.presets import preset
 from mmray.config.sections import MiningConfig
 from mmray.descriptors.embedding import embed
 from mmray.descriptors.inference import fused
@@ -36,25 +39,52 @@ from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.manifold import manifold_neighbors
-from mmray.mining.pool_lists import matching_pairs
+from mmray.mining.pool_lists import Pools, matching_pairs
 from mmray.mining.pools import MiningMethod
+from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import ImageSource
 from mmray.training.job import TrainingJob
-from mmray.training.validation import LEAST_MAP, MANIFOLD_MAP, NEIGHBORS, VIEW_AGREEMENT
-from tests.study.piles import SIDE, Pile, pile
+from mmray.training.validation import MANIFOLD_MAP, NEIGHBORS, VIEW_AGREEMENT, best_epoch
+from tests.study.piles import PILES, SIDE, Pile, pile
 
 CPU = torch.device("cpu")
+AUTO, STEADY = (preset("retrieval", name) for name in ("auto", "steady"))
 ALL = {"component": "all", "negative_k": 100}
 FEW = ALL | {"graph_k": 5, "positive_k": 8}
-RECIPES = {  # changes of the preset `retrieval` with the recipe `steady`: of mining, of training
-    "steady": ({}, {}),
-    "all components": (ALL, {}),
-    "few": (FEW, {}),
-    "few, infonce": (FEW, {"loss": "infonce"}),
-    "nearest": (ALL | {"positives": "euclidean", "negatives": "random"}, {"weighted": False}),
-    "too fast": (FEW, {"learning_rate": 3e-3}),
-    "contrastive": (ALL, {"loss": "contrastive", "learning_rate": 1e-3}),
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Changes of a preset's mining and training."""
+
+    config: RetrievalConfig = STEADY
+    mining: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    rounds: int = 1
+    oracle: bool = False  # pools are those of the labels
+
+
+RECIPES = {
+    "auto": Recipe(AUTO, rounds=AUTO.rounds),
+    "auto, one round": Recipe(AUTO),
+    "auto, 5 and 8": Recipe(AUTO, mining=FEW, rounds=AUTO.rounds),
+    "steady": Recipe(),
+    "all components": Recipe(mining=ALL),
+    "few": Recipe(mining=FEW),
+    "few, infonce": Recipe(mining=FEW, training={"loss": "infonce"}),
+    "nearest": Recipe(
+        mining=ALL | {"positives": "euclidean", "negatives": "random"},
+        training={"weighted": False},
+    ),
+    "cyclic": Recipe(
+        mining=ALL | {"positives": "cyclic", "negatives": "geodesic"},
+        training={"weighted": False},
+    ),
+    "too fast": Recipe(mining=FEW, training={"learning_rate": 3e-3}),
+    "contrastive": Recipe(mining=ALL, training={"loss": "contrastive", "learning_rate": 1e-3}),
+    "oracle": Recipe(mining=FEW, oracle=True),
+    "oracle, infonce": Recipe(mining=FEW, training={"loss": "infonce"}, oracle=True),
 }
 CHECKS = (VIEW_AGREEMENT, MANIFOLD_MAP)
 
@@ -101,7 +131,10 @@ def average_precision(rows, labels) -> float:
 
 
 def mined(features, mining: MiningConfig, seed: int):
-    found = nearest_neighbors(features, features, mining.graph_k)
+    """Mine as the stages do; also return the check's ground truth, and the settings in full."""
+    found = nearest_neighbors(features, features, min(mining.graph_k or LARGEST_K, len(features)))
+    mining, _ = with_chosen_sizes(mining, found)
+    found = found.first(mining.graph_width)
     raw = reciprocal_knn_graph(found.ids, found.similarities, power=mining.power)
     every = np.arange(len(features))
     items = largest_component(raw) if mining.component == "largest" else every
@@ -111,8 +144,24 @@ def mined(features, mining: MiningConfig, seed: int):
     kinds = {"positives": mining.positives, "negatives": mining.negatives}
     given = MiningInput.of(features[items], raw, normal, items, power=mining.power, **kinds)
     pools = mine_batch(given, anchors, MiningMethod.of(mining, seed))
-    drawn = select_anchors(raw, 300, selection="random", seed=seed)
-    return pools, manifold_neighbors(reorder(normal), drawn, NEIGHBORS).renamed(items)
+    drawn = select_anchors(raw, STEADY.training.validation_items, selection="random", seed=seed)
+    near = manifold_neighbors(reorder(normal), drawn, NEIGHBORS).renamed(items)
+    return pools, near, mining
+
+
+def of_labels(pools: Pools, features, labels) -> Pools:
+    """Replace pools by those of the labels: all photos of a thing, and the nearest of others."""
+    positives, negatives, weights = [], [], []
+    for anchor in pools.anchors:
+        same = (labels == labels[anchor]) & (labels != "")
+        nearest = np.argsort(-features @ features[anchor], kind="stable")
+        ids = np.setdiff1d(np.flatnonzero(same), [anchor])
+        positives.append(ids)
+        weights.append(np.ones(len(ids), np.float32))
+        negatives.append(nearest[~same[nearest] & (nearest != anchor)][:50])
+    columns = {"positives": positives, "negatives": negatives, "manifold_neighbors": positives}
+    columns |= {"positive_similarity": weights, "positive_rank_e": positives}
+    return replace(pools, **{name: tuple(lists) for name, lists in columns.items()})
 
 
 def whitened(rows, of_pile, pools):
@@ -122,98 +171,169 @@ def whitened(rows, of_pile, pools):
     return {"none": rows, "PCA": pca.apply(rows), "LDA": lda.apply(rows)}
 
 
-def run(name: str, recipe: str, seed: int, options) -> dict:
-    started, given = time.monotonic(), pile(name, options.data)
-    of_mining, of_training = RECIPES[recipe]
-    mining = replace(RETRIEVAL.mining, **of_mining)
+pile_of = functools.cache(pile)
+
+
+@functools.cache
+def initial_descriptors(name: str, data: Path):
+    """R-MAC of a pile, and the embeddings of its photos and of those that test."""
+    given, network = pile_of(name, data), build("efficientnet_lite0", pooling="mac")
+    return (
+        described(network, given.photos, "rmac"),
+        described(network, given.photos),
+        described(network, given.test),
+    )
+
+
+def run(name: str, title: str, seed: int, options) -> dict:
+    started, given, recipe = time.monotonic(), pile_of(name, options.data), RECIPES[title]
+    mining = replace(recipe.config.mining, **recipe.mining)
     training = replace(
-        RETRIEVAL.training,
+        recipe.config.training,
         **{"epochs": options.epochs, "anchors_per_epoch": options.tuples, "patience": None}
         | {"longest_side": SIDE}
-        | of_training,
+        | recipe.training,
     )
-    torch.manual_seed(seed)
-    initial = build("efficientnet_lite0", pooling="mac")
-    pools, neighbors = mined(described(initial, given.photos, "rmac"), mining, seed)
-    job = TrainingJob(
-        model=build("efficientnet_lite0", pooling="mac"),
-        images=Collection.of(
-            [ImageFile(uri=f"/{place}", name=f"{place}") for place in range(len(given.photos))]
-        ),
-        pools=pools,
-        validation_neighbors=neighbors,
-        config=training,
-        seed=seed,
-        max_pixels=10**9,
-        labelled=None,
-    )
-    tuning = Studied(job, given)
-    tuning.run(tuning.network, lambda: None)
+    features, own, test = initial_descriptors(name, options.data)
+    network, rounds = build("efficientnet_lite0", pooling="mac"), []
+    initial = rows = None
+    for number in range(recipe.rounds):
+        if number:
+            features = described(network, given.photos, "rmac")
+        pools, neighbors, mining = mined(features, mining, seed)
+        if recipe.oracle:
+            pools = of_labels(pools, features, given.labels)
+        if initial is None:
+            initial = whitened(test, own, pools)
+        if not any(map(len, pools.positives)):
+            break
+        job = TrainingJob(
+            model=network,
+            images=Collection.of(
+                [ImageFile(uri=f"/{place}", name=f"{place}") for place in range(len(own))]
+            ),
+            pools=pools,
+            validation_neighbors=neighbors,
+            config=training,
+            seed=seed,
+            max_pixels=10**9,
+            labelled=None,
+        )
+        tuning = Studied(job, given)
+        tuning.run(tuning.network, lambda: None)
+        rounds.append(
+            {
+                "true": 100 * pool_purity(pools, given.labels).positives,
+                "sizes": mining.sizes,
+                "kept": tuning.best_epoch,
+                "history": tuning.history,
+            }
+        )
+        network = tuning.best
+        rows = whitened(described(network, given.test), described(network, given.photos), pools)
+        if tuning.best_epoch == 0:
+            break
     maps = {}
-    for label, network in (("initial", initial), ("kept", tuning.best)):
-        test, own = described(network, given.test), described(network, given.photos)
-        for kind, rows in whitened(test, own, pools).items():
-            maps[f"{label}, {kind}"] = average_precision(rows, given.test_labels)
+    for label, whitenings in (("initial", initial), ("kept", rows or initial)):
+        for kind, descriptors in whitenings.items():
+            maps[f"{label}, {kind}"] = average_precision(descriptors, given.test_labels)
     return {
-        **{"pile": name, "recipe": recipe, "seed": seed, "kept": tuning.best_epoch},
-        **{
-            "true": 100 * pool_purity(pools, given.labels).positives,
-            "mAP": maps,
-            "history": tuning.history,
-        },
+        **{"pile": name, "recipe": title, "seed": seed, "rounds": rounds, "mAP": maps},
         "seconds": time.monotonic() - started,
     }
 
 
 def table_of(runs: list[dict]) -> str:
+    """mAP of each recipe on each pile, as the mean over seeds, and its gain with an interval."""
     kinds = ("none", "PCA", "LDA")
-    head = ["pile", "recipe", "seed", "true positives", "mAP of epochs", "kept"]
-    head += [f"{label}: {', '.join(kinds)}" for label in ("initial", "kept")]
-    rows = []
-    for each in runs:
-        maps = each["mAP"]
-        initial, kept = (
-            ", ".join(f"{maps[f'{label}, {kind}']:.1f}" for kind in kinds)
-            for label in ("initial", "kept")
+    rows = [["pile", "recipe", "seeds", "true positives", "none, PCA, LDA", "gain", "best gain"]]
+    rows.append(["---"] * len(rows[0]))
+    for (name, title), given in _grouped(runs, "pile", "recipe"):
+        maps = np.array(
+            [[[each["mAP"][f"{of}, {kind}"] for kind in kinds] for of in OF] for each in given]
         )
-        epochs = " ".join(f"{figures['map']:.1f}" for figures in each["history"])
-        row = (each["pile"], each["recipe"], each["seed"], f"{each['true']:.0f}%", epochs)
-        rows.append([*map(str, row), str(each["kept"]), initial, kept])
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+        true = " → ".join(f"{each['true']:.0f}%" for each in given[0]["rounds"])
+        plain = maps[:, 1, 0] - maps[:, 0, 0]
+        best = maps[:, 1].max(1) - maps[:, 0].max(1)
+        after = ", ".join(f"{value:.1f}" for value in maps[:, 1].mean(0))
+        rows.append([name, title, str(len(given)), true, after, interval(plain), interval(best)])
+    for (name,), given in _grouped(runs, "pile"):
+        before = ", ".join(f"{given[0]['mAP'][f'initial, {kind}']:.1f}" for kind in kinds)
+        place = next(i for i, row in enumerate(rows) if row[0] == name)
+        rows.insert(place, [name, "initial", "", "", before, "", ""])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+OF = ("initial", "kept")
+
+
+def interval(values) -> str:
+    """The mean with its 95% confidence interval by Student's t."""
+    if len(values) < 2:
+        return f"{np.mean(values):+.1f}"
+    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{np.mean(values):+.1f} ± {half:.1f}"
+
+
+def paired(runs: list[dict], one: str, two: str) -> str:
+    """The difference of two recipes over all piles and seeds that both have."""
+    rows = [["with", f"{one} - {two}", "piles lost"], ["---"] * 3]
+    for what in ("none", "best"):
+        found = {}
+        for each in runs:
+            maps = each["mAP"]
+            value = (
+                maps["kept, none"]
+                if what == "none"
+                else max(maps[f"kept, {kind}"] for kind in ("none", "PCA", "LDA"))
+            )
+            found[each["recipe"], each["pile"], each["seed"]] = value
+        keys = [key[1:] for key in found if key[0] == one and (two, *key[1:]) in found]
+        of_piles = defaultdict(list)
+        for key in keys:
+            of_piles[key[0]].append(found[one, *key] - found[two, *key])
+        means = [np.mean(values) for values in of_piles.values()]
+        lost = [name for name, values in of_piles.items() if np.mean(values) < 0]
+        rows.append([what, interval(means) if means else "", ", ".join(lost)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _grouped(runs, *names):
+    groups = defaultdict(list)
+    for each in runs:
+        groups[tuple(each[name] for name in names)].append(each)
+    return groups.items()
 
 
 def agreement(runs: list[dict]) -> str:
-    """How well each check agrees with mAP, over the epochs of all runs on a pile."""
-    rows = [["pile", "check", "Spearman", "worse", "regret"], ["---"] * 5]
+    """How well each check agrees with mAP, over the epochs of all rounds on a pile."""
+    rows = [["pile", "check", "rounds", "Spearman", "worse", "regret"], ["---"] * 6]
     piles = defaultdict(list)
     for each in runs:
-        piles[each["pile"]].append(each["history"])
-    for title, histories in piles.items():
+        piles[each["pile"]] += [one["history"] for one in each["rounds"]]
+        piles["all"] += [one["history"] for one in each["rounds"]]
+    for title in [*(name for name in piles if name != "all"), "all"]:
+        histories = piles[title]
         for check in (*CHECKS, "both"):
             maps, values, worse, regrets = [], [], 0, []
             for history in histories:
                 of = np.array([figures["map"] for figures in history])
-                by = np.array(
-                    [figures[VIEW_AGREEMENT if check == "both" else check] for figures in history]
-                )
-                kept = np.array([figures[MANIFOLD_MAP] for figures in history])
-                allowed = kept >= LEAST_MAP * kept[0] if check == "both" else np.full(len(of), True)
-                best = int(np.argmax(np.where(allowed, by, -1)))
+                by = np.array([figures[CHECKS[check == "manifold_map"]] for figures in history])
+                best = best_epoch(history) if check == "both" else int(np.argmax(by))
                 maps += (of[1:] - of[0]).tolist()
                 values += (by[1:] - by[0]).tolist()
                 worse += bool(of[best] < of[0])
                 regrets.append(of.max() - of[best])
             spearman = f"{spearmanr(maps, values)[0]:.2f}"
-            rows.append(
-                [title, check, spearman, f"{worse} of {len(histories)}", f"{np.mean(regrets):.1f}"]
-            )
+            count = str(len(histories))
+            rows.append([title, check, count, spearman, str(worse), f"{np.mean(regrets):.1f}"])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of cub50, flowers17, coil20, clutter1000")
-    parser.add_argument("--piles", nargs="+", default=["rendered", "birds", "flowers", "objects"])
+    parser.add_argument("--piles", nargs="+", default=["rendered", *PILES])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=4)
@@ -232,9 +352,8 @@ def main() -> None:
                 runs.append(run(name, recipe, seed, options))
                 with options.output.open("a") as file:
                     file.write(json.dumps(runs[-1]) + "\n")
-    print(table_of(runs))
-    print()
-    print(agreement(runs))
+    parts = [table_of(runs), *(paired(runs, "auto", name) for name in RECIPES if name != "auto")]
+    print("\n\n".join([*parts, agreement(runs)]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Piles of photos to learn from, with labelled photos of other things to measure on."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +26,81 @@ class Pile:
 
 
 def pile(name: str, data: Path) -> Pile:
-    """Make the pile of a name: rendered, rendered-1 (a seed), birds, flowers, or objects."""
+    """Make the pile of a name; `PILES` has the names."""
     if name.startswith("rendered"):
-        return _rendered(int(name.partition("-")[2] or 0))
-    if name == "birds":
-        return _halves(data / BIRDS, every=2, test_every=4)
-    if name == "flowers":
-        return _halves(data / "flowers17", every=1, test_every=2)
-    if name == "objects":
-        found = _halves(data / "coil20", every=1, test_every=1)
-        clutter = [_read(file) for file in sorted((data / CLUTTER).iterdir())]
-        labels = np.append(found.labels, [""] * len(clutter))
-        return Pile(found.photos + clutter, labels, found.test, found.test_labels)
-    raise SystemExit(f"no pile {name!r}: choose rendered[-SEED], birds, flowers or objects")
+        kind, _, seed = name.partition("-")
+        photos = int(kind.removeprefix("rendered") or 13)
+        return _rendered(int(seed or 0), photos, max(8, 312 // photos))
+    if name not in PILES:
+        raise SystemExit(f"no pile {name!r}: choose {', '.join(PILES)} or rendered[PHOTOS][-SEED]")
+    return PILES[name](data)
+
+
+def _birds(data: Path) -> Pile:
+    return _halves(data / BIRDS, every=2, test_every=4)
+
+
+def _flowers(data: Path) -> Pile:
+    return _halves(data / "flowers17", every=1, test_every=2)
+
+
+def _objects(data: Path) -> Pile:
+    """Objects on a turntable among clutter, which is four fifths of the pile."""
+    return _with_clutter(_halves(data / "coil20", every=1, test_every=1), data, 1000)
+
+
+def _landmarks(data: Path) -> Pile:
+    """Three landmarks among clutter; two others test."""
+    files = sorted((data / "paris250/jpg").iterdir())
+    names = np.array([file.stem.split("_")[1] for file in files])
+    tests = np.isin(names, np.unique(names)[3:])
+    photos = [_read(file) for file in files]
+    learned, test = ([photos[i] for i in np.flatnonzero(chosen)] for chosen in (~tests, tests))
+    found = Pile(learned, names[~tests], test, names[tests])
+    return _with_clutter(found, data, 400)
+
+
+def _mixed(data: Path) -> Pile:
+    """Objects, flowers and clutter in one pile."""
+    one = _halves(data / "coil20", every=1, test_every=2)
+    two = _halves(data / "flowers17", every=3, test_every=4)
+    joined = Pile(
+        one.photos + two.photos,
+        np.append(one.labels, two.labels),
+        one.test + two.test,
+        np.append(one.test_labels, two.test_labels),
+    )
+    return _with_clutter(joined, data, 300)
+
+
+def _copies(data: Path) -> Pile:
+    """The rendered pile with a copy of every second photo: cut, made smaller and encoded anew."""
+    given, rng, copies = _rendered(0, 13, 24), np.random.default_rng(0), []
+    for pixels in given.photos[::2]:
+        height, width = pixels.shape[:2]
+        left, top = rng.uniform(0, 0.15, 2) * (width, height)
+        image = Image.fromarray(pixels).crop((int(left), int(top), width, height))
+        image = image.resize([int(side * 0.7) for side in image.size])
+        image.save(encoded := io.BytesIO(), "JPEG", quality=int(rng.integers(40, 90)))
+        copies.append(np.asarray(Image.open(encoded)))
+    labels = np.concatenate([given.labels, given.labels[::2]])
+    return replace(given, photos=given.photos + copies, labels=labels)
+
+
+PILES = {
+    "birds": _birds,
+    "flowers": _flowers,
+    "objects": _objects,
+    "landmarks": _landmarks,
+    "mixed": _mixed,
+    "copies": _copies,
+}
+
+
+def _with_clutter(given: Pile, data: Path, count: int) -> Pile:
+    files = sorted((data / CLUTTER).iterdir())[:: 1000 // count][:count]
+    photos = given.photos + [_read(file) for file in files]
+    return replace(given, photos=photos, labels=np.append(given.labels, [""] * len(files)))
 
 
 def _halves(folder: Path, *, every: int, test_every: int) -> Pile:
@@ -60,9 +122,9 @@ def _read(file: Path) -> np.ndarray:
     return decoded.pixels
 
 
-def _rendered(seed: int) -> Pile:
+def _rendered(seed: int, photos_of_each: int, objects: int) -> Pile:
     files: dict[str, bytes] = {}
-    sizes = {"objects": 24, "photos": 13, "distractors": 40, "longest_side": 256}
+    sizes = {"objects": objects, "photos": photos_of_each, "distractors": 40, "longest_side": 256}
     render_collection(files.__setitem__, seed=seed, **sizes)
     parts = []
     for folder, table in (("train/", "train_labels.csv"), ("test/jpg/", "test_labels.csv")):

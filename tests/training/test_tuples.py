@@ -70,10 +70,9 @@ def draw(
     top_positives: int | None = None,
 ) -> Tuples:
     rng = np.random.default_rng(seed)
-    pairs = sample_pairs(mined, count, rng, positives=p, top_positives=top_positives)
-    return add_negatives(
-        pairs, embed(pairs.needed), hard_negatives=hard_negatives, negatives=n, rng=rng
-    )
+    hard = {"hard_negatives": hard_negatives}
+    pairs = sample_pairs(mined, count, rng, positives=p, top_positives=top_positives, **hard)
+    return add_negatives(pairs, embed(pairs.needed), negatives=n, rng=rng, **hard)
 
 
 def usable(mined: Pools) -> list[int]:
@@ -138,12 +137,16 @@ def test_the_anchors_are_a_permutation_of_the_usable_ones_cut_off(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_images_to_embed_are_the_anchors_and_their_negatives(seed: int) -> None:
+@pytest.mark.parametrize("hard", [1, 3, 6])
+def test_the_images_to_embed_are_those_whose_negatives_have_to_be_ranked(
+    seed: int, hard: int
+) -> None:
     mined = random_pools(seed)
-    pairs = sample_pairs(mined, 4, np.random.default_rng(seed))
-    expected = set(pairs.anchors.tolist())
-    for r in pairs.anchors:
-        expected.update(mined.negatives[r].tolist())
+    pairs = sample_pairs(mined, 4, np.random.default_rng(seed), hard_negatives=hard)
+    expected = set()
+    for r in pairs.anchors.tolist():
+        if len(mined.negatives[r]) > hard:
+            expected.update([r, *mined.negatives[r].tolist()])
     assert pairs.needed.tolist() == sorted(expected)
 
 
@@ -214,7 +217,7 @@ def test_equal_negatives_are_told_apart_by_id_alone(n: int, d: int) -> None:
     # At these sizes a matrix product sums the terms of some rows in another order.
     mined = pools([([1], list(range(2, n + 2)))])
     rng = np.random.default_rng(n)
-    pairs = sample_pairs(mined, 1, rng)
+    pairs = sample_pairs(mined, 1, rng, hard_negatives=1)
     anchor, negative = rng.standard_normal((2, d)).astype(np.float32)
     embeddings = np.stack([anchor, *[negative] * n])
     assert add_negatives(pairs, embeddings, hard_negatives=1, rng=rng).negatives.item() == 2
@@ -261,7 +264,7 @@ def test_impossible_counts_are_refused() -> None:
 
 def test_embeddings_of_other_images_are_refused() -> None:
     rng = np.random.default_rng(0)
-    pairs = sample_pairs(pools([([2], [3, 4])]), 1, rng)
+    pairs = sample_pairs(pools([([2], [3, 4])]), 1, rng, hard_negatives=1)
     with pytest.raises(ValueError, match=r"embeddings \(2, 3\): need one row for each of 3 images"):
         add_negatives(pairs, embed(np.arange(2)), rng=rng)
 

@@ -11,8 +11,9 @@ from mmray.mining.pool_lists import Pools
 from mmray.training.validation import (
     ManifoldValidation,
     best_epoch,
+    checked_images,
     collapsed,
-    view_agreement,
+    shared_neighbors,
 )
 from tests import oracles
 from tests.made.synthetic import clouds
@@ -65,8 +66,9 @@ def random_neighbors(seed, items=8):
     return rows
 
 
-def check_of(rows, held_out=NO_POOLS, images=IMAGES, seed=0):
-    return ManifoldValidation.of(neighbors_of(rows), held_out, images, np.random.default_rng(seed))
+def check_of(rows, held_out=NO_POOLS, images=IMAGES, seed=0, most=10_000):
+    rng = np.random.default_rng(seed)
+    return ManifoldValidation.of(neighbors_of(rows), held_out, images, rng, most=most)
 
 
 def measured(check, embeddings, loss="contrastive", margin=None):
@@ -135,31 +137,53 @@ def test_names_of_the_images_do_not_matter():
         (plain, HELD_OUT, embeddings),
         (plain.renamed(names), HELD_OUT.renamed(names), moved),
     ]:
-        check = ManifoldValidation.of(near, held_out, IMAGES, np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        check = ManifoldValidation.of(near, held_out, IMAGES, rng, most=IMAGES)
         figures.append(measured(check, table))
-    assert figures[0].keys() == {"manifold_map", "spread", "held_out_loss", "triplet_accuracy"}
+    held_out_s = {"held_out_loss", "triplet_accuracy"}
+    assert figures[0].keys() == {"manifold_map", "manifold_map_error", "spread"} | held_out_s
     assert figures[0] == pytest.approx(figures[1], rel=1e-6)
 
 
-def test_images_that_are_named_are_searched_and_others_up_to_a_number(monkeypatch):
-    monkeypatch.setattr("mmray.training.validation.DATABASE", 5)
+def test_all_images_are_searched_where_they_are_few():
+    assert check_of({3: [(5, 0.5)]}, most=IMAGES).needed.tolist() == list(range(IMAGES))
+
+
+def test_where_images_are_many_a_number_is_searched_the_named_ones_first():
     rows = {900: [(3, 0.5), (70, 0.01)], 12: []}
     held_out = pools_of([500], [[501, 502]], [[503]])
-    check = check_of(rows, held_out, images=1000)
+    check = check_of(rows, held_out, images=1000, most=20)
     named = {900, 3, 70, 12, 500, 501, 502, 503}
     assert named < set(check.needed.tolist())
-    assert len(check.needed) == len(named) + 5
+    assert len(check.needed) == 20
     assert (np.diff(check.needed) > 0).all()
     assert check.needed.max() < 1000
-    assert check.needed.tolist() == check_of(rows, held_out, images=1000).needed.tolist()
-    assert check.needed.tolist() != check_of(rows, held_out, images=1000, seed=1).needed.tolist()
+    again = check_of(rows, held_out, images=1000, most=20)
+    assert check.needed.tolist() == again.needed.tolist()
+    another = check_of(rows, held_out, images=1000, seed=1, most=20)
+    assert check.needed.tolist() != another.needed.tolist()
 
 
-def test_manifold_map_is_measured_among_the_images_drawn(monkeypatch):
-    monkeypatch.setattr("mmray.training.validation.DATABASE", 20)
+def test_queries_and_held_out_anchors_are_left_out_where_they_do_not_fit():
+    rows = {100 * i: [(100 * i + j, 0.5) for j in range(1, 10)] for i in range(1, 9)}
+    held_out = pools_of(range(5), [[10 + 9 * i] for i in range(5)], [[i + 60] for i in range(5)])
+    check = check_of(rows, held_out, images=1000, most=40)
+    assert len(check.needed) == 40
+    assert check.needed[check.items].tolist() == [100, 200]  # half of 40, 10 images each
+    assert check.held_out.anchors.tolist() == [0, 1, 2]  # a quarter, 3 images each
+    assert len(check_of(rows, held_out, images=1000, most=4).queries) == 1  # one at least
+    assert len(check_of(rows, held_out, images=1000, most=1000).queries) == 8
+
+
+def test_an_epoch_s_check_is_small_beside_its_steps():
+    assert checked_images(TrainingConfig(anchors_per_epoch=1000)) == 4000
+    assert checked_images(TrainingConfig(anchors_per_epoch=10)) == 400
+
+
+def test_manifold_map_is_measured_among_the_images_drawn():
     rows, embeddings = random_neighbors(1, items=2), clouds(1, 500)
-    check = check_of(rows, images=500)
-    assert 20 < len(check.needed) < 70
+    check = check_of(rows, images=500, most=90)
+    assert len(check.needed) == 90
     wanted = literal_manifold_map(rows, embeddings.astype(np.float64), check.needed.tolist())
     assert measured(check, embeddings)["manifold_map"] == pytest.approx(wanted, rel=1e-6)
 
@@ -176,7 +200,9 @@ def test_items_without_neighbors_are_left_out():
 def test_where_there_is_nothing_to_measure_on_figures_are_left_out():
     embeddings, rows = clouds(0, IMAGES), random_neighbors(0)
     assert measured(check_of({}), embeddings).keys() == {"spread"}
-    assert measured(check_of(rows), embeddings).keys() == {"spread", "manifold_map"}
+    assert measured(check_of(rows), embeddings).keys() == {
+        *("spread", "manifold_map", "manifold_map_error")
+    }
     held_out = measured(check_of({}, HELD_OUT), embeddings)
     assert held_out.keys() == {"spread", "held_out_loss", "triplet_accuracy"}
 
@@ -274,26 +300,49 @@ def test_views_agree_by_the_neighbours_that_they_share(images):
     one = clouds(0, images)
     other = one.copy()
     other[: images // 2] = clouds(1, images)[: images // 2]
-    k = min(10, (images - 1) // 2)
-    places = np.unique(np.linspace(0, images - 1, min(images, 2000)).astype(int))
+    k, places = min(10, (images - 1) // 2), np.linspace(0, images - 1, min(images, 2000))
     shared = []
-    for place in places:
+    for place in np.unique(places.astype(np.int64)):
         near = []
         for rows in (one, other):
             cosines = rows @ rows[place]
             cosines[place] = -2
             near.append(set(np.argsort(-cosines)[:k].tolist()))
         shared.append(len(near[0] & near[1]) / k)
-    assert view_agreement(one, other) == pytest.approx(np.mean(shared))
-    assert view_agreement(one, one) == 1
+    assert shared_neighbors(one, other).tolist() == pytest.approx(shared)
+    assert shared_neighbors(one, one).tolist() == [1] * len(shared)
 
 
 def test_a_second_descriptor_is_compared_with_the_embedding():
     rows, one, other = random_neighbors(0), clouds(0, IMAGES), clouds(1, IMAGES)
     check = check_of(rows)
     figures = check.measure(np.stack([one, other], axis=1), TrainingConfig())
-    assert figures.pop("view_agreement") == view_agreement(one, other)
+    shared = shared_neighbors(one, other)
+    assert figures.pop("view_agreement") == pytest.approx(shared.mean())
+    error = shared.std() / len(shared) ** 0.5
+    assert figures.pop("view_agreement_error") == pytest.approx(error)
     assert figures == measured(check, one)
+
+
+def test_the_error_of_the_manifold_map_is_that_of_a_weighted_mean():
+    rows, embeddings = random_neighbors(4), clouds(4, IMAGES)
+    alone = [check_of({item: near}) for item, near in rows.items()]
+    values = np.array([measured(check, embeddings)["manifold_map"] for check in alone])
+    weights = np.array([check.weights.item() for check in alone])
+    figures = measured(check_of(rows), embeddings)
+    mean = (weights * values).sum() / weights.sum()
+    assert figures["manifold_map"] == pytest.approx(mean, rel=1e-6)
+    error = math.sqrt((weights**2 * (values - mean) ** 2).sum()) / weights.sum()
+    assert figures["manifold_map_error"] == pytest.approx(error, rel=1e-5)
+
+
+def test_a_rise_within_its_own_error_is_none():
+    def epochs(*pairs):
+        return [{"view_agreement": v, "view_agreement_error": e} for v, e in pairs]
+
+    assert best_epoch(epochs((0.8, 0.01), (0.81, 0.01), (0.79, 0.01))) == 0
+    assert best_epoch(epochs((0.8, 0.01), (0.83, 0.02), (0.82, 0.005))) == 2
+    assert best_epoch(epochs((0.8, 0.01), (0.83, 0.01), (0.82, 0.005))) == 1
 
 
 def test_an_embedding_has_collapsed_at_a_third_of_its_first_spread():

@@ -25,6 +25,10 @@ class Neighbors:
     ids: Ids
     similarities: Features
 
+    def first(self, k: int) -> "Neighbors":
+        """Return the k most similar of each query."""
+        return Neighbors(self.ids[:, :k], self.similarities[:, :k])
+
 
 def rescored(
     database: Features, queries: Features, candidates: Ids, counts: Ids, k: int

@@ -1,7 +1,7 @@
 """The steps that all applications share: from unlabelled images to a fine-tuned network."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from mmray.pipeline.recipes.publishing import publish
 from mmray.pipeline.session import Counts, Session, nested, running, usable_storage
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_stage, features_stage
+from mmray.pipeline.stages.minable import NothingMinedError
 from mmray.pipeline.stages.mining import (
     MiningResult,
     check_stage,
@@ -28,9 +29,11 @@ from mmray.pipeline.stages.mining import (
     measure_purity,
     mine_stage,
 )
+from mmray.pipeline.stages.neighbors import neighbors_stages
 from mmray.pipeline.stages.training import FineTunedNetwork, train_stage
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress, announce
+from mmray.training.job import epoch_seconds
 from mmray.training.validation import NEIGHBORS
 
 Settings = TypeVar("Settings", bound=LearningConfig)
@@ -102,25 +105,54 @@ def learn(
         return learn_once(
             session, images, feature_network, initial_network, labels=labels, labelled=labelled
         )
-    learned, trained = None, list[FineTunedNetwork]()
+    learned, trained, least = None, list[FineTunedNetwork](), 0.0
     for number in range(1, config.rounds + 1):
         if trained:
+            left = session.time_left(config.budget)
+            if left is not None and left < least:
+                announce(f"round {number}: no time is left of --budget {config.budget}")
+                break
             announce(f"round {number}: features come from the network of the previous round")
             feature_network = initial_network = trained[-1].network
         with nested(session, config, session.chosen, name=f"round {number}") as inner:
-            learned = learn_once(
-                inner, images, feature_network, initial_network, labels=labels, labelled=labelled
-            )
+            try:
+                latest = learn_once(
+                    inner,
+                    images,
+                    feature_network,
+                    initial_network,
+                    labels=labels,
+                    labelled=labelled,
+                )
+            except NothingMinedError as error:
+                if not trained:
+                    raise
+                latest = None
+                announce(f"round {number}: {error}")
         session.stages += inner.stages
-        if learned is None or learned.tuned is None:
-            return learned
-        trained.append(learned.tuned)
-        if trained[-1].epoch == 0:
+        learned = latest or learned
+        if latest is None or latest.tuned is None:
+            break
+        trained.append(latest.tuned)
+        if latest.tuned.epoch == 0:
             break  # another round would be the same
+        least = _least_seconds(inner.stages, latest.tuned)
+        if latest.mining is not None:  # sizes that were chosen stay: with more, pools are less pure
+            config = dataclasses.replace(config, mining=latest.mining)
+    if not trained:
+        return learned
+    if len(trained) > 1 and trained[-1].epoch == 0:
+        announce(f"round {len(trained)} gained nothing: the network of the round before is kept")
     assert learned is not None, "there is a round at least"
     if trained[-1].label != TUNED:
         session.run.log_labels(trained[-1].label)
     return dataclasses.replace(learned, trained=trained)
+
+
+def _least_seconds(stages: Sequence[StageFolder], trained: FineTunedNetwork) -> float:
+    """Return how long a round with one epoch takes, from the stages of one with all epochs."""
+    others = sum(stage.seconds for stage in stages if stage.name != "train")
+    return others + max((epoch_seconds(metrics) for metrics in trained.history), default=0.0)
 
 
 def learn_once(
@@ -152,7 +184,8 @@ def learn_once(
     source = features_stage(session, described)
     if session.ends_with("extract"):
         return None
-    graph = graph_stage(session, source)
+    session, neighbors = neighbors_stages(session, source)
+    graph = graph_stage(session, source, neighbors)
     if session.ends_with("graph"):
         return None
     mined, purity = mine_stage(session, source, graph), None
@@ -168,6 +201,7 @@ def learn_once(
         mined=mined,
         graph=graph,
         source=source,
+        mining=session.config.mining,
         labels=known,
         purity=purity,
     )

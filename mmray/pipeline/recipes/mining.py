@@ -10,13 +10,8 @@ from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
 from mmray.pipeline.session import running, usable_storage
 from mmray.pipeline.stage import StageFolder
-from mmray.pipeline.stages.mining import (
-    FeatureSource,
-    MiningResult,
-    graph_stage,
-    measure_purity,
-    mine_stage,
-)
+from mmray.pipeline.stages.mining import MiningResult, graph_stage, measure_purity, mine_stage
+from mmray.pipeline.stages.neighbors import FeatureSource, neighbors_stages
 from mmray.system.progress import announce
 
 HEAD = ("", "mined")  # of the results table
@@ -41,7 +36,8 @@ def run(config: MineConfig) -> list[tuple[str, str]]:
         announce(f"{config.features}: rows are not of unit length; they are l2-normalised")
     source = FeatureSource(given.fingerprint, len(given.features), lambda: given.features)
     with running(config, storage, ("graph", "mine")) as session:
-        graph = graph_stage(session, source)
+        session, neighbors = neighbors_stages(session, source)
+        graph = graph_stage(session, source, neighbors)
         mined = mine_stage(session, source, graph)
         purity = None if labels is None else measure_purity(session, mined, labels)
         rows = _rows(graph, mined, purity)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmray.config.learning import LearningConfig
+from mmray.config.sections import MiningConfig
 from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.purity import Purity, labels_of_images, read_named_labels
@@ -18,7 +19,8 @@ from mmray.pipeline.session import Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.evaluation import SearchExamples
 from mmray.pipeline.stages.listing import list_stage, read_exclusion_list
-from mmray.pipeline.stages.mining import FeatureSource, MiningResult
+from mmray.pipeline.stages.mining import MiningResult
+from mmray.pipeline.stages.neighbors import FeatureSource
 from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
@@ -125,6 +127,7 @@ class LearningResult:
         nothing was mined
     graph, source : graph and features that the pools were mined from; None where labels stand in
         for pools
+    mining : settings of mining, with all sizes; None where labels stand in for pools
     labels : (n,) where known, used only to measure purity and to frame pictures
     purity : of the pools that were trained on, where labels are known
     trained : the network of each round; empty where the run ends with mining
@@ -135,6 +138,7 @@ class LearningResult:
     extracted: StageFolder | None = None
     graph: StageFolder | None = None
     source: FeatureSource | None = None
+    mining: MiningConfig | None = None
     labels: NDArray[Any] | None = None
     purity: Purity | None = None
     trained: Sequence[FineTunedNetwork] = ()

@@ -24,7 +24,7 @@ from mmray.pipeline.distributed.extraction import extract, sum_up_regions
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.minable import need_items
-from mmray.pipeline.stages.mining import FeatureSource
+from mmray.pipeline.stages.neighbors import FeatureSource
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError, explained
 from mmray.system.formats import read_array, write_header

@@ -13,6 +13,10 @@ from mmray.system.arrays import Graph, Ids
 from mmray.system.errors import InputError
 
 
+class NothingMinedError(InputError):
+    """The features give no graph, no anchor or no pair to train on."""
+
+
 def _least(config: MiningConfig) -> int:
     """Return the least number of items to mine: an anchor with its neighbours and a negative."""
     baseline = config.positives == "euclidean" or config.negatives == "random"
@@ -24,7 +28,7 @@ def need_items(config: MiningConfig, count: int, what: str) -> None:
     if count < (least := _least(config)):
         raise InputError(f"too few {what}, {count}: mining needs at least {least}, add some")
     for flag, k in (("graph-k", config.graph_k), ("positive-k", config.positive_k)):
-        if count <= k:
+        if k is not None and count <= k:
             raise InputError(
                 f"{count} {what} are too few for --mining.{flag} {k}: add some, or choose a value "
                 f"below {count}"
@@ -33,16 +37,16 @@ def need_items(config: MiningConfig, count: int, what: str) -> None:
 
 def need_component(config: MiningConfig, size: int, count: int, what: str) -> None:
     """Check that the largest component has more items than neighbours of each; else InputError."""
-    enough = size >= _least(config)
-    if enough and config.positive_k < size:
+    enough, (_, positive_k, _) = size >= _least(config), config.chosen_sizes
+    if enough and positive_k < size:
         return
     lower = f", or --mining.positive-k from 2 to {size - 1}" if enough else ""
     needed = (
-        f"--mining.positive-k {config.positive_k}"
-        if config.positive_k >= size
+        f"--mining.positive-k {positive_k}"
+        if positive_k >= size
         else f"mining, which needs at least {_least(config)}"
     )
-    raise InputError(
+    raise NothingMinedError(
         f"the graph's largest component has {size} of the {count} {what}, too few for {needed}: "
         f"choose --mining.component all{lower}"
     )
@@ -65,12 +69,13 @@ def need_edges(config: MiningConfig, graph: Graph, found: Neighbors, what: str) 
             f"{config.power:g}: lower it, for instance to 1"
         )
     else:
-        raised = f" raise --mining.graph-k, up to {n - 1}, or" if config.graph_k < n - 1 else ""
+        graph_k, _, _ = config.chosen_sizes
+        raised = f" raise --mining.graph-k, up to {n - 1}, or" if graph_k < n - 1 else ""
         why = (
             f"no two of them are among the {k} nearest of one another with a similarity above 0:"
             f"{raised} mine on other features"
         )
-    raise InputError(f"the graph of the {n} {what} has no edge: {why}")
+    raise NothingMinedError(f"the graph of the {n} {what} has no edge: {why}")
 
 
 def need_anchors(config: MiningConfig, anchors: Ids, graph: Graph, what: str) -> None:
@@ -78,12 +83,12 @@ def need_anchors(config: MiningConfig, anchors: Ids, graph: Graph, what: str) ->
     if len(anchors):
         return
     if graph.nnz:
-        raise InputError(
+        raise NothingMinedError(
             f"none of the {graph.shape[0]} {what} is an anchor: none is more important in the "
             "random walk than all its neighbours, as where features are equal; choose "
             "--mining.selection filled, or leave duplicates out"
         )
-    raise InputError(
+    raise NothingMinedError(
         f"the graph of the {graph.shape[0]} {what} has no edge, so that there is no anchor: mine "
         "on other features"
     )
@@ -103,7 +108,7 @@ def need_pairs(config: MiningConfig, pools: Pools) -> None:
                 "nearest in feature space, or no path leads to them; choose another value from 2, "
                 "a larger --mining.graph-k, or leave duplicates out"
             )
-        raise InputError(f"{anchors} has a positive: {why}")
+        raise NothingMinedError(f"{anchors} has a positive: {why}")
     if not any(map(len, pools.negatives)):
         if config.negatives != "manifold":
             why = "choose --mining.negatives manifold, or mine more items"
@@ -113,4 +118,4 @@ def need_pairs(config: MiningConfig, pools: Pools) -> None:
                 "at half of the items) are the nearest on the manifold; choose another value from "
                 "2, a smaller --mining.graph-k, or mine more items"
             )
-        raise InputError(f"{anchors} has a negative: {why}")
+        raise NothingMinedError(f"{anchors} has a negative: {why}")

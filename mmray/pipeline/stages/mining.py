@@ -4,7 +4,6 @@ n items, a anchors.
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 from joblib import cpu_count
 from numpy.typing import NDArray
 
-from mmray.config.choices import ApproximateSearch
 from mmray.config.run import MiningRunConfig
 from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import (
@@ -37,16 +35,10 @@ from mmray.mining.files import (
 )
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.graph_statistics import GraphReport, graph_report, summarize
-from mmray.mining.knn.approximate import ApproximateIndex
-from mmray.mining.knn.exact import ExactIndex
-from mmray.mining.knn.recall import measured_recall
 from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining.pool_lists import Pools, summary
 from mmray.mining.pools import MiningMethod
-from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.mining import mine
-from mmray.pipeline.distributed.neighbors import find_neighbors
-from mmray.pipeline.distributed.units import ActorPool
 from mmray.pipeline.reports.graph_figure import graph_figure
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
@@ -54,24 +46,13 @@ from mmray.pipeline.stages.minable import (
     need_anchors,
     need_component,
     need_edges,
-    need_items,
     need_pairs,
 )
-from mmray.system.arrays import Device, Features
-from mmray.system.formats import read_array, read_json, write_array, write_json
+from mmray.pipeline.stages.neighbors import FeatureSource, workers
+from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
 from mmray.training.supervised.labelled_tuples import LabelledPairs
 from mmray.training.supervised.losses import LabelledImages
-
-
-@dataclass(frozen=True)
-class FeatureSource:
-    """Features (n, d) to mine on, read when a stage needs them."""
-
-    fingerprint: str
-    count: int
-    load: Callable[[], Features]
-    what: str = "items"  # word for the items in messages
 
 
 @dataclass(frozen=True)
@@ -99,56 +80,22 @@ class MiningResult:
         return (self.oracle or self.stage).fingerprint
 
 
-def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) -> StageFolder:
-    """Run the stage that finds the nearest neighbours of all items; graphs of equal k share it."""
+def graph_stage(
+    session: Session[MiningRunConfig], source: FeatureSource, neighbors: StageFolder
+) -> StageFolder:
+    """Run the stage that builds the reciprocal k-NN graph of the items, eq. (1).
+
+    Parameters
+    ----------
+    session : the run
+    source : the features
+    neighbors : the stage that found the neighbours of all items, at least as many as are compared
+    """
     config = session.config.mining
-    need_items(config, source.count, source.what)
-    k = config.graph_k + (0 if config.count_self else 1)
+    k = config.graph_width
 
     def work(stage: StageFolder) -> Counts:
-        pool, device = _workers(session)
-        exact, counts = ExactIndex.of(np.asarray(source.load())), {"items": source.count, "k": k}
-        shards: dict[str, Any] = {"block": config.query_block, "output": stage.folder / "neighbors"}
-        if config.search == "exact":
-            find_neighbors(exact, k, **shards, pool=pool, device=device)
-            return counts
-        index = _approximate(stage, exact, config.search, session.config.seed)
-        effort = config.search_effort
-        find_neighbors(index, k, **shards, pool=_cpu_pool(session), effort=effort)
-        found = measured_recall(index, exact, k, effort=effort)
-        announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (1,000 sampled items)")
-        return {**counts, "recall": found}
-
-    how = None if config.search == "exact" else (config.search, config.search_effort)
-    seed = None if config.search == "exact" else session.config.seed
-    inputs = (source.fingerprint, k, config.query_block, how, seed)
-    return session.run_stage("knn", *inputs, work=work, stage_flag="graph", internal=["index.npy"])
-
-
-def _approximate(
-    stage: StageFolder, exact: ExactIndex, method: ApproximateSearch, seed: int
-) -> ApproximateIndex:
-    """Build an approximate index, or read the one that an interrupted run built."""
-    if stage.folder.has("index.npy"):
-        trained = np.asarray(read_array(stage.folder, "index.npy"))
-        return ApproximateIndex(
-            database=exact.database, norm=exact.norm, trained=trained, method=method
-        )
-    announce(f"knn: building an index ({method})")
-    # With several threads HNSW would build another graph each time.
-    threads = 1 if method == "hnsw" else cpu_count()
-    index = ApproximateIndex.of(exact.database, method, seed=seed, threads=threads)
-    write_array(stage.folder, "index.npy", index.trained)
-    return index
-
-
-def graph_stage(session: Session[MiningRunConfig], source: FeatureSource) -> StageFolder:
-    """Run the stage that builds the reciprocal k-NN graph of the items, eq. (1)."""
-    config = session.config.mining
-    neighbors = neighbors_stage(session, source)
-
-    def work(stage: StageFolder) -> Counts:
-        features, found = source.load(), read_neighbors(neighbors.folder)
+        features, found = source.load(), read_neighbors(neighbors.folder).first(k)
         whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
         need_edges(config, whole, found, source.what)
         report = graph_report(whole, features)
@@ -163,7 +110,8 @@ def graph_stage(session: Session[MiningRunConfig], source: FeatureSource) -> Sta
         numbers = {name: value for name, value in counts.items() if not isinstance(value, tuple)}
         return {"kept": len(items), "recall": neighbors.counts.get("recall", 1.0), **numbers}
 
-    inputs = (neighbors.fingerprint, config.power, config.component)
+    fewer = () if k == neighbors.counts["k"] else (k,)
+    inputs = (neighbors.fingerprint, config.power, config.component, *fewer)
     stage = session.run_stage("graph", *inputs, work=work)
     session.run.log_file(stage.folder, "report.json", "graph")
     return stage
@@ -175,7 +123,7 @@ def mine_stage(
     """Run the stage that selects anchors and mines their pools, eqs. (2)-(6)."""
     config, seed = session.config.mining, session.config.seed
     method = MiningMethod.of(config, seed)
-    pool, device = _workers(session)
+    pool, device = workers(session)
 
     def work(stage: StageFolder) -> Counts:
         stored = read_graph(graph.folder)
@@ -278,15 +226,3 @@ def measure_purity(
         f"{percent(purity.negatives)} of the negatives another one ({covered})"
     )
     return purity
-
-
-def _workers(session: Session[MiningRunConfig]) -> tuple[ActorPool, Device]:
-    """Return the actor pool and the device of a mining stage."""
-    config = session.config.mining
-    pool = _cpu_pool(session)
-    device = cluster.mining_device(config.device, pool.capacity)
-    return (cluster.with_gpus(pool) if device == "cuda" else pool), device
-
-
-def _cpu_pool(session: Session[MiningRunConfig]) -> ActorPool:
-    return dataclasses.replace(session.pool, cpus=session.config.mining.threads)

@@ -32,7 +32,7 @@ from mmray.training.job import History, TrainingJob
 from mmray.training.supervised.labelled_tuples import NO_POOLS
 from mmray.training.supervised.losses import BASELINE_LABELS, LabelledImages
 from mmray.training.supervised.sfm_tuples import SfmTuples
-from mmray.training.validation import DATABASE, best_epoch, chosen_by
+from mmray.training.validation import best_epoch, checked_images, chosen_by
 
 SUPERVISED = "supervised (uses labels)"
 
@@ -146,6 +146,7 @@ def train_stage(
     options = stored(dataclasses.asdict(config))
     # Any number of workers follows one trajectory, and measuring it does not change it.
     del options["workers"], options["monitor_every"]
+    budget = session.config.budget
 
     def work(stage: StageFolder) -> Counts:
         while True:
@@ -167,6 +168,7 @@ def train_stage(
             max_pixels=session.config.extraction.max_pixels,
             labelled=labelled,
             supervision=mined.supervision,
+            seconds=session.time_left(budget),
         )
         workers = cluster.training_workers(
             config.workers, fewest=session.config.min_workers, capacity=session.pool.capacity
@@ -181,7 +183,7 @@ def train_stage(
     digest = (state_digest(network), [near.tolist() for near in validation_neighbors.neighbors])
     stage = session.run_stage(
         "train",
-        *(mined.fingerprint, digest, options, seed),
+        *(mined.fingerprint, digest, options, seed, *([] if budget is None else [budget])),
         work=work,
         internal=["checkpoints/", "refused.json"],
     )
@@ -204,10 +206,10 @@ def _cached(
     validation_neighbors: ManifoldNeighbors,
 ) -> tuple[Collection, Ids]:
     """Run the stage that caches the images of training; return them and the place of each image."""
-    size = session.config.training.longest_side
-    ids = _needed(
-        mined, validation_neighbors, len(images), np.random.default_rng(session.config.seed)
-    )
+    config, rng = session.config.training, np.random.default_rng(session.config.seed)
+    size = config.longest_side
+    others = rng.choice(len(images), min(len(images), checked_images(config)), replace=False)
+    ids = _needed(mined, validation_neighbors, len(images), others)
     places = np.full(len(images), -1)
     places[ids] = np.arange(len(ids))
     chosen, shard_size = images.take(ids), session.config.extraction.shard_size
@@ -247,15 +249,14 @@ def _remove_cached(images: Collection, error: DamagedFileError) -> None:
 
 
 def _needed(
-    mined: MiningResult, validation_neighbors: ManifoldNeighbors, n: int, rng: np.random.Generator
+    mined: MiningResult, validation_neighbors: ManifoldNeighbors, n: int, others: Ids
 ) -> Ids:
-    """Collect the images of the pools and of the check, and random others for the check to search.
+    """Collect the images of the pools and of the check, and others for the check to search.
 
     Supervised training needs all n images, any of which may become a negative.
     """
     if mined.supervision is not None:
         return np.arange(n)
-    others = rng.choice(n, min(n, DATABASE), replace=False)
     pools = mined.pools
     return np.unique(
         np.concatenate(
