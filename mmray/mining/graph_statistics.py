@@ -112,8 +112,14 @@ def graph_report(graph: Graph, features: Features) -> GraphReport:
     )
 
 
-def summarize(report: GraphReport) -> str:
-    """Summarise a report in one paragraph: the graph's size, then its problems."""
+def summarize(report: GraphReport, *, only_largest: bool) -> str:
+    """Summarise a report in one paragraph: the graph's size, then its problems.
+
+    Parameters
+    ----------
+    report : as made by `graph_report`
+    only_largest : True if only the largest component will be mined
+    """
     n, largest = report.items, report.largest_components[0]
     sentences = [
         f"The graph has {counted(n, 'item')} and {counted(report.edges, 'edge')}: "
@@ -121,12 +127,13 @@ def summarize(report: GraphReport) -> str:
         f"median."
     ]
     worries = []
+    alone = ": only these will be mined (--mining.component all: every one)" if only_largest else ""
     if report.edges == 0:
         worries.append("Without an edge nothing can be mined.")
     elif largest < n:
         worries.append(
             f"The largest of {report.components:,} components holds {percent(largest, n)} of the "
-            f"items: the retrieval preset (--mining.component largest) will mine only these."
+            f"items{alone}."
         )
     if 0 < report.isolated < n:
         worries.append(

@@ -92,6 +92,12 @@ class Pools:
 
         return Pools(**{field.name: chosen(getattr(self, field.name)) for field in fields(self)})
 
+    @property
+    def members(self) -> Ids:
+        """All items that can be trained on: anchors with their positives and negatives, sorted."""
+        lists = (*self.positives, *self.negatives)
+        return np.unique(np.concatenate([self.anchors, *lists]))
+
     def related(self, place: int) -> Ids:
         """Return the anchor at a place with its positives and manifold neighbours, no negatives."""
         known = self.anchors[place, None], self.positives[place], self.manifold_neighbors[place]
@@ -122,9 +128,10 @@ def matching_pairs(pools: Pools, count: int, rng: np.random.Generator) -> Ids:
 
 
 def summary(pools: Pools) -> dict[str, float]:
-    """Summarise pools: counts of anchors, positives and negatives, the largest residual."""
+    """Summarise pools: counts of anchors, images, positives and negatives, the largest residual."""
     return {
         "anchors": len(pools.anchors),
+        "images": len(pools.members),
         "positives": sum(map(len, pools.positives)),
         "negatives": sum(map(len, pools.negatives)),
         "without_positives": sum(not len(ids) for ids in pools.positives),

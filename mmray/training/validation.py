@@ -255,14 +255,14 @@ def best_epoch(history: list[dict[str, float]]) -> int:
     ----------
     history : metrics of the initial network, and of the network after each epoch
     """
-    least, name = LEAST_MAP * history[0].get(MANIFOLD_MAP, 0.0), chosen_by(history)
-    initial = history[0].get(name, 0.0)
-    figures = [
-        value if each.get(MANIFOLD_MAP, 0.0) >= least and value - CERTAIN * error > initial else -1.0
-        for each in history[1:]
-        for value, error in [(each.get(name, 0.0), each.get(name + ERROR, 0.0))]
-    ]
-    return int(np.argmax([initial, *figures]))
+    name = chosen_by(history)
+    initial, least = history[0].get(name, 0.0), LEAST_MAP * history[0].get(MANIFOLD_MAP, 0.0)
+    figures = [initial]
+    for each in history[1:]:
+        value, error = each.get(name, 0.0), each.get(name + ERROR, 0.0)
+        better = value - CERTAIN * error > initial and each.get(MANIFOLD_MAP, 0.0) >= least
+        figures.append(value if better else -1.0)
+    return int(np.argmax(figures))
 
 
 def chosen_by(history: list[dict[str, float]]) -> str:

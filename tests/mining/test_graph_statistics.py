@@ -183,7 +183,7 @@ def test_a_graph_and_features_that_do_not_fit_are_refused(graph, features, shape
 
 def test_a_sound_graph_gives_no_worries():
     report = graph_report(graph_of([(0, 1, 0.5), (1, 2, 0.2), (0, 2, 0.1)], 3), clouds(0, 3))
-    assert summarize(report) == (
+    assert summarize(report, only_largest=True) == (
         "The graph has 3 items and 3 edges: 2 to 2 an item, 2 in the median. "
         "All items are connected, and no two have equal features."
     )
@@ -194,10 +194,10 @@ def test_every_worry_is_named_with_its_number_and_remedy():
     features[5] = features[6] = features[2]
     features[7] = 0
     report = graph_report(graph_of([(0, 1, 0.5), (1, 2, 0.2), (4, 5, 0.1)], 8), features)
-    assert summarize(report) == (
+    assert summarize(report, only_largest=True) == (
         "The graph has 8 items and 3 edges: 0 to 2 an item, 1 in the median. "
-        "The largest of 5 components holds 37.5% of the items: the retrieval preset "
-        "(--mining.component largest) will mine only these. "
+        "The largest of 5 components holds 37.5% of the items: only these will be "
+        "mined (--mining.component all: every one). "
         "3 isolated items (37.5%) will be neither anchor nor positive. "
         "2 exact duplicates in 1 group, the largest of 3 items: remove them before mining. "
         "1 item with all features 0, similar to nothing: look at the images."
@@ -206,7 +206,7 @@ def test_every_worry_is_named_with_its_number_and_remedy():
 
 def test_a_graph_without_edges_is_said_to_be_useless():
     report = graph_report(graph_of([], 2), clouds(0, 2))
-    assert summarize(report) == (
+    assert summarize(report, only_largest=True) == (
         "The graph has 2 items and 0 edges: 0 to 0 an item, 0 in the median. "
         "Without an edge nothing can be mined."
     )
@@ -214,13 +214,15 @@ def test_a_graph_without_edges_is_said_to_be_useless():
 
 def test_two_parts_without_isolated_items_are_a_worry():
     report = graph_report(graph_of([(0, 1, 0.5), (2, 3, 0.2)], 4), clouds(0, 4))
-    assert "The largest of 2 components holds 50.0% of the items" in summarize(report)
-    assert "isolated" not in summarize(report)
+    assert "The largest of 2 components holds 50.0% of the items." in summarize(
+        report, only_largest=False
+    )
+    assert "isolated" not in summarize(report, only_largest=False)
 
 
 def test_a_single_isolated_item_is_named():
-    text = summarize(graph_report(graph_of([(0, 1, 0.5)], 3), clouds(0, 3)))
-    assert "The largest of 2 components holds 66.7% of the items" in text
+    text = summarize(graph_report(graph_of([(0, 1, 0.5)], 3), clouds(0, 3)), only_largest=False)
+    assert "The largest of 2 components holds 66.7% of the items. 1 isolated" in text
     assert "1 isolated item (33.3%) will be neither anchor nor positive." in text
 
 

@@ -181,9 +181,10 @@ def _summary(outcome: RunResult, part: str | None) -> Iterable[str]:
     for number, tuned in enumerate(trained, start=1):
         which = f"Round {number}: " if len(trained) > 1 else ""
         if tuned.epoch == 0:
+            kept = "the initial network" if number == 1 else f"the network of round {number - 1}"
             yield (
-                f"{which}None of {tuned.epochs} epochs passed the check without labels: the "
-                "initial network is kept."
+                f"{which}None of {tuned.epochs} epochs passed the check without labels: {kept} is "
+                "kept."
             )
         else:
             yield f"{which}The network after epoch {tuned.epoch} of {tuned.epochs} is kept."
@@ -202,6 +203,7 @@ def _facts(learned: LearningResult) -> Iterable[Fact]:
     if learned.graph is not None:
         yield Fact(name="edges", value=f"{learned.graph.counts['edges']:,}", note="reciprocal k-NN")
         yield Fact(name="anchors", value=f"{len(learned.mined.pools.anchors):,}")
+        yield Fact(name="images in pools", value=f"{len(learned.mined.pools.members):,}")
     if learned.purity is not None:
         for name, rate in (
             ("true positives", learned.purity.positives),
@@ -209,8 +211,11 @@ def _facts(learned: LearningResult) -> Iterable[Fact]:
         ):
             yield Fact(name=name, value=percent(rate), note="by labels, for information only")
     if learned.tuned is not None:
-        rounds, tuned = len(learned.trained), learned.tuned
-        note = f"of {tuned.epochs}" + (f" in round {rounds}" if rounds > 1 else "")
+        trained = learned.trained
+        number, tuned = max(
+            enumerate(trained, start=1), key=lambda pair: (pair[1].epoch > 0, pair[0])
+        )
+        note = f"of {tuned.epochs}" + (f" in round {number}" if len(trained) > 1 else "")
         yield Fact(name="epoch kept", value=str(tuned.epoch), note=note)
 
 

@@ -101,9 +101,10 @@ def graph_stage(
         report = graph_report(whole, features)
         counts = dataclasses.asdict(report)
         write_json(stage.folder, "report.json", counts)
-        announce(f"graph: {summarize(report)}")
+        only_largest = config.component == "largest"
+        announce(f"graph: {summarize(report, only_largest=only_largest)}")
         every = np.arange(len(features))
-        items = largest_component(whole) if config.component == "largest" else every
+        items = largest_component(whole) if only_largest else every
         need_component(config, len(items), len(every), source.what)
         raw = whole[items][:, items]
         write_graph(stage.folder, raw=raw, normalized=normalize_graph(raw), items=items)
@@ -164,6 +165,12 @@ def mine_stage(
     session.run.log_file(stage.folder, "graph.png", "graph")
     pools = read_pools(stage.folder)
     need_pairs(config, pools)
+    share = len(pools.members) / source.count
+    announce(
+        f"pools: those of {len(pools.anchors):,} anchors hold {share:.0%} of the {source.count:,} "
+        f"{source.what}"
+    )
+    session.run.log_metrics({"mine/share": share})
     return MiningResult(stage, pools)
 
 

@@ -257,11 +257,10 @@ def _needed(
     """
     if mined.supervision is not None:
         return np.arange(n)
-    pools = mined.pools
     return np.unique(
         np.concatenate(
             [
-                *(pools.anchors, *pools.positives, *pools.negatives),
+                mined.pools.members,
                 *(validation_neighbors.items, *validation_neighbors.neighbors, others),
             ]
         )
