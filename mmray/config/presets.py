@@ -43,15 +43,14 @@ STEADY: Changes = {
     },
 }
 # Sizes from the collection, all of its components, and rounds while the check rises: what gained on
-# the mean of the piles of docs/results/recipe-study.md. An anchor's negatives are its ten nearest:
-# they need no embedding in each epoch to be ranked, and each round mines them anew.
+# the mean of the piles of docs/results/recipe-study.md.
 CHOSEN: Changes = {"component": "all", "graph_k": None, "positive_k": None, "negative_k": None}
 AUTO: Changes = {
     # On real photos it gained more than VGG16 and needed a sixth of the time; its weights come with
     # a Python package (docs/results/retrieval-real-photos.md).
     "network": "efficientnet_lite0",
     "rounds": 3,
-    "mining": CHOSEN | {"selection": "filled", "max_negatives": 10},
+    "mining": CHOSEN | {"selection": "filled"},
     "training": STEADY["training"] | {"held_out": 0.0},
 }
 # The peer of Table 3 that learns from labels: Radenović, Tolias, Chum, "CNN image retrieval learns

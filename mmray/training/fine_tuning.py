@@ -176,19 +176,12 @@ class FineTuning:
         return TupleSteps(drawn, step_rule(config))
 
     def _rows(self, check: Ids, pairs: Ids) -> tuple[Features, Features]:
-        """Describe the images of the check by `measured`, embed those of the pairs by `network`.
+        """Describe the images of the check (c, v, d), and embed those of the pairs (p, d).
 
-        Where the two are the same network (always without averaging, and before the first epoch),
-        each image is described once.
+        Both are of the network that is measured, so that each image is described once.
         """
-        views = self.validation.views(self.network)
-        same = self.measured is self.network or self.epoch == 0
-        if not same and len(pairs):
-            return (
-                self._described(self.measured, self.source, check, *views),
-                self._described(self.network, self.source, pairs)[:, 0],
-            )
         ids = np.union1d(check, pairs)
+        views = self.validation.views(self.network)
         rows = self._described(self.measured, self.source, ids, *views)
         return rows[np.searchsorted(ids, check)], rows[np.searchsorted(ids, pairs), 0]
 

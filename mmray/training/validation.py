@@ -13,6 +13,7 @@ m images, d dims. docs/results/steady-training.md shows how well these checks ag
 which checks agreed less.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -265,9 +266,15 @@ def best_epoch(history: list[dict[str, float]]) -> int:
     return int(np.argmax(figures))
 
 
-def chosen_by(history: list[dict[str, float]]) -> str:
+def chosen_by(history: Sequence[Mapping[str, float]]) -> str:
     """Return the metric that chooses an epoch; checkpoints of earlier versions have but one."""
     return VIEW_AGREEMENT if all(VIEW_AGREEMENT in each for each in history) else MANIFOLD_MAP
+
+
+def rise(history: Sequence[Mapping[str, float]], epoch: int) -> float:
+    """Return how much the metric that chooses an epoch rose from the initial network to one."""
+    name = chosen_by(history)
+    return history[epoch].get(name, 0.0) - history[0].get(name, 0.0)
 
 
 def collapsed(history: list[dict[str, float]]) -> bool:

@@ -11,10 +11,11 @@ import pytest
 from mmray.config.bounds import seconds_in
 from mmray.config.learning import FinegrainedConfig
 from mmray.config.presets import DEMO
+from mmray.config.sections import SIZES
 from mmray.evaluation.candidates import EvaluatedNetwork
 from mmray.images.collection import Collection, ImageFile
 from mmray.mining.pool_lists import Pools
-from mmray.pipeline.recipes import finegrained, learning, retrieval
+from mmray.pipeline.recipes import finegrained, learning, retrieval, rounds
 from mmray.pipeline.recipes.outcome import Inputs, UnlabelledImages
 from mmray.pipeline.stages.minable import NothingMinedError
 from mmray.pipeline.stages.mining import measure_purity
@@ -39,7 +40,9 @@ def calls(monkeypatch):
 
     images = SimpleNamespace(items=SimpleNamespace(table=None), stage=None)
     monkeypatch.setattr(learning, "extract_stage", note("extract", lambda n: images))
-    for name in ("features", "graph", "mine", "check"):
+    source = SimpleNamespace(count=100)
+    monkeypatch.setattr(learning, "features_stage", note("features", lambda n: source))
+    for name in ("graph", "mine", "check"):
         monkeypatch.setattr(learning, f"{name}_stage", note(name, lambda n, name=name: name))
     monkeypatch.setattr(learning, "neighbors_stages", chosen)
     initial, trained = (
@@ -52,7 +55,7 @@ def calls(monkeypatch):
     measured = SimpleNamespace(scores=["a score"], found=["before", "after"])
     monkeypatch.setattr(retrieval, "evaluate_stages", note("evaluate", lambda n: measured))
     epochs = iter([2, 3, 0, 1])
-    monkeypatch.setattr(learning, "nested", nested)
+    monkeypatch.setattr(rounds, "nested", nested)
     monkeypatch.setattr(
         learning,
         "train_stage",
@@ -61,6 +64,7 @@ def calls(monkeypatch):
     return made
 
 
+SIZED = dataclasses.replace(DEMO.mining, graph_k=5, positive_k=8, negative_k=100)
 SECONDS = {"extract": 30.0, "mine": 10.0, "train": 60.0}  # of the stages of a round
 HISTORY = [{}, {"train_seconds": 12.0}, {"train_seconds": 8.0, "embed_seconds": 9.0}]
 
@@ -68,8 +72,9 @@ HISTORY = [{}, {"train_seconds": 12.0}, {"train_seconds": 8.0, "embed_seconds": 
 def chosen(session, source):
     """The stages of the neighbours, which choose sizes where there are none."""
     mining = session.config.mining
-    if mining.graph_k is None:
-        mining = dataclasses.replace(mining, graph_k=4, positive_k=6, negative_k=50)
+    if None in mining.sizes:
+        given = zip(SIZES, mining.sizes, (4, 6, 50), strict=True)
+        mining = dataclasses.replace(mining, **{name: size or other for name, size, other in given})
     config = dataclasses.replace(session.config, mining=mining)
     return SimpleNamespace(**{**vars(session), "config": config}), "neighbors"
 
@@ -98,8 +103,8 @@ def session_of(config, chosen, run, stages=()):
     return session
 
 
-def run(rounds, last="evaluate", **changes):
-    config = dataclasses.replace(DEMO, rounds=rounds, **changes)
+def run(number, last="evaluate", **changes):
+    config = dataclasses.replace(DEMO, **{"rounds": number, "mining": SIZED} | changes)
     unlabelled = UnlabelledImages(images=PHOTOS)
     inputs = Inputs(unlabelled=unlabelled, sets=["a set"], network="initial")
     told = SimpleNamespace(log_data=lambda *names, **values: None, labels=[])
@@ -132,7 +137,7 @@ def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
 def test_rounds_are_runs_within_the_run_and_a_single_one_is_not(calls, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        learning, "nested", lambda *given, name: opened.append(name) or nested(*given, name=name)
+        rounds, "nested", lambda *given, name: opened.append(name) or nested(*given, name=name)
     )
     run(1)
     assert opened == []
@@ -145,13 +150,73 @@ def test_a_round_that_keeps_its_network_is_the_last(calls):
     assert len(of(calls, "train")) == 3  # the third kept what it began with
 
 
-def test_sizes_that_the_first_round_chose_are_those_of_all(calls, monkeypatch):
-    mined = []
+def histories(*rises):
+    """The histories of networks whose check rose by so much, one after the other."""
+    return iter([[{"view_agreement": 0.5}, {"view_agreement": 0.5 + rise}] for rise in rises])
+
+
+@pytest.mark.parametrize(
+    ("rises", "sizes"),
+    [
+        ((0.02, 0.03, 0, 0), [(4, 6, 50), (10, 20, 50), (10, 20, 50)]),
+        ((0.03, 0.02, 0, 0), [(4, 6, 50), (10, 20, 50), (4, 6, 50)]),
+        ((0.02, 0.02, 0, 0), [(4, 6, 50), (10, 20, 50), (4, 6, 50)]),
+    ],
+)
+def test_the_first_round_tries_larger_sizes_and_goes_on_with_the_better(
+    calls, monkeypatch, capsys, rises, sizes
+):
+    mined, opened, risen = [], [], histories(*rises)
     monkeypatch.setattr(
         learning, "mine_stage", lambda session, *rest: mined.append(session.config.mining)
     )
-    run(3)
-    assert [config.sizes for config in mined] == [(4, 6, 50)] * 3
+    monkeypatch.setattr(
+        rounds, "nested", lambda *given, name: opened.append(name) or nested(*given, name=name)
+    )
+    began = []
+
+    def train_stage(session, network, *rest):
+        began.append(network)
+        return FineTunedNetwork(f"tuned {len(began)}", 1, "label", next(risen))
+
+    monkeypatch.setattr(learning, "train_stage", train_stage)
+    outcome, session = run(2, mining=DEMO.mining)
+    assert [config.sizes for config in mined] == sizes
+    assert opened == ["round 1", "round 1, graph-k 10", "round 2"]
+    best = "tuned 2" if rises[1] > rises[0] else "tuned 1"
+    assert began == ["initial", "initial", best]
+    assert [tuned.network for tuned in outcome.learned.trained] == [best, "tuned 3"]
+    assert len(session.stages) == 3 * len(SECONDS)
+    assert "the check without labels rose more with graph-k" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("count", "mining"),
+    [
+        (20, {}),  # too few images for 20 neighbours
+        (100, {"graph_k": 5}),  # one is given
+        (100, {"positive_k": 8}),
+    ],
+)
+def test_larger_sizes_are_not_tried_where_they_cannot_be_or_sizes_are_given(
+    calls, monkeypatch, count, mining
+):
+    source = SimpleNamespace(count=count)
+    monkeypatch.setattr(learning, "features_stage", lambda *given: source)
+    run(1, mining=dataclasses.replace(DEMO.mining, **mining))
+    assert len(of(calls, "train")) == 1
+
+
+def test_larger_sizes_that_mine_nothing_are_no_error(calls, monkeypatch, capsys):
+    def mine_stage(session, *rest):
+        if session.config.mining.graph_k == 10:
+            raise NothingMinedError("no anchor has a positive")
+        return "mined"
+
+    monkeypatch.setattr(learning, "mine_stage", mine_stage)
+    outcome, _ = run(1, mining=DEMO.mining)
+    assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1"]
+    assert "round 1, graph-k 10: no anchor has a positive" in capsys.readouterr().err
 
 
 def test_a_round_that_mines_nothing_is_the_last_and_the_first_is_an_error(calls, monkeypatch):
@@ -175,7 +240,7 @@ def test_a_round_that_mines_nothing_is_the_last_and_the_first_is_an_error(calls,
 
 
 @pytest.mark.parametrize(
-    ("budget", "rounds"),
+    ("budget", "times"),
     [
         (None, 3),
         ("10m", 3),
@@ -184,10 +249,10 @@ def test_a_round_that_mines_nothing_is_the_last_and_the_first_is_an_error(calls,
         ("1s", 1),
     ],  # 100 s, then 40 and an epoch's 17
 )
-def test_a_round_begins_if_an_epoch_of_it_ends_within_the_budget(calls, capsys, budget, rounds):
+def test_a_round_begins_if_an_epoch_of_it_ends_within_the_budget(calls, capsys, budget, times):
     outcome, _ = run(5, budget=budget)
-    assert len(outcome.learned.trained) == rounds
-    assert (f"no time is left of --budget {budget}" in capsys.readouterr().err) == (rounds < 3)
+    assert len(outcome.learned.trained) == times
+    assert (f"no time is left of --budget {budget}" in capsys.readouterr().err) == (times < 3)
 
 
 def test_stages_end_where_they_were_asked_to(calls):

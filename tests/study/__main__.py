@@ -7,6 +7,7 @@ the recipes, and one of how well the checks without labels agree with mAP.
 """
 
 import argparse
+import copy
 import functools
 import json
 import os
@@ -42,10 +43,11 @@ from mmray.mining.manifold import manifold_neighbors
 from mmray.mining.pool_lists import Pools, matching_pairs
 from mmray.mining.pools import MiningMethod
 from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
+from mmray.pipeline.recipes.rounds import WIDER_GRAPH_K, WIDER_POSITIVE_K
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import ImageSource
 from mmray.training.job import TrainingJob
-from mmray.training.validation import MANIFOLD_MAP, NEIGHBORS, VIEW_AGREEMENT, best_epoch
+from mmray.training.validation import MANIFOLD_MAP, NEIGHBORS, VIEW_AGREEMENT, best_epoch, rise
 from tests.study.piles import PILES, SIDE, Pile, pile
 
 CPU = torch.device("cpu")
@@ -68,7 +70,7 @@ class Recipe:
 RECIPES = {
     "auto": Recipe(AUTO, rounds=AUTO.rounds),
     "auto, one round": Recipe(AUTO),
-    "auto, 5 and 8": Recipe(AUTO, mining=FEW, rounds=AUTO.rounds),
+    "auto, infonce": Recipe(AUTO, training={"loss": "infonce"}, rounds=AUTO.rounds),
     "steady": Recipe(),
     "all components": Recipe(mining=ALL),
     "few": Recipe(mining=FEW),
@@ -197,18 +199,13 @@ def run(name: str, title: str, seed: int, options) -> dict:
     features, own, test = initial_descriptors(name, options.data)
     network, rounds = build("efficientnet_lite0", pooling="mac"), []
     initial = rows = None
-    for number in range(recipe.rounds):
-        if number:
-            features = described(network, given.photos, "rmac")
+
+    def trained(mining):
         pools, neighbors, mining = mined(features, mining, seed)
         if recipe.oracle:
             pools = of_labels(pools, features, given.labels)
-        if initial is None:
-            initial = whitened(test, own, pools)
-        if not any(map(len, pools.positives)):
-            break
         job = TrainingJob(
-            model=network,
+            model=copy.deepcopy(network),
             images=Collection.of(
                 [ImageFile(uri=f"/{place}", name=f"{place}") for place in range(len(own))]
             ),
@@ -221,20 +218,37 @@ def run(name: str, title: str, seed: int, options) -> dict:
         )
         tuning = Studied(job, given)
         tuning.run(tuning.network, lambda: None)
-        rounds.append(
-            {
-                "true": 100 * pool_purity(pools, given.labels).positives,
-                "sizes": mining.sizes,
-                "kept": tuning.best_epoch,
-                "history": tuning.history,
-            }
-        )
+        return tuning, mining
+
+    def gain(attempt):
+        return rise(attempt[0].history, attempt[0].best_epoch)
+
+    for number in range(recipe.rounds):
+        if number:
+            features = described(network, given.photos, "rmac")
+        attempts = [trained(mining)]
+        if not number and mining.graph_k is None:
+            wider = {"graph_k": WIDER_GRAPH_K, "positive_k": WIDER_POSITIVE_K}
+            attempts.append(trained(replace(attempts[0][1], **wider)))
+        tuning, mining = max(attempts, key=gain)
+        pools = tuning.job.pools
+        if initial is None:
+            initial = whitened(test, own, pools)
+        for each, sizes in attempts:
+            rounds.append(
+                {
+                    "true": 100 * pool_purity(each.job.pools, given.labels).positives,
+                    "sizes": sizes.sizes,
+                    "kept": each.best_epoch if each is tuning else None,
+                    "history": each.history,
+                }
+            )
         network = tuning.best
         rows = whitened(described(network, given.test), described(network, given.photos), pools)
         if tuning.best_epoch == 0:
             break
     maps = {}
-    for label, whitenings in (("initial", initial), ("kept", rows or initial)):
+    for label, whitenings in (("initial", initial), ("kept", rows)):
         for kind, descriptors in whitenings.items():
             maps[f"{label}, {kind}"] = average_precision(descriptors, given.test_labels)
     return {
@@ -252,7 +266,9 @@ def table_of(runs: list[dict]) -> str:
         maps = np.array(
             [[[each["mAP"][f"{of}, {kind}"] for kind in kinds] for of in OF] for each in given]
         )
-        true = " → ".join(f"{each['true']:.0f}%" for each in given[0]["rounds"])
+        true = " → ".join(
+            f"{each['true']:.0f}%" for each in given[0]["rounds"] if each["kept"] is not None
+        )
         plain = maps[:, 1, 0] - maps[:, 0, 0]
         best = maps[:, 1].max(1) - maps[:, 0].max(1)
         after = ", ".join(f"{value:.1f}" for value in maps[:, 1].mean(0))

@@ -165,11 +165,7 @@ def test_the_mean_is_of_the_network_before_and_after_every_epoch(job):
     assert alone.measured is alone.network
 
 
-@pytest.mark.parametrize(
-    ("hard_negatives", "wanted"),
-    [(1, [0, 0.5, 1, 1, 2, 1.5]), (1000, [0, 0.5, 1, 1.5])],  # all may be hard: none is embedded
-)
-def test_the_mean_is_what_is_measured_and_kept(job, monkeypatch, hard_negatives, wanted):
+def test_the_mean_is_what_is_measured_and_kept(job, monkeypatch):
     """A weight w is w, w + 1, w + 2 .. after the epochs: its mean rises by a half."""
     without_training(monkeypatch)
     embedded = []
@@ -180,12 +176,11 @@ def test_the_mean_is_what_is_measured_and_kept(job, monkeypatch, hard_negatives,
 
     monkeypatch.setattr(fine_tuning, "embed_ids", embed_ids)
     prescribe(monkeypatch, [0.1, 0.2, 0.4, 0.3])
-    tuning = started(with_config(job, average=True, epochs=3, hard_negatives=hard_negatives))
+    tuning = started(with_config(job, average=True, epochs=3, hard_negatives=1))
     initial = first_weight(tuning.network)
     run(tuning)
-    # Each time the check by the mean and the tuples by the network, where both are needed and
-    # differ: not before the first epoch, nor after the last.
-    np.testing.assert_allclose(embedded, wanted, atol=1e-5)
+    # Once each time, also to find the hard negatives.
+    np.testing.assert_allclose(embedded, [0, 0.5, 1, 1.5], atol=1e-5)
     assert first_weight(tuning.best) - initial == pytest.approx(1, abs=1e-5)
 
 
@@ -232,6 +227,7 @@ def test_the_history_begins_with_the_initial_network_and_has_every_epoch(job):
     run(tuning, lambda: reports.append((tuning.epoch, len(tuning.history), tuning.finished)))
     assert reports == [(0, 1, False), (1, 2, False), (2, 3, True)]
     measured = {"view_agreement", "manifold_map", "held_out_loss", "triplet_accuracy", "spread"}
+    measured |= {"view_agreement_error", "manifold_map_error"}
     trained = {"loss", "gradient_norm", "learning_rate"} | TIMES
     assert tuning.history[0].keys() == measured
     assert [epoch.keys() for epoch in tuning.history[1:]] == [measured | trained] * 2

@@ -23,11 +23,11 @@ from mmray.images.names import fit
 from mmray.images.sources import list_images
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.recipes.learning import (
-    learn,
     run_recipe,
     with_demo_images,
 )
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
+from mmray.pipeline.recipes.rounds import learn
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.evaluation import evaluate_stages

@@ -1,7 +1,7 @@
 """The steps that all applications share: from unlabelled images to a fine-tuned network."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,10 +18,9 @@ from mmray.images.demo.demo_set import render_collection
 from mmray.mining.pool_lists import summary
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult
 from mmray.pipeline.recipes.publishing import publish
-from mmray.pipeline.session import Counts, Session, nested, running, usable_storage
+from mmray.pipeline.session import Counts, Session, running, usable_storage
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_stage, features_stage
-from mmray.pipeline.stages.minable import NothingMinedError
 from mmray.pipeline.stages.mining import (
     MiningResult,
     check_stage,
@@ -30,10 +29,9 @@ from mmray.pipeline.stages.mining import (
     mine_stage,
 )
 from mmray.pipeline.stages.neighbors import neighbors_stages
-from mmray.pipeline.stages.training import FineTunedNetwork, train_stage
+from mmray.pipeline.stages.training import train_stage
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress, announce
-from mmray.training.job import epoch_seconds
 from mmray.training.validation import NEIGHBORS
 
 Settings = TypeVar("Settings", bound=LearningConfig)
@@ -72,89 +70,6 @@ def run_recipe(
         return result.scores
 
 
-def learn(
-    session: Session[LearningConfig],
-    images: Collection,
-    feature_network: EmbeddingNet,
-    initial_network: EmbeddingNet,
-    *,
-    labels: NDArray[np.str_] | None,
-    labelled: LabelledSet | None,
-) -> LearningResult | None:
-    """Extract, mine and train in one or more rounds, up to the last stage that was chosen.
-
-    Parameters
-    ----------
-    session : the run
-    images : the images to learn from
-    feature_network : computes the features to mine on; from round 2 on, the network of the round
-        before takes its place
-    initial_network : the network to train; from round 2 on likewise
-    labels : (n,) of the images, to measure the purity of the pools; None: not measured
-    labelled : set to measure on during training; None: not measured
-
-    Returns
-    -------
-    The result of the last round; None where the last stage comes before mining.
-    """
-    config = session.config
-    session.run.log_data(
-        "images", digest=images.digest(), sources=config.images or ("rendered",), rows=len(images)
-    )
-    if config.rounds == 1:
-        return learn_once(
-            session, images, feature_network, initial_network, labels=labels, labelled=labelled
-        )
-    learned, trained, least = None, list[FineTunedNetwork](), 0.0
-    for number in range(1, config.rounds + 1):
-        if trained:
-            left = session.time_left(config.budget)
-            if left is not None and left < least:
-                announce(f"round {number}: no time is left of --budget {config.budget}")
-                break
-            announce(f"round {number}: features come from the network of the previous round")
-            feature_network = initial_network = trained[-1].network
-        with nested(session, config, session.chosen, name=f"round {number}") as inner:
-            try:
-                latest = learn_once(
-                    inner,
-                    images,
-                    feature_network,
-                    initial_network,
-                    labels=labels,
-                    labelled=labelled,
-                )
-            except NothingMinedError as error:
-                if not trained:
-                    raise
-                latest = None
-                announce(f"round {number}: {error}")
-        session.stages += inner.stages
-        learned = latest or learned
-        if latest is None or latest.tuned is None:
-            break
-        trained.append(latest.tuned)
-        if latest.tuned.epoch == 0:
-            break  # another round would be the same
-        least = _least_seconds(inner.stages, latest.tuned)
-        if latest.mining is not None:  # sizes that were chosen stay: with more, pools are less pure
-            config = dataclasses.replace(config, mining=latest.mining)
-    if not trained:
-        return learned
-    if len(trained) > 1 and trained[-1].epoch == 0:
-        announce(f"round {len(trained)} gained nothing: the network of the round before is kept")
-    assert learned is not None, "there is a round at least"
-    if trained[-1].label != TUNED:
-        session.run.log_labels(trained[-1].label)
-    return dataclasses.replace(learned, trained=trained)
-
-
-def _least_seconds(stages: Sequence[StageFolder], trained: FineTunedNetwork) -> float:
-    """Return how long a round with one epoch takes, from the stages of one with all epochs."""
-    others = sum(stage.seconds for stage in stages if stage.name != "train")
-    return others + max((epoch_seconds(metrics) for metrics in trained.history), default=0.0)
-
-
 def learn_once(
     session: Session[LearningConfig],
     images: Collection,
@@ -164,7 +79,7 @@ def learn_once(
     labels: NDArray[np.str_] | None,
     labelled: LabelledSet | None,
 ) -> LearningResult | None:
-    """Extract, mine and train once: one round of `learn`.
+    """Extract, mine and train once: one round of `rounds.learn`.
 
     Parameters
     ----------

@@ -12,11 +12,11 @@ from mmray.evaluation.candidates import INITIAL, TUNED
 from mmray.evaluation.scores import Score
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.recipes.learning import (
-    learn,
     run_recipe,
     with_demo_images,
 )
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
+from mmray.pipeline.recipes.rounds import learn
 from mmray.pipeline.session import Session
 from mmray.pipeline.stages.evaluation import (
     evaluate_stages,

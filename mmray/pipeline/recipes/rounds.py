@@ -1,0 +1,151 @@
+"""Rounds of mining and training, each with the network of the one before (Sec. 3.4)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.config.learning import LearningConfig
+from mmray.config.sections import MiningConfig
+from mmray.descriptors.network import EmbeddingNet
+from mmray.evaluation.benchmarks.labelled_set import LabelledSet
+from mmray.evaluation.candidates import TUNED
+from mmray.images.collection import Collection
+from mmray.pipeline.recipes.learning import learn_once
+from mmray.pipeline.recipes.outcome import LearningResult
+from mmray.pipeline.session import Session, nested
+from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stages.minable import NothingMinedError
+from mmray.pipeline.stages.training import FineTunedNetwork
+from mmray.system.progress import announce
+from mmray.training.job import epoch_seconds
+from mmray.training.validation import rise
+
+# Tried beside smaller sizes that were chosen from the collection: kinds of things, such as species,
+# want more neighbours than things do (docs/results/recipe-study.md).
+WIDER_GRAPH_K, WIDER_POSITIVE_K = 10, 20
+
+
+def learn(
+    session: Session[LearningConfig],
+    images: Collection,
+    feature_network: EmbeddingNet,
+    initial_network: EmbeddingNet,
+    *,
+    labels: NDArray[np.str_] | None,
+    labelled: LabelledSet | None,
+) -> LearningResult | None:
+    """Extract, mine and train in one or more rounds, up to the last stage that was chosen.
+
+    Where the sizes of mining are left open, the first round is run with those that the collection
+    suggests and with larger ones, and goes on from the network that the check without labels finds
+    to have gained more. A round that gains nothing is the last.
+
+    Parameters
+    ----------
+    session : the run
+    images : the images to learn from
+    feature_network : computes the features to mine on; from round 2 on, the network of the round
+        before takes its place
+    initial_network : the network to train; from round 2 on likewise
+    labels : (n,) of the images, to measure the purity of the pools; None: not measured
+    labelled : set to measure on during training; None: not measured
+
+    Returns
+    -------
+    The result of the last round; None where the last stage comes before mining.
+    """
+    config = session.config
+    session.run.log_data(
+        "images", digest=images.digest(), sources=config.images or ("rendered",), rows=len(images)
+    )
+    networks = feature_network, initial_network
+    if config.rounds == 1 and None not in config.mining.sizes:
+        return learn_once(session, images, *networks, labels=labels, labelled=labelled)
+    learned, trained, least = None, list[FineTunedNetwork](), 0.0
+
+    def attempt(name: str, mining: MiningConfig) -> LearningResult | None:
+        """Run a round; return None if there is no time for it, or if a later one mines nothing."""
+        nonlocal least
+        left = session.time_left(config.budget)
+        if left is not None and left < least:
+            announce(f"{name}: no time is left of --budget {config.budget}")
+            return None
+        given = dataclasses.replace(config, mining=mining)
+        with nested(session, given, session.chosen, name=name) as inner:
+            try:
+                result = learn_once(inner, images, *networks, labels=labels, labelled=labelled)
+            except NothingMinedError as error:
+                if learned is None:
+                    raise
+                announce(f"{name}: {error}")
+                result = None
+        session.stages += inner.stages
+        if result is not None and result.tuned is not None:
+            least = _least_seconds(inner.stages, result.tuned)
+        return result
+
+    mining = config.mining
+    for number in range(1, config.rounds + 1):
+        name = f"round {number}"
+        if trained:
+            announce(f"{name}: features come from the network of the previous round")
+        latest = attempt(name, mining)
+        if latest is None:
+            break
+        learned = latest
+        if latest.tuned is None:
+            break
+        wider = _wider(config.mining, latest)
+        if not trained and wider is not None:
+            other = attempt(f"{name}, graph-k {wider.graph_k}", wider)
+            learned = latest = _better(latest, other)
+        assert latest.tuned is not None, "both were trained"
+        assert latest.mining is not None, "it was mined"
+        trained.append(latest.tuned)
+        if latest.tuned.epoch == 0:
+            if number > 1:
+                announce(f"{name} gained nothing: the network of the round before is kept")
+            break  # another round would be the same
+        # Sizes that were chosen stay: with those of its features, the second round mines less pure.
+        networks, mining = (latest.tuned.network, latest.tuned.network), latest.mining
+    if learned is None or not trained:
+        return learned
+    if trained[-1].label != TUNED:
+        session.run.log_labels(trained[-1].label)
+    return dataclasses.replace(learned, trained=trained)
+
+
+def _wider(given: MiningConfig, tried: LearningResult) -> MiningConfig | None:
+    """Return settings with larger sizes than those that were chosen; None if there are none."""
+    chosen, source = tried.mining, tried.source
+    if chosen is None or source is None or given.graph_k or given.positive_k:
+        return None
+    if chosen.chosen_sizes[0] >= WIDER_GRAPH_K or source.count <= WIDER_POSITIVE_K:
+        return None
+    return dataclasses.replace(chosen, graph_k=WIDER_GRAPH_K, positive_k=WIDER_POSITIVE_K)
+
+
+def _better(one: LearningResult, other: LearningResult | None) -> LearningResult:
+    """Return the result whose network gained more by the check without labels."""
+    if other is None:
+        return one
+    results = sorted([one, other], key=_gain, reverse=True)  # stable: the first of equal ones
+    told = [f"graph-k {_graph_k(each)} ({_gain(each):+.3f})" for each in results]
+    announce(f"sizes: the check without labels rose more with {told[0]} than with {told[1]}")
+    return results[0]
+
+
+def _gain(result: LearningResult) -> float:
+    return 0.0 if result.tuned is None else rise(result.tuned.history, result.tuned.epoch)
+
+
+def _graph_k(result: LearningResult) -> int | None:
+    return None if result.mining is None else result.mining.graph_k
+
+
+def _least_seconds(stages: Sequence[StageFolder], trained: FineTunedNetwork) -> float:
+    """Return how long a round with one epoch takes, from the stages of one with all epochs."""
+    others = sum(stage.seconds for stage in stages if stage.name != "train")
+    return others + max((epoch_seconds(metrics) for metrics in trained.history), default=0.0)
