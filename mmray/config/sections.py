@@ -143,11 +143,8 @@ class MiningConfig:
 
     @property
     def chosen_sizes(self) -> tuple[int, int, int]:
-        """The same, once all of them are known."""
-        graph_k, positive_k, negative_k = self.sizes
-        assert graph_k is not None, "chosen from the collection"
-        assert positive_k is not None, "chosen from the collection"
-        assert negative_k is not None, "chosen from the collection"
+        """The numbers in `sizes`, once all of them are known."""
+        graph_k, positive_k, negative_k = (size for size in self.sizes if size is not None)
         return graph_k, positive_k, negative_k
 
     @property

@@ -23,7 +23,7 @@ SMALL = shlex.split(
     --extraction.longest-side 96 --extraction.shard-size 8 --training.longest-side 96
     --evaluation.longest-side 96 --mining.graph-k 6 --mining.component all
     --mining.selection all --mining.anchors 24 --mining.anchor-block 4 --mining.positive-k 6
-    --mining.negative-k 12 --training.epochs 2 --training.anchors-per-epoch 8
+    --mining.negative-k 12 --training.epochs 2 --training.anchors-per-epoch 8 --rounds 1
     """
 )
 ONE = ("--max-workers", "1")  # an actor more takes seconds to start, and these jobs none to do

@@ -1,5 +1,6 @@
 """A stage is made once, by one process, and what is damaged of it is made again."""
 
+import dataclasses
 import json
 import threading
 
@@ -161,3 +162,24 @@ def test_of_two_jobs_that_need_a_stage_one_makes_it_and_the_other_reads_it(stora
     told = capsys.readouterr().err
     assert "mine: being made by pid" in told
     assert "mine: made meanwhile" in told
+
+
+def test_a_session_with_other_settings_is_of_the_same_run(storage):
+    session = Session(DEMO, storage, synthetic.SilentRun(), ("mine",))
+    other = session.with_settings(dataclasses.replace(DEMO, seed=7))
+    assert (session.config.seed, other.config.seed) == (0, 7)
+    other.run_stage("mine", "y", work=Work())
+    assert [stage.name for stage in session.stages] == ["mine"]
+
+
+def test_the_time_left_is_less_what_stages_took_when_they_were_made(storage):
+    session = Session(DEMO, storage, synthetic.SilentRun(), ("mine",))
+    session.seconds_before = 600.0
+    assert session.time_left(None) is None
+    assert session.time_left("1h") == 3000
+    stage = session.run_stage("mine", "z", work=Work())
+    assert session.time_left("15m") == pytest.approx(300 - stage.seconds)
+    # A rerun reads the stage in no time, and has as much left.
+    again = Session(DEMO, storage, synthetic.SilentRun(), ("mine",))
+    again.run_stage("mine", "z", work=Work())
+    assert again.time_left("10m") == pytest.approx(600 - stage.seconds)

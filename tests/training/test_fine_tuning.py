@@ -1,6 +1,7 @@
 """Fine-tuning measures, keeps the best network, ends in time, and goes on where it was."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mmray.system.folder import Folder
 from mmray.training import fine_tuning, tuples
 from mmray.training.checkpoints import last_measured, renamed_history, saved_history
 from mmray.training.fine_tuning import FineTuning
+from mmray.training.job import epoch_seconds
 from mmray.training.validation import ManifoldValidation
 from tests import oracles
 from tests.made import synthetic
@@ -182,6 +184,19 @@ def test_the_mean_is_what_is_measured_and_kept(job, monkeypatch):
     # Once each time, also to find the hard negatives.
     np.testing.assert_allclose(embedded, [0, 0.5, 1, 1.5], atol=1e-5)
     assert first_weight(tuning.best) - initial == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(None, 5), (1000, 5), (35, 3), (25, 2), (1, 1)])
+def test_training_ends_with_the_last_epoch_that_fits_its_time(job, monkeypatch, seconds, epochs):
+    """Epochs of ten seconds; one is always trained."""
+    without_training(monkeypatch)
+    clock = iter(range(0, 10_000, 5))  # 5 s to embed, 5 s to train
+    monkeypatch.setattr(fine_tuning, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    prescribe(monkeypatch, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    tuning = started(dataclasses.replace(with_config(job, epochs=5), seconds=seconds))
+    run(tuning)
+    assert tuning.epoch == epochs
+    assert [epoch_seconds(metrics) for metrics in tuning.history] == [0, *[10] * epochs]
 
 
 def test_adam_goes_on_with_its_averages(job, tmp_path):
