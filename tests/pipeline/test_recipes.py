@@ -158,9 +158,9 @@ def histories(*rises):
 @pytest.mark.parametrize(
     ("rises", "sizes"),
     [
-        ((0.02, 0.03, 0, 0), [(4, 6, 50), (10, 20, 50), (10, 20, 50)]),
-        ((0.03, 0.02, 0, 0), [(4, 6, 50), (10, 20, 50), (4, 6, 50)]),
-        ((0.02, 0.02, 0, 0), [(4, 6, 50), (10, 20, 50), (4, 6, 50)]),
+        ((0.02, 0.03, 0, 0), [(4, 6, 50), (10, 20, 10_000), (10, 20, 10_000)]),
+        ((0.03, 0.02, 0, 0), [(4, 6, 50), (10, 20, 10_000), (4, 6, 50)]),
+        ((0.02, 0.02, 0, 0), [(4, 6, 50), (10, 20, 10_000), (4, 6, 50)]),
     ],
 )
 def test_the_first_round_tries_larger_sizes_and_goes_on_with_the_better(
@@ -196,6 +196,7 @@ def test_the_first_round_tries_larger_sizes_and_goes_on_with_the_better(
         (20, {}),  # too few images for 20 neighbours
         (100, {"graph_k": 5}),  # one is given
         (100, {"positive_k": 8}),
+        (100, {"negative_k": 100}),
     ],
 )
 def test_larger_sizes_are_not_tried_where_they_cannot_be_or_sizes_are_given(

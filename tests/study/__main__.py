@@ -43,7 +43,7 @@ from mmray.mining.manifold import manifold_neighbors
 from mmray.mining.pool_lists import Pools, matching_pairs
 from mmray.mining.pools import MiningMethod
 from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
-from mmray.pipeline.recipes.rounds import WIDER_GRAPH_K, WIDER_POSITIVE_K
+from mmray.pipeline.recipes.rounds import WIDER
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import ImageSource
 from mmray.training.job import TrainingJob
@@ -228,8 +228,7 @@ def run(name: str, title: str, seed: int, options) -> dict:
             features = described(network, given.photos, "rmac")
         attempts = [trained(mining)]
         if not number and mining.graph_k is None:
-            wider = {"graph_k": WIDER_GRAPH_K, "positive_k": WIDER_POSITIVE_K}
-            attempts.append(trained(replace(attempts[0][1], **wider)))
+            attempts.append(trained(replace(attempts[0][1], **WIDER)))
         tuning, mining = max(attempts, key=gain)
         pools = tuning.job.pools
         if initial is None:

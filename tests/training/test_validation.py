@@ -288,8 +288,8 @@ def test_epochs_are_chosen_by_the_agreement_of_views_among_those_that_keep_the_m
     def epochs(*pairs):
         return [{"view_agreement": v, "manifold_map": m} for v, m in pairs]
 
-    assert best_epoch(epochs((0.8, 0.6), (0.85, 0.55), (0.9, 0.49), (0.88, 0.7))) == 2
-    assert best_epoch(epochs((0.8, 0.6), (0.85, 0.49), (0.9, 0.47))) == 1
+    assert best_epoch(epochs((0.8, 0.6), (0.85, 0.55), (0.9, 0.55), (0.88, 0.7))) == 2
+    assert best_epoch(epochs((0.8, 0.6), (0.85, 0.55), (0.9, 0.53))) == 1
     assert best_epoch(epochs((0.8, 0.6), (0.79, 0.7))) == 0
     # A checkpoint of an earlier version has epochs without views.
     assert best_epoch([{"manifold_map": 0.5}, *epochs((0.9, 0.6), (0.8, 0.7))]) == 2

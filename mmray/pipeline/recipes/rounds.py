@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,9 @@ from mmray.system.progress import announce
 from mmray.training.job import epoch_seconds
 from mmray.training.validation import rise
 
-# Tried beside smaller sizes that were chosen from the collection: kinds of things, such as species,
-# want more neighbours than things do (docs/results/recipe-study.md).
-WIDER_GRAPH_K, WIDER_POSITIVE_K = 10, 20
+# Sizes that are tried beside those of the collection: kinds of things, such as species, want more
+# neighbours than things do, and negatives beyond them (docs/results/recipe-study.md).
+WIDER: dict[str, Any] = {"graph_k": 10, "positive_k": 20, "negative_k": 10_000}
 
 
 def learn(
@@ -120,11 +121,11 @@ def learn(
 def _wider(given: MiningConfig, tried: LearningResult) -> MiningConfig | None:
     """Return settings with larger sizes than those that were chosen; None if there are none."""
     chosen, source = tried.mining, tried.source
-    if chosen is None or source is None or given.graph_k or given.positive_k:
+    if chosen is None or source is None or any(given.sizes):
         return None
-    if chosen.chosen_sizes[0] >= WIDER_GRAPH_K or source.count <= WIDER_POSITIVE_K:
+    if chosen.chosen_sizes[0] >= WIDER["graph_k"] or source.count <= WIDER["positive_k"]:
         return None
-    return dataclasses.replace(chosen, graph_k=WIDER_GRAPH_K, positive_k=WIDER_POSITIVE_K)
+    return dataclasses.replace(chosen, **WIDER)
 
 
 def _better(one: LearningResult, other: LearningResult | None) -> LearningResult:
