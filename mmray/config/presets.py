@@ -93,7 +93,7 @@ SIZES: dict[Preset, Changes] = {
         "extraction": {"longest_side": 192, "shard_size": 64},
         # Some 13 photos of an object: fewer neighbours than the paper's.
         "mining": CHOSEN | {"anchor_block": 64},
-        "training": {"longest_side": 192, "epochs": 4, "anchors_per_epoch": 60},
+        "training": {"longest_side": 192, "epochs": 4, "anchors_per_epoch": 100},
         "evaluation": {"longest_side": 192},
     },
     "retrieval": {},

@@ -31,7 +31,7 @@ from mmray.training.losses import tuple_loss
 
 MANIFOLD_MAP, VIEW_AGREEMENT = "manifold_map", "view_agreement"
 ERROR = "_error"  # ends the names of their standard errors
-CERTAIN = 2  # standard errors by which a network has to be better than the initial one
+CERTAIN = 3  # standard errors by which a network has to be better than the initial one
 VIEWED = 2000  # most images whose neighbours in two descriptors are compared
 VIEW_NEIGHBORS = 10  # nearest neighbours that are compared
 LEAST_MAP = 0.9  # of the initial manifold_map; a network below it is not kept
@@ -257,11 +257,10 @@ def best_epoch(history: list[dict[str, float]]) -> int:
     history : metrics of the initial network, and of the network after each epoch
     """
     name = chosen_by(history)
-    initial, least = history[0].get(name, 0.0), LEAST_MAP * history[0].get(MANIFOLD_MAP, 0.0)
-    figures = [initial]
+    figures = [initial := history[0].get(name, 0.0)]
     for each in history[1:]:
         value, error = each.get(name, 0.0), each.get(name + ERROR, 0.0)
-        better = value - CERTAIN * error > initial and each.get(MANIFOLD_MAP, 0.0) >= least
+        better = value - CERTAIN * error > initial and not vetoed([history[0], each])
         figures.append(value if better else -1.0)
     return int(np.argmax(figures))
 
@@ -275,6 +274,12 @@ def rise(history: Sequence[Mapping[str, float]], epoch: int) -> float:
     """Return how much the metric that chooses an epoch rose from the initial network to one."""
     name = chosen_by(history)
     return history[epoch].get(name, 0.0) - history[0].get(name, 0.0)
+
+
+def vetoed(history: Sequence[Mapping[str, float]]) -> bool:
+    """Tell whether a network after some epoch lost too much of the initial `manifold_map`."""
+    least = LEAST_MAP * history[0].get(MANIFOLD_MAP, 0.0)
+    return any(figures.get(MANIFOLD_MAP, 0.0) < least for figures in history)
 
 
 def collapsed(history: list[dict[str, float]]) -> bool:

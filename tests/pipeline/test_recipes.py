@@ -150,40 +150,62 @@ def test_a_round_that_keeps_its_network_is_the_last(calls):
     assert len(of(calls, "train")) == 3  # the third kept what it began with
 
 
-def histories(*rises):
-    """The histories of networks whose check rose by so much, one after the other."""
-    return iter([[{"view_agreement": 0.5}, {"view_agreement": 0.5 + rise}] for rise in rises])
-
-
-@pytest.mark.parametrize(
-    ("rises", "sizes"),
-    [
-        ((0.02, 0.03, 0, 0), [(4, 6, 50), (10, 20, 10_000), (10, 20, 10_000)]),
-        ((0.03, 0.02, 0, 0), [(4, 6, 50), (10, 20, 10_000), (4, 6, 50)]),
-        ((0.02, 0.02, 0, 0), [(4, 6, 50), (10, 20, 10_000), (4, 6, 50)]),
-    ],
-)
-def test_the_first_round_tries_larger_sizes_and_goes_on_with_the_better(
-    calls, monkeypatch, capsys, rises, sizes
-):
-    mined, opened, risen = [], [], histories(*rises)
-    monkeypatch.setattr(
-        learning, "mine_stage", lambda session, *rest: mined.append(session.config.mining)
-    )
-    monkeypatch.setattr(
-        rounds, "nested", lambda *given, name: opened.append(name) or nested(*given, name=name)
-    )
-    began = []
+def trained(monkeypatch, *networks):
+    """Let rounds train networks of (epoch kept, rise of the check, share of manifold_map kept)."""
+    began, left = [], iter(networks)
 
     def train_stage(session, network, *rest):
         began.append(network)
-        return FineTunedNetwork(f"tuned {len(began)}", 1, "label", next(risen))
+        epoch, rise, share = next(left)
+        history = [{"view_agreement": 0.5, "manifold_map": 0.6}]
+        history.append({"view_agreement": 0.5 + rise, "manifold_map": 0.6 * share})
+        return FineTunedNetwork(f"tuned {len(began)}", epoch, "label", history)
 
     monkeypatch.setattr(learning, "train_stage", train_stage)
+    return began
+
+
+@pytest.fixture
+def mined(monkeypatch):
+    """The sizes of each mining, in order."""
+    sizes = []
+    monkeypatch.setattr(
+        learning, "mine_stage", lambda session, *rest: sizes.append(session.config.mining.sizes)
+    )
+    return sizes
+
+
+SUGGESTED, LARGER = (4, 6, 50), (10, 20, 10_000)
+
+
+def test_sizes_that_the_collection_suggests_stay(calls, mined, monkeypatch):
+    trained(monkeypatch, (1, 0.1, 1), (1, 0.1, 0.5), (0, 0, 1))
+    outcome, _ = run(5, mining=DEMO.mining)
+    assert mined == [SUGGESTED] * 3
+    assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1", "tuned 2", "tuned 3"]
+
+
+@pytest.mark.parametrize(
+    ("first", "larger", "best"),
+    [
+        ((0, 0.02, 1), (1, 0.03, 1), "tuned 2"),  # nothing gained
+        ((1, 0.02, 0.89), (1, 0.03, 1), "tuned 2"),  # vetoed
+        ((1, 0.04, 0.89), (1, 0.03, 1), "tuned 1"),
+        ((1, 0.03, 0.89), (1, 0.03, 1), "tuned 1"),
+        ((1, 0.03, 0.89), (0, 0.05, 1), "tuned 1"),
+    ],
+)
+def test_larger_sizes_are_tried_where_these_do_not_help(
+    calls, mined, monkeypatch, capsys, first, larger, best
+):
+    opened = []
+    monkeypatch.setattr(
+        rounds, "nested", lambda *given, name: opened.append(name) or nested(*given, name=name)
+    )
+    began = trained(monkeypatch, first, larger, (1, 0.1, 1))
     outcome, session = run(2, mining=DEMO.mining)
-    assert [config.sizes for config in mined] == sizes
+    assert mined == [SUGGESTED, LARGER, LARGER if best == "tuned 2" else SUGGESTED]
     assert opened == ["round 1", "round 1, graph-k 10", "round 2"]
-    best = "tuned 2" if rises[1] > rises[0] else "tuned 1"
     assert began == ["initial", "initial", best]
     assert [tuned.network for tuned in outcome.learned.trained] == [best, "tuned 3"]
     assert len(session.stages) == 3 * len(SECONDS)
@@ -191,21 +213,22 @@ def test_the_first_round_tries_larger_sizes_and_goes_on_with_the_better(
 
 
 @pytest.mark.parametrize(
-    ("count", "mining"),
+    ("count", "given"),
     [
         (20, {}),  # too few images for 20 neighbours
-        (100, {"graph_k": 5}),  # one is given
+        (100, {"graph_k": 5}),
         (100, {"positive_k": 8}),
         (100, {"negative_k": 100}),
     ],
 )
-def test_larger_sizes_are_not_tried_where_they_cannot_be_or_sizes_are_given(
-    calls, monkeypatch, count, mining
+def test_larger_sizes_are_not_tried_where_they_cannot_be_or_one_is_given(
+    calls, mined, monkeypatch, count, given
 ):
     source = SimpleNamespace(count=count)
-    monkeypatch.setattr(learning, "features_stage", lambda *given: source)
-    run(1, mining=dataclasses.replace(DEMO.mining, **mining))
-    assert len(of(calls, "train")) == 1
+    monkeypatch.setattr(learning, "features_stage", lambda *arguments: source)
+    trained(monkeypatch, (0, 0, 1))
+    run(1, mining=dataclasses.replace(DEMO.mining, **given))
+    assert len(mined) == 1
 
 
 def test_larger_sizes_that_mine_nothing_are_no_error(calls, monkeypatch, capsys):
@@ -215,6 +238,7 @@ def test_larger_sizes_that_mine_nothing_are_no_error(calls, monkeypatch, capsys)
         return "mined"
 
     monkeypatch.setattr(learning, "mine_stage", mine_stage)
+    trained(monkeypatch, (1, 0.02, 0.5))
     outcome, _ = run(1, mining=DEMO.mining)
     assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1"]
     assert "round 1, graph-k 10: no anchor has a positive" in capsys.readouterr().err

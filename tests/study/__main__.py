@@ -47,7 +47,14 @@ from mmray.pipeline.recipes.rounds import WIDER
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import ImageSource
 from mmray.training.job import TrainingJob
-from mmray.training.validation import MANIFOLD_MAP, NEIGHBORS, VIEW_AGREEMENT, best_epoch, rise
+from mmray.training.validation import (
+    MANIFOLD_MAP,
+    NEIGHBORS,
+    VIEW_AGREEMENT,
+    best_epoch,
+    rise,
+    vetoed,
+)
 from tests.study.piles import PILES, SIDE, Pile, pile
 
 CPU = torch.device("cpu")
@@ -227,7 +234,9 @@ def run(name: str, title: str, seed: int, options) -> dict:
         if number:
             features = described(network, given.photos, "rmac")
         attempts = [trained(mining)]
-        if not number and mining.graph_k is None:
+        first = attempts[0][0]
+        in_vain = first.best_epoch == 0 or vetoed(first.history)
+        if not number and mining.graph_k is None and in_vain:
             attempts.append(trained(replace(attempts[0][1], **WIDER)))
         tuning, mining = max(attempts, key=gain)
         pools = tuning.job.pools

@@ -14,6 +14,7 @@ from mmray.training.validation import (
     checked_images,
     collapsed,
     shared_neighbors,
+    vetoed,
 )
 from tests import oracles
 from tests.made.synthetic import clouds
@@ -340,9 +341,15 @@ def test_a_rise_within_its_own_error_is_none():
     def epochs(*pairs):
         return [{"view_agreement": v, "view_agreement_error": e} for v, e in pairs]
 
-    assert best_epoch(epochs((0.8, 0.01), (0.81, 0.01), (0.79, 0.01))) == 0
+    assert best_epoch(epochs((0.8, 0.01), (0.82, 0.01), (0.79, 0.01))) == 0
     assert best_epoch(epochs((0.8, 0.01), (0.83, 0.02), (0.82, 0.005))) == 2
-    assert best_epoch(epochs((0.8, 0.01), (0.83, 0.01), (0.82, 0.005))) == 1
+    assert best_epoch(epochs((0.8, 0.01), (0.835, 0.01), (0.82, 0.005))) == 1
+
+
+def test_a_network_that_lost_a_tenth_of_the_manifold_is_vetoed():
+    assert not vetoed([{"manifold_map": value} for value in (0.5, 0.46, 0.7)])
+    assert vetoed([{"manifold_map": value} for value in (0.5, 0.44, 0.7)])
+    assert not vetoed([{}, {}])  # there is no manifold
 
 
 def test_an_embedding_has_collapsed_at_a_third_of_its_first_spread():

@@ -21,9 +21,9 @@ from mmray.pipeline.stages.minable import NothingMinedError
 from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.system.progress import announce
 from mmray.training.job import epoch_seconds
-from mmray.training.validation import rise
+from mmray.training.validation import rise, vetoed
 
-# Sizes that are tried beside those of the collection: kinds of things, such as species, want more
+# Tried where the sizes of the collection do not help: kinds of things, such as species, want more
 # neighbours than things do, and negatives beyond them (docs/results/recipe-study.md).
 WIDER: dict[str, Any] = {"graph_k": 10, "positive_k": 20, "negative_k": 10_000}
 
@@ -39,9 +39,9 @@ def learn(
 ) -> LearningResult | None:
     """Extract, mine and train in one or more rounds, up to the last stage that was chosen.
 
-    Where the sizes of mining are left open, the first round is run with those that the collection
-    suggests and with larger ones, and goes on from the network that the check without labels finds
-    to have gained more. A round that gains nothing is the last.
+    Where the sizes of mining are left open, they are those that the collection suggests. If the
+    first round gains nothing with them, or the check vetoes one of its networks, larger ones are
+    tried too, and what gained more goes on. A round that gains nothing is the last.
 
     Parameters
     ----------
@@ -119,9 +119,11 @@ def learn(
 
 
 def _wider(given: MiningConfig, tried: LearningResult) -> MiningConfig | None:
-    """Return settings with larger sizes than those that were chosen; None if there are none."""
-    chosen, source = tried.mining, tried.source
-    if chosen is None or source is None or any(given.sizes):
+    """Return settings with larger sizes where those that were chosen do not help; else None."""
+    chosen, source, tuned = tried.mining, tried.source, tried.tuned
+    if chosen is None or source is None or tuned is None or any(given.sizes):
+        return None
+    if tuned.epoch and not vetoed(tuned.history):
         return None
     if chosen.chosen_sizes[0] >= WIDER["graph_k"] or source.count <= WIDER["positive_k"]:
         return None
