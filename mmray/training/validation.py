@@ -31,7 +31,7 @@ from mmray.training.losses import tuple_loss
 
 MANIFOLD_MAP, VIEW_AGREEMENT = "manifold_map", "view_agreement"
 ERROR = "_error"  # ends the names of their standard errors
-CERTAIN = 3  # standard errors by which a network has to be better than the initial one
+CERTAIN = 2  # standard errors by which a network has to be better than the initial one
 VIEWED = 2000  # most images whose neighbours in two descriptors are compared
 VIEW_NEIGHBORS = 10  # nearest neighbours that are compared
 LEAST_MAP = 0.9  # of the initial manifold_map; a network below it is not kept

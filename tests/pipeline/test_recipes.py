@@ -204,11 +204,12 @@ def test_larger_sizes_are_tried_where_these_do_not_help(
     )
     began = trained(monkeypatch, first, larger, (1, 0.1, 1))
     outcome, session = run(2, mining=DEMO.mining)
-    assert mined == [SUGGESTED, LARGER, LARGER if best == "tuned 2" else SUGGESTED]
-    assert opened == ["round 1", "round 1, graph-k 10", "round 2"]
-    assert began == ["initial", "initial", best]
-    assert [tuned.network for tuned in outcome.learned.trained] == [best, "tuned 3"]
-    assert len(session.stages) == 3 * len(SECONDS)
+    goes_on = best == "tuned 1"
+    assert mined == [SUGGESTED, LARGER, SUGGESTED][: 2 + goes_on]
+    assert opened == ["round 1", "round 1, graph-k 10", "round 2"][: 2 + goes_on]
+    assert began == ["initial", "initial", best][: 2 + goes_on]
+    assert [each.network for each in outcome.learned.trained] == [best, "tuned 3"][: 1 + goes_on]
+    assert len(session.stages) == (2 + goes_on) * len(SECONDS)
     assert "the check without labels rose more with graph-k" in capsys.readouterr().err
 
 

@@ -253,7 +253,7 @@ def run(name: str, title: str, seed: int, options) -> dict:
             )
         network = tuning.best
         rows = whitened(described(network, given.test), described(network, given.photos), pools)
-        if tuning.best_epoch == 0:
+        if tuning.best_epoch == 0 or tuning is not first:
             break
     maps = {}
     for label, whitenings in (("initial", initial), ("kept", rows)):

@@ -341,9 +341,9 @@ def test_a_rise_within_its_own_error_is_none():
     def epochs(*pairs):
         return [{"view_agreement": v, "view_agreement_error": e} for v, e in pairs]
 
-    assert best_epoch(epochs((0.8, 0.01), (0.82, 0.01), (0.79, 0.01))) == 0
+    assert best_epoch(epochs((0.8, 0.01), (0.815, 0.01), (0.79, 0.01))) == 0
     assert best_epoch(epochs((0.8, 0.01), (0.83, 0.02), (0.82, 0.005))) == 2
-    assert best_epoch(epochs((0.8, 0.01), (0.835, 0.01), (0.82, 0.005))) == 1
+    assert best_epoch(epochs((0.8, 0.01), (0.825, 0.01), (0.82, 0.005))) == 1
 
 
 def test_a_network_that_lost_a_tenth_of_the_manifold_is_vetoed():

@@ -41,7 +41,8 @@ def learn(
 
     Where the sizes of mining are left open, they are those that the collection suggests. If the
     first round gains nothing with them, or the check vetoes one of its networks, larger ones are
-    tried too, and what gained more goes on. A round that gains nothing is the last.
+    tried too, and what gained more goes on. A round that gains nothing, or has larger sizes, is the
+    last.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def learn(
         learned = latest
         if latest.tuned is None:
             break
-        wider = _wider(config.mining, latest)
+        other, wider = None, _wider(config.mining, latest)
         if not trained and wider is not None:
             other = attempt(f"{name}, graph-k {wider.graph_k}", wider)
             learned = latest = _better(latest, other)
@@ -109,6 +110,9 @@ def learn(
             if number > 1:
                 announce(f"{name} gained nothing: the network of the round before is kept")
             break  # another round would be the same
+        if latest is other:
+            announce(f"{name} is the last: pools of larger sizes do not become purer with rounds")
+            break
         # Sizes that were chosen stay: with those of its features, the second round mines less pure.
         networks, mining = (latest.tuned.network, latest.tuned.network), latest.mining
     if learned is None or not trained:
