@@ -31,7 +31,7 @@ def with_chosen_sizes(config: MiningConfig, found: Neighbors) -> tuple[MiningCon
     """
     n, said = len(found.ids), []
     if config.graph_k is None:
-        graph_k, shares = _graph_k(found, config.power)
+        graph_k, shares = _graph_k(config, found)
         config = replace(config, graph_k=graph_k)
         why = f"{shares[graph_k]:.0%} of the items are in its largest component"
         if graph_k + 1 in shares:
@@ -47,13 +47,14 @@ def with_chosen_sizes(config: MiningConfig, found: Neighbors) -> tuple[MiningCon
     return config, ", ".join(said)
 
 
-def _graph_k(found: Neighbors, power: float) -> tuple[int, dict[int, float]]:
+def _graph_k(config: MiningConfig, found: Neighbors) -> tuple[int, dict[int, float]]:
     """Choose graph_k; also return the share of the largest component for all that were tried."""
-    smallest, largest = (min(k, found.ids.shape[1]) for k in (SMALLEST_K, LARGEST_K))
+    beside = 0 if config.count_self else 1
+    smallest, largest = (min(k, found.ids.shape[1] - beside) for k in (SMALLEST_K, LARGEST_K))
     shares: dict[int, float] = {}
     for k in range(smallest, largest + 1):
-        near = found.first(k)
-        graph = reciprocal_knn_graph(near.ids, near.similarities, power=power)
+        near = found.first(k + beside)
+        graph = reciprocal_knn_graph(near.ids, near.similarities, power=config.power)
         _, sizes = component_labels(graph)
         shares[k] = float(sizes.max() / len(found.ids))
         if shares[k] > SHARE:

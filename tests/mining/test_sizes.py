@@ -44,6 +44,15 @@ def test_the_graph_has_as_many_neighbours_as_keep_its_components_small(spread):
     assert config.positive_k == 2 * (k - 1)
 
 
+def test_the_item_itself_may_be_counted_apart():
+    features = groups(24, 13, spread=0.9)
+    found = nearest_neighbors(features, features, 11)
+    counted, apart = (
+        with_chosen_sizes(replace(OPEN, count_self=own), found)[0].graph_k for own in (True, False)
+    )
+    assert apart == counted - 1
+
+
 def test_things_that_lie_apart_get_more_neighbours_than_things_that_mix():
     apart, mixed = (chosen(groups(24, 13, spread=spread))[0] for spread in (0.1, 3.0))
     assert apart.graph_k == 10

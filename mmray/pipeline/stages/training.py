@@ -276,13 +276,12 @@ def _verdict(history: History, kept: int) -> str:
     after = [value for value in figures[1:] if value is not None]
     if kept == 0:
         return (
-            f"no epoch of {last} passed the check without labels ({name} initially "
-            f"{figures[0]:.3f}, then {max(after, default=0):.3f} at best): the initial network is "
-            "kept. Its pools may be "
+            f"no epoch of {last} passed the check without labels ({name} before {figures[0]:.3f}, "
+            f"then {max(after, default=0):.3f} at best): the network before is kept. Pools may be "
             "impure (lower --mining.positive-k, raise --mining.positive-cut) or the steps too long "
             "(lower --training.learning-rate)"
         )
     return (
-        f"the network after epoch {kept} of {last} is kept: {name} {figures[kept]:.3f}, "
-        f"initially {figures[0]:.3f}"
+        f"the network after epoch {kept} of {last} is kept: {name} {figures[kept]:.3f}, before "
+        f"{figures[0]:.3f}"
     )
