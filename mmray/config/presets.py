@@ -44,13 +44,14 @@ STEADY: Changes = {
 }
 # Sizes from the collection, all of its components, and rounds while the check rises: what gained on
 # the mean of the piles of docs/results/recipe-study.md.
+# (Applied last: they are not those of a preset.)
 CHOSEN: Changes = {"component": "all", "graph_k": None, "positive_k": None, "negative_k": None}
 AUTO: Changes = {
     # On real photos it gained more than VGG16 and needed a sixth of the time; its weights come with
     # a Python package (docs/results/retrieval-real-photos.md).
     "network": "efficientnet_lite0",
     "rounds": 3,
-    "mining": CHOSEN | {"selection": "filled"},
+    "mining": {"selection": "filled"},
     # Steps of 15 tuples instead of 5 are as good on the mean, vary less, and are faster.
     "training": STEADY["training"] | {"held_out": 0.0, "batch_size": 15, "learning_rate": 9e-4},
 }
@@ -92,7 +93,13 @@ SIZES: dict[Preset, Changes] = {
         "network": "efficientnet_lite0",
         "extraction": {"longest_side": 192, "shard_size": 64},
         # Some 13 photos of an object: fewer neighbours than the paper's.
-        "mining": CHOSEN | {"anchor_block": 64},
+        "mining": {
+            "component": "all",
+            "graph_k": 5,
+            "positive_k": 8,
+            "negative_k": 100,
+            "anchor_block": 64,
+        },
         "training": {"longest_side": 192, "epochs": 4, "anchors_per_epoch": 100},
         "evaluation": {"longest_side": 192},
     },
@@ -174,7 +181,8 @@ def with_defaults(config: Changed) -> Changed:
     """Return the settings of the preset and the recipe that a config names."""
     own: Any = config  # `preset` and `recipe` are fields of the applications
     recipes, sizes = _RECIPES[config.kind], _SIZES[config.kind]
-    return changed(config, _FIRST[config.kind], recipes[own.recipe], sizes[own.preset])
+    last: Changes = {"mining": CHOSEN} if own.recipe == "auto" else {}
+    return changed(config, _FIRST[config.kind], recipes[own.recipe], sizes[own.preset], last)
 
 
 def recipe_names(config: LearningConfig) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from tests.made.bad_images import HEIC
 
 FLAGS = (
     *("--stages", "extract", "--mining.graph-k", 4, "--mining.positive-k", 4),
+    *("--mining.negative-k", 100, "--rounds", 1),
     *("--extraction.longest-side", 64, "--extraction.shard-size", 8),
 )
 

@@ -26,7 +26,7 @@ FLAGS = shlex.split(
     --mining.graph-k 6 --mining.positive-k 6 --mining.negative-k 12 --mining.anchor-block 20
     --training.epochs 4 --training.anchors-per-epoch 20 --training.batch-size 3
     --training.keep last --training.patience None --evaluation.longest-side 64
-    --training.learning-rate 1e-5
+    --training.learning-rate 1e-5 --rounds 1
     --stages extract,graph,mine,train
     """
 )

@@ -8,8 +8,8 @@ from mmray.config.learning import FinegrainedConfig, RetrievalConfig
 from mmray.config.presets import (
     FINEGRAINED_ABLATIONS,
     FINEGRAINED_PRESETS,
-    PRESETS,
     RETRIEVAL_ABLATIONS,
+    preset,
 )
 from mmray.config.run import settings
 from mmray.config.validation import validate
@@ -23,7 +23,7 @@ BIRDS, PHOTOS = FINEGRAINED_ABLATIONS["demo"], RETRIEVAL_ABLATIONS["demo"]
 
 def changes(config, row, seed=0, anchors=None):
     """What a row changes of the settings of its own job, by flag."""
-    plain = FINEGRAINED_PRESETS["demo"] if config is BIRDS else PRESETS["demo"]
+    plain = FINEGRAINED_PRESETS["demo"] if config is BIRDS else preset("demo", "steady")
     found = ablation._row_config(config, row, seed, anchors or {})
     assert type(found) is type(plain)
     before, after = settings(plain), settings(found)
@@ -96,7 +96,7 @@ def test_a_row_that_does_not_exist_is_named():
 def test_the_settings_of_both_applications_are_those_of_their_jobs():
     assert isinstance(BIRDS, FinegrainedConfig)
     assert isinstance(PHOTOS, RetrievalConfig)
-    for config, plain in ((BIRDS, FINEGRAINED_PRESETS["demo"]), (PHOTOS, PRESETS["demo"])):
+    for config, plain in ((BIRDS, FINEGRAINED_PRESETS["demo"]), (PHOTOS, preset("demo", "steady"))):
         own = settings(config)
         assert {key: own[key] for key in settings(plain)} == settings(plain)
 
