@@ -22,7 +22,7 @@ SETTINGS = shlex.split(
     --training.longest-side 64 --evaluation.longest-side 64 --mining.graph-k 6
     --mining.component all --mining.selection all --mining.anchors 16 --mining.anchor-block 4
     --mining.positive-k 6 --mining.negative-k 10 --training.epochs 2
-    --training.anchors-per-epoch 8 --max-workers 1 --resource-timeout 60
+    --training.anchors-per-epoch 8 --rounds 1 --max-workers 1 --resource-timeout 60
     """
 )
 

@@ -17,7 +17,7 @@ EXTRACT = shlex.split(
     """
     --stages extract --demo.objects 6 --demo.photos 12 --demo.distractors 8
     --demo.longest-side 128 --extraction.longest-side 128 --extraction.shard-size 2
-    --mining.graph-k 6 --mining.positive-k 6
+    --mining.graph-k 6 --mining.positive-k 6 --mining.negative-k 100 --rounds 1
     """
 )
 MINE = shlex.split(
