@@ -165,13 +165,26 @@ def test_a_run_that_ends_sooner_keeps_the_page_of_the_whole(whole):
     assert ">Training</h2>" not in shorter
 
 
+OPEN_SIZES = ("--mining.graph-k", None, "--mining.positive-k", None)
+
+
 @pytest.mark.usefixtures("ray_cluster")
-def test_rounds_are_runs_within_the_run_and_each_has_its_curves(tmp_path):
-    """Sizes are chosen from the collection."""
-    flags = ["--mining.graph-k", None, "--mining.positive-k", None, "--training.keep", "last"]
-    done = run_here("retrieval", "--storage", tmp_path, *SMALL, *flags, "--rounds", 2).succeeded
+def test_sizes_are_chosen_from_the_collection_and_said(tmp_path):
+    stages = ("--stages", "extract,graph,mine", *ONE)
+    done = run_here("retrieval", "--storage", tmp_path, *SMALL, *OPEN_SIZES, *stages).succeeded
     assert re.search(r"mining: graph-k \d \(.* largest component.*\), positive-k", done.stderr)
     assert re.search(r"pools: those of 24 anchors hold \d+% of the 36 images", done.stderr)
+    (sizes,) = tmp_path.glob("sizes-*")
+    counts = json.loads((sizes / "_SUCCESS.json").read_text())["counts"]
+    assert counts["positive_k"] == 2 * (counts["graph_k"] - 1)
+    assert counts["negative_k"] == 12  # as given
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_rounds_are_runs_within_the_run_and_each_has_its_curves(tmp_path):
+    flags = [*OPEN_SIZES, "--training.keep", "last", "--rounds", 2]
+    assert run_here("retrieval", "--storage", tmp_path, *SMALL, *flags).succeeded
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("mmray").experiment_id])
     (outer,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
