@@ -44,7 +44,6 @@ STEADY: Changes = {
 }
 # Sizes from the collection, all of its components, and rounds while the check rises: what gained on
 # the mean of the piles of docs/results/recipe-study.md.
-# (Applied last: they are not those of a preset.)
 CHOSEN: Changes = {"component": "all", "graph_k": None, "positive_k": None, "negative_k": None}
 AUTO: Changes = {
     # On real photos it gained more than VGG16 and needed a sixth of the time; its weights come with
@@ -160,7 +159,8 @@ FINEGRAINED_SIZES: dict[FinegrainedPreset, Changes] = {
 }
 
 
-# Changes in the order in which they are applied: of the application, its recipes, its sizes.
+# Changes in the order in which they are applied: of the application, its recipes, its sizes, and
+# what a recipe does not leave to the sizes.
 _FIRST: dict[Application, Changes] = {"retrieval": {}, "finegrained": FINEGRAINED}
 _RECIPES: dict[Application, Mapping[Any, Changes]] = {
     "retrieval": RECIPES,
@@ -170,6 +170,7 @@ _SIZES: dict[Application, Mapping[Any, Changes]] = {
     "retrieval": SIZES,
     "finegrained": FINEGRAINED_SIZES,
 }
+_LAST: dict[str, Changes] = {"auto": {"mining": CHOSEN}}  # of a recipe, in place of a preset's
 
 
 def preset(name: Preset, recipe: Recipe = "auto") -> RetrievalConfig:
@@ -181,8 +182,8 @@ def with_defaults(config: Changed) -> Changed:
     """Return the settings of the preset and the recipe that a config names."""
     own: Any = config  # `preset` and `recipe` are fields of the applications
     recipes, sizes = _RECIPES[config.kind], _SIZES[config.kind]
-    last: Changes = {"mining": CHOSEN} if own.recipe == "auto" else {}
-    return changed(config, _FIRST[config.kind], recipes[own.recipe], sizes[own.preset], last)
+    first, last = _FIRST[config.kind], _LAST.get(own.recipe, {})
+    return changed(config, first, recipes[own.recipe], sizes[own.preset], last)
 
 
 def recipe_names(config: LearningConfig) -> tuple[str, ...]:

@@ -147,10 +147,9 @@ class MiningConfig:
         graph_k, positive_k, negative_k = (size for size in self.sizes if size is not None)
         return graph_k, positive_k, negative_k
 
-    @property
-    def graph_width(self) -> int:
-        """Neighbours of an item to find for the graph, the item among them."""
-        return self.chosen_sizes[0] + (0 if self.count_self else 1)
+    def width(self, graph_k: int) -> int:
+        """Return the neighbours of an item to find for a graph of `graph_k`, the item included."""
+        return graph_k if self.count_self else graph_k + 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,11 +49,11 @@ def with_chosen_sizes(config: MiningConfig, found: Neighbors) -> tuple[MiningCon
 
 def _graph_k(config: MiningConfig, found: Neighbors) -> tuple[int, dict[int, float]]:
     """Choose graph_k; also return the share of the largest component for all that were tried."""
-    beside = 0 if config.count_self else 1
-    smallest, largest = (min(k, found.ids.shape[1] - beside) for k in (SMALLEST_K, LARGEST_K))
+    most = found.ids.shape[1] - config.width(0)
+    smallest, largest = min(SMALLEST_K, most), min(LARGEST_K, most)
     shares: dict[int, float] = {}
     for k in range(smallest, largest + 1):
-        near = found.first(k + beside)
+        near = found.first(config.width(k))
         graph = reciprocal_knn_graph(near.ids, near.similarities, power=config.power)
         _, sizes = component_labels(graph)
         shares[k] = float(sizes.max() / len(found.ids))

@@ -90,8 +90,9 @@ class ManifoldValidation:
             queries with their neighbours, a quarter those of the held-out pools: both in the given
             order, as far as they fit.
         """
-        queries, near = validation_neighbors, validation_neighbors.neighbors
-        groups = [np.append(item, ids) for item, ids in zip(queries.items, near, strict=True)]
+        near = validation_neighbors
+        given = (near.items, near.neighbors, near.similarity)
+        groups = [np.append(item, ids) for item, ids, _ in zip(*given, strict=True)]
         pools = [
             np.concatenate([[anchor], *lists])
             for anchor, *lists in zip(
@@ -105,24 +106,20 @@ class ManifoldValidation:
         others = np.setdiff1d(np.arange(images), named)
         drawn = rng.choice(others, min(len(others), max(most - len(named), 0)), replace=False)
         needed = np.union1d(named, drawn)
-        chosen = [place for place in range(asked) if len(near[place])]
-        relevant = [
-            near[place][similarity >= RELEVANT * similarity[0]]
-            for place in chosen
-            for similarity in [queries.similarity[place]]
-        ]
-        items = np.searchsorted(needed, queries.items[chosen])
+        items, queries, weights = [], [], []
+        for item, ids, similarity in list(zip(*given, strict=True))[:asked]:
+            if len(ids):
+                relevant = np.searchsorted(needed, ids[similarity >= RELEVANT * similarity[0]])
+                items.append(np.searchsorted(needed, item))
+                itself = np.array([items[-1]])
+                queries.append(Query("", "", None, positives=relevant, junk=itself))
+                # Not the mean of those there are: in a group of two or three s_m is always high.
+                weights.append(similarity[:TRUSTED].sum(dtype=np.float64) / TRUSTED)
         return cls(
             needed=needed,
-            items=items,
-            queries=[
-                Query("", "", None, np.searchsorted(needed, ids), junk=np.array([item]))
-                for item, ids in zip(items, relevant, strict=True)
-            ],
-            # Not the mean of those there are: in a group of two or three s_m is always high.
-            weights=np.array(
-                [queries.similarity[i][:TRUSTED].sum(dtype=np.float64) / TRUSTED for i in chosen]
-            ),
+            items=np.array(items, np.int64),
+            queries=queries,
+            weights=np.array(weights),
             held_out=held_out.taken(np.arange(kept)),
         )
 

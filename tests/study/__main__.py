@@ -43,7 +43,7 @@ from mmray.mining.manifold import manifold_neighbors
 from mmray.mining.pool_lists import Pools, matching_pairs
 from mmray.mining.pools import MiningMethod
 from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
-from mmray.pipeline.recipes.rounds import WIDER
+from mmray.pipeline.recipes.rounds import WIDER, in_vain
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import ImageSource
 from mmray.training.job import TrainingJob
@@ -53,7 +53,6 @@ from mmray.training.validation import (
     VIEW_AGREEMENT,
     best_epoch,
     rise,
-    vetoed,
 )
 from tests.study.piles import PILES, SIDE, Pile, pile
 
@@ -143,7 +142,7 @@ def mined(features, mining: MiningConfig, seed: int):
     """Mine as the stages do; also return the check's ground truth, and the settings in full."""
     found = nearest_neighbors(features, features, min(mining.graph_k or LARGEST_K, len(features)))
     mining, _ = with_chosen_sizes(mining, found)
-    found = found.first(mining.graph_width)
+    found = found.first(mining.width(mining.chosen_sizes[0]))
     raw = reciprocal_knn_graph(found.ids, found.similarities, power=mining.power)
     every = np.arange(len(features))
     items = largest_component(raw) if mining.component == "largest" else every
@@ -235,8 +234,8 @@ def run(name: str, title: str, seed: int, options) -> dict:
             features = described(network, given.photos, "rmac")
         attempts = [trained(mining)]
         first = attempts[0][0]
-        in_vain = first.best_epoch == 0 or vetoed(first.history)
-        if not number and mining.graph_k is None and in_vain:
+        open_sizes = not number and mining.graph_k is None
+        if open_sizes and in_vain(first.history, first.best_epoch):
             attempts.append(trained(replace(attempts[0][1], **WIDER)))
         tuning, mining = max(attempts, key=gain)
         pools = tuning.job.pools
@@ -342,7 +341,9 @@ def agreement(runs: list[dict]) -> str:
             maps, values, worse, regrets = [], [], 0, []
             for history in histories:
                 of = np.array([figures["map"] for figures in history])
-                by = np.array([figures[CHECKS[check == "manifold_map"]] for figures in history])
+                by = np.array(
+                    [figures[VIEW_AGREEMENT if check == "both" else check] for figures in history]
+                )
                 best = best_epoch(history) if check == "both" else int(np.argmax(by))
                 maps += (of[1:] - of[0]).tolist()
                 values += (by[1:] - by[0]).tolist()

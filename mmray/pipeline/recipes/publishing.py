@@ -211,11 +211,11 @@ def _facts(learned: LearningResult) -> Iterable[Fact]:
         ):
             yield Fact(name=name, value=percent(rate), note="by labels, for information only")
     if learned.tuned is not None:
-        trained = learned.trained
-        number, tuned = max(
-            enumerate(trained, start=1), key=lambda pair: (pair[1].epoch > 0, pair[0])
-        )
-        note = f"of {tuned.epochs}" + (f" in round {number}" if len(trained) > 1 else "")
+        rounds = number = len(learned.trained)
+        if rounds > 1 and learned.tuned.epoch == 0:  # the last round gained nothing
+            number -= 1
+        tuned = learned.trained[number - 1]
+        note = f"of {tuned.epochs}" + (f" in round {number}" if rounds > 1 else "")
         yield Fact(name="epoch kept", value=str(tuned.epoch), note=note)
 
 

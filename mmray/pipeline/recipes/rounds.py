@@ -1,7 +1,7 @@
 """Rounds of mining and training, each with the network of the one before (Sec. 3.4)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,11 +127,16 @@ def _wider(given: MiningConfig, tried: LearningResult) -> MiningConfig | None:
     chosen, source, tuned = tried.mining, tried.source, tried.tuned
     if chosen is None or source is None or tuned is None or any(given.sizes):
         return None
-    if tuned.epoch and not vetoed(tuned.history):
+    if not in_vain(tuned.history, tuned.epoch):
         return None
     if chosen.chosen_sizes[0] >= WIDER["graph_k"] or source.count <= WIDER["positive_k"]:
         return None
     return dataclasses.replace(chosen, **WIDER)
+
+
+def in_vain(history: Sequence[Mapping[str, float]], epoch: int) -> bool:
+    """Tell whether training gained nothing by the epoch it kept, or the check vetoed a network."""
+    return epoch == 0 or vetoed(history)
 
 
 def _better(one: LearningResult, other: LearningResult | None) -> LearningResult:

@@ -92,7 +92,7 @@ def graph_stage(
     neighbors : the stage that found the neighbours of all items, at least as many as are compared
     """
     config = session.config.mining
-    k = config.graph_width
+    k = config.width(config.chosen_sizes[0])
 
     def work(stage: StageFolder) -> Counts:
         features, found = source.load(), read_neighbors(neighbors.folder).first(k)

@@ -68,7 +68,7 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
     """Run the stage that finds the nearest neighbours of all items; graphs of equal k share it."""
     config = session.config.mining
     need_items(config, source.count, source.what)
-    k = min(config.graph_k or LARGEST_K, source.count - 1) + (0 if config.count_self else 1)
+    k = config.width(min(config.graph_k or LARGEST_K, source.count - 1))
 
     def work(stage: StageFolder) -> Counts:
         pool, device = workers(session)
