@@ -182,6 +182,8 @@ class TrainingConfig:
     """Positives in a pool to draw from, the most similar on the manifold; None: all."""
     hard_negatives: Annotated[int, Between(1, 1_000_000)] = 10
     """Negatives in a pool to draw from, the nearest to the anchor (as released)."""
+    ranked_images: Annotated[int | None, Between(2, 1_000_000)] = None
+    """Images to embed for each tuple to know its nearest negatives: more are reduced at random."""
     negative_pool: Annotated[int, Between(2, 10**9)] = 20_000
     """With --tuples: images drawn anew in each epoch, the pool of all its anchors' negatives."""
     sum_negatives: bool = False

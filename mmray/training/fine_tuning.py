@@ -49,6 +49,7 @@ from mmray.training.supervised.labelled_tuples import (
 )
 from mmray.training.supervised.losses import LabelledImages
 from mmray.training.tuples import Pairs
+from mmray.training.usable_pools import hold_out, with_mean_weight_one
 from mmray.training.validation import ManifoldValidation, best_epoch, checked_images
 
 CENTRE_RATE = 1e-2  # Adam's learning rate for proxies or centres of a supervised baseline
@@ -76,8 +77,8 @@ class FineTuning:
         rng = np.random.default_rng([job.seed, 0])
         pools = job.pools
         if self.config.normalized_weights:
-            pools = tuples.with_mean_weight_one(pools)
-        self.pools, held_out = tuples.hold_out(pools, self.config.held_out, rng)
+            pools = with_mean_weight_one(pools)
+        self.pools, held_out = hold_out(pools, self.config.held_out, rng)
         self.validation = ManifoldValidation.of(
             *(job.validation_neighbors, held_out, len(job.images), rng),
             most=checked_images(self.config),
@@ -132,19 +133,25 @@ class FineTuning:
 
     def _pairs(self, rng: np.random.Generator) -> Pairs | None:
         """Draw an epoch's anchors and positives; None where training is on classes."""
-        count = self.config.anchors_per_epoch
+        config, count = self.config, self.config.anchors_per_epoch
         if isinstance(self.job.supervision, LabelledImages):
             return None
         if self.job.supervision is not None:
-            pool = self.config.negative_pool
-            return sample_labelled_pairs(self.job.supervision, count, rng, negative_pool=pool)
+            return sample_labelled_pairs(
+                self.job.supervision,
+                count,
+                rng,
+                hard_negatives=config.hard_negatives,
+                negative_pool=config.negative_pool,
+            )
         return tuples.sample_pairs(
             self.pools,
             count,
             rng,
-            positives=self.config.positives,
-            top_positives=self.config.top_positives,
-            hard_negatives=self.config.hard_negatives,
+            positives=config.positives,
+            top_positives=config.top_positives,
+            hard_negatives=config.hard_negatives,
+            ranked_images=config.ranked_images,
         )
 
     def _steps(self, pairs: Pairs | None, rows: Features, rng: np.random.Generator) -> Steps:
@@ -166,13 +173,7 @@ class FineTuning:
         add = tuples.add_negatives
         if supervision is not None:
             add = partial(add_labelled_negatives, clusters=supervision.clusters)
-        drawn = add(
-            pairs,
-            rows,
-            hard_negatives=config.hard_negatives,
-            negatives=config.negatives,
-            rng=rng,
-        )
+        drawn = add(pairs, rows, negatives=config.negatives, rng=rng)
         return TupleSteps(drawn, step_rule(config))
 
     def _rows(self, check: Ids, pairs: Ids) -> tuple[Features, Features]:

@@ -5,20 +5,23 @@ than the epoch. So sampling has two steps: `sample_pairs` says which images have
 anchors with more negatives than are hard, and `add_negatives` takes their embeddings. Both use one
 generator: the same seed, pools and embeddings give the same tuples on any number of workers.
 
-An anchor is usable if it has both a positive and a negative.
+Still, 50 candidates of each anchor cost more than to train on its tuple, unless anchors share them,
+as in a small collection. So they may be limited to some drawn at random.
 
 t tuples, p positives and n negatives in each (1 and 1 in the paper), m images to embed,
 d dimensions.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
+from mmray.training.usable_pools import usable_anchors
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,18 +35,21 @@ class Pairs:
     weights : (t, p) float32
         Manifold similarity s_m(x^r, x^+) of each pair.
     candidates : t arrays int64
-        All mined negatives P^-(x^r) of each anchor.
+        Mined negatives P^-(x^r) of each anchor: all, or some at random.
+    hard : (t,) int64
+        The nearest candidates that a negative may be.
     related : t arrays int64
         The anchor, and what may show the same, as far as is known: no negatives of it.
     needed : (m,) int64
         The images whose embeddings `add_negatives` takes, ascending: anchors with more candidates
-        than may be hard, and these candidates.
+        than are hard, and these candidates.
     """
 
     anchors: Ids
     positives: Ids
     weights: Features
     candidates: tuple[Ids, ...]
+    hard: Ids
     related: tuple[Ids, ...]
     needed: Ids
 
@@ -69,74 +75,6 @@ class Tuples:
     related: tuple[Ids, ...]
 
 
-def with_mean_weight_one(pools: Pools) -> Pools:
-    """Divide the positive similarities of pools by their mean.
-
-    The scale of s_m depends on the graph and on alpha; unless it is removed, +W also changes the
-    effective learning rate.
-
-    Parameters
-    ----------
-    pools : as mined
-        The mean is over all positives of all usable anchors, the pairs that may be drawn. Pools
-        without a usable anchor are returned unchanged.
-
-    Raises
-    ------
-    InputError
-        The mean is not above 0; that of manifold similarities always is.
-    ValueError
-        The lists of the pools do not match.
-    """
-    usable = _usable(pools)
-    if not len(usable):
-        return pools
-    mean = np.concatenate([pools.positive_similarity[i] for i in usable]).mean(dtype=np.float64)
-    if not mean > 0:
-        raise InputError(
-            f"the similarities of the positives have the mean {mean:g}, which cannot be scaled to "
-            "1: train without these weights (--training.no-weighted)"
-        )
-    return replace(
-        pools,
-        positive_similarity=tuple(
-            (values / mean).astype(np.float32) for values in pools.positive_similarity
-        ),
-    )
-
-
-def hold_out(pools: Pools, fraction: float, rng: np.random.Generator) -> tuple[Pools, Pools]:
-    """Split the usable anchors at random into those to train on and those held out for a check.
-
-    Only anchors are split: their images may still be positives or negatives of other anchors.
-
-    Parameters
-    ----------
-    pools : as mined
-    fraction : from 0, below 1
-        Share of the usable anchors to hold out, rounded to whole anchors. If it is above 0 and
-        there are two or more, at least one is held out and at least one is left.
-
-    Returns
-    -------
-    Pools to train on and pools held out, both in the given order. Anchors that are not usable stay
-    in the first.
-
-    Raises
-    ------
-    ValueError
-        The fraction is not in [0, 1), or the lists of the pools do not match.
-    """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"fraction = {fraction}: hold out a share from 0 to below 1")
-    usable = _usable(pools)
-    count = 0
-    if fraction > 0 and len(usable):
-        count = min(max(round(fraction * len(usable)), 1), len(usable) - 1)
-    held = np.sort(rng.choice(usable, count, replace=False))
-    return pools.taken(np.setdiff1d(np.arange(len(pools.anchors)), held)), pools.taken(held)
-
-
 def sample_pairs(
     pools: Pools,
     count: int,
@@ -145,6 +83,7 @@ def sample_pairs(
     positives: int = 1,
     top_positives: int | None = None,
     hard_negatives: int = 10,
+    ranked_images: int | None = None,
 ) -> Pairs:
     """Draw anchors without replacement, and for each some positives at random from P^+.
 
@@ -161,7 +100,11 @@ def sample_pairs(
     top_positives : at least 1
         Positives are drawn only among the first `top_positives` of a pool, those of the largest
         manifold similarity; None: among all.
-    hard_negatives : as of `add_negatives`
+    hard_negatives : at least 1
+        Negatives of an anchor that are hard: those nearest to it in the current embedding.
+    ranked_images : at least 2
+        Images to embed for each anchor, on the mean. If the pools have more, candidates are drawn
+        from them at random, as many of each as fit, and the same share of them is hard. None: all.
 
     Raises
     ------
@@ -176,7 +119,11 @@ def sample_pairs(
         raise ValueError(f"positives = {positives}: draw at least one for each anchor")
     if top_positives is not None and top_positives < 1:
         raise ValueError(f"top_positives = {top_positives}: choose at least 1")
-    usable = _usable(pools)
+    if hard_negatives < 1:
+        raise ValueError(f"hard_negatives = {hard_negatives}: choose at least 1")
+    if ranked_images is not None and ranked_images < 2:
+        raise ValueError(f"ranked_images = {ranked_images}: an anchor and a candidate are 2")
+    usable = usable_anchors(pools)
     if not len(usable):
         raise InputError(
             f"none of the {len(pools.anchors)} anchors has both a positive and a negative: raise "
@@ -187,40 +134,71 @@ def sample_pairs(
     drawn = _draw([len(pools.positives[i][:top_positives]) for i in chosen], positives, rng)
     places = list(zip(chosen, drawn, strict=True))
     anchors = pools.anchors[chosen]
-    candidates = tuple(pools.negatives[i] for i in chosen)
-    ranked = [
-        np.append(ids, anchor)
-        for anchor, ids in zip(anchors, candidates, strict=True)
-        if len(ids) > hard_negatives
-    ]
+    candidates, hard = [pools.negatives[i] for i in chosen], np.full(len(chosen), hard_negatives)
+    needed = _needed(anchors, candidates, hard)
+    if ranked_images is not None and len(needed) > ranked_images * len(anchors):
+        candidates, hard = _fewer(anchors, candidates, hard, ranked_images * len(anchors), rng)
+        needed = _needed(anchors, candidates, hard)
     return Pairs(
         anchors=anchors,
         positives=np.array([pools.positives[i][j] for i, j in places], dtype=np.int64),
         weights=np.array([pools.positive_similarity[i][j] for i, j in places], dtype=np.float32),
-        candidates=candidates,
+        candidates=tuple(candidates),
+        hard=hard,
         related=tuple(pools.related(i) for i in chosen),
-        needed=np.unique(np.concatenate([np.empty(0, np.int64), *ranked])),
+        needed=needed,
     )
+
+
+def _needed(anchors: Ids, candidates: Sequence[Ids], hard: Ids) -> Ids:
+    """Return the images to embed, ascending: anchors with candidates to rank, and these."""
+    ranked = [
+        np.append(ids, anchor)
+        for anchor, ids, count in zip(anchors, candidates, hard, strict=True)
+        if len(ids) > count
+    ]
+    return np.unique(np.concatenate([np.empty(0, np.int64), *ranked]))
+
+
+def _fewer(
+    anchors: Ids, candidates: Sequence[Ids], hard: Ids, most: int, rng: np.random.Generator
+) -> tuple[list[Ids], Ids]:
+    """Draw of each list as many candidates as fit into a number of images; also how many are hard.
+
+    All lists prefer the same images, in a random order: then anchors that are near each other share
+    what they draw, and more fits.
+    """
+    ids = np.unique(np.concatenate(candidates))
+    order = rng.permutation(len(ids))
+    shuffled = [each[np.argsort(order[np.searchsorted(ids, each)])] for each in candidates]
+
+    def cut(count: int) -> tuple[list[Ids], Ids]:
+        kept = [each[:count] for each in shuffled]
+        share = [len(few) / len(every) for few, every in zip(kept, candidates, strict=True)]
+        return kept, np.ceil(hard * share).astype(np.int64)
+
+    counts = range(1, max(map(len, candidates)) + 1)
+    fits = bisect_right(counts, most, key=lambda count: len(_needed(anchors, *cut(count))))
+    return cut(counts[max(fits, 1) - 1])
 
 
 def add_negatives(
     pairs: Pairs,
     embeddings: Features,
     *,
-    hard_negatives: int = 10,
     negatives: int = 1,
     rng: np.random.Generator,
 ) -> Tuples:
-    """Draw the negatives of each anchor among its nearest candidates in the current embedding.
+    """Draw the negatives of each anchor among its hard candidates in the current embedding.
+
+    These are the candidates of the largest inner product with the anchor, equal ones by ascending
+    id; all if there are no more than may be hard.
 
     Parameters
     ----------
     pairs : as drawn by `sample_pairs` with the same generator
     embeddings : (m, d) float32
         Rows of the images `pairs.needed` by the current network, l2-normalised.
-    hard_negatives : at least 1, as of `sample_pairs`
-        Negatives are drawn among this number of candidates, those of the largest inner product with
-        the anchor, equal ones by ascending id; among all if there are no more.
     negatives : n, at least 1
         Negatives of each anchor, drawn without replacement; if it has fewer hard ones, all of them,
         repeated in the order drawn.
@@ -231,12 +209,11 @@ def add_negatives(
     ValueError
         There is not one row for each needed image, or a number is below 1.
     """
-    check_embeddings(pairs, embeddings, hard_negatives=hard_negatives, negatives=negatives)
+    check_embeddings(pairs, embeddings, negatives)
+    lists = zip(pairs.anchors, pairs.candidates, pairs.hard, strict=True)
     nearest = [
-        _nearest(anchor, candidates, pairs.needed, embeddings)[:hard_negatives]
-        if len(candidates) > hard_negatives
-        else candidates
-        for anchor, candidates in zip(pairs.anchors, pairs.candidates, strict=True)
+        _nearest(anchor, ids, pairs.needed, embeddings)[:count] if len(ids) > count else ids
+        for anchor, ids, count in lists
     ]
     drawn = _draw([len(ids) for ids in nearest], negatives, rng)
     return Tuples(
@@ -248,16 +225,12 @@ def add_negatives(
     )
 
 
-def check_embeddings(
-    pairs: Pairs, embeddings: Features, *, hard_negatives: int, negatives: int
-) -> None:
+def check_embeddings(pairs: Pairs, embeddings: Features, negatives: int) -> None:
     """Check the arguments of `add_negatives`, and raise its errors."""
     if embeddings.ndim != 2 or len(embeddings) != len(pairs.needed):
         raise ValueError(
             f"embeddings {embeddings.shape}: need one row for each of {len(pairs.needed)} images"
         )
-    if hard_negatives < 1:
-        raise ValueError(f"hard_negatives = {hard_negatives}: choose at least 1")
     if negatives < 1:
         raise ValueError(f"negatives = {negatives}: draw at least one for each anchor")
 
@@ -277,24 +250,3 @@ def _nearest(anchor: np.int64, candidates: Ids, needed: Ids, embeddings: Feature
     # Rounding hides the order of summation: equal images tie, and their ids decide.
     similarities = (rows @ query).astype(np.float32)
     return ids[np.argsort(-similarities, kind="stable")]
-
-
-def _usable(pools: Pools) -> Ids:
-    """Return the places of the anchors with both a positive and a negative, ascending."""
-    _check(pools)
-    both = zip(pools.positives, pools.negatives, strict=True)
-    return np.array([i for i, ids in enumerate(both) if all(map(len, ids))], dtype=np.int64)
-
-
-def _check(pools: Pools) -> None:
-    a = len(pools.anchors)
-    for name in ("positives", "positive_similarity", "negatives"):
-        if len(getattr(pools, name)) != a:
-            raise ValueError(f"{a} anchors, but {len(getattr(pools, name))} lists of {name}")
-    for anchor, ids, values in zip(
-        pools.anchors, pools.positives, pools.positive_similarity, strict=True
-    ):
-        if len(ids) != len(values):
-            raise ValueError(
-                f"anchor {anchor}: {len(ids)} positives, but {len(values)} similarities"
-            )

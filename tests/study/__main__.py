@@ -46,7 +46,7 @@ from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
 from mmray.pipeline.recipes.rounds import WIDER, in_vain
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import ImageSource
-from mmray.training.job import TrainingJob
+from mmray.training.job import TrainingJob, epoch_seconds
 from mmray.training.validation import (
     MANIFOLD_MAP,
     NEIGHBORS,
@@ -267,7 +267,8 @@ def run(name: str, title: str, seed: int, options) -> dict:
 def table_of(runs: list[dict]) -> str:
     """mAP of each recipe on each pile, as the mean over seeds, and its gain with an interval."""
     kinds = ("none", "PCA", "LDA")
-    rows = [["pile", "recipe", "seeds", "true positives", "none, PCA, LDA", "gain", "best gain"]]
+    columns = ["pile", "recipe", "seeds", "true positives", "none, PCA, LDA", "gain", "best gain"]
+    rows = [[*columns, "epoch"]]
     rows.append(["---"] * len(rows[0]))
     for (name, title), given in _grouped(runs, "pile", "recipe"):
         maps = np.array(
@@ -279,15 +280,22 @@ def table_of(runs: list[dict]) -> str:
         plain = maps[:, 1, 0] - maps[:, 0, 0]
         best = maps[:, 1].max(1) - maps[:, 0].max(1)
         after = ", ".join(f"{value:.1f}" for value in maps[:, 1].mean(0))
-        rows.append([name, title, str(len(given)), true, after, interval(plain), interval(best)])
+        gains = [interval(plain), interval(best)]
+        rows.append([name, title, str(len(given)), true, after, *gains, f"{epoch_cost(given):.2f}"])
     for (name,), given in _grouped(runs, "pile"):
         before = ", ".join(f"{given[0]['mAP'][f'initial, {kind}']:.1f}" for kind in kinds)
         place = next(i for i, row in enumerate(rows) if row[0] == name)
-        rows.insert(place, [name, "initial", "", "", before, "", ""])
+        rows.insert(place, [name, "initial", "", "", before, "", "", ""])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 OF = ("initial", "kept")
+
+
+def epoch_cost(runs: list[dict]) -> float:
+    """Seconds of an epoch, with what it embeds to rank and to check, in those of its steps."""
+    epochs = [figures for each in runs for one in each["rounds"] for figures in one["history"][1:]]
+    return sum(map(epoch_seconds, epochs)) / sum(each["train_seconds"] for each in epochs)
 
 
 def interval(values) -> str:

@@ -1,6 +1,7 @@
 """Piles of photos to learn from, with labelled photos of other things to measure on."""
 
 import io
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,12 +28,13 @@ class Pile:
 
 def pile(name: str, data: Path) -> Pile:
     """Make the pile of a name; `PILES` has the names."""
-    if name.startswith("rendered"):
-        kind, _, seed = name.partition("-")
-        photos = int(kind.removeprefix("rendered") or 13)
-        return _rendered(int(seed or 0), photos, max(8, 312 // photos))
+    if made := re.fullmatch(r"rendered(\d*)(?:x(\d+))?(?:-(\d+))?", name):
+        photos, objects, seed = made.groups()
+        of_each = int(photos or 13)
+        return _rendered(int(seed or 0), of_each, int(objects or max(8, 312 // of_each)))
     if name not in PILES:
-        raise SystemExit(f"no pile {name!r}: choose {', '.join(PILES)} or rendered[PHOTOS][-SEED]")
+        also = "rendered[PHOTOS][xOBJECTS][-SEED]"
+        raise SystemExit(f"no pile {name!r}: choose {', '.join(PILES)} or {also}")
     return PILES[name](data)
 
 

@@ -46,15 +46,11 @@ def draw(
     seed: int, count: int, pool: int, negatives: int = 5, hard: int | None = None
 ) -> tuple[Pairs, Tuples]:
     labelled, rng = random_pairs(seed), np.random.default_rng(seed)
-    pairs = sample_labelled_pairs(labelled, count, rng, negative_pool=pool)
-    drawn = add_labelled_negatives(
-        pairs,
-        embed(pairs.needed),
-        labelled.clusters,
-        hard_negatives=hard or negatives,
-        negatives=negatives,
-        rng=rng,
+    pairs = sample_labelled_pairs(
+        labelled, count, rng, hard_negatives=hard or negatives, negative_pool=pool
     )
+    rows = embed(pairs.needed)
+    drawn = add_labelled_negatives(pairs, rows, labelled.clusters, negatives=negatives, rng=rng)
     return pairs, drawn
 
 
@@ -102,6 +98,7 @@ def by_hand(negatives: int, hard: int, pool: list[int], seed: int = 0) -> list[i
         positives=np.array([[1]]),
         weights=np.ones((1, 1), np.float32),
         candidates=(np.array(pool),),
+        hard=np.array([hard]),
         related=(np.array([0, 1]),),
         needed=np.union1d([0], pool),
     )
@@ -109,7 +106,6 @@ def by_hand(negatives: int, hard: int, pool: list[int], seed: int = 0) -> list[i
         pairs,
         ROWS[pairs.needed],
         CLUSTERS,
-        hard_negatives=hard,
         negatives=negatives,
         rng=np.random.default_rng(seed),
     )
@@ -157,12 +153,11 @@ def test_the_blocks_in_which_queries_are_compared_do_not_matter(
 def test_equal_images_are_told_apart_by_id_alone(n: int, d: int) -> None:
     # At these sizes a matrix product sums the terms of some rows in another order.
     rng = np.random.default_rng(n)
-    pairs = sample_labelled_pairs(of([0], [1], n + 1), 1, rng, negative_pool=n + 1)
+    labelled = of([0], [1], n + 1)
+    pairs = sample_labelled_pairs(labelled, 1, rng, hard_negatives=3, negative_pool=n + 1)
     query, other = rng.standard_normal((2, d)).astype(np.float32)
     rows = np.stack([query, *[other] * n])
-    drawn = add_labelled_negatives(
-        pairs, rows, np.arange(n + 1), hard_negatives=3, negatives=3, rng=rng
-    )
+    drawn = add_labelled_negatives(pairs, rows, np.arange(n + 1), negatives=3, rng=rng)
     assert drawn.negatives.tolist() == [[1, 2, 3]]
 
 
@@ -197,6 +192,8 @@ def test_impossible_arguments_are_refused() -> None:
     for count, pool in ((0, 5), (1, 0)):
         with pytest.raises(ValueError, match=f"count = {count}, negative_pool = {pool}: draw at"):
             sample_labelled_pairs(labelled, count, rng, negative_pool=pool)
+    with pytest.raises(ValueError, match="hard_negatives = 0: choose at least 1"):
+        sample_labelled_pairs(labelled, 1, rng, hard_negatives=0, negative_pool=5)
     pairs = sample_labelled_pairs(labelled, 1, rng, negative_pool=5)
     rows = embed(pairs.needed)
     options = {"clusters": np.arange(5), "rng": rng}
@@ -204,5 +201,3 @@ def test_impossible_arguments_are_refused() -> None:
         add_labelled_negatives(pairs, rows[1:], **options)
     with pytest.raises(ValueError, match="negatives = 0: draw at least one"):
         add_labelled_negatives(pairs, rows, negatives=0, **options)
-    with pytest.raises(ValueError, match="hard_negatives = 0"):
-        add_labelled_negatives(pairs, rows, hard_negatives=0, **options)

@@ -1,4 +1,4 @@
-from dataclasses import fields, replace
+import math
 
 import numpy as np
 import pytest
@@ -10,47 +10,10 @@ from mmray.system.errors import InputError
 from mmray.training.tuples import (
     Tuples,
     add_negatives,
-    hold_out,
     sample_pairs,
-    with_mean_weight_one,
 )
 from tests import oracles
-
-N = 40  # items
-
-
-def pools(lists: list[tuple[list[int], list[int]]]) -> Pools:
-    """Anchors 0, 1, ... with (positives, negatives); s_m(r, x) = r + x / 100."""
-    a = len(lists)
-    ids = [tuple(np.array(part, dtype=np.int64) for part in one) for one in lists]
-    none = tuple(np.empty(0, np.int64) for _ in lists)
-    return Pools(
-        anchors=np.arange(a),
-        positives=tuple(positives for positives, _ in ids),
-        positive_similarity=tuple(
-            (r + positives / 100).astype(np.float32) for r, (positives, _) in enumerate(ids)
-        ),
-        positive_rank_e=none,
-        negatives=tuple(negatives for _, negatives in ids),
-        negative_similarity=tuple(np.zeros(len(n), np.float32) for _, n in ids),
-        negative_rank_m=none,
-        manifold_neighbors=none,
-        zero_positives=np.zeros(a, np.int64),
-        residual=np.zeros(a),
-        iterations=np.zeros(a, np.int64),
-    )
-
-
-def random_pools(seed: int, a: int = 12) -> Pools:
-    """Disjoint positives and negatives, some of them empty."""
-    rng = np.random.default_rng(seed)
-    lists = []
-    for _ in range(a):
-        ids = rng.permutation(np.arange(a, N)).tolist()
-        p, q = rng.integers(0, 5), rng.integers(0, 20)
-        lists.append((ids[:p], ids[p : p + q]))
-    lists[0] = (lists[0][0] or [a], [N - 1])
-    return pools(lists)
+from tests.made.pools import N, pools, random_pools, usable
 
 
 def embed(ids: np.ndarray, d: int = 3) -> np.ndarray:
@@ -70,15 +33,9 @@ def draw(
     top_positives: int | None = None,
 ) -> Tuples:
     rng = np.random.default_rng(seed)
-    hard = {"hard_negatives": hard_negatives}
-    pairs = sample_pairs(mined, count, rng, positives=p, top_positives=top_positives, **hard)
-    return add_negatives(pairs, embed(pairs.needed), negatives=n, rng=rng, **hard)
-
-
-def usable(mined: Pools) -> list[int]:
-    return [
-        i for i in range(len(mined.anchors)) if len(mined.positives[i]) * len(mined.negatives[i])
-    ]
+    counts = {"positives": p, "top_positives": top_positives, "hard_negatives": hard_negatives}
+    pairs = sample_pairs(mined, count, rng, **counts)
+    return add_negatives(pairs, embed(pairs.needed), negatives=n, rng=rng)
 
 
 def drawn_without_replacement(row: np.ndarray, choices: list[int]) -> bool:
@@ -148,6 +105,62 @@ def test_the_images_to_embed_are_those_whose_negatives_have_to_be_ranked(
         if len(mined.negatives[r]) > hard:
             expected.update([r, *mined.negatives[r].tolist()])
     assert pairs.needed.tolist() == sorted(expected)
+
+
+@given(st.integers(0, 1000), st.integers(1, 12), st.integers(1, 8), st.integers(2, 20))
+def test_no_more_images_are_ranked_than_are_allowed_and_as_many_as_fit(
+    seed: int, count: int, hard: int, ranked: int
+) -> None:
+    mined = random_pools(seed)
+    rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+    pairs = sample_pairs(mined, count, rng, hard_negatives=hard, ranked_images=ranked)
+    every = sample_pairs(mined, count, again, hard_negatives=hard)
+    most = ranked * len(pairs.anchors)
+    assert len(pairs.needed) <= most
+    same = pairs.needed.tolist() == every.needed.tolist()
+    assert same == (len(every.needed) <= most)
+    assert pairs.anchors.tolist() == every.anchors.tolist()
+    assert pairs.positives.tolist() == every.positives.tolist()
+    for r, ids, few in zip(pairs.anchors, pairs.candidates, pairs.hard, strict=True):
+        pool = mined.negatives[r].tolist()
+        assert set(ids.tolist()) <= set(pool)
+        assert len(set(ids.tolist())) == len(ids) > 0
+        assert few == (hard if same else math.ceil(hard * len(ids) / len(pool)))
+    negatives = add_negatives(pairs, embed(pairs.needed), rng=rng).negatives[:, 0].tolist()
+    rows = embed(np.arange(N))
+    for r, x, ids, few in zip(pairs.anchors, negatives, pairs.candidates, pairs.hard, strict=True):
+        assert x in oracles.hard_negatives(embed(r), rows, ids.tolist(), few)
+
+
+def test_as_many_candidates_are_ranked_as_fit() -> None:
+    mined = pools([([5], list(range(10 + 10 * i, 20 + 10 * i))) for i in range(3)])  # none shared
+    lengths, hard = set(), set()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        pairs = sample_pairs(mined, 3, rng, hard_negatives=2, ranked_images=7)
+        assert len(pairs.needed) == 21
+        lengths |= {len(ids) for ids in pairs.candidates}
+        hard |= set(pairs.hard.tolist())
+    assert (lengths, hard) == ({6}, {2})  # and the anchor; a fifth of 6 is hard, rounded up
+
+
+def test_anchors_share_the_images_that_they_draw() -> None:
+    mined = pools([([5], list(range(10, 30)))] * 4)
+    rng = np.random.default_rng(0)
+    pairs = sample_pairs(mined, 4, rng, hard_negatives=2, ranked_images=4)
+    assert {len(ids) for ids in pairs.candidates} == {12}  # 4 anchors and the same 12 images
+    assert len({tuple(sorted(ids)) for ids in pairs.candidates}) == 1
+
+
+def test_every_candidate_is_drawn_about_equally_often() -> None:
+    mined = pools([([5], list(range(10, 20)))])
+    counts = np.zeros(N)
+    for seed in range(500):
+        rng = np.random.default_rng(seed)
+        pairs = sample_pairs(mined, 1, rng, hard_negatives=1, ranked_images=5)
+        counts[pairs.candidates[0]] += 1
+    assert (abs(counts[10:20] - 200) < 5 * np.sqrt(200)).all()
+    assert counts.sum() == 500 * 4
 
 
 def test_every_choice_is_drawn_and_about_equally_often() -> None:
@@ -220,7 +233,7 @@ def test_equal_negatives_are_told_apart_by_id_alone(n: int, d: int) -> None:
     pairs = sample_pairs(mined, 1, rng, hard_negatives=1)
     anchor, negative = rng.standard_normal((2, d)).astype(np.float32)
     embeddings = np.stack([anchor, *[negative] * n])
-    assert add_negatives(pairs, embeddings, hard_negatives=1, rng=rng).negatives.item() == 2
+    assert add_negatives(pairs, embeddings, rng=rng).negatives.item() == 2
 
 
 def test_all_anchors_are_drawn_in_random_order_if_there_are_no_more() -> None:
@@ -255,9 +268,11 @@ def test_impossible_counts_are_refused() -> None:
         sample_pairs(mined, 1, rng, positives=0)
     with pytest.raises(ValueError, match="top_positives = 0: choose at least 1"):
         sample_pairs(mined, 1, rng, top_positives=0)
-    pairs = sample_pairs(mined, 1, rng)
     with pytest.raises(ValueError, match="hard_negatives = 0: choose at least 1"):
-        add_negatives(pairs, embed(pairs.needed), hard_negatives=0, rng=rng)
+        sample_pairs(mined, 1, rng, hard_negatives=0)
+    with pytest.raises(ValueError, match="ranked_images = 1: an anchor and a candidate are 2"):
+        sample_pairs(mined, 1, rng, ranked_images=1)
+    pairs = sample_pairs(mined, 1, rng)
     with pytest.raises(ValueError, match="negatives = 0: draw at least one for each anchor"):
         add_negatives(pairs, embed(pairs.needed), negatives=0, rng=rng)
 
@@ -282,124 +297,3 @@ def test_positives_without_a_similarity_each_are_refused() -> None:
     object.__setattr__(mined, "positive_similarity", (np.ones(1, np.float32),))
     with pytest.raises(ValueError, match="anchor 0: 2 positives, but 1 similarities"):
         sample_pairs(mined, 1, np.random.default_rng(0))
-
-
-@pytest.mark.parametrize("seed", [0, 1, 3])
-def test_the_weights_of_the_usable_positives_get_the_mean_one(seed: int) -> None:
-    mined = random_pools(seed)
-    weighed = with_mean_weight_one(mined)
-    values = [float(x) for i in usable(mined) for x in mined.positive_similarity[i]]
-    mean = sum(values) / len(values)
-    for new, old in zip(weighed.positive_similarity, mined.positive_similarity, strict=True):
-        np.testing.assert_allclose(new, old / mean, rtol=1e-6)
-        assert new.dtype == np.float32
-    unused = sum(mined.positive_similarity[i].sum() for i in range(12) if i not in usable(mined))
-    assert abs(mean - 1) > 0.1  # so that the division changes something
-    assert unused > 0  # so that not all anchors are usable
-    for field in fields(Pools):
-        if field.name != "positive_similarity":
-            assert getattr(weighed, field.name) is getattr(mined, field.name)
-
-
-@pytest.mark.parametrize("scale", [1e-3, 7.0, 1e4])
-def test_the_scale_of_the_similarities_does_not_matter_to_the_weights(scale: float) -> None:
-    mined = random_pools(3)
-    scaled = replace(
-        mined, positive_similarity=tuple(np.float32(scale) * x for x in mined.positive_similarity)
-    )
-    for one, two in zip(
-        with_mean_weight_one(mined).positive_similarity,
-        with_mean_weight_one(scaled).positive_similarity,
-        strict=True,
-    ):
-        np.testing.assert_allclose(one, two, rtol=1e-6)
-
-
-@pytest.mark.parametrize("lists", [[], [([], [1]), ([2], [])]])
-def test_weights_of_pools_without_a_usable_anchor_stay(lists: list) -> None:
-    mined = pools(lists)
-    assert with_mean_weight_one(mined) is mined
-
-
-@pytest.mark.parametrize("value", [0.0, -2.0, np.nan])
-def test_weights_that_cannot_be_scaled_to_one_say_how_to_do_without(value: float) -> None:
-    mined = pools([([2, 6], [3])])
-    mined = replace(mined, positive_similarity=(np.full(2, value, np.float32),))
-    with pytest.raises(InputError, match=f"the mean {value:g}, .*--training.no-weighted"):
-        with_mean_weight_one(mined)
-
-
-def assert_taken(part: Pools, mined: Pools, places: list[int]) -> None:
-    """Every field of the part is that of the pools at these places."""
-    for field in fields(Pools):
-        new, old = getattr(part, field.name), getattr(mined, field.name)
-        assert len(new) == len(places)
-        assert type(new) is type(old)
-        for x, i in zip(new, places, strict=True):
-            np.testing.assert_array_equal(x, old[i], strict=True)
-
-
-def numbered(mined: Pools) -> Pools:
-    """The same with anchors of other ids and the last four columns filled."""
-    a = len(mined.anchors)
-    return replace(
-        mined,
-        anchors=np.arange(a)[::-1] + 100,
-        manifold_neighbors=tuple(np.arange(i) for i in range(a)),
-        zero_positives=np.arange(a) + 5,
-        residual=np.arange(a) / 7,
-        iterations=np.arange(a) * 3,
-    )
-
-
-@given(st.integers(0, 1000), st.floats(0, 1, exclude_max=True))
-def test_a_split_holds_out_its_share_of_the_usable_anchors(seed: int, fraction: float) -> None:
-    mined = numbered(random_pools(seed))
-    train, held = hold_out(mined, fraction, np.random.default_rng(seed))
-    place = {int(anchor): i for i, anchor in enumerate(mined.anchors)}
-    left, right = ([place[int(x)] for x in part.anchors] for part in (train, held))
-    assert sorted(left + right) == list(range(12))
-    assert left == sorted(left)
-    assert right == sorted(right)
-    assert set(right) <= set(usable(mined))
-    total = len(usable(mined))
-    expected = round(fraction * total)
-    if fraction > 0 and total >= 2:
-        expected = max(expected, 1)
-    assert len(right) == min(expected, total - 1)
-    assert_taken(train, mined, left)
-    assert_taken(held, mined, right)
-
-
-@pytest.mark.parametrize(
-    ("anchors", "fraction", "expected"),
-    [
-        (10, 0.0, 0),
-        (10, 0.3, 3),
-        (10, 0.01, 1),
-        (10, 0.99, 9),
-        (2, 0.1, 1),
-        (1, 0.9, 0),
-        (0, 0.5, 0),
-    ],
-)
-def test_sizes_of_a_split(anchors: int, fraction: float, expected: int) -> None:
-    mined = pools([([30], [31])] * anchors + [([], [31])])
-    train, held = hold_out(mined, fraction, np.random.default_rng(0))
-    assert len(held.anchors) == expected
-    assert len(train.anchors) == anchors + 1 - expected
-
-
-def test_every_usable_anchor_is_held_out_about_equally_often() -> None:
-    mined = pools([([30], [31]), ([], [1]), *[([30], [31])] * 4])
-    held = [hold_out(mined, 0.4, np.random.default_rng(seed))[1].anchors for seed in range(500)]
-    found, counts = np.unique(np.concatenate(held), return_counts=True)
-    assert found.tolist() == [0, 2, 3, 4, 5]
-    assert (abs(counts - 200) < 5 * np.sqrt(200)).all()
-    assert len({tuple(ids) for ids in held}) == 10
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
-def test_shares_that_leave_nothing_to_train_on_are_refused(fraction: float) -> None:
-    with pytest.raises(ValueError, match=f"fraction = {fraction}: hold out a share from 0 to belo"):
-        hold_out(random_pools(0), fraction, np.random.default_rng(0))

@@ -51,7 +51,12 @@ NO_POOLS = Pools.empty(np.empty(0, np.int64))
 
 
 def sample_labelled_pairs(
-    labelled: LabelledPairs, count: int, rng: np.random.Generator, *, negative_pool: int
+    labelled: LabelledPairs,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    hard_negatives: int = 5,
+    negative_pool: int,
 ) -> Pairs:
     """Draw pairs without replacement, and the pool of images for the negatives of all of them.
 
@@ -59,6 +64,8 @@ def sample_labelled_pairs(
     ----------
     count : at least 1
         Pairs to draw; all, in random order, if there are no more.
+    hard_negatives : at least 1
+        Images of other clusters that are hard, see `add_labelled_negatives`.
     negative_pool : at least 1
         Images to draw, without replacement; all if there are no more.
 
@@ -69,6 +76,8 @@ def sample_labelled_pairs(
     """
     if min(count, negative_pool) < 1:
         raise ValueError(f"count = {count}, negative_pool = {negative_pool}: draw at least one")
+    if hard_negatives < 1:
+        raise ValueError(f"hard_negatives = {hard_negatives}: choose at least 1")
     n = len(labelled.clusters)
     chosen = rng.permutation(len(labelled.queries))[:count]
     drawn = np.sort(rng.choice(n, min(negative_pool, n), replace=False))
@@ -78,6 +87,7 @@ def sample_labelled_pairs(
         positives=labelled.positives[chosen, None],
         weights=np.ones((len(chosen), 1), np.float32),
         candidates=(drawn,) * len(chosen),
+        hard=np.full(len(chosen), hard_negatives),
         related=tuple(np.flatnonzero(labelled.clusters == labelled.clusters[q]) for q in anchors),
         needed=np.union1d(anchors, drawn),
     )
@@ -88,11 +98,13 @@ def add_labelled_negatives(
     embeddings: Features,
     clusters: Ids,
     *,
-    hard_negatives: int = 5,
     negatives: int = 5,
     rng: np.random.Generator,
 ) -> Tuples:
     """Choose the negatives of each query: its nearest images of other clusters, one per cluster.
+
+    Each cluster offers its image of the largest inner product with the query; equal ones are
+    ordered by ascending id. `pairs.hard` of these may be drawn, all if there are no more.
 
     Parameters
     ----------
@@ -101,9 +113,6 @@ def add_labelled_negatives(
         Rows of the images `pairs.needed` by the current network, l2-normalised.
     clusters : (n,) int64
         Cluster of every image.
-    hard_negatives : at least 1
-        Number of nearest images to choose from. Each cluster offers its image of the largest inner
-        product with the query; equal ones are ordered by ascending id. All if there are no more.
     negatives : at least 1
         Negatives of each query. Where there are more hard ones, they are drawn among these without
         replacement; where there are fewer, all of them, nearest first, repeated.
@@ -116,7 +125,7 @@ def add_labelled_negatives(
     ValueError
         There is not one row for each needed image, or a number is below 1.
     """
-    check_embeddings(pairs, embeddings, hard_negatives=hard_negatives, negatives=negatives)
+    check_embeddings(pairs, embeddings, negatives)
     pool = pairs.candidates[0]  # the same for all, ascending
     # Sort the pool by cluster, and within a cluster by ascending id.
     pool = pool[np.argsort(clusters[pool], kind="stable")]
@@ -127,8 +136,9 @@ def add_labelled_negatives(
         queries = pairs.anchors[start : start + _BLOCK]
         of_queries = embeddings[np.searchsorted(pairs.needed, queries)].astype(np.float64)
         nearest = _nearest_of_groups(of_queries @ rows.T, pool, starts)
-        for query, ids in zip(queries, nearest, strict=True):
-            hard = ids[clusters[ids] != clusters[query]][:hard_negatives]
+        counts = pairs.hard[start : start + _BLOCK]
+        for query, ids, count in zip(queries, nearest, counts, strict=True):
+            hard = ids[clusters[ids] != clusters[query]][:count]
             if not len(hard):
                 raise InputError(
                     f"none of the {len(pool)} images drawn is of another cluster than image "
