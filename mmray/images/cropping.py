@@ -1,6 +1,7 @@
-"""Crops of training images: at random for fine-grained learning, central for its embeddings.
+"""Crops of images: at random for fine-grained learning, central for its embeddings, parts to check.
 
-h x w pixels of an image. Retrieval trains on whole images and uses none of this.
+h x w pixels of an image. Retrieval trains on whole images; a part of each tells how well a network
+recognises it.
 
 Resizing is bilinear and antialiased, as torchvision's transforms are by default, and by PIL: its
 integers are the same on every CPU, while torch's resizing, at most a fifth faster for images of 256
@@ -92,6 +93,25 @@ class RandomCrop:
             columns = max(1, round(height * self.ratio[1]))
         top, left = (height - rows) // 2, (width - columns) // 2
         return slice(top, top + rows), slice(left, left + columns)
+
+
+def random_part(pixels: Pixels, rng: np.random.Generator, share: float = 0.5) -> Pixels:
+    """Cut out a part of an image at a random place, of the image's shape; nothing is resized.
+
+    Parameters
+    ----------
+    pixels : (h, w, 3) uint8
+    rng : draws the place
+    share : of the area, above 0 and up to 1
+
+    Returns
+    -------
+    A view (h', w', 3) uint8 of the pixels, 1 pixel wide and high at least.
+    """
+    height, width = (max(1, round(side * math.sqrt(share))) for side in pixels.shape[:2])
+    top = int(rng.integers(pixels.shape[0] - height + 1))
+    left = int(rng.integers(pixels.shape[1] - width + 1))
+    return pixels[top : top + height, left : left + width]
 
 
 def center_crop(pixels: Pixels, size: int) -> Pixels:

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from mmray.descriptors import weights
 from mmray.descriptors.network import EmbeddingNet
+from mmray.system.arrays import Floats
 from mmray.system.digests import damaged_files, digests_of
 from mmray.system.errors import DamagedFileError
 from mmray.system.folder import Folder
@@ -38,15 +41,24 @@ def last_measured(folder: Path) -> EmbeddingNet:
     return saved_network(mean if mean.exists() else folder)
 
 
-def save_history(folder: Path, history: History, *, seed: int) -> None:
-    """Write the training history, one entry for the initial network and one an epoch."""
-    state = {"epoch": len(history) - 1, "seed": seed, "history": history}
+def save_history(folder: Path, history: History, initially: Floats, *, seed: int) -> None:
+    """Write the training history, one entry for the initial network and one an epoch.
+
+    `initially` (q,) is what the agreement of later networks is compared with.
+    """
+    state = {"epoch": len(history) - 1, "seed": seed, "initially": initially.tolist()}
+    state |= {"history": history}
     (folder / STATE).write_text(json.dumps(state, indent=1))
 
 
 def saved_history(folder: Path) -> History:
     """Load the training history of a checkpoint."""
     return renamed_history(json.loads((folder / STATE).read_text())["history"])
+
+
+def saved_agreement(folder: Path) -> Floats:
+    """Load what the agreement of later networks is compared with, (q,) float64."""
+    return np.array(json.loads((folder / STATE).read_text()).get("initially", []), np.float64)
 
 
 def seal(folder: Path) -> None:

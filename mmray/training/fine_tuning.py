@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmray.config.choices import Descriptor
 from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import ImageFile
 from mmray.images.cropping import RandomCrop, center_crop
 from mmray.system.arrays import Features, Ids
 from mmray.system.progress import Progress
 from mmray.training import tuples
+from mmray.training.agreement import agreement, parts_of, shared_neighbors
 from mmray.training.checkpoints import (
     BASELINE,
     BEST,
@@ -28,6 +28,7 @@ from mmray.training.checkpoints import (
     last_measured,
     save_history,
     save_networks,
+    saved_agreement,
     saved_history,
     saved_network,
     seal,
@@ -74,6 +75,7 @@ class FineTuning:
         self.measured = copy.deepcopy(self.network) if self.config.average else self.network
         self.best = copy.deepcopy(job.model).cpu()
         self.source = self._images(job.images)
+        self.parts = parts_of(self.source, job.seed)
         rng = np.random.default_rng([job.seed, 0])
         pools = job.pools
         if self.config.normalized_weights:
@@ -89,6 +91,7 @@ class FineTuning:
             if centres := list(self.baseline.parameters()):
                 self.optimizers.append(torch.optim.Adam(centres, lr=CENTRE_RATE))
         self.epoch, self.history = 0, History()
+        self.initially = np.empty(0)  # neighbours that the initial network shares with parts
         self._trained: dict[str, float] = {}  # metrics of the epoch that is not measured yet
 
     @property
@@ -123,9 +126,10 @@ class FineTuning:
             pairs = self._pairs(rng) if more else None
             trained_on = np.empty(0, np.int64) if pairs is None else pairs.needed
             of_check, of_pairs = self._rows(self.validation.needed, trained_on)
+            figures = self._checked(of_check) if len(self.history) == self.epoch else None
             seconds = time.monotonic() - start
-            if len(self.history) == self.epoch:
-                self._measure(of_check)
+            if figures is not None:
+                self._keep(figures)
                 report()
             if more and not self.finished:
                 self._train(model, self._steps(pairs, of_pairs, rng))
@@ -137,13 +141,8 @@ class FineTuning:
         if isinstance(self.job.supervision, LabelledImages):
             return None
         if self.job.supervision is not None:
-            return sample_labelled_pairs(
-                self.job.supervision,
-                count,
-                rng,
-                hard_negatives=config.hard_negatives,
-                negative_pool=config.negative_pool,
-            )
+            pool = {"hard_negatives": config.hard_negatives, "negative_pool": config.negative_pool}
+            return sample_labelled_pairs(self.job.supervision, count, rng, **pool)
         return tuples.sample_pairs(
             self.pools,
             count,
@@ -177,18 +176,25 @@ class FineTuning:
         return TupleSteps(drawn, step_rule(config))
 
     def _rows(self, check: Ids, pairs: Ids) -> tuple[Features, Features]:
-        """Describe the images of the check (c, v, d), and embed those of the pairs (p, d).
+        """Embed the images of the check (c, d), and those of the pairs (p, d).
 
-        Both are of the network that is measured, so that each image is described once.
+        Both are of the network that is measured, so that each image is embedded once.
         """
         ids = np.union1d(check, pairs)
-        views = self.validation.views(self.network)
-        rows = self._described(self.measured, self.source, ids, *views)
-        return rows[np.searchsorted(ids, check)], rows[np.searchsorted(ids, pairs), 0]
+        rows = self._embedded(self.measured, self.source, ids)
+        return rows[np.searchsorted(ids, check)], rows[np.searchsorted(ids, pairs)]
 
-    def _measure(self, rows: Features) -> None:
+    def _checked(self, rows: Features) -> dict[str, float]:
+        """Measure the network by its embeddings of the check's images (c, d) and of their parts."""
+        check, shared = self.validation, np.empty(0)
+        if len(check.queries):
+            shared = shared_neighbors(rows, self._embedded(self.measured, self.parts, check.needed))
+        if self.epoch == 0:
+            self.initially = shared
+        return check.measure(rows, self.config) | agreement(shared, self.initially)
+
+    def _keep(self, figures: dict[str, float]) -> None:
         """Add the metrics of the network to the history, and keep it if it is the best so far."""
-        figures = self.validation.measure(rows, self.config)
         self.history.append(self._trained | figures | self._labelled_map())
         if self.best_epoch == self.epoch:
             self.best = copy.deepcopy(self.measured).cpu()
@@ -231,8 +237,8 @@ class FineTuning:
         if labelled is None or every == 0 or self.epoch % every:
             return {}
         items = labelled.items
-        rows = self._described(self.measured, self._images(items), np.arange(len(items)))
-        return {"map": labelled.mean_average_precision(rows[:, 0])}
+        rows = self._embedded(self.measured, self._images(items), np.arange(len(items)))
+        return {"map": labelled.mean_average_precision(rows)}
 
     def _images(self, items: Sequence[ImageFile]) -> ImageSource:
         """Prepare images for embedding; a network trained on crops sees the centre of each."""
@@ -253,10 +259,8 @@ class FineTuning:
             lambda pixels, key: crop(pixels, np.random.default_rng([*seed, key]))
         )
 
-    def _described(
-        self, network: EmbeddingNet, source: ImageSource, ids: Ids, *descriptors: Descriptor
-    ) -> Features:
-        """Describe images by their ids, (m, p, d) float32, with the settings of the job."""
+    def _embedded(self, network: EmbeddingNet, source: ImageSource, ids: Ids) -> Features:
+        """Embed images by their ids, (m, d) float32, with the settings of the job."""
         return embed_ids(
             network,
             source,
@@ -264,7 +268,6 @@ class FineTuning:
             batch_size=self.config.embed_batch_size,
             device=self.device,
             precision=self.config.precision,
-            descriptors=descriptors or ("embedding",),
         )
 
     # -- checkpoints ------------------------------------------------------------------------------
@@ -275,7 +278,7 @@ class FineTuning:
         torch.save([each.state_dict() for each in self.optimizers], folder / OPTIMIZER)
         if self.baseline is not None:
             torch.save(self.baseline.state_dict(), folder / BASELINE)
-        save_history(folder, self.history, seed=self.job.seed)
+        save_history(folder, self.history, self.initially, seed=self.job.seed)
         seal(folder)
 
     def restore(self, folder: Path) -> None:
@@ -290,5 +293,5 @@ class FineTuning:
         if self.baseline is not None:
             state = torch.load(folder / BASELINE, weights_only=True, map_location=self.device)
             self.baseline.load_state_dict(state)
-        self.history = saved_history(folder)
+        self.history, self.initially = saved_history(folder), saved_agreement(folder)
         self.epoch = len(self.history) - 1

@@ -8,7 +8,7 @@ import torch
 import torch.distributed
 import torch.distributed.nn
 
-from mmray.config.choices import Descriptor, Precision
+from mmray.config.choices import Precision
 from mmray.descriptors.embedding import embed
 from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
@@ -94,25 +94,23 @@ def embed_ids(
     batch_size: int,
     device: torch.device,
     precision: Precision = "float32",
-    descriptors: Sequence[Descriptor] = ("embedding",),
 ) -> Features:
-    """Describe images by their ids; all ranks share the work, and each receives all rows.
+    """Embed images by their ids; all ranks share the work, and each receives all rows.
 
     The model stays unchanged: a copy of it, made for inference, embeds.
 
     Parameters
     ----------
     model : the network
-    source : the images
+    source : the images; the key of a view is the image's id
     ids : (m,) int64, their places in the source
     batch_size : most images of a forward pass
     device : where to compute
     precision : of the convolutions
-    descriptors : p names
 
     Returns
     -------
-    (m, p, d) float32, l2-normalised, in the order of the ids; the same on every rank.
+    (m, d) float32, l2-normalised, in the order of the ids; the same on every rank.
 
     Raises
     ------
@@ -123,13 +121,13 @@ def embed_ids(
     stripe = ids[rank::size]
     chunks = [stripe[start : start + CHUNK] for start in range(0, len(stripe), CHUNK)]
     faster = fused(model, dtype=getattr(torch, precision))
-    rows = [np.zeros((0, len(descriptors), model.width(descriptors)), np.float32)]
+    rows = [np.zeros((0, model.dim), np.float32)]
     rows += [
-        embed(faster, images, descriptors, batch_size=batch_size, device=device)
-        for images in source.groups(chunks)
+        embed(faster, images, ("embedding",), batch_size=batch_size, device=device)[:, 0]
+        for images in source.groups(chunks, chunks)
     ]
     gathered = _gather_stripes(np.concatenate(rows), len(ids), device)
-    bad = np.flatnonzero(~np.isfinite(gathered).all(axis=(1, 2)))
+    bad = np.flatnonzero(~np.isfinite(gathered).all(axis=1))
     if len(bad):
         raise InputError(
             f"the embedding of image {ids[bad[0]]} is not finite ({len(bad)} of {len(ids)} images):"

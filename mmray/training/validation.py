@@ -1,16 +1,12 @@
-"""The check without labels: two signals that must agree, over the whole pile and the manifold.
+"""The check of a network without labels, on the images to learn from; the choice of an epoch.
 
-`view_agreement`: how many of an image's nearest neighbours two descriptors of the same network have
-in common. What a network sees clearly it sees in both; no ground truth of the initial network is
-needed, which a better one would contradict. It chooses the epoch.
+`view_agreement` chooses it, see `agreement`. `manifold_map` is mAP with manifold neighbours, found
+in the features of the initial network, as the ground truth. They are mostly right where this sees
+well; a network that loses much of them has learned to find other things, which may be better ones.
+(The positives of anchors would serve worse: they are hard ones only.)
 
-`manifold_map`: mAP with manifold neighbours, found in the features of the initial network, as the
-ground truth. They are mostly right, hard and easy ones alike. (The positives of anchors would serve
-worse: they are hard ones only, and a network can learn impure ones and get worse.) A better network
-may lose some of it, but one that loses much has learned to find other things.
-
-m images, d dims. docs/results/steady-training.md shows how well these checks agree with labels, and
-which checks agreed less.
+m images, d dims. docs/results/steady-training.md shows how well `manifold_map` and others agree
+with labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,27 +16,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmray.config.choices import Descriptor
 from mmray.config.sections import TrainingConfig
-from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Features, Floats, Ids
+from mmray.training.agreement import ERROR, VIEW_AGREEMENT
 from mmray.training.losses import tuple_loss
 
-MANIFOLD_MAP, VIEW_AGREEMENT = "manifold_map", "view_agreement"
-ERROR = "_error"  # ends the names of their standard errors
+MANIFOLD_MAP = "manifold_map"
 CERTAIN = 2  # standard errors by which a network has to be better than the initial one
-VIEWED = 2000  # most images whose neighbours in two descriptors are compared
-VIEW_NEIGHBORS = 10  # nearest neighbours that are compared
-LEAST_MAP = 0.9  # of the initial manifold_map; a network below it is not kept
+LEAST_MAP = 0.9  # of the initial manifold_map; a network below it has learned other things
 SPREAD = "spread"
 COLLAPSED = 1 / 3  # of the initial spread; below it all images look alike to the network
 NEIGHBORS = 50  # manifold neighbours of an item that may be relevant to it
 RELEVANT = 0.25  # share of the first neighbour's s_m from which a neighbour is relevant
 TRUSTED = 10  # neighbours whose s_m determines the weight of an item
-CHECKED = 4  # images to check for each tuple of an epoch: 4 forward passes beside some 9 of a step
+CHECKED = 4  # images to check for each tuple of an epoch, whole and in part
 LEAST_CHECKED = 400  # fewer tell nothing
 
 
@@ -123,22 +115,13 @@ class ManifoldValidation:
             held_out=held_out.taken(np.arange(kept)),
         )
 
-    def views(self, network: EmbeddingNet) -> tuple[Descriptor, ...]:
-        """Return the descriptors to measure: the network's own, and another if there is one."""
-        if network.head is not None or not self.queries:
-            return ("embedding",)
-        return ("embedding", "mac" if network.pooling == "rmac" else "rmac")
-
     def measure(self, rows: Features, config: TrainingConfig) -> dict[str, float]:
-        """Measure the descriptors (m, v, d) of the images `needed`, by the loss of the settings.
-
-        The first descriptor is the embedding; a second one is compared with it.
+        """Measure the embeddings (m, d) of the images `needed`, by the loss of the settings.
 
         Returns
         -------
-        view_agreement : share of an image's first neighbours that both descriptors have in common
         manifold_map : weighted mAP of the queries, with their manifold neighbours as ground truth
-        view_agreement_error, manifold_map_error : standard error of these means
+        manifold_map_error : standard error of this mean
         held_out_loss : loss of all tuples of the held-out anchors, unweighted, averaged by anchor
         triplet_accuracy : share of these tuples whose positive is nearer to the anchor than the
             negative; a tie counts half
@@ -146,12 +129,7 @@ class ManifoldValidation:
 
         A metric is left out where there is nothing to measure it on.
         """
-        views = rows.transpose(1, 0, 2)
-        rows = views[0]
         figures = {SPREAD: _spread(rows)} | self._of_held_out(rows, config)
-        if len(views) > 1 and len(rows) > 2:
-            shared = shared_neighbors(*views)
-            figures |= _mean(VIEW_AGREEMENT, shared, np.ones(len(shared)))
         if len(self.queries):
             _, precisions = mean_average_precision(rank(rows, rows[self.items]), self.queries)
             figures |= _mean(MANIFOLD_MAP, np.asarray(precisions), self.weights)
@@ -208,25 +186,6 @@ def _spread(rows: Features) -> float:
     return float(1 - (total @ total - own) / max(m * (m - 1), 1))
 
 
-def shared_neighbors(one: Features, two: Features) -> Floats:
-    """Return the share of nearest neighbours that two descriptors of an image have in common.
-
-    Parameters
-    ----------
-    one, two : (m, d) float32, l2-normalised, m at least 3
-
-    Returns
-    -------
-    (q,) float64, of VIEWED images at most.
-    """
-    m = len(one)
-    k = min(VIEW_NEIGHBORS, (m - 1) // 2)
-    places = np.unique(np.linspace(0, m - 1, min(m, VIEWED)).astype(np.int64))
-    first, second = (_nearest(rows, places, k) for rows in (one, two))
-    common = [len(np.intersect1d(*pair)) for pair in zip(first, second, strict=True)]
-    return np.array(common) / k
-
-
 def _mean(name: str, values: Floats, weights: Floats) -> dict[str, float]:
     """Return a weighted mean with its standard error, as metrics."""
     mean = float(np.average(values, weights=weights))
@@ -234,20 +193,11 @@ def _mean(name: str, values: Floats, weights: Floats) -> dict[str, float]:
     return {name: mean, name + ERROR: error}
 
 
-def _nearest(rows: Features, places: Ids, k: int) -> Ids:
-    """Return the k nearest neighbours (q, k) of the images at some places (q,)."""
-    cosines = rows[places] @ rows.T
-    cosines[np.arange(len(places)), places] = -np.inf
-    nearest: Ids = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-    return nearest
-
-
 def best_epoch(history: list[dict[str, float]]) -> int:
     """Return the first epoch with the highest agreement; 0 is the initial network.
 
-    It is the highest `view_agreement` of epochs that kept LEAST_MAP of the initial `manifold_map`,
-    and the highest `manifold_map` where no second descriptor was compared. A rise that is not above
-    CERTAIN times its standard error is none.
+    It is the highest `view_agreement`, and the highest `manifold_map` where no parts were compared.
+    A rise that is not above CERTAIN times its standard error is none.
 
     Parameters
     ----------
@@ -257,8 +207,7 @@ def best_epoch(history: list[dict[str, float]]) -> int:
     figures = [initial := history[0].get(name, 0.0)]
     for each in history[1:]:
         value, error = each.get(name, 0.0), each.get(name + ERROR, 0.0)
-        better = value - CERTAIN * error > initial and not vetoed([history[0], each])
-        figures.append(value if better else -1.0)
+        figures.append(value if value - CERTAIN * error > initial else -1.0)
     return int(np.argmax(figures))
 
 
@@ -273,8 +222,8 @@ def rise(history: Sequence[Mapping[str, float]], epoch: int) -> float:
     return history[epoch].get(name, 0.0) - history[0].get(name, 0.0)
 
 
-def vetoed(history: Sequence[Mapping[str, float]]) -> bool:
-    """Tell whether a network after some epoch lost too much of the initial `manifold_map`."""
+def departed(history: Sequence[Mapping[str, float]]) -> bool:
+    """Tell whether a network after some epoch lost more than a tenth of the `manifold_map`."""
     least = LEAST_MAP * history[0].get(MANIFOLD_MAP, 0.0)
     return any(figures.get(MANIFOLD_MAP, 0.0) < least for figures in history)
 

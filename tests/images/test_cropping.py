@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import CenterCrop, RandomResizedCrop, Resize
 
-from mmray.images.cropping import RandomCrop, center_crop
+from mmray.images.cropping import RandomCrop, center_crop, random_part
 
 SHAPES = [(1, 1), (1, 500), (500, 1), (2, 3), (7, 3000), (3000, 7), (40, 60), (300, 200)]
 
@@ -311,3 +311,20 @@ def test_impossible_settings_are_refused(settings, message):
 def test_a_central_crop_below_one_pixel_is_refused():
     with pytest.raises(ValueError, match="size is -1, it must be at least 1"):
         center_crop(noise(4, 4), -1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("share", [0.1, 0.5, 1])
+def test_a_part_has_its_share_of_both_sides_and_is_of_the_image(shape, share):
+    pixels, rng = noise(*shape), np.random.default_rng(1)
+    part = random_part(pixels, rng, share)
+    assert part.shape == (*(max(1, round(side * share**0.5)) for side in shape), 3)
+    assert np.shares_memory(part, pixels)
+
+
+def test_every_place_of_a_part_is_drawn_about_equally_often():
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    corners = [random_part(pixels, np.random.default_rng(seed))[0, 0, 0] for seed in range(900)]
+    found, counts = np.unique(corners, return_counts=True)
+    assert found.tolist() == [3 * (6 * y + x) for y in range(2) for x in range(3)]  # 3 x 4 of it
+    assert (abs(counts - 150) < 5 * np.sqrt(150)).all()

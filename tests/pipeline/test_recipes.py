@@ -189,7 +189,7 @@ def test_sizes_that_the_collection_suggests_stay(calls, mined, monkeypatch):
     ("first", "larger", "best"),
     [
         ((0, 0.02, 1), (1, 0.03, 1), "tuned 2"),  # nothing gained
-        ((1, 0.02, 0.89), (1, 0.03, 1), "tuned 2"),  # vetoed
+        ((1, 0.02, 0.89), (1, 0.03, 1), "tuned 2"),  # departed
         ((1, 0.04, 0.89), (1, 0.03, 1), "tuned 1"),
         ((1, 0.03, 0.89), (1, 0.03, 1), "tuned 1"),
         ((1, 0.03, 0.89), (0, 0.05, 1), "tuned 1"),

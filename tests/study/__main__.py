@@ -44,13 +44,13 @@ from mmray.mining.pool_lists import Pools, matching_pairs
 from mmray.mining.pools import MiningMethod
 from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
 from mmray.pipeline.recipes.rounds import WIDER, in_vain
+from mmray.training.agreement import VIEW_AGREEMENT
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import ImageSource
 from mmray.training.job import TrainingJob, epoch_seconds
 from mmray.training.validation import (
     MANIFOLD_MAP,
     NEIGHBORS,
-    VIEW_AGREEMENT,
     best_epoch,
     rise,
 )
@@ -100,12 +100,16 @@ CHECKS = (VIEW_AGREEMENT, MANIFOLD_MAP)
 class Photos(ImageSource):
     """Photos in memory."""
 
-    def __init__(self, photos):
-        self.photos = photos
+    def __init__(self, photos, view=lambda pixels, key: pixels):
+        self.photos, self.view = photos, view
+
+    def seen_as(self, view):
+        return Photos(self.photos, view)
 
     def groups(self, groups, keys=None):
-        for group in groups:
-            yield [self.photos[place] for place in group.tolist()]
+        for group, of_group in zip(groups, keys, strict=True):
+            places = zip(group.tolist(), of_group.tolist(), strict=True)
+            yield [self.view(self.photos[place], key) for place, key in places]
 
 
 class Studied(FineTuning):
@@ -345,14 +349,12 @@ def agreement(runs: list[dict]) -> str:
         piles["all"] += [one["history"] for one in each["rounds"]]
     for title in [*(name for name in piles if name != "all"), "all"]:
         histories = piles[title]
-        for check in (*CHECKS, "both"):
+        for check in CHECKS:
             maps, values, worse, regrets = [], [], 0, []
             for history in histories:
                 of = np.array([figures["map"] for figures in history])
-                by = np.array(
-                    [figures[VIEW_AGREEMENT if check == "both" else check] for figures in history]
-                )
-                best = best_epoch(history) if check == "both" else int(np.argmax(by))
+                by = np.array([figures[check] for figures in history])
+                best = best_epoch(history) if check == VIEW_AGREEMENT else int(np.argmax(by))
                 maps += (of[1:] - of[0]).tolist()
                 values += (by[1:] - by[0]).tolist()
                 worse += bool(of[best] < of[0])

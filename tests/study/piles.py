@@ -51,6 +51,31 @@ def _objects(data: Path) -> Pile:
     return _with_clutter(_halves(data / "coil20", every=1, test_every=1), data, 1000)
 
 
+def _scenes(data: Path) -> Pile:
+    """Objects before real scenes, each before another one, turned and of several sizes."""
+    given, rng = _halves(data / "coil20", every=1, test_every=1), np.random.default_rng(0)
+    scenes = iter(sorted((data / CLUTTER).iterdir()))
+    photos, test = (
+        [_composed(photo, _read(next(scenes)), rng) for photo in part]
+        for part in (given.photos, given.test)
+    )
+    return _with_clutter(replace(given, photos=photos, test=test), data, 100)
+
+
+def _composed(photo: np.ndarray, scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Put what is not black in a photo before a scene; it takes a half to all of the height."""
+    image, scene = Image.fromarray(photo), Image.fromarray(scene).resize((SIDE, SIDE))
+    side, angle = int(SIDE * rng.uniform(0.5, 0.9)), rng.uniform(-20, 20)
+    image = image.rotate(angle, Image.Resampling.BILINEAR).resize((side, side))
+    shown = Image.fromarray((np.asarray(image).max(2) > 24).astype(np.uint8) * 255)
+    left, top = (int(place) for place in rng.uniform(0, SIDE - side, 2))
+    lit = Image.fromarray(
+        np.clip(np.asarray(image) * rng.uniform(0.7, 1.3), 0, 255).astype("uint8")
+    )
+    scene.paste(lit, (left, top), shown)
+    return np.asarray(scene)
+
+
 def _landmarks(data: Path) -> Pile:
     """Three landmarks among clutter; two others test."""
     files = sorted((data / "paris250/jpg").iterdir())
@@ -93,6 +118,7 @@ PILES = {
     "birds": _birds,
     "flowers": _flowers,
     "objects": _objects,
+    "scenes": _scenes,
     "landmarks": _landmarks,
     "mixed": _mixed,
     "copies": _copies,

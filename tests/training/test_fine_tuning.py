@@ -1,6 +1,7 @@
 """Fine-tuning measures, keeps the best network, ends in time, and goes on where it was."""
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,8 +88,9 @@ def timeless(history):
 
 
 def prescribe(monkeypatch, values):
-    """`manifold_map` of the network after epoch i is values[i]."""
+    """`manifold_map` of the network after epoch i is values[i], and its only figure."""
     left = iter(values)
+    monkeypatch.setattr(fine_tuning, "agreement", lambda shared, initially: {})
     monkeypatch.setattr(
         ManifoldValidation, "measure", lambda *_, **__: {"manifold_map": next(left)}
     )
@@ -103,7 +105,7 @@ def without_training(monkeypatch):
         return {"loss": 0.5}
 
     def embed_ids(model, source, ids, *arguments, **options):
-        return np.eye(len(source.items), model.dim, dtype=np.float32)[ids][:, None]
+        return np.eye(len(source.items), model.dim, dtype=np.float32)[ids]
 
     monkeypatch.setattr(fine_tuning, "train_epoch", train_epoch)
     monkeypatch.setattr(fine_tuning, "embed_ids", embed_ids)
@@ -174,15 +176,15 @@ def test_the_mean_is_what_is_measured_and_kept(job, monkeypatch):
 
     def embed_ids(model, source, ids, *arguments, **options):
         embedded.append(first_weight(model) - initial)
-        return np.eye(len(source.items), model.dim, dtype=np.float32)[ids][:, None]
+        return np.eye(len(source.items), model.dim, dtype=np.float32)[ids]
 
     monkeypatch.setattr(fine_tuning, "embed_ids", embed_ids)
     prescribe(monkeypatch, [0.1, 0.2, 0.4, 0.3])
     tuning = started(with_config(job, average=True, epochs=3, hard_negatives=1))
     initial = first_weight(tuning.network)
     run(tuning)
-    # Once each time, also to find the hard negatives.
-    np.testing.assert_allclose(embedded, [0, 0.5, 1, 1.5], atol=1e-5)
+    # Whole images once each time, also to find the hard negatives; and the parts of some.
+    np.testing.assert_allclose(embedded, np.repeat([0, 0.5, 1, 1.5], 2), atol=1e-5)
     assert first_weight(tuning.best) - initial == pytest.approx(1, abs=1e-5)
 
 
@@ -273,6 +275,33 @@ def test_the_best_network_is_that_of_the_best_epoch(job, monkeypatch, values, be
     torch.testing.assert_close(weights(tuning.best), networks[best], atol=0, rtol=0)
     torch.testing.assert_close(weights(tuning.network), networks[-1], atol=0, rtol=0)
     assert sum(not differ(networks[best], network) for network in networks) == 1
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_by_the_manifold(job, tmp_path):
+    """It does not have what the agreement of its initial network was."""
+    tuning = started(with_config(job, epochs=2))
+    run(tuning, lambda: tuning.save(tmp_path / str(tuning.epoch)))
+    state = json.loads((tmp_path / "1/state.json").read_text())
+    assert len(state.pop("initially")) > 2
+    (tmp_path / "1/state.json").write_text(json.dumps(state))
+    again = started(with_config(job, epochs=2))
+    again.restore(tmp_path / "1")
+    run(again)
+    assert ["view_agreement" in epoch for epoch in again.history] == [True, True, False]
+    maps = [epoch["manifold_map"] for epoch in tuning.history]
+    assert [epoch["manifold_map"] for epoch in again.history] == maps
+    best = int(
+        np.argmax(
+            [
+                maps[0],
+                *(
+                    m - 2 * e["manifold_map_error"] > maps[0] and m
+                    for m, e in zip(maps[1:], tuning.history[1:], strict=True)
+                ),
+            ]
+        )
+    )
+    assert again.best_epoch == best
 
 
 def test_a_restored_best_network_outlives_worse_epochs(job, monkeypatch, tmp_path):
@@ -372,7 +401,7 @@ def test_negatives_are_the_nearest_in_the_embedding_as_it_is(job, monkeypatch):
     monkeypatch.setattr(
         fine_tuning,
         "embed_ids",
-        lambda model, source, ids, *_, **__: table(len(trained_on))[ids][:, None],
+        lambda model, source, ids, *_, **__: table(len(trained_on))[ids],
     )
     run(started(with_config(job, epochs=6, anchors_per_epoch=3, hard_negatives=1)))
     assert len(trained_on) == 6
@@ -425,7 +454,7 @@ def test_negatives_are_summed_where_the_settings_say_so(job, monkeypatch):
     options = {"negatives": 2, "hard_negatives": 2, "sum_negatives": True, "margin": 1.5}
     options |= {"learning_rate": 0.0, "epochs": 1}
     tuning = started(with_config(labelled, **options))
-    rows = tuning._described(tuning.network, tuning.source, np.arange(12))[:, 0]
+    rows = tuning._embedded(tuning.network, tuning.source, np.arange(12))
     run(tuning)
     (tuples_of_epoch,) = drawn
     columns = (tuples_of_epoch.anchors, tuples_of_epoch.positives, tuples_of_epoch.negatives)
@@ -474,7 +503,7 @@ def test_a_network_that_trains_on_crops_embeds_central_ones(job, monkeypatch):
     ]
     wanted = embed(tuning.network, middles, ["mac"], batch_size=1, device=CPU)[:, 0]
     np.testing.assert_allclose(
-        tuning._described(tuning.network, tuning.source, ids)[:, 0], wanted, atol=1e-5
+        tuning._embedded(tuning.network, tuning.source, ids), wanted, atol=1e-5
     )
     run(tuning)
     assert len(seen) == 2

@@ -131,7 +131,7 @@ def _times(stages: Sequence[StageFolder]) -> tuple[StageTime, ...]:
 CURVES = {  # title of a chart -> metric -> name in the legend
     "Loss": {"loss": "training", "held_out_loss": "held-out anchors"},
     "Check without labels": {
-        "view_agreement": "neighbours that two descriptors share",
+        "view_agreement": "neighbours that parts of photos find too",
         "manifold_map": "mAP of manifold neighbours",
     },
     "mAP, by labels": {"map": "labelled set"},

@@ -21,7 +21,7 @@ from mmray.pipeline.stages.minable import NothingMinedError
 from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.system.progress import announce
 from mmray.training.job import epoch_seconds
-from mmray.training.validation import rise, vetoed
+from mmray.training.validation import departed, rise
 
 # Tried where the sizes of the collection do not help: kinds of things, such as species, want more
 # neighbours than things do, and negatives beyond them (docs/results/recipe-study.md).
@@ -40,9 +40,9 @@ def learn(
     """Extract, mine and train in one or more rounds, up to the last stage that was chosen.
 
     Where the sizes of mining are left open, they are those that the collection suggests. If the
-    first round gains nothing with them, or the check vetoes one of its networks, larger ones are
-    tried too, and what gained more goes on. A round that gains nothing, or has larger sizes, is the
-    last.
+    first round gains nothing with them, or its networks find other things than the graph has,
+    larger ones are tried too, and what gained more goes on. A round that gains nothing, or has
+    larger sizes, is the last.
 
     Parameters
     ----------
@@ -135,8 +135,8 @@ def _wider(given: MiningConfig, tried: LearningResult) -> MiningConfig | None:
 
 
 def in_vain(history: Sequence[Mapping[str, float]], epoch: int) -> bool:
-    """Tell whether training gained nothing by the epoch it kept, or the check vetoed a network."""
-    return epoch == 0 or vetoed(history)
+    """Tell whether training gained nothing by the epoch it kept, or left its manifold behind."""
+    return epoch == 0 or departed(history)
 
 
 def _better(one: LearningResult, other: LearningResult | None) -> LearningResult:
