@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
@@ -23,7 +24,8 @@ def checkpoints(tmp_path):
         (folder / "best").mkdir(parents=True)
         (folder / "best" / "model.safetensors").write_bytes(bytes(1000))
         (folder / "optimizer.pt").write_bytes(bytes(1000))
-        save_history(folder, [{"loss": 1.0 / (1 + e)} for e in range(epoch + 1)], seed=0)
+        history = [{"loss": 1.0 / (1 + e)} for e in range(epoch + 1)]
+        save_history(folder, history, np.array([0.5, 0.7]), seed=0)
         seal(folder)
     names = [{"checkpoint_dir_name": f"epoch-{epoch:03d}", "metrics": {}} for epoch in (3, 4)]
     (tmp_path / LIST).write_text(json.dumps({"checkpoint_results": names, "more": 1}))
