@@ -32,7 +32,7 @@ COLLAPSED = 1 / 3  # of the initial spread; below it all images look alike to th
 NEIGHBORS = 50  # manifold neighbours of an item that may be relevant to it
 RELEVANT = 0.25  # share of the first neighbour's s_m from which a neighbour is relevant
 TRUSTED = 10  # neighbours whose s_m determines the weight of an item
-CHECKED = 4  # images to check for each tuple of an epoch, whole and in part
+CHECKED = 2  # images to check for each tuple of an epoch, whole and in part
 LEAST_CHECKED = 400  # fewer tell nothing
 
 

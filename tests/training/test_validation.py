@@ -175,7 +175,7 @@ def test_queries_and_held_out_anchors_are_left_out_where_they_do_not_fit():
 
 
 def test_an_epoch_s_check_is_small_beside_its_steps():
-    assert checked_images(TrainingConfig(anchors_per_epoch=1000)) == 4000
+    assert checked_images(TrainingConfig(anchors_per_epoch=1000)) == 2000
     assert checked_images(TrainingConfig(anchors_per_epoch=10)) == 400
 
 
