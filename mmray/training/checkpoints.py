@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,19 +47,24 @@ def save_history(folder: Path, history: History, initially: Floats, *, seed: int
 
     `initially` (q,) is what the agreement of later networks is compared with.
     """
-    state = {"epoch": len(history) - 1, "seed": seed, "initially": initially.tolist()}
-    state |= {"history": history}
+    state: dict[str, Any] = {"epoch": len(history) - 1, "seed": seed, "history": history}
+    state["initially"] = initially.tolist()
     (folder / STATE).write_text(json.dumps(state, indent=1))
 
 
 def saved_history(folder: Path) -> History:
     """Load the training history of a checkpoint."""
-    return renamed_history(json.loads((folder / STATE).read_text())["history"])
+    return renamed_history(_state(folder)["history"])
 
 
 def saved_agreement(folder: Path) -> Floats:
     """Load what the agreement of later networks is compared with, (q,) float64."""
-    return np.array(json.loads((folder / STATE).read_text()).get("initially", []), np.float64)
+    return np.array(_state(folder).get("initially", []), np.float64)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / STATE).read_text())
+    return state
 
 
 def seal(folder: Path) -> None:

@@ -75,7 +75,6 @@ class FineTuning:
         self.measured = copy.deepcopy(self.network) if self.config.average else self.network
         self.best = copy.deepcopy(job.model).cpu()
         self.source = self._images(job.images)
-        self.parts = parts_of(self.source, job.seed)
         rng = np.random.default_rng([job.seed, 0])
         pools = job.pools
         if self.config.normalized_weights:
@@ -188,7 +187,8 @@ class FineTuning:
         """Measure the network by its embeddings of the check's images (c, d) and of their parts."""
         check, shared = self.validation, np.empty(0)
         if len(check.queries):
-            shared = shared_neighbors(rows, self._embedded(self.measured, self.parts, check.needed))
+            parts = parts_of(self.source, self.job.seed)
+            shared = shared_neighbors(rows, self._embedded(self.measured, parts, check.needed))
         if self.epoch == 0:
             self.initially = shared
         return check.measure(rows, self.config) | agreement(shared, self.initially)

@@ -49,7 +49,7 @@ def test_without_images_or_the_initial_network_there_is_no_agreement():
     assert agreement(np.ones(5), np.empty(0)) == {}
 
 
-def test_parts_are_half_of_an_image_and_always_the_same(monkeypatch):
+def test_parts_are_half_of_an_image_and_always_the_same():
     photos = [np.random.default_rng(i).integers(0, 256, (60, 80, 3), np.uint8) for i in range(4)]
 
     class Photos(ImageSource):

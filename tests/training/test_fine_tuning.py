@@ -290,18 +290,9 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_by_the_manifold(job, tmp_pat
     assert ["view_agreement" in epoch for epoch in again.history] == [True, True, False]
     maps = [epoch["manifold_map"] for epoch in tuning.history]
     assert [epoch["manifold_map"] for epoch in again.history] == maps
-    best = int(
-        np.argmax(
-            [
-                maps[0],
-                *(
-                    m - 2 * e["manifold_map_error"] > maps[0] and m
-                    for m, e in zip(maps[1:], tuning.history[1:], strict=True)
-                ),
-            ]
-        )
-    )
-    assert again.best_epoch == best
+    errors = [epoch["manifold_map_error"] for epoch in tuning.history]
+    sure = [m if m - 2 * e > maps[0] else 0 for m, e in zip(maps[1:], errors[1:], strict=True)]
+    assert again.best_epoch == int(np.argmax([maps[0], *sure]))
 
 
 def test_a_restored_best_network_outlives_worse_epochs(job, monkeypatch, tmp_path):
