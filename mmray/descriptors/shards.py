@@ -4,6 +4,7 @@ n images, m of them in a shard, p poolings, d dims.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ _MADE_OF_SHARDS = (
     "deviation.parquet",
     "images.parquet",
 )
+_OF_IMAGES = ("uri", "width", "height", "digest", "shard", "row")
 
 
 def column_of(poolings: Sequence[str], pooling: str) -> str:
@@ -46,10 +48,10 @@ def features_table(
 
     Parameters
     ----------
-    item : (m,) places in the collection; `image_id` is the same until `finish_features`
+    item : (m,) places in the collection
     uri : location of each image
     width, height : of each whole original image, pixels; 0 where it was not decoded
-    digest : sha256 of a file's content; None where it could not be read
+    digest : sha256 of a file's content, and of the box in it; None where it could not be read
     error : reason why an image could not be described, or None
     deviation : 1 - cosine of a descriptor to that in single precision, where that was measured
     poolings : p names, of the columns of descriptors
@@ -58,7 +60,6 @@ def features_table(
     _, p, d = descriptors.shape
     assert p == len(poolings), (p, poolings)
     columns: dict[str, pa.Array] = {
-        "image_id": pa.array(item, pa.int64()),
         "item": pa.array(item, pa.int64()),
         "uri": pa.array(uri, pa.string()),
         "width": pa.array(width, pa.int32()),
@@ -95,8 +96,8 @@ def finish_features(
 ) -> dict[str, float]:
     """Give readable images dense ids, and set unreadable and repeated ones aside.
 
-    Every step leaves the same files however often it runs, so a kill in between does no harm: the
-    rows to drop are decided from all raw shards, before any shard is rewritten.
+    Every step leaves the same files however often it runs, so a kill in between does no harm. The
+    shards stay as they are: images.parquet says where in them an image is.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ def finish_features(
         No image, or too few of them, could be read. Shards with bad images are removed, so that
         the same command tries these again once the cause is mended; quarantine.parquet stays.
     DamagedFileError
-        A shard or a file made of them is damaged, or rows of a shard are needed again.
+        A shard or a file made of them is damaged.
     """
     shards = folder / "features"
     if not all(folder.has(name) for name in _MADE_OF_SHARDS):
@@ -134,7 +135,7 @@ def finish_features(
             seen = seen.set_column(place, "uri", locations.take(seen["item"]).cast(pa.string()))
         _set_bad_aside(folder, seen, total, max_bad_fraction, flag)
         if len(seen) < total:
-            _remove_incomplete(shards, total)
+            _remove_all(shards)
         good = seen.filter(pc.is_null(seen["error"]))
         kept = _first_of_equals(good) if deduplicate else np.arange(len(good))
         repeated = np.setdiff1d(np.arange(len(good)), kept)
@@ -145,15 +146,14 @@ def finish_features(
             pa.table({"uri": good["uri"].take(repeated), "of": originals["uri"].take(first)}),
         )
         folder.write_table("deviation.parquet", seen.select(["deviation"]).drop_null())
-        images = originals.select(["item", "uri", "width", "height"])
+        images = originals.select(["item", *_OF_IMAGES])
         ids = pa.array(np.arange(len(images), dtype=np.int64))
         folder.write_table("images.parquet", images.add_column(0, "image_id", ids))
-    items = folder.read_table("images.parquet", ["item"])["item"].to_numpy()
-    _number_densely(shards, items)
+    chosen = folder.read_table("images.parquet", ["shard", "row"])
     for pooling in poolings:
-        _gather(folder, shards, column_of(poolings, pooling), len(items))
+        _gather(folder, shards, column_of(poolings, pooling), chosen)
     counts: dict[str, float] = {
-        "images": len(items),
+        "images": len(chosen),
         "quarantined": len(folder.read_table("quarantine.parquet", ["error"])),
         "duplicates": len(folder.read_table("duplicates.parquet", ["of"])),
     }
@@ -188,13 +188,18 @@ def _set_bad_aside(
 
 
 def _seen(shards: Folder) -> pa.Table:
-    """Read all shards, in order, without the descriptors."""
+    """Read all shards, in order, without the descriptors; `shard` and `row` say where a row was."""
     columns = ["item", "uri", "width", "height", "digest", "error", "deviation"]
-    return pa.concat_tables(prefetch(lambda name: shards.read_table(name, columns), shards.names()))
+    names = shards.names()
+    parts = []
+    for number, part in enumerate(prefetch(lambda name: shards.read_table(name, columns), names)):
+        places = np.full(len(part), number, np.int32), np.arange(len(part), dtype=np.int32)
+        parts.append(part.append_column("shard", [places[0]]).append_column("row", [places[1]]))
+    return pa.concat_tables(parts)
 
 
-def _remove_incomplete(shards: Folder, total: int) -> None:
-    """Delete shards whose rows were dropped, as a file made of all rows must be made again.
+def _remove_all(shards: Folder) -> None:
+    """Delete the shards of an earlier version, which lack the rows that it had set aside.
 
     Raises
     ------
@@ -202,19 +207,9 @@ def _remove_incomplete(shards: Folder, total: int) -> None:
         Always, for the last of them.
     """
     names = shards.names()
-    items = [shards.read_table(name, ["item"])["item"].to_numpy() for name in names]
-    missing = np.setdiff1d(np.arange(total), np.concatenate(items))
-    filled = [shard for shard, part in enumerate(items) if len(part)]
-    ends = np.array([items[shard][-1] for shard in filled])
-    starts = np.array([items[shard][0] for shard in filled])
-    # An item between the rows of two shards may have been in either, or in an empty one.
-    after = np.minimum(np.searchsorted(ends, missing), len(filled) - 1)
-    before = np.maximum(np.searchsorted(starts, missing) - 1, 0)
-    near = {filled[place] for place in np.concatenate([after, before])}
-    incomplete = sorted(near | (set(range(len(items))) - set(filled)))
-    for shard in incomplete[:-1]:
-        shards.delete(names[shard])
-    raise DamagedFileError(shards.location(names[incomplete[-1]]), "its rows are needed again")
+    for name in names[:-1]:
+        shards.delete(name)
+    raise DamagedFileError(shards.location(names[-1]), "rows are missing in the shards")
 
 
 def _first_of_equals(images: pa.Table) -> Ids:
@@ -225,28 +220,16 @@ def _first_of_equals(images: pa.Table) -> Ids:
     return rows
 
 
-def _number_densely(shards: Folder, items: Ids) -> None:
-    """Drop rows that are not kept and renumber the others; correct shards are not rewritten."""
-    for name in shards.names():
-        head = shards.read_table(name, ["image_id", "item"])
-        ids = np.searchsorted(items, head["item"].to_numpy())
-        kept = np.isin(head["item"].to_numpy(), items)
-        if not kept.all() or not np.array_equal(head["image_id"].to_numpy(), ids):
-            table = shards.read_table(name).filter(pa.array(kept))
-            table = table.set_column(0, "image_id", pa.array(ids[kept], pa.int64()))
-            shards.write_table(name, table)
-
-
-def _gather(folder: Folder, shards: Folder, column: str, n: int) -> None:
-    """Write one descriptor of all shards as <column>.npy ("features" for `embedding`)."""
-    names = shards.names()
-    d = shards.read_table(names[0], [column])[column].type.shape[0]
+def _gather(folder: Folder, shards: Folder, column: str, chosen: pa.Table) -> None:
+    """Write one descriptor of chosen rows as <column>.npy ("features" for `embedding`)."""
+    names, rows = shards.names(), chosen["row"].to_numpy()
+    starts = np.searchsorted(chosen["shard"].to_numpy(), np.arange(len(names) + 1))
+    parts = prefetch(lambda name: rows_of(shards.read_table(name, [column])[column]), names)
+    first = next(parts)
     with folder.writing(array_name(column)) as sink:
-        write_header(sink, (n, d))
-        for rows in prefetch(
-            lambda name: rows_of(shards.read_table(name, [column])[column]), names
-        ):
-            sink.write(rows.tobytes())
+        write_header(sink, (len(rows), first.shape[1]))
+        for part, start, end in zip(chain([first], parts), starts, starts[1:], strict=False):
+            sink.write(part[rows[start:end]].tobytes())
 
 
 def array_name(column: str) -> str:

@@ -73,13 +73,14 @@ class WorkerWatchdog:
     Parameters
     ----------
     stage : name of the stage in messages
-    workers : beginning of the class names of its actors
-    needs : resources of one actor, name -> amount
+    workers : beginning of the class names of its actors; None: they are tasks, of which one runs
+        while CPUs are in use
+    needs : resources of one worker, name -> amount
     timeout : seconds without a worker after which the stage ends
     """
 
     def __init__(
-        self, stage: str, *, workers: str, needs: Mapping[str, float], timeout: float
+        self, stage: str, *, workers: str | None, needs: Mapping[str, float], timeout: float
     ) -> None:
         self.stage, self.workers, self.needs, self.timeout = stage, workers, needs, timeout
         self.alone_since = self.looked = time.monotonic()
@@ -111,6 +112,8 @@ class WorkerWatchdog:
             announce(f"{self.stage}: waiting for a worker: {self._lack()}")
 
     def _has_worker(self) -> bool:
+        if self.workers is None:
+            return ray.available_resources().get("CPU", 0) < ray.cluster_resources().get("CPU", 0)
         return any(name.startswith(self.workers) for name in living_actors())
 
     def _has_room(self) -> bool:

@@ -2,18 +2,21 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
+from mmray.descriptors.known import KnownDescriptors, KnownImage
 from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import read_images
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import Decoded, byte_limit, decode
 from mmray.images.isolated_decoding import IsolatedDecoder
 from mmray.pipeline.distributed.units import ITEMS, RESTARTED, UNIT
-from mmray.system.arrays import Ids, Pixels
+from mmray.system.arrays import Box, Ids, Pixels
 from mmray.system.locations import error_line
 
 PIXEL_BUDGET = 256 << 20  # approximate bytes of the decoded images of a unit
@@ -58,39 +61,63 @@ def _starts(images: Collection, shard_size: int, longest_side: int | None) -> Id
 
 
 class Decoder:
-    """Decoder of units: reads and decodes their images; failures become error texts."""
+    """Decoder of units: reads and decodes their images; failures become error texts.
 
-    def __init__(self, longest_side: int | None, max_pixels: int, crop: int | None = None) -> None:
+    Parameters
+    ----------
+    longest_side, max_pixels : see `decode`
+    crop : side of the central crop to keep; None: whole images
+    known : reference to `KnownDescriptors`, in a list; images among them are not decoded
+    """
+
+    def __init__(
+        self,
+        longest_side: int | None,
+        max_pixels: int,
+        crop: int | None = None,
+        known: Sequence[ray.ObjectRef[KnownDescriptors]] = (),
+    ) -> None:
         self.longest_side, self.max_pixels, self.crop = longest_side, max_pixels, crop
+        self.references = known
         self.isolated = IsolatedDecoder()
+
+    @cached_property
+    def known(self) -> KnownDescriptors | None:
+        return ray.get(self.references[0]) if self.references else None
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         # An image may have ended the actor before, and would end it again.
         isolated = unit.get(RESTARTED, False)
         items = [image_of(row) for row in unit["images"]]
-        decoded, digests, total = [], [], 0
+        found, digests, total = list[Decoded | KnownImage](), [], 0
         for item, data in zip(
             items, read_images(items, limit=byte_limit(self.max_pixels)), strict=True
         ):
-            decoded.append(self._decode(item, data, self.isolated if isolated else decode))
-            digests.append(None if isinstance(data, OSError) else hashlib.sha256(data).digest())
+            digest = None if isinstance(data, OSError) else _digest(data, item.box)
+            known = self.known.find(digest) if self.known and digest else None
+            found.append(known or self._decode(item, data, self.isolated if isolated else decode))
+            digests.append(digest)
             total += 0 if isinstance(data, OSError) else len(data)
+        decoded = [each for each in found if isinstance(each, Decoded)]
         pixels = [each.pixels for each in decoded if each.pixels is not None]
         if self.crop is not None:  # here and not beside the network, so that less is sent
             pixels = [center_crop(image, self.crop) for image in pixels]
+        known_rows = [each.descriptors for each in found if isinstance(each, KnownImage)]
         return {
             UNIT: unit[UNIT],
             ITEMS: unit[ITEMS],
             "first": unit["first"],
             "uri": [item.location for item in items],
-            "width": [each.width for each in decoded],
-            "height": [each.height for each in decoded],
+            "width": [each.width for each in found],
+            "height": [each.height for each in found],
             "digest": digests,
-            "error": [each.error for each in decoded],
+            "error": [each.error if isinstance(each, Decoded) else None for each in found],
+            "known": [isinstance(each, KnownImage) for each in found],
+            "descriptors": b"".join(known_rows),
             "shape": [list(image.shape) for image in pixels],
             "pixels": b"".join(pixels),  # type: ignore[arg-type] # arrays are buffers
             "bytes": total,
-            "bad": len(items) - len(pixels),
+            "bad": len(decoded) - len(pixels),
         }
 
     def _decode(
@@ -101,6 +128,14 @@ class Decoder:
         return decode(
             data, longest_side=self.longest_side, box=item.box, max_pixels=self.max_pixels
         )
+
+
+def _digest(content: bytes, box: Box | None) -> bytes:
+    """Return the sha256 of a file's content, and of the box that is cut out of it."""
+    digest = hashlib.sha256(content)
+    if box is not None:
+        digest.update(np.array(box).tobytes())
+    return digest.digest()
 
 
 def unpacked(pixels: bytes, shapes: Sequence[Sequence[int]]) -> list[Pixels]:

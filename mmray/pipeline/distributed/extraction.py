@@ -13,6 +13,7 @@ import torch
 
 from mmray.descriptors.embedding import configure_torch, embed, region_moments
 from mmray.descriptors.inference import fused
+from mmray.descriptors.known import KnownDescriptors
 from mmray.descriptors.moments import Moments
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import DescriptorSettings
@@ -47,10 +48,12 @@ class ExtractionWorker:
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
         images = unpacked(unit["pixels"], unit["shape"])
-        good = np.flatnonzero([error is None for error in unit["error"]])
+        known = np.array(unit["known"], bool)
+        good = np.flatnonzero([error is None for error in unit["error"]] & ~known)
         shape = (unit[ITEMS], len(self.settings.poolings), self.exact.width(self.settings.poolings))
         descriptors = np.zeros(shape, np.float32)
         deviations: list[float | None] = [None] * unit[ITEMS]
+        descriptors[known] = np.frombuffer(unit["descriptors"], np.float32).reshape(-1, *shape[1:])
         descriptors[good] = self._embed(self.reduced or self.exact, images)
         if self.reduced is not None and images:
             # One image per unit also in single precision: cheap, and spread over the collection.
@@ -110,6 +113,7 @@ def extract(
     label: str,
     report: Callable[[Mapping[str, float]], None] | None = None,
     most_bad: int | None = None,
+    known: KnownDescriptors | None = None,
 ) -> None:
     """Write the descriptors of all images as shards into `output`; existing shards are kept.
 
@@ -123,6 +127,7 @@ def extract(
     label : of the progress display
     report : receives the figures of the progress now and then
     most_bad : extraction ends early once more images than this cannot be read; None: never
+    known : descriptors by the same network and settings, which are copied
     """
     _run(
         ExtractionWorker,
@@ -134,6 +139,7 @@ def extract(
         label=label,
         report=report,
         most_bad=most_bad,
+        known=known,
     )
 
 
@@ -185,6 +191,7 @@ def _run(
     settings: DescriptorSettings,
     *,
     pool: ActorPool,
+    known: KnownDescriptors | None = None,
     **options: Any,
 ) -> None:
     """Run a worker on units of decoded images; further options go to `run_units`."""
@@ -194,7 +201,12 @@ def _run(
         worker,
         ([ray.put(model.cpu())], settings, pool.cpus),
         pool=pool,
-        prepare=Decoder(preprocessing.longest_side, settings.max_pixels, preprocessing.crop),
+        prepare=Decoder(
+            preprocessing.longest_side,
+            settings.max_pixels,
+            preprocessing.crop,
+            [ray.put(known)] if known else [],
+        ),
         ahead_bytes=PIXEL_BUDGET if pool.gpus else 0,
         **options,
     )

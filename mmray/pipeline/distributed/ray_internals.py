@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from ray._private.authentication import authentication_token_setup
 from ray._private.node import Node
 from ray._private.state import available_resources_per_node
 from ray._private.utils import read_ray_address
+from ray._private.worker import global_worker
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "system_temp_dir",
     "tidy_lines_of_workers",
     "wait_for_dashboard",
+    "was_restarted",
 ]
 
 WRITTEN_FOR = "2.60.0"
@@ -107,6 +110,15 @@ def living_actors() -> list[str]:
         for actor in actors
         if actor["State"] == "ALIVE" or (actor["State"] != "DEAD" and actor["Address"]["Port"])
     ]
+
+
+def was_restarted() -> bool:
+    """Tell whether this actor, or this task, runs again because its process or machine was lost."""
+    context = ray.get_runtime_context()
+    if context.get_actor_id() is None:
+        return bool(global_worker.core_worker.get_current_task_attempt_number())
+    with warnings.catch_warnings(action="ignore"):  # Ray warns about its own call
+        return bool(context.was_current_actor_reconstructed)
 
 
 @contextmanager

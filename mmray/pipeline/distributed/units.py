@@ -1,13 +1,16 @@
-"""The pattern of all distributed stages: a resumable map of an actor pool over units of work.
+"""The pattern of all distributed stages: a resumable map of workers over units of work.
 
-A unit is one row of a table and becomes one Parquet shard. The actor that computes the unit writes
+A unit is one row of a table and becomes one Parquet shard. The worker that computes the unit writes
 the shard whole, under a name made of the unit's number. A unit is done if its shard exists: running
-the same command again computes only the missing ones, in any order, on any number of actors, and
+the same command again computes only the missing ones, in any order, on any number of workers, and
 gives the same files. Ray Data never splits or merges rows, so a unit's membership is fixed.
+
+A worker is an actor of a pool, or, where there is little to do, a task: processes of tasks serve one
+stage after the other, and an actor's own starts, and imports torch, anew.
 """
 
+import secrets
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,7 +21,11 @@ import ray.data
 from ray.data import ExecutionResources
 
 from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog
-from mmray.pipeline.distributed.ray_internals import ExecutionCallback, set_callbacks
+from mmray.pipeline.distributed.ray_internals import (
+    ExecutionCallback,
+    set_callbacks,
+    was_restarted,
+)
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress
@@ -34,13 +41,17 @@ ACTORS = "MapWorker"  # beginning of the class names of Ray Data's actors
 LATE_START = 60.0
 _KEPT: list[tuple[Any, ...]] = []
 
-RESTARTED = "restarted"  # entry of a unit: whether its actor died and was started again
+# Units for each actor up to which a stage is done by tasks: its actors would start for longer than
+# they would work.
+FEW = 4
+
+RESTARTED = "restarted"  # entry of a unit: whether its worker died and was started again
 
 Preparation = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Worker(Protocol):
-    """Interface of workers: compute the shard of a unit; each actor builds one worker."""
+    """Interface of workers: compute the shard of a unit; each process builds one of a stage."""
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table: ...
 
@@ -96,7 +107,7 @@ def shard_name(unit: int) -> str:
 
 
 class _ShardWriter:
-    """Actor that computes a unit, writes its shard, and returns a receipt."""
+    """Computes a unit, writes its shard, and returns a receipt; Ray Data makes an actor of it."""
 
     def __init__(
         self,
@@ -108,18 +119,32 @@ class _ShardWriter:
     ) -> None:
         self.worker = worker(*arguments)
         self.output, self.prepare, self.layout = output, prepare, layout
-        with warnings.catch_warnings(action="ignore"):  # Ray warns about its own call
-            self.restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             unit = row
             if self.prepare is not None:
-                unit = self.prepare(row | {RESTARTED: self.restarted})
+                unit = self.prepare(row | {RESTARTED: was_restarted()})
             self.output.write_table(shard_name(unit[UNIT]), self.worker(unit), **self.layout)
         except InputError as error:  # an exception would reach the driver wrapped in Ray's own
             return dict.fromkeys(RECEIPT, 0) | {"refused": str(error)}
         return {name: unit.get(name, 0) for name in RECEIPT} | {"refused": ""}
+
+
+class _ShardTask:
+    """The same as a task; its process keeps the writer for the next task of the stage."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments, self.stage = arguments, secrets.token_hex(8)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self.stage not in _WRITER:
+            _WRITER.clear()
+            _WRITER[self.stage] = _ShardWriter(*self.arguments)
+        return _WRITER[self.stage](row)
+
+
+_WRITER: dict[str, _ShardWriter] = {}  # of this process: that of the latest stage
 
 
 def run_units(
@@ -143,17 +168,17 @@ def run_units(
     work : table
         One row per unit, with the columns `unit` and `items`; the others are for the worker.
     worker, arguments
-        Each actor builds `worker(*arguments)` once. Large arrays are passed as object references,
+        Each process builds `worker(*arguments)` once. Large arrays are passed as object references,
         which the worker opens itself.
     output
         Folder of the shards.
     pool
-        The actors to run.
+        The workers to run.
     label
         Name of the stage in the progress display and in messages.
     prepare
         Work of a CPU on a unit before the worker takes it, such as decoding: takes and returns a
-        unit, to which it may add `bytes` and `bad` for the progress display. It runs in the actor.
+        unit, to which it may add `bytes` and `bad` for the progress display. The worker runs it.
     ahead_bytes
         If not 0, `prepare` runs ahead of the actors instead, on any CPU of the cluster, which keeps
         GPUs busy. The value is the largest size of a prepared unit in bytes; it bounds the units
@@ -186,17 +211,22 @@ def run_units(
             # Asking for memory also keeps Ray Data from fusing the preparation with the worker.
             dataset = dataset.map(prepare, num_cpus=1, memory=2 * ahead_bytes)
             prepare = None
-        receipts = dataset.map(
-            _ShardWriter,
-            fn_constructor_args=(worker, arguments, output, prepare, layout or {}),
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
+        made = (worker, arguments, output, prepare, layout or {})
+        few = not pool.gpus and len(missing) <= FEW * size
+        if few:
+            compute = ray.data.TaskPoolStrategy(size=size)
+            how: dict[str, Any] = {"fn": _ShardTask(*made), "compute": compute}
+        else:
             # A pool of fixed size, all actors at once: those without room make an autoscaler add
             # machines, and start when these are there.
-            compute=ray.data.ActorPoolStrategy(size=size),
-        )
+            actors = ray.data.ActorPoolStrategy(size=size)
+            how = {"fn": _ShardWriter, "fn_constructor_args": made, "compute": actors}
+        receipts = dataset.map(**how, num_cpus=pool.cpus, num_gpus=pool.gpus)
         watchdog = WorkerWatchdog(
-            label, workers=ACTORS, needs=pool.needs, timeout=pool.capacity.timeout
+            label,
+            workers=None if few else ACTORS,
+            needs=pool.needs,
+            timeout=pool.capacity.timeout,
         )
         _watch(receipts, watchdog)
         start = time.monotonic()

@@ -12,6 +12,7 @@ from mmray.config.choices import Descriptor
 from mmray.config.learning import LearningConfig
 from mmray.config.run import RunConfig
 from mmray.descriptors import shards
+from mmray.descriptors.known import KnownDescriptors
 from mmray.descriptors.moments import blocks
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import RegionWhitening, Rmac
@@ -22,11 +23,12 @@ from mmray.images.collection import Collection, sample
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.extraction import extract, sum_up_regions
 from mmray.pipeline.session import Counts, Session
-from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.pipeline.stages.minable import need_items
 from mmray.pipeline.stages.neighbors import FeatureSource
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError, explained
+from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_header
 from mmray.system.progress import announce
 
@@ -47,6 +49,8 @@ class ExtractedDescriptors:
         """Read the descriptors (n, d) float32 of one kind, a row for each item."""
         return shards.read_features(self.stage.folder, self.poolings, pooling)
 
+DESCRIBED = "described"  # folder below the storage: for each way of describing, its extractions
+
 
 def extract_descriptors(
     session: Session[RunConfig],
@@ -61,6 +65,9 @@ def extract_descriptors(
     deduplicate: bool = False,
 ) -> ExtractedDescriptors:
     """Run the stage that describes images by a network.
+
+    Images whose content it has described before, in the same way, in this storage, are not
+    described again.
 
     Parameters
     ----------
@@ -81,7 +88,11 @@ def extract_descriptors(
         More than this fraction of the images cannot be read.
     """
 
+    way = (state_digest(model), settings.stored(), settings_fingerprint)
+    described = session.storage / DESCRIBED / fingerprint(way)
+
     def work(stage: StageFolder) -> Counts:
+        known = KnownDescriptors.of(_extractions(session.storage, described), settings.poolings)
         extract(
             images,
             model,
@@ -91,8 +102,9 @@ def extract_descriptors(
             label=stage_flag,
             report=session.reporting(stage_flag),
             most_bad=int((1 if max_bad_fraction is None else max_bad_fraction) * len(images)),
+            known=known,
         )
-        return shards.finish_features(
+        counts = shards.finish_features(
             stage.folder,
             settings.poolings,
             total=len(images),
@@ -101,11 +113,14 @@ def extract_descriptors(
             deduplicate=deduplicate,
             locations=images.locations,
         )
+        before = known.count(stage.folder.read_table("images.parquet", ["digest"])["digest"])
+        if before:
+            announce(
+                f"{stage_flag}: {before} of {counts['images']} images had been described before"
+            )
+        return counts | {"described_before": before}
 
-    inputs = (
-        *(images.digest(), state_digest(model), settings.stored(), settings_fingerprint),
-        *(settings.shard_size, deduplicate),
-    )
+    inputs = (images.digest(), *way, settings.shard_size, deduplicate)
     stage = session.run_stage(
         "extract", *inputs, work=work, stage_flag=stage_flag, internal=["features/"]
     )
@@ -115,8 +130,15 @@ def extract_descriptors(
             f"1 - {stage.counts['deviation']:.2g} on average, "
             f"1 - {stage.counts['deviation_max']:.2g} at worst (one image of each shard)"
         )
+    if not described.has(stage.fingerprint):
+        described.write(stage.fingerprint, b"")
     kept = stage.folder.read_table("images.parquet", ["item"])["item"].to_numpy()
     return ExtractedDescriptors(stage, settings.poolings, images.take(kept), kept)
+
+
+def _extractions(storage: Folder, described: Folder) -> list[Folder]:
+    """Return the folders of the extractions that are named in a folder."""
+    return [storage / f"extract-{mark}" for mark in described.names()]
 
 
 REGION_IMAGES = 5000  # images that the PCA of regions is learned from

@@ -1,4 +1,4 @@
-"""A stage computes each missing unit once, whole, the same for any number of actors."""
+"""A stage computes each missing unit once, whole, the same for any number of actors or tasks."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from mmray.pipeline.distributed import capacity
+from mmray.pipeline.distributed import capacity, units
 from mmray.pipeline.distributed.capacity import Capacity, run_watched
 from mmray.pipeline.distributed.units import ActorPool, run_units
 from mmray.system.errors import InputError
@@ -39,9 +39,9 @@ def doubled(unit: dict[str, Any]) -> dict[str, Any]:
     return {**unit, "numbers": [2 * x for x in unit["numbers"]]}
 
 
-def work(units: int) -> pa.Table:
-    rows = [list(range(3 * unit, 3 * unit + 1 + unit % 3)) for unit in range(units)]
-    return pa.table({"unit": range(units), "items": [len(row) for row in rows], "numbers": rows})
+def work(count: int) -> pa.Table:
+    rows = [list(range(3 * unit, 3 * unit + 1 + unit % 3)) for unit in range(count)]
+    return pa.table({"unit": range(count), "items": [len(row) for row in rows], "numbers": rows})
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -52,14 +52,14 @@ def run(
     tmp_path: Path,
     name: str,
     *,
-    units: int = 7,
+    count: int = 7,
     maximum: int | None = 2,
     pool: ActorPool | None = None,
     **options: Any,
 ) -> Path:
     arguments = (str(tmp_path / f"{name}.calls"), *options.pop("arguments", ()))
     run_units(
-        work(units),
+        work(count),
         Squares,
         arguments,
         output=Folder(str(tmp_path / name)),
@@ -70,7 +70,12 @@ def run(
     return tmp_path / name
 
 
-def test_one_actor_or_several_give_the_same_files(tmp_path):
+in_actors_or_tasks = pytest.mark.parametrize("few", [0, 4])
+
+
+@in_actors_or_tasks
+def test_one_worker_or_several_give_the_same_files(tmp_path, monkeypatch, few):
+    monkeypatch.setattr(units, "FEW", few)
     one, two = run(tmp_path, "one", maximum=1), run(tmp_path, "two", maximum=2)
     assert files(one) == files(two)
     assert list(files(one)) == [f"part-{unit:06d}.parquet" for unit in range(7)]
@@ -150,21 +155,21 @@ class Slow:
 
 
 def test_shards_are_laid_out_as_asked(tmp_path):
-    folder = run(tmp_path, "x", units=3, layout={"row_group_size": 1})
+    folder = run(tmp_path, "x", count=3, layout={"row_group_size": 1})
     assert pq.ParquetFile(folder / "part-000002.parquet").num_row_groups == 3
     table = Folder(str(folder)).read_table("part-000002.parquet")
     assert table["square"].to_pylist() == [36, 49, 64]
 
 
 def test_it_ends_early_when_too_much_is_bad(tmp_path):
-    folder = run(tmp_path, "x", units=40, maximum=1, prepare=counted, most_bad=3)
+    folder = run(tmp_path, "x", count=40, maximum=1, prepare=counted, most_bad=3)
     assert 8 <= len(files(folder)) < 40
 
 
 def test_nothing_is_started_when_nothing_is_missing(tmp_path):
-    run(tmp_path, "x", units=2)
+    run(tmp_path, "x", count=2)
     start = time.monotonic()
-    run(tmp_path, "x", units=2)
+    run(tmp_path, "x", count=2)
     assert time.monotonic() - start < 0.5
 
 
@@ -178,7 +183,12 @@ def test_what_a_worker_says_of_its_input_reaches_the_caller_and_the_rest_is_kept
     assert len(files(tmp_path / "x")) == 7
 
 
-def test_an_actor_that_dies_is_replaced_and_what_prepares_its_units_is_told(tmp_path):
+@in_actors_or_tasks
+def test_a_worker_that_dies_is_replaced_and_what_prepares_its_units_is_told(
+    tmp_path, monkeypatch, few
+):
+    """An actor tells it of all further units, a task of the one that was lost."""
+    monkeypatch.setattr(units, "FEW", few)
     run_units(
         work(3).append_column("died", pa.array([str(tmp_path / "died")] * 3)),
         Noting,
@@ -190,7 +200,49 @@ def test_an_actor_that_dies_is_replaced_and_what_prepares_its_units_is_told(tmp_
     )
     assert (tmp_path / "died").exists()
     tables = [Folder(str(tmp_path / "x")).read_table(name) for name in files(tmp_path / "x")]
-    assert [table["restarted"][0].as_py() for table in tables] == [True] * 3
+    told = [table["restarted"][0].as_py() for table in tables]
+    assert told == [True] * 3 if few == 0 else sum(told) >= 1
+    assert len(told) == 3
+
+
+def test_tasks_of_a_stage_share_what_their_process_built_and_those_of_the_next_the_process(tmp_path):
+    noted = []
+    for stage in "ab":
+        folder = Folder(str(tmp_path / stage))
+        run_units(work(4), Counting, (stage,), output=folder, pool=ActorPool(maximum=1), label="x")
+        rows = [folder.read_table(name).to_pylist()[0] for name in folder.names()]
+        assert [row["stage"] for row in rows] == [stage] * 4
+        noted.append({row["process"] for row in rows})
+        for process in noted[-1]:
+            counts = [row["count"] for row in rows if row["process"] == process]
+            assert sorted(counts) == list(range(1, len(counts) + 1))
+    assert noted[0] & noted[1]
+
+
+class Counting:
+    """Notes its process, and how many units it has had."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.count = stage, 0
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        self.count += 1
+        return pa.table(
+            {"stage": [self.stage], "process": [os.getpid()], "count": [self.count]}
+        )
+
+
+def test_tasks_count_as_workers_while_a_cpu_is_in_use(monkeypatch):
+    """A stage of tasks has no actors to look for."""
+    watchdog = capacity.WorkerWatchdog("x", workers=None, needs={"CPU": 1}, timeout=0)
+    watchdog.looked = watchdog.alone_since = 0.0
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 3.0})
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    watchdog.check()
+    watchdog.looked = watchdog.alone_since = 0.0
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 4.0})
+    with pytest.raises(InputError, match="x: no worker could start for 0 s"):
+        watchdog.check()
 
 
 def dies_once(unit: dict[str, Any]) -> dict[str, Any]:
@@ -240,8 +292,8 @@ def test_what_a_job_is_told_to_count_on_goes_before_what_is_there():
 
 def test_a_stage_works_with_the_actors_that_have_room(tmp_path):
     """Of twenty that an autoscaler was to make room for."""
-    folder = run(tmp_path, "x", units=25, pool=ActorPool(capacity=Capacity(given_cpus=22)))
-    assert files(folder) == files(run(tmp_path, "plain", units=25))
+    folder = run(tmp_path, "x", count=25, pool=ActorPool(capacity=Capacity(given_cpus=22)))
+    assert files(folder) == files(run(tmp_path, "plain", count=25))
 
 
 def test_a_stage_that_gets_no_machine_says_what_it_waits_for_and_gives_up(

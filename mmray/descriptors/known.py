@@ -1,0 +1,135 @@
+"""Descriptors of earlier extractions, found by the content of images.
+
+n known images, p poolings, d dims.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mmray.descriptors.shards import column_of, rows_of
+from mmray.system.arrays import Features
+from mmray.system.errors import DamagedFileError
+from mmray.system.folder import Folder
+
+_OPEN_SHARDS = 4  # kept in memory: images of a unit lie in few shards of an earlier extraction
+_KEY = np.dtype(">u8")
+
+
+@dataclass(frozen=True, eq=False)
+class KnownDescriptors:
+    """Images that were described before, by the same network in the same way.
+
+    Attributes
+    ----------
+    keys : (n, 2) uint64, ascending by the first column
+        The first 16 bytes of the digest of each content.
+    places : (n, 3) int32, the number of the extraction, the shard in it, and the row in this
+    sizes : (n, 2) int32, width and height of the whole image, pixels
+    shards : the folder of the shards of each extraction, and the names in it
+    poolings : p names, of the columns of descriptors
+    """
+
+    keys: NDArray[np.uint64]
+    places: NDArray[np.int32]
+    sizes: NDArray[np.int32]
+    shards: Sequence[tuple[Folder, Sequence[str]]]
+    poolings: Sequence[str]
+    _read: OrderedDict[tuple[int, int], Features | None] = field(default_factory=OrderedDict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def of(cls, extractions: Sequence[Folder], poolings: Sequence[str]) -> "KnownDescriptors":
+        """Collect what finished extractions described; those of earlier versions have no digests.
+
+        Parameters
+        ----------
+        extractions : their folders, with images.parquet
+        poolings : of all of them
+        """
+        keys, places, sizes = [], [], []
+        shards: list[tuple[Folder, Sequence[str]]] = []
+        for folder in extractions:
+            try:
+                table = folder.read_table(
+                    "images.parquet", ["digest", "shard", "row", "width", "height"]
+                )
+            except (DamagedFileError, FileNotFoundError):
+                continue
+            keys.append(_keys(table["digest"]))
+            shards.append((folder / "features", (folder / "features").names()))
+            number = pa.chunked_array([np.full(len(table), len(shards) - 1, np.int32)])
+            places.append(_columns(number, table["shard"], table["row"]))
+            sizes.append(_columns(table["width"], table["height"]))
+        joined = np.concatenate([np.empty((0, 2), np.uint64), *keys])
+        order = np.unique(joined[:, 0], return_index=True)[1]
+        return cls(
+            joined[order],
+            np.concatenate([np.empty((0, 3), np.int32), *places])[order],
+            np.concatenate([np.empty((0, 2), np.int32), *sizes])[order],
+            shards,
+            poolings,
+        )
+
+    def count(self, digests: pa.ChunkedArray) -> int:
+        """Count the images that are known, by their digests."""
+        return int(np.isin(_keys(digests)[:, 0], self.keys[:, 0]).sum())
+
+    def find(self, digest: bytes) -> "KnownImage | None":
+        """Return what is known of the image whose content has this digest (32 bytes)."""
+        first, second = np.frombuffer(digest[:16], _KEY).astype(np.uint64)
+        place = int(np.searchsorted(self.keys[:, 0], first))
+        if place == len(self) or not np.array_equal(self.keys[place], (first, second)):
+            return None
+        number, shard, row = self.places[place].tolist()
+        rows = self._shard(number, shard)
+        if rows is None or row >= len(rows):
+            return None
+        width, height = self.sizes[place].tolist()
+        return KnownImage(width, height, rows[row])
+
+    def _shard(self, number: int, shard: int) -> Features | None:
+        """Return the descriptors (m, p, d) in a shard; None where they cannot be read any more."""
+        if (number, shard) in self._read:
+            self._read.move_to_end((number, shard))
+            return self._read[number, shard]
+        folder, names = self.shards[number]
+        rows = None
+        if shard < len(names):
+            columns = [column_of(self.poolings, pooling) for pooling in self.poolings]
+            try:
+                table = folder.read_table(names[shard], columns)
+            except (DamagedFileError, FileNotFoundError):
+                pass
+            else:
+                rows = np.stack([rows_of(table[column]) for column in columns], axis=1)
+        self._read[number, shard] = rows
+        if len(self._read) > _OPEN_SHARDS:
+            self._read.popitem(last=False)
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class KnownImage:
+    """What is known of an image: its size in pixels, and its descriptors (p, d) float32."""
+
+    width: int
+    height: int
+    descriptors: Features
+
+
+def _keys(digests: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """Return the first 16 bytes of digests of 32 bytes as (n, 2) uint64."""
+    content = b"".join(digests.to_pylist())
+    return np.frombuffer(content, _KEY).reshape(-1, 4)[:, :2].astype(np.uint64)
+
+
+def _columns(*columns: Any) -> NDArray[np.int32]:
+    return np.stack([column.to_numpy().astype(np.int32) for column in columns], axis=1)
