@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from mmray.config.bounds import EXECUTION, Between
+from mmray.config.bounds import EXECUTION, Between, execution_settings
 from mmray.config.sections import MiningConfig
+from mmray.system.uris import masked
 
 ALIAS = "newest"  # in MLflow's registry: the version that was registered last
 RETRIEVAL_MODEL, FINEGRAINED_MODEL = "mmray-retrieval", "mmray-finegrained"
@@ -94,3 +95,19 @@ def settings(config: Any) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def identity_of(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that determine the results of a run, by flag, without credentials."""
+    carried_out = execution_settings(config)
+    return {
+        key: _without_credentials(value)
+        for key, value in settings(config).items()
+        if key not in carried_out
+    }
+
+
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, str):
+        return masked(value)
+    return tuple(map(_without_credentials, value)) if isinstance(value, tuple) else value

@@ -118,7 +118,7 @@ class KnownDescriptors:
 
 @dataclass(frozen=True, eq=False)
 class KnownImage:
-    """What is known of an image: its size in pixels, and its descriptors (p, d) float32."""
+    """A known image: its size in pixels, and its descriptors (p, d) float32."""
 
     width: int
     height: int

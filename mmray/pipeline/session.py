@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
-from mmray.config.bounds import execution_settings, seconds_in
-from mmray.config.run import RunConfig, settings, stored
+from mmray.config.bounds import seconds_in
+from mmray.config.run import RunConfig, identity_of, stored
 from mmray.config.validation import validate
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.capacity import Capacity
@@ -20,7 +20,6 @@ from mmray.system.folder import Folder, open_storage
 from mmray.system.locations import is_absolute
 from mmray.system.progress import announce
 from mmray.system.termination import last_words, on_termination
-from mmray.system.uris import masked
 
 KILLED = "KILLED"  # MLflow's status of a run whose job was stopped
 # Ray's core, too, ends the process at once, in silence, when its own processes are killed.
@@ -44,8 +43,9 @@ class Session(Generic[Settings]):
         self.open_runs: list[Run] = []
         self.stages: list[StageFolder] = []  # stages that were done or read, in this order
         self.seconds_before = 0.0  # seconds of the stages around a session within another
+        self._made: list[str] = []  # stages that were not read, of this session and those within it
         self._nested_seconds = 0.0  # seconds of stages that were run within the current one
-        self.pool = ActorPool(
+        self._pool = ActorPool(
             minimum=config.min_workers,
             maximum=config.max_workers,
             capacity=Capacity(
@@ -54,6 +54,12 @@ class Session(Generic[Settings]):
                 timeout=config.resource_timeout,
             ),
         )
+
+    @property
+    def pool(self) -> ActorPool:
+        """Return the workers of stages; with the first use, Ray is joined or started."""
+        cluster.connect(self._pool.capacity)
+        return self._pool
 
     def with_settings(self, config: Given) -> "Session[Given]":
         """Return a session of the same run with other settings; both collect the same stages."""
@@ -145,15 +151,22 @@ class Session(Generic[Settings]):
                 else:
                     announce(f"{name}: made meanwhile, {stage.folder.uri}")
         self.stages.append(stage)
-        numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
-        self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})
+        if not self.finished_before:  # else they are there
+            numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
+            self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})
         return stage
+
+    @property
+    def finished_before(self) -> bool:
+        """Tell whether an earlier job published this run, and this one has made nothing anew."""
+        return self.run.finished_before and not self._made
 
     def _make(
         self, stage: StageFolder, work: Callable[[StageFolder], Counts], **files: Sequence[str]
     ) -> None:
         """Run the work of a stage, again where it meets a damaged file of its own."""
         announce(f"{stage.name}: {stage.folder.uri}")
+        self._made.append(stage.name)
         stage.started = time.monotonic()
         before, self._nested_seconds = self._nested_seconds, 0.0
         counts, removed = None, set[str]()
@@ -203,12 +216,12 @@ def usable_storage(config: RunConfig) -> Folder:
 
 @contextmanager
 def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[Session[Given]]:
-    """Open a session: connect a cluster, and end its MLflow run with the status of the job.
+    """Open a session, and end its MLflow run with the status of the job.
 
     Raises
     ------
     InputError
-        The tracking server or the cluster cannot be used.
+        The tracking server or, where a stage needs workers, the cluster cannot be used.
     MachineError
         The cluster does not start, or lost a part of the job.
     """
@@ -226,8 +239,6 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
         _ending(session),
         cluster.reporting_losses(),
     ):
-        cluster.connect(session.pool.capacity)
-        announce(f"ray: {cluster.summary(session.pool.capacity)}")
         announce(f"mlflow: run {tracked.name} of the experiment {config.experiment}")
         yield session
 
@@ -245,7 +256,8 @@ def nested(
     """
     tracked = _tracked(config, outer.storage, name, parent=outer.run.run_id)
     session = Session(config, outer.storage, tracked, chosen)
-    session.open_runs, session.seconds_before = outer.open_runs, outer.seconds
+    session.open_runs, session._made = outer.open_runs, outer._made
+    session.seconds_before = outer.seconds
     with _ending(session):
         yield session
 
@@ -281,19 +293,3 @@ def _tracked(
         settings=identity,
         parent=parent,
     )
-
-
-def identity_of(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that determine the results of a run, by flag, without credentials."""
-    carried_out = execution_settings(config)
-    return {
-        key: _without_credentials(value)
-        for key, value in settings(config).items()
-        if key not in carried_out
-    }
-
-
-def _without_credentials(value: Any) -> Any:
-    if isinstance(value, str):
-        return masked(value)
-    return tuple(map(_without_credentials, value)) if isinstance(value, tuple) else value

@@ -20,7 +20,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import mlflow.entities
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
@@ -74,11 +74,15 @@ wait_long()
 
 @dataclass(frozen=True)
 class Run:
-    """Handle of an MLflow run: the server's address and the run's id; cheap to send to workers."""
+    """Handle of an MLflow run: the server's address and the run's id; cheap to send to workers.
+
+    `finished_before` tells whether a job of this version had ended it with success.
+    """
 
     uri: str
     run_id: str
     name: str = ""
+    finished_before: bool = False
 
     @cached_property
     def client(self) -> mlflow.MlflowClient:
@@ -89,8 +93,9 @@ class Run:
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         with self.reporting():
-            for name, value in metrics.items():
-                self.client.log_metric(self.run_id, metric_name(name), float(value), step=step)
+            now = int(1000 * time.time())
+            entries = [Metric(metric_name(k), float(v), now, step) for k, v in metrics.items()]
+            self.client.log_batch(self.run_id, metrics=entries)
 
     def log_epochs(self, history: Sequence[Mapping[str, float]]) -> None:
         """Log the metrics of epochs 0, 1, ..., except epochs that are already logged.
@@ -240,6 +245,7 @@ def open_run(
         artifacts = None if storage.local is None else (storage.local / ARTIFACTS).as_uri()
         belongs = experiment_id(client, experiment, artifacts if local else None)
         known = _noted_run(client, runs, file) or tagged_run(client, belongs, marks)
+        finished = known is not None and _is_finished(known)
         if known is None:
             # User, file and commit, as MLflow's own function to start a run records them.
             of_process = resolve_tags().items()
@@ -263,7 +269,12 @@ def open_run(
             f"--tracking-uri {uri}: MLflow cannot be used there ({reason}); start the server, or "
             "leave the flag out for a database under --storage"
         ) from error
-    return Run(uri, known.info.run_id, name)
+    return Run(uri, known.info.run_id, name, finished)
+
+
+def _is_finished(run: mlflow.entities.Run) -> bool:
+    same_version = run.data.tags.get("mmray.version") == __version__
+    return bool(run.info.status == RunStatus.to_string(RunStatus.FINISHED)) and same_version
 
 
 def _noted_run(client: mlflow.MlflowClient, runs: Folder, file: str) -> mlflow.entities.Run | None:

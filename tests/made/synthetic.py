@@ -111,6 +111,8 @@ def feature_shard(
 class SilentRun:
     """Takes the place of an MLflow run."""
 
+    finished_before = False
+
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         pass
 

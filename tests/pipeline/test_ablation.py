@@ -11,11 +11,10 @@ from mmray.config.presets import (
     RETRIEVAL_ABLATIONS,
     preset,
 )
-from mmray.config.run import settings
+from mmray.config.run import identity_of, settings
 from mmray.config.validation import validate
 from mmray.pipeline.recipes import ablation
 from mmray.pipeline.recipes.ablation import BASELINES, FEATURES, METHOD, rows_of
-from mmray.pipeline.session import identity_of
 from mmray.system.errors import InputError
 
 BIRDS, PHOTOS = FINEGRAINED_ABLATIONS["demo"], RETRIEVAL_ABLATIONS["demo"]

@@ -101,7 +101,9 @@ def describe(tmp_path, ray_cluster, monkeypatch):
 
 
 def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[name], other[name]) for name in one
+    )
 
 
 def test_images_that_were_described_before_are_not_described_again(tmp_path, describe, capfd):

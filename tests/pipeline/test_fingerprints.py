@@ -9,11 +9,10 @@ import dataclasses
 import pytest
 
 from mmray.config.presets import FINEGRAINED_PRESETS, changed, preset
-from mmray.config.run import stored
+from mmray.config.run import identity_of, stored
 from mmray.descriptors.pooling import Rmac
 from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.mining.pools import MiningMethod
-from mmray.pipeline.session import identity_of
 from mmray.pipeline.stage import fingerprint
 from mmray.pipeline.stages.labelled_descriptors import class_set_settings, labelled_set_settings
 

@@ -10,7 +10,8 @@ import pytest
 
 from mmray.config.learning import RetrievalConfig
 from mmray.config.presets import DEMO
-from mmray.pipeline.session import Session, identity_of
+from mmray.config.run import identity_of
+from mmray.pipeline.session import Session
 from mmray.pipeline.stages.listing import list_each, list_stage, read_exclusion_list
 from mmray.pipeline.stages.minable import need_items
 from mmray.system import locations

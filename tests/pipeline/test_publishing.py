@@ -8,10 +8,11 @@ import mlflow
 import pytest
 from pyarrow import fs
 
+from mmray.config.run import identity_of
 from mmray.config.tools import MineConfig
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.reports.run_page import Report
-from mmray.pipeline.session import Session, identity_of, nested
+from mmray.pipeline.session import Session, nested
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.tracking import open_run
 from mmray.system.folder import Folder

@@ -113,7 +113,8 @@ class WorkerWatchdog:
 
     def _has_worker(self) -> bool:
         if self.workers is None:
-            return ray.available_resources().get("CPU", 0) < ray.cluster_resources().get("CPU", 0)
+            free, total = ray.available_resources(), ray.cluster_resources()
+            return bool(free.get("CPU", 0) < total.get("CPU", 0))
         return any(name.startswith(self.workers) for name in living_actors())
 
     def _has_room(self) -> bool:

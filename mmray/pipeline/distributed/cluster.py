@@ -27,6 +27,7 @@ from mmray.pipeline.distributed.starting import start
 from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.arrays import Device
 from mmray.system.errors import InputError, MachineError
+from mmray.system.progress import announce
 
 
 def connect(capacity: Capacity | None = None) -> None:
@@ -57,6 +58,7 @@ def connect(capacity: Capacity | None = None) -> None:
             else:
                 start(capacity.given_cpus)
                 _refuse_more_gpus(capacity)
+        announce(f"ray: {summary(capacity)}")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours count images, not blocks
     context.print_on_execution_start = False

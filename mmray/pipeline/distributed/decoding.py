@@ -113,7 +113,7 @@ class Decoder:
             "digest": digests,
             "error": [each.error if isinstance(each, Decoded) else None for each in found],
             "known": [isinstance(each, KnownImage) for each in found],
-            "descriptors": b"".join(known_rows),
+            "descriptors": b"".join(known_rows),  # type: ignore[arg-type] # likewise
             "shape": [list(image.shape) for image in pixels],
             "pixels": b"".join(pixels),  # type: ignore[arg-type] # arrays are buffers
             "bytes": total,

@@ -114,9 +114,9 @@ def living_actors() -> list[str]:
 
 def was_restarted() -> bool:
     """Tell whether this actor, or this task, runs again because its process or machine was lost."""
-    context = ray.get_runtime_context()
+    context, core_worker = ray.get_runtime_context(), vars(global_worker)["core_worker"]
     if context.get_actor_id() is None:
-        return bool(global_worker.core_worker.get_current_task_attempt_number())
+        return bool(core_worker.get_current_task_attempt_number())
     with warnings.catch_warnings(action="ignore"):  # Ray warns about its own call
         return bool(context.was_current_actor_reconstructed)
 

@@ -5,8 +5,8 @@ the shard whole, under a name made of the unit's number. A unit is done if its s
 the same command again computes only the missing ones, in any order, on any number of workers, and
 gives the same files. Ray Data never splits or merges rows, so a unit's membership is fixed.
 
-A worker is an actor of a pool, or, where there is little to do, a task: processes of tasks serve one
-stage after the other, and an actor's own starts, and imports torch, anew.
+A worker is an actor of a pool, or, where there is little to do, a task: processes of tasks serve
+one stage after the other, and an actor's own starts, and imports torch, anew.
 """
 
 import secrets
@@ -132,7 +132,7 @@ class _ShardWriter:
 
 
 class _ShardTask:
-    """The same as a task; its process keeps the writer for the next task of the stage."""
+    """A task that has its process's writer of a stage compute a unit; the first one builds it."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments, self.stage = arguments, secrets.token_hex(8)

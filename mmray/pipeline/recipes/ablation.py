@@ -18,7 +18,7 @@ from mmray.config.learning import (
     chosen_stages,
 )
 from mmray.config.presets import BASELINE, Changes, changed
-from mmray.config.run import stored
+from mmray.config.run import identity_of, stored
 from mmray.descriptors.weights import state_digest
 from mmray.images.collection import Collection
 from mmray.pipeline.recipes import finegrained, retrieval
@@ -27,7 +27,7 @@ from mmray.pipeline.recipes.outcome import Inputs, RunResult
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import DESCRIPTORS, Table
-from mmray.pipeline.session import Counts, Session, identity_of, nested, running, usable_storage
+from mmray.pipeline.session import Counts, Session, nested, running, usable_storage
 from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from mmray import __version__
 from mmray.config.learning import LearningConfig
-from mmray.config.run import RunConfig
+from mmray.config.run import RunConfig, identity_of
 from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.purity import percent
 from mmray.evaluation.scores import Score
@@ -26,7 +26,7 @@ from mmray.pipeline.reports.run_page import (
     report_page,
 )
 from mmray.pipeline.reports.tables import Table, results
-from mmray.pipeline.session import Session, identity_of
+from mmray.pipeline.session import Session
 from mmray.pipeline.stage import PACKAGES, StageFolder
 from mmray.pipeline.stages.listing import LEFT_OUT
 from mmray.pipeline.stages.training import FineTunedNetwork
@@ -38,10 +38,14 @@ from mmray.system.uris import masked_text
 
 def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
     """Log and register the model in MLflow, and write the report."""
-    if outcome.model is not None:
-        _log(session, outcome.model)
     config, last = session.config, session.chosen[-1]
     part = None if last == config.all_stages[-1] else last
+    reports, page = session.storage / REPORTS, _page_name(session, part)
+    if session.finished_before and reports.has(page):
+        announce(f"report: done before, {reports.location(page)}")
+        return
+    if outcome.model is not None:
+        _log(session, outcome.model)
     write_report(session, learning_report(config, outcome, part=part), part=part)
 
 
@@ -85,11 +89,14 @@ def write_report(session: Session[RunConfig], report: Report, *, part: str | Non
             versions=(("mmray", __version__), *((p, version(p)) for p in PACKAGES)),
         )
     )
-    name = f"{session.run.name}.html" if part is None else f"{session.run.name}-to-{part}.html"
-    folder = session.storage / REPORTS
+    folder, name = session.storage / REPORTS, _page_name(session, part)
     folder.write(name, masked_text(page).encode())
     session.run.log_file(folder, name, "report")
     announce(f"report: {folder.location(name)}")
+
+
+def _page_name(session: Session[RunConfig], part: str | None) -> str:
+    return f"{session.run.name}.html" if part is None else f"{session.run.name}-to-{part}.html"
 
 
 def scores_table(scores: Sequence[Score]) -> Table:

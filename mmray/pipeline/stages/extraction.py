@@ -49,6 +49,7 @@ class ExtractedDescriptors:
         """Read the descriptors (n, d) float32 of one kind, a row for each item."""
         return shards.read_features(self.stage.folder, self.poolings, pooling)
 
+
 DESCRIBED = "described"  # folder below the storage: for each way of describing, its extractions
 
 
@@ -87,7 +88,6 @@ def extract_descriptors(
     InputError
         More than this fraction of the images cannot be read.
     """
-
     way = (state_digest(model), settings.stored(), settings_fingerprint)
     described = session.storage / DESCRIBED / fingerprint(way)
 

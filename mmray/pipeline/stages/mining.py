@@ -124,9 +124,9 @@ def mine_stage(
     """Run the stage that selects anchors and mines their pools, eqs. (2)-(6)."""
     config, seed = session.config.mining, session.config.seed
     method = MiningMethod.of(config, seed)
-    pool, device = workers(session)
 
     def work(stage: StageFolder) -> Counts:
+        pool, device = workers(session)
         stored = read_graph(graph.folder)
         count = len(stored.items) if config.anchors is None else config.anchors
         anchors = select_anchors(stored.raw, count, selection=config.selection, seed=seed)
@@ -159,9 +159,12 @@ def mine_stage(
     random = config.selection in ("random", "filled") or config.negatives == "random"
     drawn = seed if random else None
     anchors = (config.anchors, config.selection, config.anchor_block, drawn)
-    stage = session.run_stage(
-        "mine", graph.fingerprint, anchors, method.stored(), device, work=work
-    )
+    inputs = (graph.fingerprint, anchors, method.stored())
+    devices = ("cuda", "cpu") if config.device == "auto" else (config.device,)
+    # Pools that are there are taken wherever they were mined: they differ by rounding.
+    done = (each for each in devices if StageFolder.of(session.storage, "mine", *inputs, each).done)
+    device = next(done, None) or workers(session)[1]
+    stage = session.run_stage("mine", *inputs, device, work=work)
     session.run.log_file(stage.folder, "graph.png", "graph")
     pools = read_pools(stage.folder)
     need_pairs(config, pools)

@@ -205,7 +205,9 @@ def test_a_worker_that_dies_is_replaced_and_what_prepares_its_units_is_told(
     assert len(told) == 3
 
 
-def test_tasks_of_a_stage_share_what_their_process_built_and_those_of_the_next_the_process(tmp_path):
+def test_tasks_of_a_stage_share_what_their_process_built_and_those_of_the_next_the_process(
+    tmp_path,
+):
     noted = []
     for stage in "ab":
         folder = Folder(str(tmp_path / stage))
@@ -227,9 +229,7 @@ class Counting:
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
         self.count += 1
-        return pa.table(
-            {"stage": [self.stage], "process": [os.getpid()], "count": [self.count]}
-        )
+        return pa.table({"stage": [self.stage], "process": [os.getpid()], "count": [self.count]})
 
 
 def test_tasks_count_as_workers_while_a_cpu_is_in_use(monkeypatch):
