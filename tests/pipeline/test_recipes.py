@@ -167,50 +167,64 @@ def trained(monkeypatch, *networks):
 
 @pytest.fixture
 def mined(monkeypatch):
-    """The sizes of each mining, in order."""
-    sizes = []
-    monkeypatch.setattr(
-        learning, "mine_stage", lambda session, *rest: sizes.append(session.config.mining.sizes)
-    )
-    return sizes
+    """The sizes of each mining, in order, and its positives where they are not the manifold's."""
+    settings = []
+
+    def mine_stage(session, *rest):
+        given = session.config.mining
+        settings.append(given.sizes if given.positives == "manifold" else given.positives)
+
+    monkeypatch.setattr(learning, "mine_stage", mine_stage)
+    return settings
 
 
-SUGGESTED, LARGER = (4, 6, 50), (10, 20, 10_000)
+SUGGESTED, CYCLIC, LARGER = (4, 6, 50), "cyclic", (10, 20, 10_000)
 
 
-def test_sizes_that_the_collection_suggests_stay(calls, mined, monkeypatch):
-    trained(monkeypatch, (1, 0.1, 1), (1, 0.1, 0.5), (0, 0, 1))
+def test_settings_that_the_collection_suggests_stay_where_they_help(calls, mined, monkeypatch):
+    trained(monkeypatch, (1, 0.12, 1), (1, 0.02, 0.5), (0, 0, 1))
     outcome, _ = run(5, mining=DEMO.mining)
     assert mined == [SUGGESTED] * 3
     assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1", "tuned 2", "tuned 3"]
 
 
 @pytest.mark.parametrize(
-    ("first", "larger", "best"),
+    ("rivals", "tried", "best"),
     [
-        ((0, 0.02, 1), (1, 0.03, 1), "tuned 2"),  # nothing gained
-        ((1, 0.02, 0.89), (1, 0.03, 1), "tuned 2"),  # departed
-        ((1, 0.04, 0.89), (1, 0.03, 1), "tuned 1"),
-        ((1, 0.03, 0.89), (1, 0.03, 1), "tuned 1"),
-        ((1, 0.03, 0.89), (0, 0.05, 1), "tuned 1"),
+        # Little gained: cyclic positives too.
+        ([(1, 0.05, 1), (1, 0.06, 1)], [CYCLIC], 2),
+        ([(1, 0.05, 1), (1, 0.05, 1)], [CYCLIC], 1),
+        # The networks left the manifold: larger sizes too.
+        ([(1, 0.12, 0.89), (1, 0.2, 1)], [LARGER], 2),
+        ([(1, 0.12, 0.89), (1, 0.12, 1)], [LARGER], 1),
+        ([(1, 0.12, 0.89), (0, 0.3, 1)], [LARGER], 1),
+        # Both.
+        ([(0, 0.02, 1), (1, 0.03, 1), (1, 0.04, 1)], [CYCLIC, LARGER], 3),
+        ([(0, 0.02, 1), (1, 0.05, 1), (1, 0.04, 1)], [CYCLIC, LARGER], 2),
+        ([(1, 0.06, 0.89), (1, 0.05, 1), (1, 0.04, 1)], [CYCLIC, LARGER], 1),
     ],
 )
-def test_larger_sizes_are_tried_where_these_do_not_help(
-    calls, mined, monkeypatch, capsys, first, larger, best
+def test_others_are_tried_where_these_do_not_help_and_what_gained_most_goes_on(
+    calls, mined, monkeypatch, capsys, rivals, tried, best
 ):
     opened = []
     monkeypatch.setattr(
         rounds, "nested", lambda *given, name: opened.append(name) or nested(*given, name=name)
     )
-    began = trained(monkeypatch, first, larger, (1, 0.1, 1))
+    began = trained(monkeypatch, *rivals, (1, 0.1, 1))
     outcome, session = run(2, mining=DEMO.mining)
-    goes_on = best == "tuned 1"
-    assert mined == [SUGGESTED, LARGER, SUGGESTED][: 2 + goes_on]
-    assert opened == ["round 1", "round 1, graph-k 10", "round 2"][: 2 + goes_on]
-    assert began == ["initial", "initial", best][: 2 + goes_on]
-    assert [each.network for each in outcome.learned.trained] == [best, "tuned 3"][: 1 + goes_on]
-    assert len(session.stages) == (2 + goes_on) * len(SECONDS)
-    assert "the check without labels rose more with graph-k" in capsys.readouterr().err
+    names = {CYCLIC: "round 1, cyclic positives", LARGER: "round 1, graph-k 10"}
+    first, went_on = [SUGGESTED, *tried], [SUGGESTED, *tried][best - 1]
+    last = went_on == LARGER
+    assert mined == first + [went_on] * (not last)
+    assert opened == ["round 1", *(names[each] for each in tried), "round 2"][: len(mined)]
+    assert began == ["initial"] * len(rivals) + [f"tuned {best}"] * (not last)
+    kept = [f"tuned {best}", f"tuned {len(rivals) + 1}"]
+    assert [each.network for each in outcome.learned.trained] == kept[: 2 - last]
+    assert len(session.stages) == len(mined) * len(SECONDS)
+    said = capsys.readouterr().err
+    named = {SUGGESTED: "graph-k 4", CYCLIC: "cyclic positives", LARGER: "graph-k 10"}[went_on]
+    assert f"the check without labels rose most with {named} (+" in said
 
 
 @pytest.mark.parametrize(
@@ -227,7 +241,7 @@ def test_larger_sizes_are_not_tried_where_they_cannot_be_or_one_is_given(
 ):
     source = SimpleNamespace(count=count)
     monkeypatch.setattr(learning, "features_stage", lambda *arguments: source)
-    trained(monkeypatch, (0, 0, 1))
+    trained(monkeypatch, (1, 0.2, 0.5))
     run(1, mining=dataclasses.replace(DEMO.mining, **given))
     assert len(mined) == 1
 
@@ -239,7 +253,7 @@ def test_larger_sizes_that_mine_nothing_are_no_error(calls, monkeypatch, capsys)
         return "mined"
 
     monkeypatch.setattr(learning, "mine_stage", mine_stage)
-    trained(monkeypatch, (1, 0.02, 0.5))
+    trained(monkeypatch, (1, 0.2, 0.5))
     outcome, _ = run(1, mining=DEMO.mining)
     assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1"]
     assert "round 1, graph-k 10: no anchor has a positive" in capsys.readouterr().err

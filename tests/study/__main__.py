@@ -43,7 +43,7 @@ from mmray.mining.manifold import manifold_neighbors
 from mmray.mining.pool_lists import Pools, matching_pairs
 from mmray.mining.pools import MiningMethod
 from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
-from mmray.pipeline.recipes.rounds import WIDER, in_vain
+from mmray.pipeline.recipes.rounds import is_wider, others
 from mmray.training.agreement import VIEW_AGREEMENT
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import ImageSource
@@ -239,8 +239,10 @@ def run(name: str, title: str, seed: int, options) -> dict:
         attempts = [trained(mining)]
         first = attempts[0][0]
         open_sizes = not number and mining.graph_k is None
-        if open_sizes and in_vain(first.history, first.best_epoch):
-            attempts.append(trained(replace(attempts[0][1], **WIDER)))
+        if open_sizes:
+            count, kept = len(features), first.best_epoch
+            rivals = others(attempts[0][1], first.history, kept, count=count)
+            attempts += [trained(rival) for rival in rivals]
         tuning, mining = max(attempts, key=gain)
         pools = tuning.job.pools
         if initial is None:
@@ -250,13 +252,14 @@ def run(name: str, title: str, seed: int, options) -> dict:
                 {
                     "true": 100 * pool_purity(each.job.pools, given.labels).positives,
                     "sizes": sizes.sizes,
+                    "positives": sizes.positives,
                     "kept": each.best_epoch if each is tuning else None,
                     "history": each.history,
                 }
             )
         network = tuning.best
         rows = whitened(described(network, given.test), described(network, given.photos), pools)
-        if tuning.best_epoch == 0 or tuning is not first:
+        if tuning.best_epoch == 0 or is_wider(mining):
             break
     maps = {}
     for label, whitenings in (("initial", initial), ("kept", rows)):

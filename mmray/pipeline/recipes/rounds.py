@@ -26,6 +26,9 @@ from mmray.training.validation import departed, rise
 # Tried where the sizes of the collection do not help: kinds of things, such as species, want more
 # neighbours than things do, and negatives beyond them (docs/results/recipe-study.md).
 WIDER: dict[str, Any] = {"graph_k": 10, "positive_k": 20, "negative_k": 10_000}
+# A rise of the check, in the first round, below which cyclic positives are tried too: with manifold
+# positives it is 0.10 to 0.18 where they are the better ones, and 0.03 to 0.05 where they are not.
+LITTLE = 0.1
 
 
 def learn(
@@ -40,9 +43,8 @@ def learn(
     """Extract, mine and train in one or more rounds, up to the last stage that was chosen.
 
     Where the sizes of mining are left open, they are those that the collection suggests. If the
-    first round gains nothing with them, or its networks find other things than the graph has,
-    larger ones are tried too, and what gained more goes on. A round that gains nothing, or has
-    larger sizes, is the last.
+    first round gains little with them, others are tried too, see `others`, and what gained more
+    goes on. A round that gains nothing, or has larger sizes, is the last.
 
     Parameters
     ----------
@@ -99,18 +101,17 @@ def learn(
         learned = latest
         if latest.tuned is None:
             break
-        other, wider = None, _wider(config.mining, latest)
-        if not trained and wider is not None:
-            other = attempt(f"{name}, graph-k {wider.graph_k}", wider)
-            learned = latest = _better(latest, other)
-        assert latest.tuned is not None, "both were trained"
+        if not trained:
+            rivals = [attempt(f"{name}, {_named(each)}", each) for each in _others(config, latest)]
+            learned = latest = _best([latest, *(each for each in rivals if each is not None)])
+        assert latest.tuned is not None, "all were trained"
         assert latest.mining is not None, "it was mined"
         trained.append(latest.tuned)
         if latest.tuned.epoch == 0:
             if number > 1:
                 announce(f"{name} gained nothing: the network of the round before is kept")
             break  # another round would be the same
-        if latest is other:
+        if is_wider(latest.mining):
             announce(f"{name} is the last: pools of larger sizes do not become purer with rounds")
             break
         # Sizes that were chosen stay: with those of its features, the second round mines less pure.
@@ -122,39 +123,59 @@ def learn(
     return dataclasses.replace(learned, trained=trained)
 
 
-def _wider(given: MiningConfig, tried: LearningResult) -> MiningConfig | None:
-    """Return settings with larger sizes where those that were chosen do not help; else None."""
+def _others(config: LearningConfig, tried: LearningResult) -> list[MiningConfig]:
     chosen, source, tuned = tried.mining, tried.source, tried.tuned
-    if chosen is None or source is None or tuned is None or any(given.sizes):
-        return None
-    if not in_vain(tuned.history, tuned.epoch):
-        return None
-    if chosen.chosen_sizes[0] >= WIDER["graph_k"] or source.count <= WIDER["positive_k"]:
-        return None
-    return dataclasses.replace(chosen, **WIDER)
+    if chosen is None or source is None or tuned is None or any(config.mining.sizes):
+        return []
+    return others(chosen, tuned.history, tuned.epoch, count=source.count)
 
 
-def in_vain(history: Sequence[Mapping[str, float]], epoch: int) -> bool:
-    """Tell whether training gained nothing by the epoch it kept, or left its manifold behind."""
-    return epoch == 0 or departed(history)
+def others(
+    tried: MiningConfig, history: Sequence[Mapping[str, float]], epoch: int, *, count: int
+) -> list[MiningConfig]:
+    """Return what to try beside a first round whose sizes were chosen, if it gained little.
+
+    Cyclic match, whose positives are fewer and purer, where the check rose by less than `LITTLE`;
+    larger sizes where it did not rise, or the networks found other things than the graph has.
+
+    Parameters
+    ----------
+    tried : settings of this round
+    history : its metrics by epoch
+    epoch : that it kept
+    count : number of items
+    """
+    found = []
+    if rise(history, epoch) < LITTLE and tried.positives == "manifold":
+        found.append(dataclasses.replace(tried, positives="cyclic"))
+    in_vain = epoch == 0 or departed(history)
+    if in_vain and tried.chosen_sizes[0] < WIDER["graph_k"] and count > WIDER["positive_k"]:
+        found.append(dataclasses.replace(tried, **WIDER))
+    return found
 
 
-def _better(one: LearningResult, other: LearningResult | None) -> LearningResult:
-    """Return the result whose network gained more by the check without labels."""
-    if other is None:
-        return one
-    results = sorted([one, other], key=_gain, reverse=True)  # stable: the first of equal ones
-    told = [f"graph-k {_graph_k(each)} ({_gain(each):+.3f})" for each in results]
-    announce(f"sizes: the check without labels rose more with {told[0]} than with {told[1]}")
+def is_wider(mining: MiningConfig | None) -> bool:
+    """Tell whether settings are those with larger sizes."""
+    return mining is not None and all(getattr(mining, name) == WIDER[name] for name in WIDER)
+
+
+def _best(results: list[LearningResult]) -> LearningResult:
+    """Return the result whose network gained most by the check without labels."""
+    if len(results) > 1:
+        results = sorted(results, key=_gain, reverse=True)  # stable: the first of equal ones
+        told = [f"{_named(each.mining)} ({_gain(each):+.3f})" for each in results]
+        announce(f"the check without labels rose most with {told[0]}; {', '.join(told[1:])}")
     return results[0]
+
+
+def _named(mining: MiningConfig | None) -> str:
+    if mining is None:
+        return ""
+    return f"graph-k {mining.graph_k}" if mining.positives == "manifold" else "cyclic positives"
 
 
 def _gain(result: LearningResult) -> float:
     return 0.0 if result.tuned is None else rise(result.tuned.history, result.tuned.epoch)
-
-
-def _graph_k(result: LearningResult) -> int | None:
-    return None if result.mining is None else result.mining.graph_k
 
 
 def _least_seconds(stages: Sequence[StageFolder], trained: FineTunedNetwork) -> float:
