@@ -1,6 +1,8 @@
 """The session of a run: settings, storage, tracking and workers that all of its stages share."""
 
 import copy
+import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -9,9 +11,7 @@ from typing import Any, Generic, TypeVar
 from mmray.config.bounds import seconds_in
 from mmray.config.run import RunConfig, identity_of, stored
 from mmray.config.validation import validate
-from mmray.pipeline.distributed import cluster
-from mmray.pipeline.distributed.capacity import Capacity
-from mmray.pipeline.distributed.units import ActorPool
+from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
 from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.pipeline.tracking import Run, default_uri, open_run
@@ -45,21 +45,20 @@ class Session(Generic[Settings]):
         self.seconds_before = 0.0  # seconds of the stages around a session within another
         self._made: list[str] = []  # stages that were not read, of this session and those within it
         self._nested_seconds = 0.0  # seconds of stages that were run within the current one
-        self._pool = ActorPool(
-            minimum=config.min_workers,
-            maximum=config.max_workers,
-            capacity=Capacity(
-                given_cpus=config.num_cpus,
-                given_gpus=config.num_gpus,
-                timeout=config.resource_timeout,
-            ),
-        )
 
     @property
-    def pool(self) -> ActorPool:
+    def pool(self) -> "distributed.ActorPool":
         """Return the workers of stages; with the first use, Ray is joined or started."""
-        cluster.connect(self._pool.capacity)
-        return self._pool
+        config = self.config
+        capacity = distributed.Capacity(
+            given_cpus=config.num_cpus,
+            given_gpus=config.num_gpus,
+            timeout=config.resource_timeout,
+        )
+        distributed.connect(capacity)
+        return distributed.ActorPool(
+            minimum=config.min_workers, maximum=config.max_workers, capacity=capacity
+        )
 
     def with_settings(self, config: Given) -> "Session[Given]":
         """Return a session of the same run with other settings; both collect the same stages."""
@@ -172,7 +171,8 @@ class Session(Generic[Settings]):
         counts, removed = None, set[str]()
         while counts is None:
             try:
-                counts = work(stage)
+                with distributed.reporting_losses():
+                    counts = work(stage)
             except DamagedFileError as error:
                 places = {stage.folder.location(file): file for file in stage.folder.sizes()}
                 if error.location not in places or error.location in removed:
@@ -206,12 +206,18 @@ def usable_storage(config: RunConfig) -> Folder:
         A setting is impossible, or the storage folder cannot be used.
     """
     validate(config)
-    if cluster.in_uploaded_folder() and not is_absolute(config.storage):
+    if in_uploaded_folder() and not is_absolute(config.storage):
         raise InputError(
             f"--storage {config.storage}: this job runs in a copy of your folder that will vanish; "
             "name an absolute folder or a URI"
         )
     return open_storage(config.storage)
+
+
+def in_uploaded_folder() -> bool:
+    """Tell whether the job runs in a copy of the user's folder that vanishes with the job."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return bool(job.get("runtime_env", {}).get("working_dir"))
 
 
 @contextmanager
@@ -237,7 +243,6 @@ def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[S
         last_words(LAST_WORDS),
         on_termination(end_as_killed),
         _ending(session),
-        cluster.reporting_losses(),
     ):
         announce(f"mlflow: run {tracked.name} of the experiment {config.experiment}")
         yield session

@@ -67,6 +67,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 # It logs the traceback of errors that it also raises.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
+VERSION = "mmray.version"  # tag: of the package that made the run
 DIGEST = 16  # hex digits of a dataset's digest; MLflow takes up to 36
 
 wait_long()
@@ -237,7 +238,7 @@ def open_run(
     # Without ', which a search ends at.
     place = quote(masked(storage.uri), safe=":/")[:MAX_TAG_VAL_LENGTH]
     marks = {"mmray.identity": identity, "mmray.storage": place}
-    own = {"mmray.version": __version__} | marks
+    own = {VERSION: __version__} | marks
     if parent is not None:
         own[MLFLOW_PARENT_RUN_ID] = parent
     try:
@@ -254,6 +255,8 @@ def open_run(
             known = client.create_run(belongs, tags=tags, run_name=name[:MAX_NAME])
         else:
             client.update_run(known.info.run_id, status="RUNNING")
+            if known.data.tags.get(VERSION) != __version__:
+                client.set_tag(known.info.run_id, VERSION, __version__)
         write_json(runs, file, {"run_id": known.info.run_id})
         # All of them, or what a job that was killed had not logged.
         missing = [key for key in settings if key not in known.data.params]
@@ -273,7 +276,7 @@ def open_run(
 
 
 def _is_finished(run: mlflow.entities.Run) -> bool:
-    same_version = run.data.tags.get("mmray.version") == __version__
+    same_version = run.data.tags.get(VERSION) == __version__
     return bool(run.info.status == RunStatus.to_string(RunStatus.FINISHED)) and same_version
 
 

@@ -14,9 +14,9 @@ from mmray.descriptors.weights import build
 from mmray.descriptors.whitening import pca_whitening
 from mmray.images.collection import Collection, ImageFile
 from mmray.images.sources import list_images
+from mmray.pipeline import distributed
 from mmray.pipeline.session import Session
 from mmray.pipeline.stage import StageFolder
-from mmray.pipeline.stages import extraction as feature_stages
 from mmray.pipeline.stages.extraction import extract_descriptors, extract_stage, features_stage
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -59,9 +59,9 @@ def test_features_are_whitened_block_by_block_as_by_the_core(tmp_path, monkeypat
 
 def test_regions_that_cannot_be_learned_from_are_an_error(tmp_path, monkeypatch):
     synthetic.save_noise(tmp_path, 12, [(8, 8)])
-    monkeypatch.setattr(feature_stages.cluster, "with_gpus", lambda pool: pool)
+    monkeypatch.setattr(distributed, "with_gpus", lambda pool: pool)
     monkeypatch.setattr(
-        feature_stages, "sum_up_regions", lambda images, model, **options: Moments.none(3)
+        distributed, "sum_up_regions", lambda images, model, **options: Moments.none(3)
     )
     model = build("efficientnet_lite0", pooling="mac")
     images = Collection.of(list_images(str(tmp_path)))

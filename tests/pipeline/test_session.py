@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from mmray.config.presets import DEMO
-from mmray.pipeline.session import Session
+from mmray.pipeline.session import Session, in_uploaded_folder
 from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
 from tests.made import synthetic
@@ -183,3 +184,27 @@ def test_the_time_left_is_less_what_stages_took_when_they_were_made(storage):
     again = Session(DEMO, storage, synthetic.SilentRun(), ("mine",))
     again.run_stage("mine", "z", work=Work())
     assert again.time_left("10m") == pytest.approx(600 - stage.seconds)
+
+
+@pytest.mark.parametrize(
+    ("runtime_env", "uploaded"), [({}, False), ({"working_dir": "gcs://x.zip"}, True)]
+)
+def test_a_job_knows_that_its_folder_will_vanish(monkeypatch, runtime_env, uploaded):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": runtime_env}))
+    assert in_uploaded_folder() is uploaded
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    assert in_uploaded_folder() is False
+
+
+def test_a_run_that_was_finished_logs_only_once_it_makes_something_anew(storage):
+    logged = []
+    run = SimpleNamespace(finished_before=True, log_metrics=logged.append)
+    staged(storage, Work())
+    session = Session(DEMO, storage, run, ("mine",))
+    session.run_stage("mine", "x", work=Work())
+    assert (logged, session.finished_before) == ([], True)
+    session.run_stage("mine", "y", work=Work())
+    assert (logged, session.finished_before) == ([{"mine/parts": 3}], False)
+    unfinished = SimpleNamespace(finished_before=False, log_metrics=logged.append)
+    Session(DEMO, storage, unfinished, ("mine",)).run_stage("mine", "x", work=Work())
+    assert logged == [{"mine/parts": 3}] * 2

@@ -11,7 +11,7 @@ from collections import Counter
 import mlflow
 import pytest
 
-from mmray.pipeline import tracking_server
+from mmray.pipeline import tracking, tracking_server
 from mmray.pipeline.tracking import Run, default_uri, open_run
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -292,3 +292,23 @@ def test_artifacts_that_cannot_be_written_are_said_in_a_sentence(tmp_path):
     (tmp_path / "mlartifacts").touch()
     with pytest.raises(InputError, match=r"^MLflow at .* cannot be written .*same command again"):
         run.log_text("a.txt", "text")
+
+
+def test_a_run_is_finished_where_a_job_of_this_version_ended_it_so(storage, monkeypatch):
+    options = {"experiment": "e", "name": "n", "identity": "finished", "settings": {}}
+
+    def opened():
+        return open_run(storage, uri=default_uri(storage), **options)
+
+    assert not opened().finished_before
+    for status in ("KILLED", "FAILED", "FINISHED"):
+        opened().end(status)
+        again = opened()  # which runs now
+        assert again.finished_before == (status == "FINISHED")
+        assert again.client.get_run(again.run_id).info.status == "RUNNING"
+    assert not opened().finished_before, "the job before was cut off"
+    opened().end("FINISHED")
+    monkeypatch.setattr(tracking, "__version__", "99")
+    assert not opened().finished_before
+    opened().end("FINISHED")
+    assert opened().finished_before

@@ -1,1 +1,64 @@
-"""The parts of the pipeline that run on Ray; no other module imports Ray."""
+"""The parts of the pipeline that run on Ray; no other module imports Ray.
+
+It is loaded when a name is first used: a job whose stages are done does without.
+"""
+
+from typing import TYPE_CHECKING
+
+from mmray.system.lazy import lazy
+
+if TYPE_CHECKING:
+    from mmray.pipeline.distributed.caching import cache_images as cache_images
+    from mmray.pipeline.distributed.caching import cached as cached
+    from mmray.pipeline.distributed.capacity import Capacity as Capacity
+    from mmray.pipeline.distributed.cluster import connect as connect
+    from mmray.pipeline.distributed.cluster import mining_device as mining_device
+    from mmray.pipeline.distributed.cluster import reporting_losses as reporting_losses
+    from mmray.pipeline.distributed.cluster import training_workers as training_workers
+    from mmray.pipeline.distributed.cluster import with_gpus as with_gpus
+    from mmray.pipeline.distributed.extraction import extract as extract
+    from mmray.pipeline.distributed.extraction import sum_up_regions as sum_up_regions
+    from mmray.pipeline.distributed.listing import index_containers as index_containers
+    from mmray.pipeline.distributed.mining import mine as mine
+    from mmray.pipeline.distributed.neighbors import find_neighbors as find_neighbors
+    from mmray.pipeline.distributed.trainer import fine_tune as fine_tune
+    from mmray.pipeline.distributed.units import ActorPool as ActorPool
+
+__all__ = [
+    "ActorPool",
+    "Capacity",
+    "cache_images",
+    "cached",
+    "connect",
+    "extract",
+    "find_neighbors",
+    "fine_tune",
+    "index_containers",
+    "mine",
+    "mining_device",
+    "reporting_losses",
+    "sum_up_regions",
+    "training_workers",
+    "with_gpus",
+]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "cache_images": "caching",
+        "cached": "caching",
+        "Capacity": "capacity",
+        "connect": "cluster",
+        "mining_device": "cluster",
+        "reporting_losses": "cluster",
+        "training_workers": "cluster",
+        "with_gpus": "cluster",
+        "extract": "extraction",
+        "sum_up_regions": "extraction",
+        "index_containers": "listing",
+        "mine": "mining",
+        "find_neighbors": "neighbors",
+        "fine_tune": "trainer",
+        "ActorPool": "units",
+    },
+)

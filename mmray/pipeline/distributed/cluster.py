@@ -1,6 +1,5 @@
 """The Ray cluster of a job: connecting to it, and the division of its resources."""
 
-import json
 import logging
 import os
 import socket
@@ -185,12 +184,6 @@ def summary(capacity: Capacity) -> str:
     machines = sum(node["Alive"] for node in ray.nodes())
     counts = {"machine": machines, "CPU": capacity.real_cpus, "GPU": capacity.gpus}
     return ", ".join(f"{n or 'no'} {what}{'s' * (n > 1)}" for what, n in counts.items())
-
-
-def in_uploaded_folder() -> bool:
-    """Tell whether the job runs in a copy of the user's folder that vanishes with the job."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    return bool(job.get("runtime_env", {}).get("working_dir"))
 
 
 def with_gpus(pool: ActorPool) -> ActorPool:

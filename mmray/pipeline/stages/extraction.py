@@ -20,8 +20,7 @@ from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.descriptors.weights import state_digest
 from mmray.descriptors.whitening import pca_from, pca_whitening, read_whitening, write_whitening
 from mmray.images.collection import Collection, sample
-from mmray.pipeline.distributed import cluster
-from mmray.pipeline.distributed.extraction import extract, sum_up_regions
+from mmray.pipeline import distributed
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.pipeline.stages.minable import need_items
@@ -93,12 +92,12 @@ def extract_descriptors(
 
     def work(stage: StageFolder) -> Counts:
         known = KnownDescriptors.of(_extractions(session.storage, described), settings.poolings)
-        extract(
+        distributed.extract(
             images,
             model,
             settings=settings,
             output=stage.folder / "features",
-            pool=cluster.with_gpus(session.pool),
+            pool=distributed.with_gpus(session.pool),
             label=stage_flag,
             report=session.reporting(stage_flag),
             most_bad=int((1 if max_bad_fraction is None else max_bad_fraction) * len(images)),
@@ -190,12 +189,12 @@ def _region_stage(
     learned_from = sample(images, REGION_IMAGES, config.seed)
 
     def work(stage: StageFolder) -> Counts:
-        moments = sum_up_regions(
+        moments = distributed.sum_up_regions(
             learned_from,
             model,
             settings=settings,
             output=stage.folder / "moments",
-            pool=cluster.with_gpus(session.pool),
+            pool=distributed.with_gpus(session.pool),
             label="regions",
         )
         if not moments.count:

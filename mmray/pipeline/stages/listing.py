@@ -14,7 +14,7 @@ from mmray.images import left_out
 from mmray.images.collection import Collection, named_images, read_exclusions, sample
 from mmray.images.names import fit
 from mmray.images.sources import SourceListing, Stamp, find, unchanged
-from mmray.pipeline.distributed.listing import index_containers
+from mmray.pipeline import distributed
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.system.errors import DamagedFileError, InputError
@@ -197,7 +197,7 @@ def _with_contained(
     containers = [uri for source in found for uri in source.containers]
     # Indexes of archives survive an interruption, but not a change of the archives.
     indexed = iter(
-        index_containers(
+        distributed.index_containers(
             containers,
             column=session.config.image_column,
             output=stage.folder / f"containers-{fingerprint(containers, stamps)}",

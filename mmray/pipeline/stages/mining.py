@@ -38,7 +38,7 @@ from mmray.mining.graph_statistics import GraphReport, graph_report, summarize
 from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining.pool_lists import Pools, summary
 from mmray.mining.pools import MiningMethod
-from mmray.pipeline.distributed.mining import mine
+from mmray.pipeline import distributed
 from mmray.pipeline.reports.graph_figure import graph_figure
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
@@ -145,7 +145,7 @@ def mine_stage(
             negatives=config.negatives,
             threads=cpu_count(),
         )
-        mine(
+        distributed.mine(
             given,
             anchors,
             method,

@@ -16,9 +16,7 @@ from mmray.mining.knn.approximate import ApproximateIndex
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.recall import measured_recall
 from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
-from mmray.pipeline.distributed import cluster
-from mmray.pipeline.distributed.neighbors import find_neighbors
-from mmray.pipeline.distributed.units import ActorPool
+from mmray.pipeline import distributed
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.minable import need_items
@@ -75,11 +73,11 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
         exact, counts = ExactIndex.of(np.asarray(source.load())), {"items": source.count, "k": k}
         shards: dict[str, Any] = {"block": config.query_block, "output": stage.folder / "neighbors"}
         if config.search == "exact":
-            find_neighbors(exact, k, **shards, pool=pool, device=device)
+            distributed.find_neighbors(exact, k, **shards, pool=pool, device=device)
             return counts
         index = _approximate(stage, exact, config.search, session.config.seed)
         effort = config.search_effort
-        find_neighbors(index, k, **shards, pool=cpu_pool(session), effort=effort)
+        distributed.find_neighbors(index, k, **shards, pool=cpu_pool(session), effort=effort)
         found = measured_recall(index, exact, k, effort=effort)
         announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (1,000 sampled items)")
         return {**counts, "recall": found}
@@ -107,14 +105,14 @@ def _approximate(
     return index
 
 
-def workers(session: Session[MiningRunConfig]) -> tuple[ActorPool, Device]:
+def workers(session: Session[MiningRunConfig]) -> tuple["distributed.ActorPool", Device]:
     """Return the actor pool and the device of a mining stage."""
     config = session.config.mining
     pool = cpu_pool(session)
-    device = cluster.mining_device(config.device, pool.capacity)
-    return (cluster.with_gpus(pool) if device == "cuda" else pool), device
+    device = distributed.mining_device(config.device, pool.capacity)
+    return (distributed.with_gpus(pool) if device == "cuda" else pool), device
 
 
-def cpu_pool(session: Session[MiningRunConfig]) -> ActorPool:
+def cpu_pool(session: Session[MiningRunConfig]) -> "distributed.ActorPool":
     """Return the actor pool of a mining stage without GPUs."""
     return dataclasses.replace(session.pool, cpus=session.config.mining.threads)

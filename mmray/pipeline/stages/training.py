@@ -16,9 +16,7 @@ from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import TUNED
 from mmray.images.collection import Collection
 from mmray.mining.manifold import ManifoldNeighbors
-from mmray.pipeline.distributed import cluster
-from mmray.pipeline.distributed.caching import cache_images, cached
-from mmray.pipeline.distributed.trainer import fine_tune
+from mmray.pipeline import distributed
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.mining import MiningResult
@@ -170,10 +168,12 @@ def train_stage(
             supervision=mined.supervision,
             seconds=session.time_left(budget),
         )
-        workers = cluster.training_workers(
+        workers = distributed.training_workers(
             config.workers, fewest=session.config.min_workers, capacity=session.pool.capacity
         )
-        trained = fine_tune(job, folder=stage.folder, workers=workers, log=session.run.log_epochs)
+        trained = distributed.fine_tune(
+            job, folder=stage.folder, workers=workers, log=session.run.log_epochs
+        )
         last = len(trained.history) - 1
         kept = best_epoch(trained.history) if config.keep == "best" else last
         save(trained.best if config.keep == "best" else trained.last, stage.folder / "model")
@@ -215,7 +215,7 @@ def _cached(
     chosen, shard_size = images.take(ids), session.config.extraction.shard_size
 
     def work(stage: StageFolder) -> Counts:
-        cache_images(
+        distributed.cache_images(
             chosen,
             longest_side=size,
             max_pixels=session.config.extraction.max_pixels,
@@ -234,7 +234,7 @@ def _cached(
         stage_flag="train",
         read_by_part=["part-"],
     )
-    entries = cached(chosen, stage.folder, longest_side=size, shard_size=shard_size)
+    entries = distributed.cached(chosen, stage.folder, longest_side=size, shard_size=shard_size)
     return entries, places
 
 

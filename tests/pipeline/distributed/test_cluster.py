@@ -1,6 +1,5 @@
 """A job joins the cluster that is there, and says when it has to do without."""
 
-import json
 import os
 import re
 import signal
@@ -93,16 +92,6 @@ def test_a_cluster_that_refuses_a_job_is_named_with_its_reason(monkeypatch):
     monkeypatch.setattr(cluster, "running_cluster", lambda: "head:6379")
     with pytest.raises(InputError, match="head:6379 cannot be joined: Version mismatch"):
         cluster.connect()
-
-
-@pytest.mark.parametrize(
-    ("runtime_env", "uploaded"), [({}, False), ({"working_dir": "gcs://x.zip"}, True)]
-)
-def test_a_job_knows_that_its_folder_will_vanish(monkeypatch, runtime_env, uploaded):
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": runtime_env}))
-    assert cluster.in_uploaded_folder() is uploaded
-    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
-    assert cluster.in_uploaded_folder() is False
 
 
 @pytest.mark.usefixtures("ray_cluster")
