@@ -23,7 +23,7 @@ from mmray.config.presets import (
     PRESETS,
     RETRIEVAL_ABLATIONS,
 )
-from mmray.config.tools import ExportConfig, FigureConfig, IndexConfig, QueryConfig
+from mmray.config.tools import CleanConfig, ExportConfig, FigureConfig, IndexConfig, QueryConfig
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
@@ -176,6 +176,25 @@ def export(arguments: list[str]) -> None:
     )
 
 
+def clean(arguments: list[str]) -> None:
+    """Remove the stages that no run and no search index needs any more, and say how large they are.
+
+    A run that you delete in MLflow's page is not needed; only what it shares with others stays.
+    --dry-run only says what would be removed. Do not run it beside jobs on the same storage.
+
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else.
+    """
+    config = tyro.cli(CleanConfig, args=arguments, description=_help(clean))
+    check_not_empty(config)
+    from mmray.pipeline.recipes.cleaning import HEAD, run
+    from mmray.pipeline.reports.tables import table
+
+    rows, summary = run(config)
+    if rows:
+        print(table(HEAD, rows, numbers=2))
+    print(summary)
+
+
 def figure1(arguments: list[str]) -> None:
     """Draw Figure 1 of the paper: the Euclidean and manifold neighbours of a point, and its pools.
 
@@ -213,7 +232,7 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
     job.__name__: job
     for job in (
         *(retrieval, finegrained, mine, evaluate, ablation),
-        *(search, export, benchmark, figure1),
+        *(search, export, clean, benchmark, figure1),
     )
 }
 

@@ -73,6 +73,19 @@ class QueryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CleanConfig:
+    """Remove from a storage what no run and no index needs any more."""
+
+    storage: str = "mmray-runs"
+    """Folder or URI where everything that runs produce is kept."""
+    tracking_uri: str | None = None
+    """MLflow server; by default the database under the storage folder. Runs that were deleted in
+    MLflow do not count."""
+    dry_run: bool = False
+    """Only say what would be removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FigureConfig:
     """Draw what the method does on points of the plane; the defaults are those of Figure 1."""
 

@@ -1,5 +1,7 @@
 """Checks of settings; an impossible one is refused with its flag, its value and the remedy."""
 
+import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +12,7 @@ from mmray.config.run import RunConfig, settings
 from mmray.config.sections import ExtractionConfig, LabelledSetsConfig
 from mmray.config.tools import EvaluateJobConfig, IndexConfig, MineConfig
 from mmray.system.errors import InputError
+from mmray.system.locations import is_absolute
 
 _INDEX_NAME = re.compile(r"[\w-]{1,100}")
 _MODEL_NAME = re.compile(r"(?![\s.]*$)[^/:]{1,250}")  # what MLflow takes for a registered model
@@ -24,12 +27,23 @@ def validate(config: RunConfig) -> None:
             check(config)
 
 
-def _validate_workers(config: RunConfig) -> None:
+def _validate_run(config: RunConfig) -> None:
+    if in_uploaded_folder() and not is_absolute(config.storage):
+        raise InputError(
+            f"--storage {config.storage}: this job runs in a copy of your folder that will vanish; "
+            "name an absolute folder or a URI"
+        )
     if config.max_workers is not None and config.max_workers < config.min_workers:
         raise InputError(
             f"--max-workers {config.max_workers} is below --min-workers {config.min_workers}: "
             "raise the one or lower the other"
         )
+
+
+def in_uploaded_folder() -> bool:
+    """Tell whether this is a submitted job in a copy of the user's folder, which will vanish."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return bool(job.get("runtime_env", {}).get("working_dir"))
 
 
 def _validate_mine(config: MineConfig) -> None:
@@ -177,7 +191,7 @@ def _validate_tuples(config: RetrievalConfig) -> None:
 
 # Checks by class of settings; those of its base classes run before its own.
 _CHECKS: dict[type, tuple[Callable[[Any], None], ...]] = {
-    RunConfig: (_validate_workers,),
+    RunConfig: (_validate_run,),
     MineConfig: (_validate_mine,),
     IndexConfig: (_validate_index,),
     LearningConfig: (_validate_learning,),

@@ -1,8 +1,6 @@
 """The session of a run: settings, storage, tracking and workers that all of its stages share."""
 
 import copy
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,11 +11,11 @@ from mmray.config.run import RunConfig, identity_of, stored
 from mmray.config.validation import validate
 from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
+from mmray.pipeline.notes import note_stages
 from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.pipeline.tracking import Run, default_uri, open_run
 from mmray.system.errors import DamagedFileError, InputError, first_names
 from mmray.system.folder import Folder, open_storage
-from mmray.system.locations import is_absolute
 from mmray.system.progress import announce
 from mmray.system.termination import last_words, on_termination
 
@@ -155,6 +153,10 @@ class Session(Generic[Settings]):
             self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})
         return stage
 
+    def _note(self, stages: Sequence[StageFolder], *, whole: bool) -> None:
+        names = (f"{stage.name}-{stage.fingerprint}" for stage in stages)
+        note_stages(self.storage, self.run.identity, names, whole=whole)
+
     @property
     def finished_before(self) -> bool:
         """Tell whether an earlier job published this run, and this one has made nothing anew."""
@@ -166,6 +168,7 @@ class Session(Generic[Settings]):
         """Run the work of a stage, again where it meets a damaged file of its own."""
         announce(f"{stage.name}: {stage.folder.uri}")
         self._made.append(stage.name)
+        self._note([*self.stages, stage], whole=False)
         stage.started = time.monotonic()
         before, self._nested_seconds = self._nested_seconds, 0.0
         counts, removed = None, set[str]()
@@ -206,18 +209,7 @@ def usable_storage(config: RunConfig) -> Folder:
         A setting is impossible, or the storage folder cannot be used.
     """
     validate(config)
-    if in_uploaded_folder() and not is_absolute(config.storage):
-        raise InputError(
-            f"--storage {config.storage}: this job runs in a copy of your folder that will vanish; "
-            "name an absolute folder or a URI"
-        )
     return open_storage(config.storage)
-
-
-def in_uploaded_folder() -> bool:
-    """Tell whether the job runs in a copy of the user's folder that vanishes with the job."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    return bool(job.get("runtime_env", {}).get("working_dir"))
 
 
 @contextmanager
@@ -275,6 +267,7 @@ def _ending(session: Session[Given]) -> Iterator[None]:
     try:
         yield
         status = "FINISHED"
+        session._note(session.stages, whole=True)
     except KeyboardInterrupt:
         status = KILLED
         raise

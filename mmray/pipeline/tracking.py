@@ -43,6 +43,7 @@ from mmray.pipeline.database import (
     make_ready,
     unusable,
 )
+from mmray.pipeline.notes import Note, read_note, write_note
 from mmray.pipeline.tracking_server import (
     ERRORS,
     MAX_NAME,
@@ -56,9 +57,8 @@ from mmray.pipeline.tracking_server import (
     wait_for_server,
     wait_long,
 )
-from mmray.system.errors import DamagedFileError, InputError
+from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.system.formats import read_json, write_json
 from mmray.system.uris import masked, masked_text
 
 # "Context impl SQLiteImpl" and the forty migrations of a new database mean nothing to a user.
@@ -77,12 +77,14 @@ wait_long()
 class Run:
     """Handle of an MLflow run: the server's address and the run's id; cheap to send to workers.
 
-    `finished_before` tells whether a job of this version had ended it with success.
+    `identity` is the name of its note, see `mmray.pipeline.notes`; `finished_before` tells whether
+    a job of this version had ended it with success.
     """
 
     uri: str
     run_id: str
     name: str = ""
+    identity: str = ""
     finished_before: bool = False
 
     @cached_property
@@ -210,7 +212,7 @@ def open_run(
     Parameters
     ----------
     storage
-        Folder that remembers the ids of runs.
+        Folder in which runs are noted.
     uri
         Of the tracking server or its database.
     experiment
@@ -218,9 +220,8 @@ def open_run(
     name
         Name of the run.
     identity
-        Fingerprint of the settings that determine the results; `<storage>/runs/<identity>.json`
-        holds the id of the run. Where this file is damaged, or a job was killed before it wrote it,
-        the run is found by its tags.
+        Fingerprint of the settings that determine the results, under which the run is noted. Where
+        the note is damaged, or a job was killed before it wrote it, the run is found by its tags.
     settings
         Name -> value, logged as parameters.
     parent
@@ -231,7 +232,6 @@ def open_run(
     InputError
         The server does not answer or refuses the experiment, or the database cannot be used.
     """
-    runs, file = storage / "runs", f"{identity}.json"
     local = database_path(uri)
     if local is not None:
         make_ready(local)
@@ -245,8 +245,12 @@ def open_run(
         client = mlflow.MlflowClient(uri)
         artifacts = None if storage.local is None else (storage.local / ARTIFACTS).as_uri()
         belongs = experiment_id(client, experiment, artifacts if local else None)
-        known = _noted_run(client, runs, file) or tagged_run(client, belongs, marks)
+        note = read_note(storage, identity)
+        noted = None if note is None else living_run(client, note.run_id)
+        known = noted or tagged_run(client, belongs, marks)
         finished = known is not None and _is_finished(known)
+        # Of a new run none; of one that was found by its tags nobody knows.
+        stages = () if known is None else None if noted is None or note is None else note.stages
         if known is None:
             # User, file and commit, as MLflow's own function to start a run records them.
             of_process = resolve_tags().items()
@@ -257,7 +261,7 @@ def open_run(
             client.update_run(known.info.run_id, status="RUNNING")
             if known.data.tags.get(VERSION) != __version__:
                 client.set_tag(known.info.run_id, VERSION, __version__)
-        write_json(runs, file, {"run_id": known.info.run_id})
+        write_note(storage, identity, Note(known.info.run_id, masked(uri), stages))
         # All of them, or what a job that was killed had not logged.
         missing = [key for key in settings if key not in known.data.params]
         for first in range(0, len(missing), MAX_PARAMS_TAGS_PER_BATCH):
@@ -272,17 +276,9 @@ def open_run(
             f"--tracking-uri {uri}: MLflow cannot be used there ({reason}); start the server, or "
             "leave the flag out for a database under --storage"
         ) from error
-    return Run(uri, known.info.run_id, name, finished)
+    return Run(uri, known.info.run_id, name, identity, finished)
 
 
 def _is_finished(run: mlflow.entities.Run) -> bool:
     same_version = run.data.tags.get(VERSION) == __version__
     return bool(run.info.status == RunStatus.to_string(RunStatus.FINISHED)) and same_version
-
-
-def _noted_run(client: mlflow.MlflowClient, runs: Folder, file: str) -> mlflow.entities.Run | None:
-    """Return the run whose id a file of the storage holds, if the file is whole and it exists."""
-    try:
-        return living_run(client, read_json(runs, file)["run_id"])
-    except (FileNotFoundError, DamagedFileError, LookupError, TypeError):
-        return None

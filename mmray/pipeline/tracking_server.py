@@ -5,7 +5,7 @@ import os
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import mlflow
@@ -18,6 +18,7 @@ from mlflow.protos.databricks_pb2 import (
     RESOURCE_DOES_NOT_EXIST,
     ErrorCode,
 )
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_DATASET_SOURCE_SIZE, MAX_ENTITY_KEY_LENGTH
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -91,14 +92,44 @@ def experiment_id(client: mlflow.MlflowClient, name: str, artifacts: str | None)
 
 def living_run(client: mlflow.MlflowClient, run_id: str) -> mlflow.entities.Run | None:
     """Return a run that still exists: its database may be new, or the run deleted."""
+    run = _any_run(client, run_id)
+    return run if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+
+def _any_run(client: mlflow.MlflowClient, run_id: str) -> mlflow.entities.Run | None:
+    """Return a run, deleted or not; None where the server does not know it."""
     try:
-        run = client.get_run(run_id)
+        return client.get_run(run_id)
     except MlflowException as error:
         unknown = (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)  # the second: no id at all
         if error.error_code not in map(ErrorCode.Name, unknown):
             raise
         return None
-    return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+
+def deleted_runs(uri: str, run_ids: Iterable[str]) -> set[str]:
+    """Return those of some runs that were deleted on a server, or whose parent run was.
+
+    Raises
+    ------
+    InputError
+        The server does not answer.
+    """
+    client, deleted = mlflow.MlflowClient(uri), set[str]()
+    try:
+        for run_id in run_ids:
+            chain: str | None = run_id
+            while chain is not None and run_id not in deleted:
+                run = _any_run(client, chain)
+                if run is not None and run.info.lifecycle_stage == LifecycleStage.DELETED:
+                    deleted.add(run_id)
+                chain = None if run is None else run.data.tags.get(MLFLOW_PARENT_RUN_ID)
+    except ERRORS as error:
+        raise InputError(
+            f"--tracking-uri {uri}: MLflow cannot be asked which runs were deleted "
+            f"({first_line(error)}); start the server"
+        ) from error
+    return deleted
 
 
 def tagged_run(

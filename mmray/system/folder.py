@@ -78,6 +78,12 @@ class Folder:
         found = (info for info in filesystem.get_file_info(selector) if info.is_file)
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
+    def folders(self) -> list[str]:
+        """Return the sorted names of the folders directly in this folder."""
+        filesystem, path = self._opened
+        found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
+
     def sizes(self) -> dict[str, int]:
         """Return the size in bytes of each file in this folder and below it, by relative name."""
         filesystem, path = self._opened

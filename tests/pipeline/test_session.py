@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from mmray.config.presets import DEMO
-from mmray.pipeline.session import Session, in_uploaded_folder
+from mmray.config.validation import in_uploaded_folder
+from mmray.pipeline.session import Session
 from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
 from tests.made import synthetic
@@ -198,13 +199,13 @@ def test_a_job_knows_that_its_folder_will_vanish(monkeypatch, runtime_env, uploa
 
 def test_a_run_that_was_finished_logs_only_once_it_makes_something_anew(storage):
     logged = []
-    run = SimpleNamespace(finished_before=True, log_metrics=logged.append)
+    run = SimpleNamespace(finished_before=True, identity="a", log_metrics=logged.append)
     staged(storage, Work())
     session = Session(DEMO, storage, run, ("mine",))
     session.run_stage("mine", "x", work=Work())
     assert (logged, session.finished_before) == ([], True)
     session.run_stage("mine", "y", work=Work())
     assert (logged, session.finished_before) == ([{"mine/parts": 3}], False)
-    unfinished = SimpleNamespace(finished_before=False, log_metrics=logged.append)
+    unfinished = SimpleNamespace(finished_before=False, identity="b", log_metrics=logged.append)
     Session(DEMO, storage, unfinished, ("mine",)).run_stage("mine", "x", work=Work())
     assert logged == [{"mine/parts": 3}] * 2

@@ -121,7 +121,8 @@ def test_a_run_is_found_though_the_note_of_it_is_lost_or_damaged(storage, reques
     run, note = opened(storage, identity), storage.local / "runs" / f"{identity}.json"
     note.unlink() if content is None else note.write_bytes(content)
     assert opened(storage, identity) == run
-    assert json.loads(note.read_text()) == {"run_id": run.run_id}
+    noted = json.loads(note.read_text())
+    assert noted == {"run_id": run.run_id, "uri": run.uri, "stages": None}, "which it used is lost"
 
 
 def test_runs_of_the_same_settings_in_two_storages_of_one_server_are_two(
