@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from mmray.descriptors.backbones import BACKBONES, SameConv2d
+from mmray.descriptors.embedding import embed
 from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import EPS, POOLINGS, RegionWhitening, Rmac, mac, rmac
@@ -172,6 +173,29 @@ def test_a_batch_equals_its_images_one_at_a_time(network):
         single = torch.cat([model.descriptors(image[None], tuple(POOLINGS)) for image in images])
     assert together.std(0).max() > 1e-3
     torch.testing.assert_close(together, single, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("network", ["efficientnet_lite0", "vgg16", "resnet50", "googlenet"])
+@pytest.mark.parametrize("shape", [(85, 128), (48, 64), (128, 192)])
+def test_on_one_thread_a_descriptor_does_not_depend_on_its_neighbours(network, shape):
+    """So an image that joins a collection, or leaves it, changes the descriptor of no other.
+
+    That of the default network to the bit, those of others by rounding.
+    """
+    threads, rng = torch.get_num_threads(), np.random.default_rng(0)
+    exact = network == "efficientnet_lite0"
+    images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for _ in range(33 if exact else 9)]
+    model = fused(random_net(network))
+    torch.set_num_threads(1)
+    try:
+        together, *others = [
+            embed(model, some, ["mac", "rmac"], batch_size=32, device=torch.device("cpu"))
+            for some in (images, images[:1], images[3:8])
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    wanted = together[[0, *range(3, 8)]]
+    np.testing.assert_allclose(np.concatenate(others), wanted, rtol=0, atol=0 if exact else 1e-6)
 
 
 def test_mixed_shapes_in_one_call_give_the_rows_in_order(lite0):
