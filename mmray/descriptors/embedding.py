@@ -20,9 +20,9 @@ from mmray.system.arrays import Features, Pixels
 # On a CPU the maps of larger batches leave its caches: for 362 x 272 pixels, batches of eight take
 # VGG16 8% more time than single images, in bfloat16 30%. While maps are small, they spare overhead.
 CPU_PIXELS = 1 << 18
-# Below sixteen images, and with one thread, a row of EfficientNet-Lite0 does not depend on the others
-# of its batch, to the bit; from there on oneDNN sums up in another order (rows of 85 x 128 pixels
-# differ by 3e-7). Rows of the other networks differ by as much whatever the batch.
+# Below sixteen images, and with one thread, a row of EfficientNet-Lite0 does not depend on the rest
+# of a batch, to the bit. From there on oneDNN sums up in another order, and rows of 85 x 128 pixels
+# differ by 3e-7; those of the other networks differ by as much whatever the batch.
 CPU_IMAGES = 15
 
 
