@@ -251,13 +251,15 @@ def _of_comparison(found: "Comparison") -> Table:
 def _of_rates(rates: "Sequence[Rate]", deviation: str) -> Table:
     """A table of the ways, each beside the first one."""
     base = rates[0].images_per_second
-    return ("way", "start-up, s", deviation, "images/s", "times one at a time"), [
+    head = ("way", "start-up, s", deviation, "images/s", "times one at a time", "with the start")
+    return head, [
         (
             rate.way,
             f"{rate.startup:.1f}",
             f"{rate.deviation:.1e}",
             f"{rate.images_per_second:.1f}",
             f"{rate.images_per_second / base:.2f}",
+            "" if rate.whole is None else f"{rate.whole:.1f}",
         )
         for rate in rates
     ]

@@ -38,12 +38,14 @@ class Rate:
     startup : seconds before that: of processes, a network sent to them, a cache of resized images
     deviation : from one image at a time; of descriptors the largest 1 - cosine, of training the
         relative difference of the first epoch's mean loss (rounding grows with every step)
+    whole : images a second with the start, for all images together; None: not measured
     """
 
     way: str
     images_per_second: float
     startup: float
     deviation: float
+    whole: float | None = None
 
 
 class Photos(Dataset[Pixels]):
@@ -92,15 +94,20 @@ def compare_extraction(
             start = time.perf_counter()
             rows = _embedded(model, loader, largest)
             best = max(best, len(images) / (time.perf_counter() - start))
-        return Rate(way=way, images_per_second=best, startup=0, deviation=0), rows
+        return Rate(way=way, images_per_second=best, startup=0, deviation=0, whole=best), rows
 
     _embedded(model, [[photos[0]]], 1)
     single, alone = loop("one image at a time", 1, 1)
     bare, rows = loop("bare loop, batches of one shape", settings.shard_size, settings.batch_size)
     rates = [single, replace(bare, deviation=_deviation(rows, alone))]
+    start = time.perf_counter()
     cluster.connect()
+    connected = time.perf_counter() - start
     for precision in dict.fromkeys(("float32", settings.precision)):
         rate, rows = _extracted(images, model, replace(settings, precision=precision))
+        startup = connected + rate.startup
+        whole = len(images) / (len(images) / rate.images_per_second + startup)
+        rate = replace(rate, startup=startup, whole=whole)
         rates.append(replace(rate, deviation=_deviation(rows, alone)))
     return rates
 
