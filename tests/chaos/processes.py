@@ -15,7 +15,7 @@ VICTIMS = {
     "driver": None,
     "raylet": "raylet/raylet",
     "gcs": "gcs_server",
-    "actor": "ray::MapWorker",
+    "actor": "ray::Map",  # of Ray Data, or a task of it
     "trainer": "ray::RayTrainWorker",
     "controller": "ray::TrainController",
 }
