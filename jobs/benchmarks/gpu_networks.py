@@ -156,6 +156,8 @@ def _unit(images: list[Pixels]) -> dict[str, Any]:
         "height": [1] * n,
         "digest": [bytes(32)] * n,
         "error": [None] * n,
+        "known": [False] * n,
+        "descriptors": b"",
         "shape": [list(image.shape) for image in images],
         "pixels": b"".join(image.tobytes() for image in images),
     }

@@ -140,6 +140,8 @@ def extract(
         report=report,
         most_bad=most_bad,
         known=known,
+        # Hardly a float is there twice. For 256 images it saves 14 of 16 ms, and 0.6 of 1.9 MB.
+        layout={"use_dictionary": False},
     )
 
 
