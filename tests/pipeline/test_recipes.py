@@ -227,6 +227,30 @@ def test_others_are_tried_where_these_do_not_help_and_what_gained_most_goes_on(
     assert f"the check without labels rose most with {named} (+" in said
 
 
+def test_sizes_that_were_given_are_no_reason_to_end_whatever_they_are(calls, mined, monkeypatch):
+    """Those of `--recipe steady` are the larger ones."""
+    trained(monkeypatch, (1, 0.02, 0.5), (1, 0.02, 1))
+    sizes = dict(zip(SIZES, LARGER, strict=True))
+    run(2, mining=dataclasses.replace(DEMO.mining, **sizes))
+    assert mined == [LARGER, LARGER]
+
+
+def test_sizes_that_were_chosen_are_no_reason_to_end_whatever_they_are(calls, mined, monkeypatch):
+    """In a million photos they are the larger ones, here with cyclic positives."""
+
+    def of_a_million(session, source):
+        session, neighbors = chosen(session, source)
+        sizes = dict(zip(SIZES, LARGER, strict=True))
+        mining = dataclasses.replace(session.config.mining, **sizes)
+        session.config = dataclasses.replace(session.config, mining=mining)
+        return session, neighbors
+
+    monkeypatch.setattr(learning, "neighbors_stages", of_a_million)
+    trained(monkeypatch, (1, 0.02, 0.5), (1, 0.03, 1), (1, 0.03, 1))
+    run(2, mining=DEMO.mining)
+    assert mined == [LARGER, CYCLIC, CYCLIC]
+
+
 @pytest.mark.parametrize(
     ("count", "given"),
     [

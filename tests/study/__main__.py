@@ -43,7 +43,7 @@ from mmray.mining.manifold import manifold_neighbors
 from mmray.mining.pool_lists import Pools, matching_pairs
 from mmray.mining.pools import MiningMethod
 from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
-from mmray.pipeline.recipes.rounds import is_wider, others
+from mmray.pipeline.recipes.rounds import others
 from mmray.training.agreement import VIEW_AGREEMENT
 from mmray.training.fine_tuning import FineTuning
 from mmray.training.image_source import ImageSource
@@ -259,7 +259,7 @@ def run(name: str, title: str, seed: int, options) -> dict:
             )
         network = tuning.best
         rows = whitened(described(network, given.test), described(network, given.photos), pools)
-        if tuning.best_epoch == 0 or is_wider(mining):
+        if tuning.best_epoch == 0 or mining.sizes != attempts[0][1].sizes:
             break
     maps = {}
     for label, whitenings in (("initial", initial), ("kept", rows)):

@@ -101,6 +101,7 @@ def learn(
         learned = latest
         if latest.tuned is None:
             break
+        first = latest
         if not trained:
             rivals = [attempt(f"{name}, {_named(each)}", each) for each in _others(config, latest)]
             learned = latest = _best([latest, *(each for each in rivals if each is not None)])
@@ -111,7 +112,7 @@ def learn(
             if number > 1:
                 announce(f"{name} gained nothing: the network of the round before is kept")
             break  # another round would be the same
-        if is_wider(latest.mining):
+        if _sizes(latest) != _sizes(first):
             announce(f"{name} is the last: pools of larger sizes do not become purer with rounds")
             break
         # Sizes that were chosen stay: with those of its features, the second round mines less pure.
@@ -154,11 +155,6 @@ def others(
     return found
 
 
-def is_wider(mining: MiningConfig | None) -> bool:
-    """Tell whether settings are those with larger sizes."""
-    return mining is not None and all(getattr(mining, name) == WIDER[name] for name in WIDER)
-
-
 def _best(results: list[LearningResult]) -> LearningResult:
     """Return the result whose network gained most by the check without labels."""
     if len(results) > 1:
@@ -166,6 +162,10 @@ def _best(results: list[LearningResult]) -> LearningResult:
         told = [f"{_named(each.mining)} ({_gain(each):+.3f})" for each in results]
         announce(f"the check without labels rose most with {told[0]}; {', '.join(told[1:])}")
     return results[0]
+
+
+def _sizes(result: LearningResult) -> tuple[int | None, ...]:
+    return () if result.mining is None else result.mining.sizes
 
 
 def _named(mining: MiningConfig | None) -> str:
