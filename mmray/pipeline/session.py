@@ -266,8 +266,8 @@ def _ending(session: Session[Given]) -> Iterator[None]:
     session.open_runs.append(session.run)
     try:
         yield
-        status = "FINISHED"
         session._note(session.stages, whole=True)
+        status = "FINISHED"
     except KeyboardInterrupt:
         status = KILLED
         raise

@@ -126,7 +126,6 @@ def mine_stage(
     method = MiningMethod.of(config, seed)
 
     def work(stage: StageFolder) -> Counts:
-        pool, device = workers(session)
         stored = read_graph(graph.folder)
         count = len(stored.items) if config.anchors is None else config.anchors
         anchors = select_anchors(stored.raw, count, selection=config.selection, seed=seed)
@@ -151,7 +150,7 @@ def mine_stage(
             method,
             block=config.anchor_block,
             output=stage.folder / "pools",
-            pool=pool,
+            pool=workers(session, device)[0],
             device=device,
         )
         return summary(read_pools(stage.folder))
@@ -160,7 +159,9 @@ def mine_stage(
     drawn = seed if random else None
     anchors = (config.anchors, config.selection, config.anchor_block, drawn)
     inputs = (graph.fingerprint, anchors, method.stored())
-    devices = ("cuda", "cpu") if config.device == "auto" else (config.device,)
+    devices: tuple[Device, ...] = ("cuda", "cpu")
+    if config.device != "auto":
+        devices = (config.device,)
     # Pools that are there are taken wherever they were mined: they differ by rounding.
     done = (each for each in devices if StageFolder.of(session.storage, "mine", *inputs, each).done)
     device = next(done, None) or workers(session)[1]

@@ -105,11 +105,13 @@ def _approximate(
     return index
 
 
-def workers(session: Session[MiningRunConfig]) -> tuple["distributed.ActorPool", Device]:
-    """Return the actor pool and the device of a mining stage."""
-    config = session.config.mining
+def workers(
+    session: Session[MiningRunConfig], device: Device | None = None
+) -> tuple["distributed.ActorPool", Device]:
+    """Return the actor pool and the device of a mining stage; None: as --mining.device says."""
     pool = cpu_pool(session)
-    device = distributed.mining_device(config.device, pool.capacity)
+    if device is None:
+        device = distributed.mining_device(session.config.mining.device, pool.capacity)
     return (distributed.with_gpus(pool) if device == "cuda" else pool), device
 
 
