@@ -49,6 +49,7 @@ from mmray.pipeline.stages.minable import (
     need_pairs,
 )
 from mmray.pipeline.stages.neighbors import FeatureSource, workers
+from mmray.system.arrays import Device
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
 from mmray.training.supervised.labelled_tuples import LabelledPairs
