@@ -21,6 +21,7 @@ from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.images.decoding import same_shape_batches
+from mmray.pipeline.distributed import extraction
 from mmray.pipeline.distributed.decoding import unpacked
 from mmray.pipeline.distributed.extraction import ExtractionWorker
 from mmray.pipeline.distributed.units import ITEMS, UNIT
@@ -103,8 +104,11 @@ def extract(trial: Trial) -> None:
         trial.say("unit", step=step, ms=1e3 * trial.seconds(call))
     for precision in PRECISIONS:
         settings = settings_of(trial, precision)
-        # The worker asks Ray for the network; here no Ray runs.
-        with mock.patch.object(ray, "get", return_value=network(trial)):
+        # The worker asks Ray for the network and the GPU; here no Ray runs.
+        with (
+            mock.patch.object(ray, "get", return_value=network(trial)),
+            mock.patch.object(extraction, "assigned_gpus", return_value=["0"]),
+        ):
             worker = ExtractionWorker([mock.Mock()], settings, 1)
         for step, call in (
             ("whole worker", partial(worker, unit)),

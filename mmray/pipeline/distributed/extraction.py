@@ -26,10 +26,15 @@ from mmray.system.folder import Folder
 from mmray.system.locations import prefetch
 
 
+def assigned_gpus() -> list[str]:
+    """Return the ids of the GPUs that Ray gave to this process; CUDA may show those of others."""
+    return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+
+
 def _prepared_device(threads: int) -> torch.device:
-    """Configure torch in this actor, and return its device."""
+    """Configure torch in this process, and return its device."""
     configure_torch(threads)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if assigned_gpus() and torch.cuda.is_available() else "cpu")
 
 
 class ExtractionWorker:

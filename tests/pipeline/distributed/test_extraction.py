@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from pyarrow import fs
 
@@ -214,6 +215,21 @@ def test_the_moments_of_regions_equal_the_core_s(photos, model, tmp_path):
     assert moments.count == wanted.count > 12 * 6
     np.testing.assert_allclose(moments.mean, wanted.mean, atol=1e-5)
     np.testing.assert_allclose(moments.scatter, wanted.scatter, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("assigned", "shown", "device"),
+    [([], True, "cpu"), (["0"], True, "cuda"), (["0"], False, "cpu"), ([], False, "cpu")],
+)
+def test_a_worker_takes_the_gpu_that_ray_gave_it_and_no_other(monkeypatch, assigned, shown, device):
+    """With --num-gpus 0 nothing touches a GPU, whatever CUDA shows."""
+    monkeypatch.setattr(extraction, "assigned_gpus", lambda: assigned)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: shown)
+    assert extraction._prepared_device(torch.get_num_threads()).type == device
+
+
+def test_a_process_without_a_gpu_is_told_so(ray_cluster):
+    assert ray.get(ray.remote(extraction.assigned_gpus).remote()) == []
 
 
 # Units of work
