@@ -40,7 +40,7 @@ class KnownDescriptors:
     sizes: NDArray[np.int32]
     shards: Sequence[tuple[Folder, Sequence[str]]]
     poolings: Sequence[str]
-    _read: OrderedDict[tuple[int, int], Features | None] = field(default_factory=OrderedDict)
+    _read: OrderedDict[tuple[int, int], "_Shard | None"] = field(default_factory=OrderedDict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,31 +89,41 @@ class KnownDescriptors:
         if place == len(self) or not np.array_equal(self.keys[place], (first, second)):
             return None
         number, shard, row = self.places[place].tolist()
-        rows = self._shard(number, shard)
-        if rows is None or row >= len(rows):
+        found = self._shard(number, shard)
+        # Where shards were lost, others have their numbers: the row itself says whose it is.
+        if found is None or row >= len(found.digests) or found.digests[row] != digest:
             return None
         width, height = self.sizes[place].tolist()
-        return KnownImage(width, height, rows[row])
+        return KnownImage(width, height, found.descriptors[row])
 
-    def _shard(self, number: int, shard: int) -> Features | None:
-        """Return the descriptors (m, p, d) in a shard; None where they cannot be read any more."""
+    def _shard(self, number: int, shard: int) -> "_Shard | None":
+        """Return what is in a shard; None where it cannot be read any more."""
         if (number, shard) in self._read:
             self._read.move_to_end((number, shard))
             return self._read[number, shard]
         folder, names = self.shards[number]
-        rows = None
+        found = None
         if shard < len(names):
             columns = [column_of(self.poolings, pooling) for pooling in self.poolings]
             try:
-                table = folder.read_table(names[shard], columns)
+                table = folder.read_table(names[shard], ["digest", *columns])
             except (DamagedFileError, FileNotFoundError):
                 pass
             else:
                 rows = np.stack([rows_of(table[column]) for column in columns], axis=1)
-        self._read[number, shard] = rows
+                found = _Shard(rows, table["digest"].to_pylist())
+        self._read[number, shard] = found
         if len(self._read) > _OPEN_SHARDS:
             self._read.popitem(last=False)
-        return rows
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """The descriptors (m, p, d) in a shard, and the digest of each content."""
+
+    descriptors: Features
+    digests: Sequence[bytes | None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -171,6 +171,23 @@ def test_what_an_earlier_extraction_lost_is_described_again(tmp_path, describe, 
     assert same({name: again[name] for name in wanted}, wanted)
 
 
+def test_a_shard_that_is_made_again_takes_no_descriptors_of_others(tmp_path, describe):
+    """While a shard is missing, those after it stand in its place among the files."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    synthetic.save_noise(photos, 12, [(48, 64), (64, 48), (80, 64)])
+    wanted, _, found = describe(photos)
+    folder = found.stage.folder
+    for lost in ("features/part-000000.parquet", "features-mac.npy"):
+        folder.write(lost, folder.read(lost)[:-9])
+    again, _, _ = describe(photos)
+    assert same(again, wanted)
+    (folder / "features").delete("part-000001.parquet")
+    synthetic.save_noise(photos, 13, [(48, 64), (64, 48), (80, 64)])
+    more, _, _ = describe(photos)
+    assert same({name: more[name] for name in wanted}, wanted)
+
+
 def test_images_are_known_by_all_of_their_digest(tmp_path):
     """Also where the first half of it is that of another; tables of earlier versions have none."""
     folder = Folder(str(tmp_path))
