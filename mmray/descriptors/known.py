@@ -3,9 +3,9 @@
 n known images, p poolings, d dims.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,6 @@ class KnownDescriptors:
     sizes: NDArray[np.int32]
     shards: Sequence[tuple[Folder, Sequence[str]]]
     poolings: Sequence[str]
-    _read: OrderedDict[tuple[int, int], "_Shard | None"] = field(default_factory=OrderedDict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,33 +88,14 @@ class KnownDescriptors:
         if place == len(self) or not np.array_equal(self.keys[place], (first, second)):
             return None
         number, shard, row = self.places[place].tolist()
-        found = self._shard(number, shard)
+        folder, names = self.shards[number]
+        columns = tuple(column_of(self.poolings, pooling) for pooling in self.poolings)
+        found = _read_shard(folder, names[shard], columns) if shard < len(names) else None
         # Where shards were lost, others have their numbers: the row itself says whose it is.
         if found is None or row >= len(found.digests) or found.digests[row] != digest:
             return None
         width, height = self.sizes[place].tolist()
         return KnownImage(width, height, found.descriptors[row])
-
-    def _shard(self, number: int, shard: int) -> "_Shard | None":
-        """Return what is in a shard; None where it cannot be read any more."""
-        if (number, shard) in self._read:
-            self._read.move_to_end((number, shard))
-            return self._read[number, shard]
-        folder, names = self.shards[number]
-        found = None
-        if shard < len(names):
-            columns = [column_of(self.poolings, pooling) for pooling in self.poolings]
-            try:
-                table = folder.read_table(names[shard], ["digest", *columns])
-            except (DamagedFileError, FileNotFoundError):
-                pass
-            else:
-                rows = np.stack([rows_of(table[column]) for column in columns], axis=1)
-                found = _Shard(rows, table["digest"].to_pylist())
-        self._read[number, shard] = found
-        if len(self._read) > _OPEN_SHARDS:
-            self._read.popitem(last=False)
-        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +104,17 @@ class _Shard:
 
     descriptors: Features
     digests: Sequence[bytes | None]
+
+
+@lru_cache(_OPEN_SHARDS)
+def _read_shard(folder: Folder, name: str, columns: tuple[str, ...]) -> _Shard | None:
+    """Read what is in a shard; None where it cannot be read any more."""
+    try:
+        table = folder.read_table(name, ["digest", *columns])
+    except (DamagedFileError, FileNotFoundError):
+        return None
+    rows = np.stack([rows_of(table[column]) for column in columns], axis=1)
+    return _Shard(rows, table["digest"].to_pylist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -249,9 +249,10 @@ def open_run(
         noted = None if note is None else living_run(client, note.run_id)
         known = noted or tagged_run(client, belongs, marks)
         finished = known is not None and _is_finished(known)
-        # Of a new run none; of one that was found by its tags nobody knows.
-        stages = () if known is None else None if noted is None or note is None else note.stages
+        # Of a run that was found by its tags nobody knows which it used; of a new one, none.
+        stages = None if note is None or noted is None else note.stages
         if known is None:
+            stages = ()
             # User, file and commit, as MLflow's own function to start a run records them.
             of_process = resolve_tags().items()
             texts = {key: masked_text(str(value)) for key, value in of_process}

@@ -160,6 +160,14 @@ def test_where_all_are_needed_one_bad_image_is_too_many(stage):
         finish(stage, 0.0)
 
 
+def test_shards_of_an_earlier_version_that_lack_rows_are_made_anew(stage):
+    """It dropped the rows that it had set aside, and may have been killed while it did."""
+    write_shards(stage, count=8)
+    with pytest.raises(DamagedFileError, match=r"part-000001\.parquet.*rows are missing"):
+        finish(stage)
+    assert (stage.folder / "features").names() == ["part-000001.parquet"], "its reader removes it"
+
+
 def test_moments_come_back_equal():
     moments = Moments.of(np.random.default_rng(0).standard_normal((7, 3)))
     read = read_moments(moments_table(moments))

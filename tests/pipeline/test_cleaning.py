@@ -8,7 +8,7 @@ import pytest
 
 from mmray.config.presets import DEMO
 from mmray.config.tools import CleanConfig
-from mmray.pipeline.notes import note_stages, notes, read_note
+from mmray.pipeline.notes import Note, note_stages, notes, read_note, write_note
 from mmray.pipeline.recipes import cleaning
 from mmray.pipeline.session import Session, nested, running
 from mmray.system.errors import InputError
@@ -117,6 +117,21 @@ def test_runs_of_another_server_and_those_that_mlflow_does_not_know_are_kept(sto
     (tmp_path / "mlflow.db").unlink()
     assert clean(storage)[0] == []
     assert folders(storage) == ["mine"]
+
+
+def test_a_server_is_asked_with_its_credentials_and_noted_without(storage, monkeypatch):
+    write_note(storage, "a", Note("0123", "https://***@host", ("mine-0123456789ab",)))
+    (storage / "mine-0123456789ab").write("part", b"")
+    asked = []
+
+    def deleted(uri, run_ids):
+        asked.append(uri)
+        return set(run_ids)
+
+    monkeypatch.setattr(cleaning, "deleted_runs", deleted)
+    clean(storage, tracking_uri="https://KEY:SECRET@host")
+    assert asked == ["https://KEY:SECRET@host"]
+    assert folders(storage) == []
 
 
 def test_a_run_that_changes_frees_what_it_does_not_use_any_more(storage):

@@ -228,7 +228,7 @@ def test_others_are_tried_where_these_do_not_help_and_what_gained_most_goes_on(
 
 
 def test_sizes_that_were_given_are_no_reason_to_end_whatever_they_are(calls, mined, monkeypatch):
-    """Those of `--recipe steady` are the larger ones."""
+    """`--recipe steady` gives the larger ones."""
     trained(monkeypatch, (1, 0.02, 0.5), (1, 0.02, 1))
     sizes = dict(zip(SIZES, LARGER, strict=True))
     run(2, mining=dataclasses.replace(DEMO.mining, **sizes))

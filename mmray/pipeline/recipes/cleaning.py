@@ -1,7 +1,7 @@
 """The recipe of `mmray clean`: free what no run needs any more."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 
 from mmray.config.tools import CleanConfig
 from mmray.pipeline.notes import RUNS, Note, notes
@@ -38,8 +38,9 @@ def run(config: CleanConfig) -> tuple[list[list[str]], str]:
     noted = dict(notes(storage))
     if not noted:
         raise InputError(f"--storage {config.storage}: no run is noted there; name another folder")
-    deleted = _deleted(noted, masked(config.tracking_uri or default_uri(storage)))
-    kept = {f"index-{mark}" for mark in _indexes(storage)}
+    deleted = _deleted(noted, config.tracking_uri or default_uri(storage))
+    indexes = _indexes(storage)
+    kept = {f"index-{mark}" for mark in indexes}
     unknown = []
     for identity, note in noted.items():
         if identity in deleted:
@@ -66,22 +67,24 @@ def run(config: CleanConfig) -> tuple[list[list[str]], str]:
             _remove(storage, name)
         for identity in deleted:
             (storage / RUNS).delete(f"{identity}.json")
-    kinds = Counter(name.rpartition("-")[0] for name in unused)
-    mb = Counter[str]()
+    of_kinds = defaultdict(list)
     for name in unused:
-        mb[name.rpartition("-")[0]] += sizes[name]
-    rows = [[kind, str(count), f"{mb[kind] / 1e6:.1f}"] for kind, count in sorted(kinds.items())]
+        of_kinds[name.rpartition("-")[0]].append(sizes[name])
+    rows = [
+        [kind, str(len(each)), f"{sum(each) / 1e6:.1f}"] for kind, each in sorted(of_kinds.items())
+    ]
     done = "would be removed" if config.dry_run else "removed"
     return rows, (
-        f"{len(unused)} folders, {sum(mb.values()) / 1e6:.1f} MB {done}; "
-        f"{len(noted) - len(deleted)} runs and {len(_indexes(storage))} indexes keep "
+        f"{len(unused)} folders, {sum(sizes[name] for name in unused) / 1e6:.1f} MB {done}; "
+        f"{len(noted) - len(deleted)} runs and {len(indexes)} indexes keep "
         f"{sum(sizes[name] for name in kept) / 1e6:.1f} MB"
     )
 
 
 def _deleted(noted: dict[str, Note], uri: str) -> set[str]:
     """Return the identities of runs on this server that were deleted there."""
-    here = {identity: note.run_id for identity, note in noted.items() if note.uri in (uri, None)}
+    server = (masked(uri), None)  # as it is noted; by an earlier version it was not
+    here = {identity: note.run_id for identity, note in noted.items() if note.uri in server}
     gone = deleted_runs(uri, here.values())
     return {identity for identity, run_id in here.items() if run_id in gone}
 
