@@ -3,28 +3,30 @@
 The networks have random weights and the images are noise: nothing here depends on either.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
 import ray
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.gpu_trial import Trial, photos
-from mmray.config.choices import Descriptor, Precision
-from mmray.descriptors.embedding import as_batch, embed
+from mmray.config.choices import Descriptor, Precision, TrainingPrecision
+from mmray.descriptors.embedding import allow_tf32, as_batch
 from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.images.decoding import same_shape_batches
-from mmray.pipeline.distributed import extraction
-from mmray.pipeline.distributed.decoding import unpacked
-from mmray.pipeline.distributed.extraction import ExtractionWorker
-from mmray.pipeline.distributed.units import ITEMS, UNIT
+from mmray.pipeline.distributed import describing
+from mmray.pipeline.distributed.decoding import ABOUT, ImageGroup
+from mmray.pipeline.distributed.describing import ExtractionWorker
 from mmray.system.arrays import Pixels
 from mmray.training.epoch import train_epoch
 from mmray.training.image_source import ImageSource, embed_ids
@@ -45,18 +47,16 @@ def net(trial: Trial) -> None:
     shape = (count, height, width, 3)
     pixels = torch.randint(0, 255, shape, dtype=torch.uint8).to(trial.device).permute(0, 3, 1, 2)
     rows = {}
-    for name, dtype, tf32 in (
-        ("fp32", torch.float32, False),
-        ("tf32", torch.float32, True),
-        ("bf16", torch.bfloat16, True),
-    ):
-        with _convolutions_in_tf32(tf32), torch.inference_mode():
-            ready = fused(model, dtype=dtype).to(trial.device)
+    for name in PRECISIONS:
+        allow_tf32(name == "tf32")
+        with torch.inference_mode():
+            ready = fused(model, precision=name).to(trial.device)
             rows[name] = ready.descriptors(pixels, BOTH).double()
             for batch in (1, 4, 16, 64) if trial.full else (1, 4):
                 _time_batch(trial, name, ready, pixels[:batch])
-    for name in ("tf32", "bf16"):
-        cosines = torch.nn.functional.cosine_similarity(rows[name], rows["fp32"], dim=-1)
+    allow_tf32(False)
+    for name in PRECISIONS[1:]:
+        cosines = torch.nn.functional.cosine_similarity(rows[name], rows["float32"], dim=-1)
         trial.say("deviation", of=name, one_minus_cosine_max=float((1 - cosines).max()))
 
 
@@ -74,65 +74,57 @@ def _time_batch(trial: Trial, precision: str, model: EmbeddingNet, pixels: Tenso
         )
 
 
-@contextmanager
-def _convolutions_in_tf32(allowed: bool) -> Iterator[None]:
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 def extract(trial: Trial) -> None:
     """Time a unit of images of mixed shapes in the actor's own code, step by step, without Ray."""
-    images = _noise(trial, 256 if trial.full else 16)
+    groups = _groups(_noise(trial, 256 if trial.full else 16))
     if trial.cuda:
         torch.cuda.reset_peak_memory_stats()
-    n, repeats = len(images), 3 if trial.full else 1
-    unit = _unit(images)
-    batches = same_shape_batches([image.shape[:2] for image in images], 32)
-    stacks = [[images[place] for place in batch] for batch in batches]
-    shapes, size = len({image.shape for image in images}), len(unit["pixels"]) / 1e6
-    trial.say("unit", images=n, shapes=shapes, batches=len(batches), mb=size)
+    n, repeats = sum(len(group.about) for group in groups), 3 if trial.full else 1
+    shapes = len({pixels_of(group).shape[1:] for group in groups})
+    size = sum(pixels_of(group).nbytes for group in groups) / 1e6
+    trial.say("unit", images=n, shapes=shapes, groups=len(groups), mb=size)
+    rows = [group.to_row() for group in groups]
     steps: dict[str, Callable[[], object]] = {
-        "unpack": lambda: unpacked(unit["pixels"], unit["shape"]),
-        "stack": lambda: [np.stack(stack) for stack in stacks],
-        "stack+to device": lambda: [as_batch(stack, trial.torch_device) for stack in stacks],
+        "to rows and back": lambda: [ImageGroup.of_row(group.to_row()) for group in groups],
+        "to device": lambda: [as_batch(pixels_of(group), trial.torch_device) for group in groups],
     }
     for step, call in steps.items():
         trial.say("unit", step=step, ms=1e3 * trial.seconds(call))
+    received = [ImageGroup.of_row(row) for row in rows]
     for precision in PRECISIONS:
-        settings = settings_of(trial, precision)
-        # The worker asks Ray for the network and the GPU; here no Ray runs.
-        with (
-            mock.patch.object(ray, "get", return_value=network(trial)),
-            mock.patch.object(extraction, "assigned_gpus", return_value=["0"]),
-        ):
-            worker = ExtractionWorker([mock.Mock()], settings, 1)
-        for step, call in (
-            ("whole worker", partial(worker, unit)),
-            ("embed", partial(_embed, worker, images)),
-        ):
-            seconds = trial.seconds(call, repeats)
-            figures = {"ms": 1e3 * seconds, "images_s": n / seconds}
-            trial.say("unit", step=step, precision=precision, **figures)
+        for fixed in (False, True):
+            settings = replace(settings_of(trial, precision), fixed_batches=fixed)
+            # The worker asks Ray for the network and the GPU; here no Ray runs.
+            with (
+                mock.patch.object(ray, "get", return_value=network(trial)),
+                mock.patch.object(describing, "assigned_gpus", return_value=["0"]),
+            ):
+                worker = ExtractionWorker([mock.Mock()], settings, 1)
+            for threads in (1,) if fixed else (1, 2):
+                seconds = trial.seconds(partial(_describe, worker, received, threads), repeats)
+                trial.say(
+                    "unit",
+                    step="whole worker",
+                    precision=precision,
+                    fixed_batches=fixed,
+                    calls_at_once=threads,
+                    ms=1e3 * seconds,
+                    images_s=n / seconds,
+                )
         if trial.cuda:
             trial.say("unit", gpu_peak_gb=torch.cuda.max_memory_allocated() / 1e9)
 
 
-def _embed(worker: ExtractionWorker, images: list[Pixels]) -> None:
-    """Do what a worker does with the images of a unit, and no more."""
-    settings = worker.settings
-    embed(
-        worker.reduced or worker.exact,
-        images,
-        settings.poolings,
-        batch_size=settings.batch_size,
-        device=worker.device,
-        scales=settings.preprocessing.scales,
-        regions=worker.regions,
-    )
+def _describe(worker: ExtractionWorker, groups: Sequence[ImageGroup], threads: int) -> None:
+    """Have a worker describe groups in blocks of some, as it gets them, by some threads."""
+    blocks = [groups[start : start + 10] for start in range(0, len(groups), 10)]
+    with ThreadPoolExecutor(threads) as calls:
+        list(calls.map(worker, blocks))
+
+
+def pixels_of(group: ImageGroup) -> NDArray[np.uint8]:
+    assert group.pixels is not None
+    return group.pixels
 
 
 def _noise(trial: Trial, n: int) -> list[Pixels]:
@@ -148,23 +140,14 @@ def _noise(trial: Trial, n: int) -> list[Pixels]:
     ]
 
 
-def _unit(images: list[Pixels]) -> dict[str, Any]:
-    """A unit of work as `decoding.Decoder` leaves it."""
-    n = len(images)
-    return {
-        UNIT: 0,
-        ITEMS: n,
-        "first": 0,
-        "uri": ["x"] * n,
-        "width": [1] * n,
-        "height": [1] * n,
-        "digest": [bytes(32)] * n,
-        "error": [None] * n,
-        "known": [False] * n,
-        "descriptors": b"",
-        "shape": [list(image.shape) for image in images],
-        "pixels": b"".join(image.tobytes() for image in images),
-    }
+def _groups(images: list[Pixels]) -> list[ImageGroup]:
+    """A unit of images in groups of one shape, as `decoding.Decoder` yields them."""
+    groups = []
+    for batch in same_shape_batches([image.shape[:2] for image in images], 32):
+        rows = [{"unit": 0, "item": i, "uri": "x", "bytes": 0, "sample": i == 0} for i in batch]
+        about = pa.Table.from_pylist(rows, ABOUT)
+        groups.append(ImageGroup(about, np.stack([images[place] for place in batch])))
+    return groups
 
 
 def train(trial: Trial) -> None:
@@ -181,7 +164,7 @@ def train(trial: Trial) -> None:
             weights=np.ones((t, 1), np.float32),
             related=tuple(members[:, :2]),
         )
-        for precision in PRECISIONS:
+        for precision in get_args(TrainingPrecision):
             seconds = _time_epoch(trial, model, tuples, source, precision)
             steps = t / _TUPLES_IN_STEP
             trial.say(
@@ -202,7 +185,11 @@ def train(trial: Trial) -> None:
 
 
 def _time_epoch(
-    trial: Trial, model: EmbeddingNet, tuples: Tuples, source: ImageSource, precision: Precision
+    trial: Trial,
+    model: EmbeddingNet,
+    tuples: Tuples,
+    source: ImageSource,
+    precision: TrainingPrecision,
 ) -> float:
     rule = StepRule(
         loss="triplet",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mmray.config.choices import Loss, Network, Precision
+from mmray.config.choices import Loss, Network, Precision, TrainingPrecision
 
 GpuPart = Literal["env", "net", "extract", "train", "knn", "mine", "stage", "demo"]
 Scale = Literal["small", "full"]
@@ -110,7 +110,7 @@ class ExtractionOptions(Photos):
 class TrainingOptions(Photos):
     """Compare training steps with loops over a DataLoader, alone and distributed."""
 
-    precision: Precision = "float32"
+    precision: TrainingPrecision = "float32"
     loss: Loss = "contrastive"
     steps: int = 20
     """In an epoch of 5 tuples each, 15 images."""

@@ -19,12 +19,12 @@ from mmray.config.choices import (
     Study,
     SupervisedBaseline,
 )
+from mmray.config.describing import ExtractionConfig
 from mmray.config.run import FINEGRAINED_MODEL, RETRIEVAL_MODEL, ListingConfig, MiningRunConfig
 from mmray.config.sections import (
     ClassesConfig,
     DemoConfig,
     EvaluationConfig,
-    ExtractionConfig,
     TrainingConfig,
     WhiteningConfig,
 )

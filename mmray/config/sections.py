@@ -23,9 +23,10 @@ from mmray.config.choices import (
     Schedule,
     Search,
     Selection,
+    TrainingPrecision,
 )
+from mmray.config.describing import SCALE
 
-SCALE = Between(0.05, 4)  # multiples of an image's size
 _CHECK_ITEMS = tyro.conf.arg(aliases=["--training.check-items"])  # as the flag was called before
 
 
@@ -43,40 +44,6 @@ class DemoConfig:
     """Longest side of a photo, pixels."""
     seed: Annotated[int, Between(0, 2**63 - 1)] = 0
     """Another seed renders other objects."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DescribingConfig:
-    """Precision, batches and limits of describing images."""
-
-    precision: Precision = "float32"
-    """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
-    shard_size: Annotated[int, Between(1, 1_000_000)] = 256
-    """Images in a shard, the unit of work that is repeated after an interruption."""
-    batch_size: Annotated[int, Between(1, 65_536)] = 32
-    """Most images in a forward pass; all have one shape."""
-    max_pixels: Annotated[int, Between(1, 10**12)] = 178_956_970
-    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractionConfig(DescribingConfig):
-    """Features Y for mining (Sec. 4.3)."""
-
-    longest_side: Annotated[int | None, Between(32, 16_384)] = 362
-    """Longest side that images are reduced to, pixels (never enlarged); None: original size."""
-    scales: Annotated[tuple[float, ...], SCALE] = (1.0,)
-    """Each image is described at these multiples of its size, and the descriptors are summed."""
-    poolings: tuple[Pooling, ...] = ("rmac", "mac")
-    """Descriptors taken from one forward pass; mining uses the first."""
-    rmac_whole: bool = True
-    """R-MAC includes the MAC of the whole map; both variants are in the literature."""
-    region_whitening: bool = False
-    """R-MAC whitens each region by a PCA learned from regions, as in Tolias et al. 2016."""
-    pca: Annotated[int | None, Between(1, 100_000)] = None
-    """Dimensions left by a PCA whitening of the features, learned from them; None: no whitening."""
-    max_bad_fraction: Annotated[float, Between(0, 1)] = 0.5
-    """Largest share of images that may be unreadable; more stop the job."""
 
 
 SIZES = ("graph_k", "positive_k", "negative_k")  # may be chosen from the collection
@@ -206,7 +173,7 @@ class TrainingConfig:
     weight_decay: Annotated[float, Between(0, 1000)] = 5e-4
     clip_norm: Annotated[float | None, Between(0, 1e9)] = None
     """Largest norm of a step's gradient; None: no limit."""
-    precision: Precision = "float32"
+    precision: TrainingPrecision = "float32"
     """Precision of the passes through the network; weights and losses stay in float32."""
     longest_side: Annotated[int, Between(32, 16_384)] = 362
     """Longest side of training images, pixels."""
@@ -264,7 +231,7 @@ class LabelledSetsConfig:
     crop: bool = True
     """Search with the box of a query, where it has one; else with the whole image."""
     precision: Precision = "float32"
-    """bfloat16 is several times as fast where the hardware has it; the deviation is reported."""
+    """The others are several times as fast on hardware that has them; the deviation is reported."""
     pca_images: str | None = None
     """Folder of independent images from which PCA whitening is learned."""
     dims: Annotated[int | None, Between(1, 100_000)] = None

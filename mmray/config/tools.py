@@ -5,8 +5,9 @@ from typing import Annotated
 
 from mmray.config.bounds import MAY_BE_EMPTY, Between
 from mmray.config.choices import IndexKind, MinePreset
+from mmray.config.describing import DescribingConfig
 from mmray.config.run import NEWEST, ListingConfig, MiningRunConfig, RunConfig
-from mmray.config.sections import DescribingConfig, LabelledSetsConfig
+from mmray.config.sections import LabelledSetsConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmray.config.bounds import check_bounds, check_not_empty, seconds_in
+from mmray.config.describing import ExtractionConfig
 from mmray.config.learning import FinegrainedConfig, LearningConfig, RetrievalConfig, chosen_stages
 from mmray.config.run import RunConfig, settings
-from mmray.config.sections import ExtractionConfig, LabelledSetsConfig
+from mmray.config.sections import LabelledSetsConfig
 from mmray.config.tools import EvaluateJobConfig, IndexConfig, MineConfig
 from mmray.system.errors import InputError
 from mmray.system.locations import is_absolute

@@ -5,13 +5,14 @@ m images, p poolings, d dims.
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmray.config.choices import Descriptor
-from mmray.descriptors.moments import Moments
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import Rmac, region_vectors
 from mmray.images.decoding import same_shape_batches
@@ -20,6 +21,7 @@ from mmray.system.arrays import Features, Pixels
 # On a CPU the maps of larger batches leave its caches: for 362 x 272 pixels, batches of eight take
 # VGG16 8% more time than single images, in bfloat16 30%. While maps are small, they spare overhead.
 CPU_PIXELS = 1 << 18
+GPU_PIXELS = 1 << 24  # a map of 64 channels at full size, in float32, then has 4 GB
 # Below sixteen images, and with one thread, a row of EfficientNet-Lite0 does not depend on the rest
 # of a batch, to the bit. From there on oneDNN sums up in another order, and rows of 85 x 128 pixels
 # differ by 3e-7; those of the other networks differ by as much whatever the batch.
@@ -36,12 +38,63 @@ def configure_torch(threads: int) -> None:
     # oneDNN compiles a kernel for each layer and shape of a batch, and keeps but 1,024: with images
     # of many shapes it would compile most of the time (bfloat16: 11.4 ms an image instead of 8).
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+    # On GPUs PyTorch rounds the factors of convolutions in "float32" to 10 bits unless told not to.
+    allow_tf32(False)
     torch.set_num_threads(threads)
 
 
-def as_batch(images: Sequence[Pixels], device: torch.device) -> Tensor:
-    """Stack images of one shape into a tensor (m, 3, height, width) uint8."""
-    return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
+def allow_tf32(allowed: bool) -> None:
+    """Let convolutions and products in float32 on GPUs round their factors to 10 bits, or not."""
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+@dataclass(frozen=True)
+class BatchLimit:
+    """Limit on the images of one shape that share a forward pass.
+
+    Attributes
+    ----------
+    images : most images
+    pixels : most pixels of all of them; a single image may have more
+    """
+
+    images: int
+    pixels: int
+
+    @classmethod
+    def on(cls, device_type: str, batch_size: int) -> "BatchLimit":
+        """Return the limit for "cpu" or "cuda", with at most `batch_size` images."""
+        if device_type == "cpu":
+            return cls(min(batch_size, CPU_IMAGES), CPU_PIXELS)
+        return cls(batch_size, GPU_PIXELS)
+
+    def of_shape(self, height: int, width: int) -> int:
+        """Return the number of images of this shape that fill a batch; it is at least 1."""
+        return max(1, min(self.images, self.pixels // (height * width)))
+
+
+def as_batch(
+    images: Sequence[Pixels] | NDArray[np.uint8], device: torch.device, *, fill: int = 0
+) -> Tensor:
+    """Stack images of one shape into a tensor (m, 3, height, width) uint8.
+
+    Parameters
+    ----------
+    images : m images, each (height, width, 3), or an array of them
+    device : of the tensor; pixels go to a GPU out of page-locked memory, and without waiting
+    fill : images that the batch has at least; what is missing is black
+    """
+    stack = images if isinstance(images, np.ndarray) else np.stack(images)
+    cuda, missing = device.type == "cuda", max(0, fill - len(stack))
+    if not (cuda or missing) and stack.flags.writeable:
+        return torch.from_numpy(stack).permute(0, 3, 1, 2)
+    shape = (len(stack) + missing, *stack.shape[1:])
+    staged = torch.empty(shape, dtype=torch.uint8, pin_memory=cuda)
+    staged.numpy()[: len(stack)] = stack
+    staged[len(stack) :] = 0
+    # PyTorch keeps the page-locked memory until the copy is done.
+    return staged.to(device, non_blocking=True).permute(0, 3, 1, 2)
 
 
 def embed(
@@ -82,45 +135,30 @@ def embed(
     return rows
 
 
-def region_moments(
-    model: EmbeddingNet,
-    images: Sequence[Pixels],
-    regions: Rmac,
-    *,
-    scales: Sequence[float],
-    batch_size: int,
-    device: torch.device,
-) -> Moments:
-    """Compute the moments of the vectors of all regions of all images, at all scales.
+def region_rows(
+    model: EmbeddingNet, images: Tensor, regions: Rmac, *, scales: Sequence[float]
+) -> Tensor:
+    """Compute the vectors of all regions of images of one shape, at all scales.
 
     Parameters
     ----------
     model : left in evaluation mode
-    images : m images, each (height, width, 3) uint8 RGB
-    regions : variant of R-MAC that defines the regions; its whitening is not applied
+    images : (m, 3, h, w) uint8 RGB
+    regions : variant of R-MAC that defines the r regions; its whitening is not applied
     scales : multiples of the size of an image
-    batch_size : most images in a forward pass
-    device : of the model
 
     Returns
     -------
-    Moments in as many dimensions as the last map has channels; what region whitening is learned
-    from.
+    (m, r, c) float32, what region whitening is learned from.
     """
-    total = Moments.none(model.channels)
     model.eval()
     with torch.inference_mode():
-        for batch in _batches(images, batch_size, device):
-            pixels = as_batch([images[index] for index in batch], device)
-            for scale in scales:
-                maps = model.maps(pixels, scale)
-                vectors = region_vectors(maps, regions.levels, whole=regions.whole)
-                total = total.merge(Moments.of(vectors.flatten(0, 1).cpu().numpy()))
-    return total
+        maps = [model.maps(images, scale) for scale in scales]
+        found = [region_vectors(each, regions.levels, whole=regions.whole) for each in maps]
+        return torch.cat(found, dim=1)
 
 
 def _batches(images: Sequence[Pixels], batch_size: int, device: torch.device) -> list[list[int]]:
-    shapes, most_pixels = [image.shape[:2] for image in images], None
-    if device.type == "cpu":
-        batch_size, most_pixels = min(batch_size, CPU_IMAGES), CPU_PIXELS
-    return same_shape_batches(shapes, batch_size, most_pixels=most_pixels)
+    limit = BatchLimit.on(device.type, batch_size)
+    shapes = [image.shape[:2] for image in images]
+    return same_shape_batches(shapes, limit.images, most_pixels=limit.pixels)

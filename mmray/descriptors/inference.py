@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mmray.config.choices import Precision
 from mmray.descriptors.network import EmbeddingNet
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 class InPrecision(nn.Module):
@@ -22,7 +30,7 @@ class InPrecision(nn.Module):
         return cast(Tensor, self.layers(inputs.to(self.dtype))).to(torch.float32)
 
 
-def fused(model: EmbeddingNet, *, dtype: torch.dtype = torch.float32) -> EmbeddingNet:
+def fused(model: EmbeddingNet, *, precision: Precision = "float32") -> EmbeddingNet:
     """Return a copy of a network for inference, whose convolutions have absorbed the BatchNorms.
 
     The copy is on the same device; in float32 it embeds as the original does, to rounding. It is
@@ -32,16 +40,10 @@ def fused(model: EmbeddingNet, *, dtype: torch.dtype = torch.float32) -> Embeddi
     Parameters
     ----------
     model : left unchanged
-    dtype : of the backbone, torch.float32 or torch.bfloat16; preprocessing, folding, pooling and
-        the descriptors are always in float32
-
-    Raises
-    ------
-    ValueError
-        The dtype is another.
+    precision : of the backbone; preprocessing, folding, pooling and the descriptors are always in
+        float32. For "tf32", which is a way to compute in float32, see `embedding.allow_tf32`.
     """
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"dtype {dtype}: fused networks are torch.float32 or torch.bfloat16")
+    dtype = DTYPES[precision]
     faster = copy.deepcopy(model).eval().requires_grad_(False)
     for module in faster.backbone.modules():
         _fold(module)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mmray.config.choices import Descriptor, Precision
-from mmray.config.sections import SCALE, DescribingConfig
+from mmray.config.describing import SCALE, DescribingConfig
 from mmray.descriptors.pooling import Rmac
 from mmray.images.decoding import MAX_PIXELS
 from mmray.system.folder import Folder
@@ -88,6 +88,7 @@ class DescriptorSettings:
     batch_size : most images in a forward pass; all have one shape
     max_pixels : images with more are refused
     shard_size : images in a unit of work; no descriptor depends on it
+    fixed_batches : on GPUs, fill up every batch of a shape to the same number of images
     """
 
     preprocessing: Preprocessing
@@ -97,6 +98,7 @@ class DescriptorSettings:
     batch_size: int = 32
     max_pixels: int = MAX_PIXELS
     shard_size: int = 256
+    fixed_batches: bool = False
 
     @classmethod
     def of(
@@ -122,6 +124,7 @@ class DescriptorSettings:
             batch_size=config.batch_size,
             max_pixels=config.max_pixels,
             shard_size=config.shard_size,
+            fixed_batches=config.fixed_batches,
         )
 
     def stored(self) -> dict[str, Any]:
@@ -136,4 +139,5 @@ class DescriptorSettings:
             "precision": self.precision,
             "batch_size": self.batch_size,
             "max_pixels": self.max_pixels,
+            **({"fixed_batches": True} if self.fixed_batches else {}),
         }

@@ -33,13 +33,8 @@ def column_of(poolings: Sequence[str], pooling: str) -> str:
 
 
 def features_table(
+    about: pa.Table,
     *,
-    item: Ids,
-    uri: Sequence[str],
-    width: Sequence[int],
-    height: Sequence[int],
-    digest: Sequence[bytes | None],
-    error: Sequence[str | None],
     deviation: Sequence[float | None],
     poolings: Sequence[str],
     descriptors: Features,
@@ -48,32 +43,26 @@ def features_table(
 
     Parameters
     ----------
-    item : (m,) places in the collection
-    uri : location of each image
-    width, height : of each whole original image, pixels; 0 where it was not decoded
-    digest : sha256 of a file's content, and of the box in it; None where it could not be read
-    error : reason why an image could not be described, or None
+    about : table of m rows, with at least these columns
+        `item` int64, place in the collection; `uri`, location; `width` and `height` int32, of the
+        whole original image in pixels, 0 where it was not decoded; `digest`, sha256 of a file's
+        content and of the box in it, null where it could not be read; `error`, reason why an image
+        could not be described, or null.
     deviation : 1 - cosine of a descriptor to that in single precision, where that was measured
     poolings : p names, of the columns of descriptors
     descriptors : (m, p, d) float32; rows of images with an error are ignored
     """
     _, p, d = descriptors.shape
     assert p == len(poolings), (p, poolings)
-    columns: dict[str, pa.Array] = {
-        "item": pa.array(item, pa.int64()),
-        "uri": pa.array(uri, pa.string()),
-        "width": pa.array(width, pa.int32()),
-        "height": pa.array(height, pa.int32()),
-        "digest": pa.array(digest, pa.binary(32)),
-        "error": pa.array(error, pa.string()),
-        "deviation": pa.array(deviation, pa.float32()),
-    }
+    table = about.select(["item", "uri", "width", "height", "digest", "error"])
+    table = table.append_column("deviation", pa.array(deviation, pa.float32()))
     for index, pooling in enumerate(poolings):
         flat = pa.array(np.ascontiguousarray(descriptors[:, index]).reshape(-1), pa.float32())
         rows = pa.FixedSizeListArray.from_arrays(flat, d)
         tensor = pa.fixed_shape_tensor(pa.float32(), [d])
-        columns[column_of(poolings, pooling)] = pa.ExtensionArray.from_storage(tensor, rows)
-    return pa.table(columns)
+        column = pa.ExtensionArray.from_storage(tensor, rows)
+        table = table.append_column(column_of(poolings, pooling), column)
+    return table
 
 
 def rows_of(column: pa.ChunkedArray) -> Features:

@@ -120,7 +120,7 @@ def embed_ids(
     rank, size = rank_and_size()
     stripe = ids[rank::size]
     chunks = [stripe[start : start + CHUNK] for start in range(0, len(stripe), CHUNK)]
-    faster = fused(model, dtype=getattr(torch, precision))
+    faster = fused(model, precision=precision)
     rows = [np.zeros((0, model.dim), np.float32)]
     rows += [
         embed(faster, images, ("embedding",), batch_size=batch_size, device=device)[:, 0]

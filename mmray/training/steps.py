@@ -9,7 +9,7 @@ import torch.distributed
 import torch.distributed.nn
 from torch import Tensor, nn
 
-from mmray.config.choices import Loss, Precision
+from mmray.config.choices import Loss, TrainingPrecision
 from mmray.system.arrays import Ids
 from mmray.training.image_source import rank_and_size
 from mmray.training.losses import TEMPERATURE, info_nce_loss, tuple_loss
@@ -33,7 +33,7 @@ class StepRule:
     margin: float | None
     weighted: bool
     batch_size: int
-    precision: Precision = "float32"
+    precision: TrainingPrecision = "float32"
     clip_norm: float | None = None
     sum_negatives: bool = False
     temperature: float = TEMPERATURE

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmray.descriptors.backbones import BACKBONES, SameConv2d
-from mmray.descriptors.inference import fused
+from mmray.descriptors.inference import DTYPES, fused
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import POOLINGS, Rmac
 from mmray.descriptors.weights import build, state_digest
@@ -70,11 +70,12 @@ def test_the_fused_packaged_weights_embed_as_they_did(lite0):
         torch.testing.assert_close(fused(lite0)(BATCHES), lite0(BATCHES), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("network", ["vgg16", "resnet50", "googlenet", "efficientnet_lite0"])
-def test_a_network_in_bfloat16_embeds_nearly_as_the_plain_one(network, lite0):
+def test_a_network_in_half_precision_embeds_nearly_as_the_plain_one(network, precision, lite0):
     model = lite0 if network == "efficientnet_lite0" else unsettled_net(network)
-    faster = fused(model, dtype=torch.bfloat16)
-    assert {weight.dtype for weight in faster.parameters()} == {torch.bfloat16}
+    faster = fused(model, precision=precision)
+    assert {weight.dtype for weight in faster.parameters()} == {DTYPES[precision]}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     with torch.inference_mode():
         rows, expected = faster(BATCHES), model(BATCHES)
@@ -87,7 +88,7 @@ def test_a_network_in_bfloat16_embeds_nearly_as_the_plain_one(network, lite0):
 
 def test_images_enter_the_preprocessing_in_float32_also_with_bfloat16(lite0):
     # In bfloat16, neighbouring pixel values above 128 would become one before the mean is taken.
-    faster = fused(lite0, dtype=torch.bfloat16)
+    faster = fused(lite0, precision="bfloat16")
     seen = []
     faster.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     images = torch.arange(128, 256, dtype=torch.uint8).reshape(1, 1, 8, 16).expand(1, 3, 8, 16)
@@ -107,9 +108,9 @@ def test_the_original_keeps_its_mode_and_its_gradients():
     assert all(weight.grad is not None for weight in model.parameters())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_convolutions_keep_their_class_and_layout(lite0, dtype):
-    faster = fused(lite0, dtype=dtype)
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+def test_convolutions_keep_their_class_and_layout(lite0, precision):
+    faster = fused(lite0, precision=precision)
     convolutions = [m for m in faster.modules() if isinstance(m, nn.Conv2d)]
     assert all(isinstance(conv, SameConv2d) for conv in convolutions)
     assert len(convolutions) == sum(isinstance(m, nn.Conv2d) for m in lite0.modules())
@@ -119,9 +120,9 @@ def test_convolutions_keep_their_class_and_layout(lite0, dtype):
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_fused_network_survives_pickling_and_moving(lite0, dtype):
-    faster = fused(lite0, dtype=dtype)
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+def test_a_fused_network_survives_pickling_and_moving(lite0, precision):
+    faster = fused(lite0, precision=precision)
     copied = pickle.loads(pickle.dumps(faster)).to(torch.device("cpu"))
     options = {"scales": (1.0, 0.5), "regions": Rmac(levels=2, whole=False)}
     with torch.inference_mode():
@@ -142,9 +143,3 @@ def test_a_batchnorm_without_its_convolution_is_not_left_behind_silently(lite0):
     model.backbone = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3))
     with pytest.raises(AssertionError, match=r"\['1'\] follow no convolution directly"):
         fused(model)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
-def test_other_precisions_are_refused(lite0, dtype):
-    with pytest.raises(ValueError, match=f"dtype {dtype}: fused networks are"):
-        fused(lite0, dtype=dtype)

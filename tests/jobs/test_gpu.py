@@ -17,7 +17,7 @@ from benchmarks.gpu_trial import Trial
 
 NETWORKS = {
     ("net", precision, batch, poolings)
-    for precision in ("fp32", "tf32", "bf16")
+    for precision in ("float32", "tf32", "bfloat16", "float16")
     for batch in (1, 4)
     for poolings in ("rmac+mac", "mac")
 }
@@ -60,17 +60,16 @@ def test_all_parts_of_this_process_print_their_measurements(capsys):
     ]
     assert steps == [
         ("unit", None, None),
-        ("unit", "unpack", None),
-        ("unit", "stack", None),
-        ("unit", "stack+to device", None),
+        ("unit", "to rows and back", None),
+        ("unit", "to device", None),
         *(
-            ("unit", step, precision)
-            for precision in ("float32", "bfloat16")
-            for step in ("whole worker", "embed")
+            ("unit", "whole worker", precision)
+            for precision in ("float32", "tf32", "bfloat16", "float16")
+            for _ in ("one call", "two at once", "fixed batches")
         ),
         *(
             ("train", step, precision)
-            for precision in ("float32", "bfloat16")
+            for precision in ("float32", "tf32", "bfloat16")
             for step in (None, "embed_ids (two reading threads)")
         ),
         ("knn", "upload of the database, done for every unit", None),
@@ -110,7 +109,7 @@ def test_bfloat16_deviates_from_single_precision_and_shows_by_how_much(capsys):
         if line["part"] == "deviation"
     }
     assert abs(deviations["tf32"]) < 1e-12  # which a CPU does not have
-    assert 1e-8 < deviations["bf16"] < 1e-3
+    assert 1e-8 < deviations["float16"] < deviations["bfloat16"] < 1e-3
 
 
 def test_a_part_that_fails_hides_no_other_and_the_status_is_1(monkeypatch, capsys):

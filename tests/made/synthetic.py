@@ -95,13 +95,18 @@ def feature_shard(
     """A shard as extraction leaves it, of images i.jpg; errors by item."""
     places = list(range(len(descriptors)) if items is None else items)
     errors = errors or {}
+    if digests is None:
+        digests = [f"{i:032}".encode() for i in places]
+    about = {
+        "item": pa.array(places, pa.int64()),
+        "uri": pa.array([f"{i}.jpg" for i in places], pa.string()),
+        "width": pa.array([0 if i in errors else 10 * i for i in places], pa.int32()),
+        "height": pa.array([0 if i in errors else 7 for i in places], pa.int32()),
+        "digest": pa.array(digests, pa.binary(32)),
+        "error": pa.array([errors.get(i) for i in places], pa.string()),
+    }
     return features_table(
-        item=np.array(places),
-        uri=[f"{i}.jpg" for i in places],
-        width=[0 if i in errors else 10 * i for i in places],
-        height=[0 if i in errors else 7 for i in places],
-        digest=[f"{i:032}".encode() for i in places] if digests is None else digests,
-        error=[errors.get(i) for i in places],
+        pa.table(about),
         deviation=[None] * len(places),
         poolings=poolings,
         descriptors=descriptors.astype(np.float32),

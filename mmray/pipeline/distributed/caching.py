@@ -18,7 +18,7 @@ import pyarrow as pa
 from PIL import Image
 
 from mmray.images.collection import SCHEMA, Collection
-from mmray.pipeline.distributed.decoding import Decoder, units_of, unpacked
+from mmray.pipeline.distributed.decoding import Decoder, units_of
 from mmray.pipeline.distributed.units import ITEMS, UNIT, ActorPool, run_units, shard_name
 from mmray.system.arrays import Pixels
 from mmray.system.errors import InputError
@@ -38,17 +38,22 @@ _LAYOUT = {
 
 
 class CachingWorker:
-    """Worker that turns units of decoded images into shards of the cache."""
+    """Worker that turns units of images into shards of the cache."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
-        for location, error in zip(unit["uri"], unit["error"], strict=True):
-            if error is not None:
+        bitmaps, unit["bytes"] = [], 0
+        for seen in self.decoder.images(unit):
+            if seen.pixels is None:
                 raise InputError(
-                    f"{location}: {error}; this image could be read before: restore it, then run "
-                    "the same command again; what is done is kept"
+                    f"{seen.location}: {seen.error}; this image could be read before: restore it, "
+                    "then run the same command again; what is done is kept"
                 )
-        images = unpacked(unit["pixels"], unit["shape"])
-        return pa.table({_COLUMN: pa.array([_bitmap(image) for image in images], pa.binary())})
+            bitmaps.append(_bitmap(seen.pixels))
+            unit["bytes"] += seen.size
+        return pa.table({_COLUMN: pa.array(bitmaps, pa.binary())})
 
 
 def _bitmap(pixels: Pixels) -> bytes:
@@ -93,11 +98,10 @@ def cache_images(
     run_units(
         units_of(images, shard_size=shard_size, longest_side=longest_side),
         CachingWorker,
-        (),
+        (Decoder(longest_side, max_pixels),),
         output=output,
         pool=pool,
         label=label,
-        prepare=Decoder(longest_side, max_pixels),
         layout=_LAYOUT,
         report=report,
     )

@@ -1,14 +1,20 @@
-"""Decoding of images on Ray: units of images, and their decoder."""
+"""Decoding of images on Ray: units of images, their decoder, and groups of decoded images.
+
+m images of a group, h x w pixels.
+"""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
+from numpy.typing import NDArray
 
+from mmray.descriptors.embedding import BatchLimit
 from mmray.descriptors.known import KnownDescriptors, KnownImage
 from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import read_images
@@ -60,6 +66,90 @@ def _starts(images: Collection, shard_size: int, longest_side: int | None) -> Id
     return np.array(starts)
 
 
+@dataclass(frozen=True, eq=False)
+class SeenImage:
+    """An image that was read: its pixels, its known descriptors, or the reason why it has none.
+
+    Attributes
+    ----------
+    item : its place in the collection
+    location : for messages
+    digest : sha256 of the file's content, and of the box in it; None where it could not be read
+    size : bytes of the content, 0 where it could not be read
+    found : what became of it
+    """
+
+    item: int
+    location: str
+    digest: bytes | None
+    size: int
+    found: Decoded | KnownImage
+
+    @property
+    def pixels(self) -> Pixels | None:
+        return self.found.pixels if isinstance(self.found, Decoded) else None
+
+    @property
+    def error(self) -> str | None:
+        return self.found.error if isinstance(self.found, Decoded) else None
+
+
+ABOUT = pa.schema(
+    [
+        (UNIT, pa.int64()),
+        ("item", pa.int64()),
+        ("uri", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("digest", pa.binary(32)),
+        ("error", pa.string()),
+        ("bytes", pa.int64()),
+        ("sample", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageGroup:
+    """Images to describe in one forward pass, or images with nothing to describe.
+
+    Attributes
+    ----------
+    about : table of m rows with the schema ABOUT; `sample` marks the first decoded image of a unit
+    pixels : (m, h, w, 3) uint8; None for known images and for those that cannot be decoded
+    known : (m, p, d) float32, the descriptors of known images, rows of zeros for the others; None
+        where none is known
+    """
+
+    about: pa.Table
+    pixels: NDArray[np.uint8] | None = None
+    known: NDArray[np.float32] | None = None
+
+    def to_row(self) -> pa.Table:
+        """Return a table with this group as its only row, without a copy of the pixels."""
+        about = self.about.to_struct_array().combine_chunks()
+        columns: dict[str, pa.Array] = {
+            "about": pa.ListArray.from_arrays(np.array([0, len(about)], np.int32), about)
+        }
+        for name, array in (("pixels", self.pixels), ("known", self.known)):
+            shape = [] if array is None else list(array.shape)
+            columns[f"{name}_shape"] = pa.array([shape], pa.list_(pa.int64()))
+            buffer = pa.py_buffer(b"" if array is None else np.ascontiguousarray(array))
+            ends = pa.py_buffer(np.array([0, buffer.size], np.int64))
+            columns[name] = pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, buffer])
+        return pa.table(columns)
+
+    @classmethod
+    def of_row(cls, row: pa.Table) -> "ImageGroup":
+        """Restore a group from a table of one row; its arrays are views that cannot be written."""
+        arrays = []
+        for name, dtype in (("pixels", np.uint8), ("known", np.float32)):
+            shape = row[f"{name}_shape"][0].as_py()
+            buffer = row[name][0].as_buffer()
+            arrays.append(np.frombuffer(buffer, dtype).reshape(shape) if shape else None)
+        return cls(pa.Table.from_struct_array(row["about"][0].values), *arrays)
+
+
 class Decoder:
     """Decoder of units: reads and decodes their images; failures become error texts.
 
@@ -85,49 +175,100 @@ class Decoder:
     def known(self) -> KnownDescriptors | None:
         return ray.get(self.references[0]) if self.references else None
 
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+    def images(self, unit: dict[str, Any]) -> Iterator[SeenImage]:
+        """Yield the images of a unit, in order, as they are decoded."""
         # An image may have ended the actor before, and would end it again.
-        isolated = unit.get(RESTARTED, False)
+        decoder = self.isolated if unit.get(RESTARTED, False) else decode
         items = [image_of(row) for row in unit["images"]]
-        found, digests, total = list[Decoded | KnownImage](), [], 0
-        for item, data in zip(
-            items, read_images(items, limit=byte_limit(self.max_pixels)), strict=True
-        ):
-            digest = None if isinstance(data, OSError) else _digest(data, item.box)
-            known = self.known.find(digest) if self.known and digest else None
-            found.append(known or self._decode(item, data, self.isolated if isolated else decode))
-            digests.append(digest)
-            total += 0 if isinstance(data, OSError) else len(data)
-        decoded = [each for each in found if isinstance(each, Decoded)]
-        pixels = [each.pixels for each in decoded if each.pixels is not None]
-        if self.crop is not None:  # here and not beside the network, so that less is sent
-            pixels = [center_crop(image, self.crop) for image in pixels]
-        known_rows = [each.descriptors for each in found if isinstance(each, KnownImage)]
-        return {
-            UNIT: unit[UNIT],
-            ITEMS: unit[ITEMS],
-            "first": unit["first"],
-            "uri": [item.location for item in items],
-            "width": [each.width for each in found],
-            "height": [each.height for each in found],
-            "digest": digests,
-            "error": [each.error if isinstance(each, Decoded) else None for each in found],
-            "known": [isinstance(each, KnownImage) for each in found],
-            "descriptors": b"".join(known_rows),  # type: ignore[arg-type] # likewise
-            "shape": [list(image.shape) for image in pixels],
-            "pixels": b"".join(pixels),  # type: ignore[arg-type] # arrays are buffers
-            "bytes": total,
-            "bad": len(decoded) - len(pixels),
-        }
+        contents = read_images(items, limit=byte_limit(self.max_pixels))
+        for place, (item, data) in enumerate(zip(items, contents, strict=True), unit["first"]):
+            if isinstance(data, OSError):
+                failed = Decoded(None, 0, 0, item.error or error_line(data))
+                yield SeenImage(place, item.location, None, 0, failed)
+                continue
+            digest = _digest(data, item.box)
+            found = self.known.find(digest) if self.known else None
+            yield SeenImage(
+                place,
+                item.location,
+                digest,
+                len(data),
+                found or self._decoded(item, data, decoder),
+            )
 
-    def _decode(
-        self, item: ImageFile, data: bytes | OSError, decode: Callable[..., Decoded]
-    ) -> Decoded:
-        if isinstance(data, OSError):
-            return Decoded(None, 0, 0, item.error or error_line(data))
-        return decode(
+    def _decoded(self, item: ImageFile, data: bytes, decode: Callable[..., Decoded]) -> Decoded:
+        decoded = decode(
             data, longest_side=self.longest_side, box=item.box, max_pixels=self.max_pixels
         )
+        if self.crop is None or decoded.pixels is None:
+            return decoded
+        # Here and not beside the network, so that less is sent.
+        return replace(decoded, pixels=center_crop(decoded.pixels, self.crop))
+
+    def groups(self, units: Iterable[dict[str, Any]], limit: BatchLimit) -> Iterator[ImageGroup]:
+        """Yield the images of units in groups of one shape, each as soon as it is full.
+
+        The groups depend on the units and the limit alone. While more than PIXEL_BUDGET waits, the
+        largest group goes first, full or not.
+
+        Parameters
+        ----------
+        units : whose images may share groups
+        limit : of a group
+        """
+        waiting: dict[tuple[int, ...], list[tuple[int, SeenImage, bool]]] = {}
+        held = 0
+        for unit in units:
+            settled, first = [], True
+            for seen in self.images(unit):
+                if seen.pixels is None:
+                    settled.append((unit[UNIT], seen, False))
+                    continue
+                shape = seen.pixels.shape
+                waiting.setdefault(shape, []).append((unit[UNIT], seen, first))
+                held, first = held + seen.pixels.nbytes, False
+                if len(waiting[shape]) < limit.of_shape(*shape[:2]):
+                    if held <= PIXEL_BUDGET:
+                        continue
+                    shape = max(waiting, key=lambda each: len(waiting[each]) * np.prod(each))
+                full = _group(waiting.pop(shape))
+                assert full.pixels is not None
+                held -= full.pixels.nbytes
+                yield full
+            if settled:
+                yield _group(settled)
+        while waiting:
+            yield _group(waiting.pop(next(iter(waiting))))
+
+
+def _group(images: Sequence[tuple[int, SeenImage, bool]]) -> ImageGroup:
+    """Make a group of images, each with its unit and whether it is a sample of this."""
+    seen = [image for _, image, _ in images]
+    about = pa.table(
+        [
+            [unit for unit, _, _ in images],
+            [image.item for image in seen],
+            [image.location for image in seen],
+            [image.found.width for image in seen],
+            [image.found.height for image in seen],
+            [image.digest for image in seen],
+            [image.error for image in seen],
+            [image.size for image in seen],
+            [sample for _, _, sample in images],
+        ],
+        schema=ABOUT,
+    )
+    pixels = [image.pixels for image in seen if image.pixels is not None]
+    if pixels:
+        return ImageGroup(about, np.stack(pixels))
+    rows = [
+        image.found.descriptors if isinstance(image.found, KnownImage) else None for image in seen
+    ]
+    shape = next((row.shape for row in rows if row is not None), None)
+    if shape is None:
+        return ImageGroup(about)
+    known = np.stack([np.zeros(shape, np.float32) if row is None else row for row in rows])
+    return ImageGroup(about, known=known)
 
 
 def _digest(content: bytes, box: Box | None) -> bytes:
@@ -136,10 +277,3 @@ def _digest(content: bytes, box: Box | None) -> bytes:
     if box is not None:
         digest.update(np.array(box).tobytes())
     return digest.digest()
-
-
-def unpacked(pixels: bytes, shapes: Sequence[Sequence[int]]) -> list[Pixels]:
-    """Split a buffer into images of the given shapes (h, w, 3), which lie one after the other."""
-    flat = np.frombuffer(pixels, np.uint8)
-    ends = np.cumsum([height * width * depth for height, width, depth in shapes])
-    return [part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes, strict=False)]

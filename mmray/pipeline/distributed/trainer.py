@@ -15,7 +15,7 @@ import ray.train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch.nn.parallel import DistributedDataParallel
 
-from mmray.descriptors.embedding import configure_torch
+from mmray.descriptors.embedding import allow_tf32, configure_torch
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import load
 from mmray.pipeline.distributed.capacity import WorkerWatchdog, run_watched
@@ -204,6 +204,7 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log, folder: Fold
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train prints every report in full
     configure_torch(threads)
     tuning = FineTuning(ray.get(job), get_device())
+    allow_tf32(tuning.config.precision == "tf32")
     first = rank_and_size()[0] == 0
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:

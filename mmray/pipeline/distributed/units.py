@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ExecutionResources
 
 from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog
 from mmray.pipeline.distributed.ray_internals import (
@@ -26,13 +26,14 @@ from mmray.pipeline.distributed.ray_internals import (
     set_callbacks,
     was_restarted,
 )
+from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress
 
 UNIT = "unit"  # column of a table of work: number of the unit
 ITEMS = "items"  # column of a table of work: items of the unit, for the progress display
-SUMMED = ("bytes", "bad")  # entries that preparing a unit may add, for the progress display
+SUMMED = ("bytes", "bad")  # entries that a worker may add to a unit, for the progress display
 RECEIPT = (ITEMS, *SUMMED)
 ACTORS = "MapWorker"  # beginning of the class names of Ray Data's actors
 
@@ -46,8 +47,6 @@ _KEPT: list[tuple[Any, ...]] = []
 FEW = 4
 
 RESTARTED = "restarted"  # entry of a unit: whether its worker died and was started again
-
-Preparation = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Worker(Protocol):
@@ -114,17 +113,14 @@ class _ShardWriter:
         worker: Callable[..., Worker],
         arguments: tuple[Any, ...],
         output: Folder,
-        prepare: Preparation | None,
         layout: Mapping[str, Any],
     ) -> None:
         self.worker = worker(*arguments)
-        self.output, self.prepare, self.layout = output, prepare, layout
+        self.output, self.layout = output, layout
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        unit = row | {RESTARTED: was_restarted()}
         try:
-            unit = row
-            if self.prepare is not None:
-                unit = self.prepare(row | {RESTARTED: was_restarted()})
             self.output.write_table(shard_name(unit[UNIT]), self.worker(unit), **self.layout)
         except InputError as error:  # an exception would reach the driver wrapped in Ray's own
             return dict.fromkeys(RECEIPT, 0) | {"refused": str(error)}
@@ -155,8 +151,6 @@ def run_units(
     output: Folder,
     pool: ActorPool,
     label: str,
-    prepare: Preparation | None = None,
-    ahead_bytes: int = 0,
     layout: Mapping[str, Any] | None = None,
     report: Callable[[Mapping[str, float]], None] | None = None,
     most_bad: int | None = None,
@@ -176,13 +170,6 @@ def run_units(
         The workers to run.
     label
         Name of the stage in the progress display and in messages.
-    prepare
-        Work of a CPU on a unit before the worker takes it, such as decoding: takes and returns a
-        unit, to which it may add `bytes` and `bad` for the progress display. The worker runs it.
-    ahead_bytes
-        If not 0, `prepare` runs ahead of the actors instead, on any CPU of the cluster, which keeps
-        GPUs busy. The value is the largest size of a prepared unit in bytes; it bounds the units
-        that wait in the object store to as many as keep the actors busy.
     layout
         Options of `Folder.write_table` for the shards.
     report
@@ -196,22 +183,17 @@ def run_units(
         An input of a worker cannot be used, or no worker could start in time. Shards that are
         written stay.
     """
-    done = set(output.names())
-    missing = [row for row in range(len(work)) if shard_name(work[UNIT][row].as_py()) not in done]
-    total = sum(work[ITEMS].to_pylist())
-    left = sum(work[ITEMS][row].as_py() for row in missing)
-    with Progress(label, total=total, done=total - left, report=report) as progress:
-        if not missing:
+    missing, items = missing_units(work, output)
+    total = int(items.sum())
+    with Progress(
+        label, total=total, done=total - int(items[missing].sum()), report=report
+    ) as progress:
+        if not len(missing):
             return
         size = min(pool.size(), len(missing))
         # `from_arrow` would inspect each block in a task, which takes a CPU and thus a machine.
-        dataset = ray.data.from_blocks([work.slice(row, 1) for row in missing])
-        if prepare is not None and ahead_bytes:
-            _bound(dataset, ahead_bytes, size, pool.capacity.free_cpus)
-            # Asking for memory also keeps Ray Data from fusing the preparation with the worker.
-            dataset = dataset.map(prepare, num_cpus=1, memory=2 * ahead_bytes)
-            prepare = None
-        made = (worker, arguments, output, prepare, layout or {})
+        dataset = ray.data.from_blocks([work.slice(row, 1) for row in missing.tolist()])
+        made = (worker, arguments, output, layout or {})
         few = not pool.gpus and len(missing) <= FEW * size
         if few:
             compute = ray.data.TaskPoolStrategy(size=size)
@@ -228,9 +210,8 @@ def run_units(
             needs=pool.needs,
             timeout=pool.capacity.timeout,
         )
-        _watch(receipts, watchdog)
+        watch(receipts, watchdog)
         start = time.monotonic()
-        _KEPT[:] = [arguments]
         for receipt in receipts.iter_rows():
             if receipt["refused"]:
                 raise InputError(receipt["refused"])
@@ -238,11 +219,22 @@ def run_units(
             progress.advance(receipt[ITEMS], **shown)
             if most_bad is not None and progress.sums.get("bad", 0) > most_bad:
                 return
-        if time.monotonic() - start > LATE_START:
-            _KEPT.clear()
+        keep_until_next(arguments, since=start)
 
 
-def _watch(dataset: ray.data.Dataset, watchdog: WorkerWatchdog) -> None:
+def keep_until_next(arguments: tuple[Any, ...], *, since: float) -> None:
+    """Keep the arguments of a short stage, begun at this time, until the next one ends."""
+    _KEPT[:] = [arguments] if time.monotonic() - since <= LATE_START else []
+
+
+def missing_units(work: pa.Table, output: Folder) -> tuple[Ids, Ids]:
+    """Return the rows of a table of work whose shards are not there, and the items of all rows."""
+    done = set(output.names())
+    missing = [shard_name(unit) not in done for unit in work[UNIT].to_pylist()]
+    return np.flatnonzero(missing), work[ITEMS].to_numpy()
+
+
+def watch(dataset: ray.data.Dataset, watchdog: WorkerWatchdog) -> None:
     """Check a watchdog while Ray Data runs a dataset; its errors are raised by iterating."""
 
     class Watching(ExecutionCallback):
@@ -250,11 +242,3 @@ def _watch(dataset: ray.data.Dataset, watchdog: WorkerWatchdog) -> None:
             watchdog.check()
 
     set_callbacks(dataset, Watching)
-
-
-def _bound(dataset: ray.data.Dataset, unit_bytes: int, actors: int, cpus: int) -> None:
-    """Limit the object store to one prepared unit per preparing CPU and two per actor."""
-    units = 2 * actors + max(1, cpus)
-    dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(
-        object_store_memory=units * unit_bytes
-    )

@@ -196,7 +196,7 @@ def test_what_became_of_an_original_is_said(tmp_path, change, reason):
     change(tmp_path / "01.png")
     unit = {"unit": 0, "items": 3, "first": 0, "images": listed.table.to_pylist()}
     with pytest.raises(InputError, match=rf"01\.png: {reason}.*; this image could be read before"):
-        CachingWorker()(Decoder(SIDE, 10_000)(unit))
+        CachingWorker(Decoder(SIDE, 10_000))(unit)
 
 
 def test_missing_shards_are_said_with_the_remedy(photos, tmp_path):

@@ -1,8 +1,11 @@
 """Extraction by Ray gives what the core gives, from any source, and says why images are bad."""
 
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +16,8 @@ import torch
 from pyarrow import fs
 
 from mmray.descriptors import shards
-from mmray.descriptors.embedding import embed, region_moments
+from mmray.descriptors.embedding import BatchLimit, as_batch, embed, region_rows
+from mmray.descriptors.moments import Moments
 from mmray.descriptors.pooling import Rmac
 from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.descriptors.weights import build
@@ -22,12 +26,15 @@ from mmray.images.containers import index
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import load_image
 from mmray.images.sources import find
-from mmray.pipeline.distributed import extraction
-from mmray.pipeline.distributed.decoding import Decoder, units_of, unpacked
+from mmray.pipeline.distributed import decoding, describing, extraction, image_units
+from mmray.pipeline.distributed.decoding import Decoder, ImageGroup, units_of
+from mmray.pipeline.distributed.describing import ExtractionWorker
 from mmray.pipeline.distributed.extraction import extract, sum_up_regions
+from mmray.pipeline.distributed.image_units import stream_image_units
 from mmray.pipeline.distributed.listing import index_containers
 from mmray.pipeline.distributed.units import ActorPool
 from mmray.pipeline.stage import StageFolder
+from mmray.system.arrays import read_only
 from mmray.system.folder import Folder
 from tests.made import synthetic
 from tests.made.bad_images import bad_files, odd_files
@@ -36,6 +43,7 @@ POOLINGS = ("rmac", "mac")
 SETTINGS = DescriptorSettings(
     preprocessing=Preprocessing(64), poolings=POOLINGS, batch_size=2, shard_size=7
 )
+CPU = torch.device("cpu")
 needs_ray = pytest.mark.usefixtures("ray_cluster")
 
 
@@ -86,7 +94,7 @@ def test_extraction_equals_the_core_for_any_number_of_actors(whole, photos, mode
     one = described(photos, model, tmp_path, maximum=1)
     good = [photo for place, photo in enumerate(photos) if place not in (2, 8)]
     images = [load_image(photo, longest_side=64).pixels for photo in good]
-    wanted = embed(model, images, POOLINGS, batch_size=1, device=torch.device("cpu"))
+    wanted = embed(model, images, POOLINGS, batch_size=1, device=CPU)
     for place, pooling in enumerate(POOLINGS):
         np.testing.assert_allclose(rows(whole, pooling), wanted[:, place], atol=1e-5)
         np.testing.assert_array_equal(rows(whole, pooling), rows(one, pooling))
@@ -95,19 +103,19 @@ def test_extraction_equals_the_core_for_any_number_of_actors(whole, photos, mode
     assert table["item"].to_pylist() == [i for i in range(14) if i not in (2, 8)]
 
 
-def test_decoding_ahead_of_the_actors_gives_the_same_files(
+def test_a_stream_through_actors_on_devices_gives_the_same_files(
     whole, photos, model, tmp_path, monkeypatch
 ):
-    """As with GPUs, through the object store."""
-    run_units = extraction.run_units
-
-    def run_ahead(*arguments, **options):
-        return run_units(*arguments, **options | {"ahead_bytes": 1 << 20})
-
-    monkeypatch.setattr(extraction, "run_units", run_ahead)
-    prefetch = described(photos, model, tmp_path)
+    """As with GPUs: decoded by tasks, described by actors that take groups of any units."""
+    monkeypatch.setattr(extraction, "run_image_units", stream_image_units)
+    stream = described(photos, model, tmp_path, report=(figures := []).append)
     for name in (whole.folder / "features").names():
-        assert (whole.folder / "features").read(name) == (prefetch.folder / "features").read(name)
+        assert (whole.folder / "features").read(name) == (stream.folder / "features").read(name)
+    assert (figures[-1]["done"], figures[-1]["bad"]) == (14, 2)
+    assert figures[-1]["bytes"] == sum(photos.table["size"].to_pylist())
+    (stream.folder / "features").delete("part-000001.parquet")
+    described(photos, model, tmp_path)  # the missing one again
+    assert (stream.folder / "features").names() == (whole.folder / "features").names()
 
 
 def test_bad_images_are_listed_with_their_reason(whole, photos):
@@ -194,7 +202,9 @@ def test_bfloat16_stays_near_and_says_how_near(whole, photos, model, tmp_path):
 
 
 @needs_ray
-def test_the_moments_of_regions_equal_the_core_s(photos, model, tmp_path):
+@pytest.mark.parametrize("run", [image_units.run_image_units, stream_image_units])
+def test_the_moments_of_regions_equal_the_core_s(photos, model, tmp_path, monkeypatch, run):
+    monkeypatch.setattr(extraction, "run_image_units", run)
     moments = sum_up_regions(
         photos,
         model,
@@ -204,14 +214,9 @@ def test_the_moments_of_regions_equal_the_core_s(photos, model, tmp_path):
         label="regions",
     )
     good = [photo for place, photo in enumerate(photos) if place not in (2, 8)]
-    wanted = region_moments(
-        model,
-        [load_image(photo, longest_side=64).pixels for photo in good],
-        Rmac(),
-        scales=(1.0,),
-        batch_size=1,
-        device=torch.device("cpu"),
-    )
+    batches = [as_batch([load_image(photo, longest_side=64).pixels], CPU) for photo in good]
+    vectors = [region_rows(model, batch, Rmac(), scales=(1.0,))[0].numpy() for batch in batches]
+    wanted = Moments.of(np.concatenate(vectors))
     assert moments.count == wanted.count > 12 * 6
     np.testing.assert_allclose(moments.mean, wanted.mean, atol=1e-5)
     np.testing.assert_allclose(moments.scatter, wanted.scatter, atol=1e-3)
@@ -221,15 +226,20 @@ def test_the_moments_of_regions_equal_the_core_s(photos, model, tmp_path):
     ("assigned", "shown", "device"),
     [([], True, "cpu"), (["0"], True, "cuda"), (["0"], False, "cpu"), ([], False, "cpu")],
 )
-def test_a_worker_takes_the_gpu_that_ray_gave_it_and_no_other(monkeypatch, assigned, shown, device):
+def test_a_worker_takes_the_gpu_that_ray_gave_it_and_no_other(
+    monkeypatch, model, assigned, shown, device
+):
     """With --num-gpus 0 nothing touches a GPU, whatever CUDA shows."""
-    monkeypatch.setattr(extraction, "assigned_gpus", lambda: assigned)
+    monkeypatch.setattr(describing, "assigned_gpus", lambda: assigned)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: shown)
-    assert extraction._prepared_device(torch.get_num_threads()).type == device
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self)
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    settings = replace(SETTINGS, regions=mock.Mock())
+    assert ExtractionWorker([model], settings, torch.get_num_threads()).device.type == device
 
 
 def test_a_process_without_a_gpu_is_told_so(ray_cluster):
-    assert ray.get(ray.remote(extraction.assigned_gpus).remote()) == []
+    assert ray.get(ray.remote(describing.assigned_gpus).remote()) == []
 
 
 # Units of work
@@ -266,32 +276,194 @@ def test_a_unit_holds_all_that_is_known_of_its_images():
     assert [image_of(image) for image in images] == list(items)
 
 
-def test_a_decoder_counts_bytes_and_bad_images_and_knows_equal_contents(photos):
-    unit = {"unit": 0, "items": 14, "first": 0, "images": photos.table.to_pylist()}
-    decoded = Decoder(64, 10**6)(unit)
-    assert decoded["bad"] == 2
-    assert decoded["bytes"] == sum(photos.table["size"].to_pylist())
-    assert len(set(decoded["digest"])) == 14
-    again = Decoder(64, 10**6)({**unit, "items": 2, "images": unit["images"][:1] * 2})
-    assert len(set(again["digest"])) == 1
-    # An actor that died once decodes in a process of its own: the same.
+LIMIT = BatchLimit(3, 10**6)
+
+
+@pytest.fixture(scope="module")
+def units(photos):
+    return units_of(photos, shard_size=7, longest_side=64).to_pylist()
+
+
+def items_of(groups):
+    return [group.about["item"].to_pylist() for group in groups]
+
+
+def test_groups_have_one_shape_and_go_on_as_soon_as_they_are_full(units):
+    groups = list(Decoder(64, 10**6).groups(units, LIMIT))
+    # Shapes by turns; 2 and 8 are no images, and go at the end of their unit. The rest goes last.
+    assert items_of(groups) == [[0, 3, 6], [2], [1, 4, 7], [8], [5, 11], [9, 12], [10, 13]]
+    assert [group.pixels is None for group in groups] == [i in (1, 3) for i in range(7)]
+    for group in groups:
+        if group.pixels is not None:
+            assert group.pixels.shape[0] == len(group.about)
+    about = pa.concat_tables(group.about for group in groups).sort_by("item")
+    assert about["unit"].to_pylist() == [0] * 7 + [1] * 7
+    # The first decoded image of each unit.
+    assert np.flatnonzero(about["sample"].to_numpy()).tolist() == [0, 7]
+    assert about["error"].null_count == 12
+    digests = about["digest"].to_pylist()
+    assert len(set(digests)) == 14
+    # A unit alone gives what is of it in any company.
+    alone = pa.concat_tables(g.about for g in Decoder(64, 10**6).groups(units[1:], LIMIT))
+    assert alone.sort_by("item").equals(about.slice(7))
+
+
+def test_the_largest_group_goes_first_where_pixels_wait_for_too_long(units, monkeypatch):
+    monkeypatch.setattr(decoding, "PIXEL_BUDGET", 4 * 48 * 64 * 3)
+    groups = list(Decoder(64, 10**6).groups(units, BatchLimit(100, 10**9)))
+    sizes = [len(items) for items in items_of(groups)]
+    assert sum(sizes) == 14
+    assert len(sizes) > 5  # three shapes, and one group of each unit without pixels
+    assert sorted(item for items in items_of(groups) for item in items) == list(range(14))
+
+
+def test_a_group_travels_as_a_row_of_a_table(units):
+    for group in Decoder(64, 10**6).groups(units, LIMIT):
+        again = ImageGroup.of_row(group.to_row())
+        assert again.about.equals(group.about)
+        assert (again.pixels is None) == (group.pixels is None)
+        if group.pixels is not None:
+            np.testing.assert_array_equal(again.pixels, group.pixels)
+    known = np.arange(14, dtype=np.float32).reshape(7, 1, 2)
+    about = group.about.slice(0, 1).take([0] * 7)
+    again = ImageGroup.of_row(ImageGroup(about, known=known).to_row())
+    assert again.pixels is None
+    np.testing.assert_array_equal(again.known, known)
+
+
+def test_a_decoder_that_was_restarted_decodes_in_a_process_of_its_own(units):
     isolated = Decoder(64, 10**6)
-    assert isolated({**unit, "restarted": True}) == decoded
+    again = list(isolated.groups([unit | {"restarted": True} for unit in units], LIMIT))
+    for one, other in zip(again, Decoder(64, 10**6).groups(units, LIMIT), strict=True):
+        assert one.about.equals(other.about)
+        assert one.pixels is None or np.array_equal(one.pixels, other.pixels)
     assert isolated.isolated._process is not None
     isolated.isolated.close()
-    # 48 x 64 pixels are too many for this limit.
-    small = Decoder(64, 3071)(unit)
-    assert small["bad"] == 14
-    assert "pixels" in small["error"][0]
 
 
-def test_a_decoder_cuts_the_centre_where_that_is_described(photos):
-    unit = {"unit": 0, "items": 14, "first": 0, "images": photos.table.to_pylist()}
-    whole, cut = (Decoder(64, 10**6, crop)(unit) for crop in (None, 32))
-    images = unpacked(whole["pixels"], whole["shape"])
-    middles = unpacked(cut["pixels"], cut["shape"])
-    assert len(middles) == 12
-    for image, middle in zip(images, middles, strict=True):
-        assert middle.shape == (32, 32, 3)
-        assert np.array_equal(middle, center_crop(image, 32))
-    assert (cut["bad"], cut["width"], cut["height"]) == (2, whole["width"], whole["height"])
+def test_an_image_with_more_pixels_than_allowed_is_bad(units):
+    seen = [image for unit in units for image in Decoder(64, 3071).images(unit)]
+    assert all(image.pixels is None for image in seen)
+    assert "pixels" in seen[0].error
+
+
+def test_a_decoder_cuts_the_centre_where_that_is_described(units):
+    whole, cut = (Decoder(64, 10**6, crop).images(units[0]) for crop in (None, 32))
+    compared = 0
+    for image, middle in zip(whole, cut, strict=True):
+        assert (image.found.width, image.found.height) == (middle.found.width, middle.found.height)
+        if image.pixels is not None:
+            assert middle.pixels.shape == (32, 32, 3)
+            assert np.array_equal(middle.pixels, center_crop(image.pixels, 32))
+            compared += 1
+    assert compared == 6
+
+
+# The worker by itself
+
+
+def worker_of(monkeypatch, model, settings, kind=ExtractionWorker):
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    monkeypatch.setattr(describing, "assigned_gpus", list)
+    return kind([model], settings, torch.get_num_threads())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_descriptor_depends_on_nothing_beside_it_where_batches_are_fixed(
+    monkeypatch, model, units, size
+):
+    """To the bit: a pass has the same number of images, whatever the number that there are."""
+    settings = replace(SETTINGS, batch_size=3, fixed_batches=True)
+    worker = worker_of(monkeypatch, model, settings)
+    passes = []
+    model_descriptors = worker.model.descriptors
+
+    def noted(batch, *arguments, **options):
+        passes.append(len(batch))
+        return model_descriptors(batch, *arguments, **options)
+
+    monkeypatch.setattr(worker.model, "descriptors", noted)
+    wanted = worker(list(Decoder(64, 10**6).groups(units, LIMIT))).sort_by("item")
+    found = worker(list(Decoder(64, 10**6).groups(units, BatchLimit(size, 10**6))))
+    assert set(passes) == {3}
+    assert found.sort_by("item").combine_chunks().equals(wanted.combine_chunks())
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+def test_threads_may_share_a_worker_of_any_precision(monkeypatch, model, units, precision):
+    worker = worker_of(monkeypatch, model, replace(SETTINGS, precision=precision))
+    groups = list(Decoder(64, 10**6).groups(units, LIMIT))
+    wanted = [worker([group]) for group in groups]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            for one, other in zip(threads.map(lambda g: worker([g]), groups), wanted, strict=True):
+                assert one.equals(other)
+    rows = pa.concat_tables(wanted)
+    deviations = rows["deviation"].drop_null().to_numpy()
+    if precision == "float32":
+        assert not len(deviations)
+    else:  # on a CPU there is no TF32
+        assert len(deviations) == 2
+        assert (np.abs(deviations) < 1e-6).all() == (precision == "tf32")
+        assert (np.abs(deviations) < {"float16": 1e-3}.get(precision, 2e-2)).all()
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_a_thread_computes_on_a_stream_of_its_own(monkeypatch, model, units):
+    """The lines for CUDA, with the CPU in its place."""
+    streams, used = [], []
+    worker = worker_of(monkeypatch, model, SETTINGS)
+    wanted = worker(groups := list(Decoder(64, 10**6).groups(units, LIMIT)))
+    worker.device = mock.Mock(type="cuda")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: streams.append(object()) or streams[-1])
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: used.append(stream) or nullcontext())
+    monkeypatch.setattr(describing, "as_batch", lambda *a, **o: as_batch(a[0], CPU, **o))
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(2):
+            assert thread.submit(worker, groups).result().equals(wanted)
+    worker(groups)
+    assert used == [streams[0], streams[0], streams[1]]
+
+
+@pytest.mark.parametrize("fill", [0, 2, 5])
+def test_a_batch_is_filled_up_with_black(fill):
+    images = np.random.default_rng(0).integers(1, 256, (3, 4, 6, 3), dtype=np.uint8)
+    for given in (images, list(images), read_only(images)):
+        batch = as_batch(given, CPU, fill=fill)
+        assert batch.shape == (max(3, fill), 3, 4, 6)
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+        np.testing.assert_array_equal(batch[:3].permute(0, 2, 3, 1), images)
+        assert not batch[3:].any()
+
+
+# Shards of rows that arrive in any order
+
+
+def test_a_shard_is_written_when_its_rows_are_complete_in_whatever_order_they_come(tmp_path):
+    output, rng = Folder(str(tmp_path)), np.random.default_rng(0)
+    unit, item = np.repeat(np.arange(20), 5), rng.permutation(100)
+    order = rng.permutation(99)  # one never comes
+    collator = image_units._Collator(dict.fromkeys(range(20), 5), by_item, output, {})
+    for part in np.array_split(order, 17):
+        collator.add(pa.table({"unit": unit[part], "item": item[part]}))
+    collator.close()
+    assert output.names() == [f"part-{i:06d}.parquet" for i in range(19)]
+    for i in range(19):
+        table = output.read_table(f"part-{i:06d}.parquet")
+        assert table["item"].to_pylist() == sorted(item[5 * i : 5 * i + 5].tolist())
+
+
+def by_item(rows):
+    return rows.sort_by("item")
+
+
+def test_a_shard_that_cannot_be_written_ends_the_stage(tmp_path):
+    (tmp_path / "file").write_text("")
+    collator = image_units._Collator({0: 1}, by_item, Folder(str(tmp_path / "file")), {})
+
+    def collate():
+        collator.add(pa.table({"unit": [0], "item": [0]}))
+        collator.close()
+
+    with pytest.raises(NotADirectoryError):
+        collate()

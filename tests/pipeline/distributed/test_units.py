@@ -1,6 +1,5 @@
 """A stage computes each missing unit once, whole, the same for any number of actors or tasks."""
 
-import itertools
 import os
 import re
 import time
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 class Squares:
-    """Squares numbers; notes each call in a file; stumbles where told."""
+    """Squares numbers; notes each call in a file and sums in the unit; stumbles where told."""
 
     def __init__(self, calls: str, broken: int | None = None) -> None:
         self.calls, self.broken = Path(calls), broken
@@ -32,11 +31,9 @@ class Squares:
             file.write(f"{unit['unit']}\n")
         if unit["unit"] == self.broken:
             raise InputError(f"unit {self.broken} is broken: mend it")
+        assert not unit["restarted"]
+        unit |= {"bytes": 100 * unit["items"], "bad": unit["unit"] % 2}
         return pa.table({"square": [x * x for x in unit["numbers"]]})
-
-
-def doubled(unit: dict[str, Any]) -> dict[str, Any]:
-    return {**unit, "numbers": [2 * x for x in unit["numbers"]]}
 
 
 def work(count: int) -> pa.Table:
@@ -82,8 +79,8 @@ def test_one_worker_or_several_give_the_same_files(tmp_path, monkeypatch, few):
     assert sorted(map(int, (tmp_path / "two.calls").read_text().split())) == list(range(7))
 
 
-def test_only_missing_units_are_computed_and_preparation_comes_first(tmp_path):
-    folder = run(tmp_path, "x", prepare=doubled)
+def test_only_missing_units_are_computed(tmp_path):
+    folder = run(tmp_path, "x")
     whole = files(folder)
     (folder / "part-000003.parquet").unlink()
     (folder / ".part-000004.parquet.part-00c0ffee").write_bytes(
@@ -91,67 +88,19 @@ def test_only_missing_units_are_computed_and_preparation_comes_first(tmp_path):
     )  # killed while writing
     (folder / "part-000004.parquet").unlink()
     (tmp_path / "x.calls").unlink()
-    run(tmp_path, "x", prepare=doubled)
+    run(tmp_path, "x")
     assert {name: data for name, data in files(folder).items() if name[0] != "."} == whole
     assert sorted((tmp_path / "x.calls").read_text().split()) == ["3", "4"]
     table = Folder(str(folder)).read_table("part-000001.parquet")
-    assert table["square"].to_pylist() == [6 * 6, 8 * 8]
+    assert table["square"].to_pylist() == [3 * 3, 4 * 4]
 
 
-def counted(unit: dict[str, Any]) -> dict[str, Any]:
-    assert not unit.get("restarted")
-    return {**doubled(unit), "bytes": 100 * unit["items"], "bad": unit["unit"] % 2}
-
-
-@pytest.mark.parametrize("ahead_bytes", [0, 1 << 20])
-def test_preparation_in_the_actor_or_ahead_of_it_gives_the_same_files_and_sums(
-    tmp_path, capsys, ahead_bytes
-):
+def test_what_workers_add_to_units_is_summed_up_for_the_display(tmp_path, capsys):
     figures: list[dict[str, float]] = []
-    folder = run(tmp_path, "x", prepare=counted, ahead_bytes=ahead_bytes, report=figures.append)
-    assert files(folder) == files(run(tmp_path, "plain", prepare=doubled))
+    run(tmp_path, "x", report=figures.append)
     assert figures[-1]["done"] == 13
     assert (figures[-1]["bytes"], figures[-1]["bad"]) == (1300, 3)
     assert "x: 13/13, " in capsys.readouterr().err
-
-
-def test_units_that_wait_for_an_actor_are_bounded(tmp_path):
-    """Preparing fourteen units takes no time; at a bound they stop to wait for the slow actor."""
-    notes = tmp_path / "notes"
-    run_units(
-        work(14).append_column("notes", pa.array([str(notes)] * 14)),
-        Slow,
-        (),
-        output=Folder(str(tmp_path / "x")),
-        pool=ActorPool(maximum=1),
-        label="x",
-        prepare=swollen,
-        ahead_bytes=64 << 20,
-    )
-    assert len(files(tmp_path / "x")) == 14
-    in_flight = list(itertools.accumulate(int(step) for step in notes.read_text().split()))
-    assert in_flight[-1] == 0
-    # Two for the actor and one for each of two CPUs are allowed, two more are being prepared.
-    assert 2 <= max(in_flight) <= 6
-
-
-def note(file: str, step: int) -> None:
-    with Path(file).open("a") as notes:
-        notes.write(f"{step}\n")
-
-
-def swollen(unit: dict[str, Any]) -> dict[str, Any]:
-    note(unit["notes"], 1)
-    return {**unit, "pixels": bytes(64 << 20)}
-
-
-class Slow:
-    """Takes its time."""
-
-    def __call__(self, unit: dict[str, Any]) -> pa.Table:
-        time.sleep(0.1)
-        note(unit["notes"], -1)
-        return pa.table({"bytes": [len(unit["pixels"])]})
 
 
 def test_shards_are_laid_out_as_asked(tmp_path):
@@ -162,7 +111,7 @@ def test_shards_are_laid_out_as_asked(tmp_path):
 
 
 def test_it_ends_early_when_too_much_is_bad(tmp_path):
-    folder = run(tmp_path, "x", count=40, maximum=1, prepare=counted, most_bad=3)
+    folder = run(tmp_path, "x", count=40, maximum=1, most_bad=3)
     assert 8 <= len(files(folder)) < 40
 
 
@@ -184,9 +133,7 @@ def test_what_a_worker_says_of_its_input_reaches_the_caller_and_the_rest_is_kept
 
 
 @in_actors_or_tasks
-def test_a_worker_that_dies_is_replaced_and_what_prepares_its_units_is_told(
-    tmp_path, monkeypatch, few
-):
+def test_a_worker_that_dies_is_replaced_and_the_new_one_is_told(tmp_path, monkeypatch, few):
     """An actor tells it of all further units, a task of the one that was lost."""
     monkeypatch.setattr(units, "FEW", few)
     run_units(
@@ -196,7 +143,6 @@ def test_a_worker_that_dies_is_replaced_and_what_prepares_its_units_is_told(
         output=Folder(str(tmp_path / "x")),
         pool=ActorPool(maximum=1),
         label="x",
-        prepare=dies_once,
     )
     assert (tmp_path / "died").exists()
     tables = [Folder(str(tmp_path / "x")).read_table(name) for name in files(tmp_path / "x")]
@@ -245,19 +191,14 @@ def test_tasks_count_as_workers_while_a_cpu_is_in_use(monkeypatch):
         watchdog.check()
 
 
-def dies_once(unit: dict[str, Any]) -> dict[str, Any]:
-    """Kills its own process on the first unit it ever gets."""
-    died = Path(unit["died"])
-    if not died.exists():
-        died.write_text("")
-        os._exit(1)
-    return unit
-
-
 class Noting:
-    """Notes whether it was started again."""
+    """Kills its own process on the first unit there ever is; notes whether it was started again."""
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        died = Path(unit["died"])
+        if not died.exists():
+            died.write_text("")
+            os._exit(1)
         return pa.table({"restarted": [unit["restarted"]]})
 
 
