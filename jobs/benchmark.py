@@ -20,6 +20,7 @@ from benchmarks.options import (
     Photos,
     RankingOptions,
     SearchOptions,
+    StreamOptions,
     SyntheticFeatures,
     Threads,
     TrainingOptions,
@@ -61,6 +62,30 @@ def extraction(options: ExtractionOptions) -> Table:
             threads=_threads(options),
         )
     return _of_rates(rates, "largest 1 - cosine")
+
+
+def stream(options: StreamOptions) -> Table:
+    """Stream photos through a double of a GPU."""
+    from benchmarks.stream import measure_device_use
+
+    with tempfile.TemporaryDirectory() as rendered:
+        use = measure_device_use(
+            _photos(options, rendered),
+            longest_side=options.longest_side,
+            rate=options.rate,
+            cpus=options.cpus,
+            shard_size=options.shard_size,
+        )
+    return ("images", "in a pass", "before the first, s", "seconds", "images/s", "busy"), [
+        (
+            str(use.images),
+            f"{use.batch:.1f}",
+            f"{use.before:.1f}",
+            f"{use.seconds:.1f}",
+            f"{use.images / use.seconds:.1f}",
+            f"{use.busy:.1%}",
+        )
+    ]
 
 
 def training(options: TrainingOptions) -> Table:
@@ -178,6 +203,7 @@ def gpu(options: GpuOptions) -> None:
 # By the name of its subcommand: the class of its options, and what runs with them.
 BENCHMARKS: dict[str, tuple[type, Callable[[Any], Table | None]]] = {
     "extraction": (ExtractionOptions, extraction),
+    "stream": (StreamOptions, stream),
     "training": (TrainingOptions, training),
     "knn": (KnnOptions, knn),
     "diffusion": (DiffusionOptions, diffusion),

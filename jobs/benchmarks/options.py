@@ -107,6 +107,17 @@ class ExtractionOptions(Photos):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamOptions(Photos):
+    """Stream photos through a double of a GPU, and see for how long it waits."""
+
+    rate: float = 200.0
+    """Images a second that the double describes."""
+    cpus: int = 4
+    """Tasks that decode; more than the machine has share what there is."""
+    shard_size: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Photos):
     """Compare training steps with loops over a DataLoader, alone and distributed."""
 

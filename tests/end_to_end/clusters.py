@@ -33,13 +33,16 @@ def start_node(*arguments: object, log: Path, **env: str) -> subprocess.Popen[by
 
 
 @contextmanager
-def running_head(folder: Path, *, port: int, cpus: int, dashboard: bool = False) -> Iterator[str]:
+def running_head(
+    folder: Path, *, port: int, cpus: int, gpus: int = 0, dashboard: bool = False
+) -> Iterator[str]:
     """A head in its own process, ended with all it started; gives its address.
 
     Without its dashboard Ray Train does not see that a driver was killed, and keeps what it had.
     """
     head = start_node(
-        *("--head", f"--port={port}", f"--num-cpus={cpus}", f"--dashboard-port={port + 1}"),
+        *("--head", f"--port={port}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"),
+        f"--dashboard-port={port + 1}",
         f"--include-dashboard={str(dashboard).lower()}",
         *("--disable-usage-stats", "--object-store-memory", 300_000_000),
         log=folder / "head",

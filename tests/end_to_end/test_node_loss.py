@@ -1,6 +1,7 @@
 """A machine that vanishes in the middle of a stage costs what it was doing, and changes nothing."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -97,4 +98,30 @@ def test_a_machine_that_vanishes_in_a_stage_changes_nothing(
     vanish(node)
     assert len(list(storage.glob(pattern))) < len(expected)  # it was in the middle
     assert process.wait(300) == 0, log.read_text()
+    assert shards(storage, pattern) == expected
+
+
+@pytest.mark.slow
+def test_images_stream_through_gpus_that_come_and_go(tmp_path):
+    """GPUs that Ray counts and torch does not find: their actors compute on CPUs, to the bit."""
+    pattern = "extract-*/features/part-*.parquet"
+    calm = start("retrieval.py", tmp_path / "calm", EXTRACT, tmp_path / "calm.log")
+    assert calm.wait(300) == 0, (tmp_path / "calm.log").read_text()
+    expected = shards(tmp_path / "calm", pattern)
+
+    storage, log = tmp_path / "runs", tmp_path / "log"
+    with running_head(tmp_path, port=26879, cpus=CPUS, gpus=1) as head:
+        process = start("retrieval.py", storage, EXTRACT, log, RAY_ADDRESS=head)
+        node = start_node(
+            *(f"--address={head}", f"--num-cpus={CPUS}", "--num-gpus=1"),
+            *("--object-store-memory", 200_000_000),
+            log=tmp_path / "node",
+        )
+        try:
+            wait_for(lambda: len(list(storage.glob(pattern))) > 3, process, seconds=300)
+            vanish(node)
+            assert process.wait(300) == 0, log.read_text()
+        finally:
+            stop(node)
+    assert re.search(r"ray: \d machines?, \d CPUs, \d GPU", log.read_text())
     assert shards(storage, pattern) == expected

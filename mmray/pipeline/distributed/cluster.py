@@ -66,6 +66,9 @@ def connect(capacity: Capacity | None = None) -> None:
     # The first reports each time that its bars are off, the second prints what is raised anyway.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
+    # It calls CPUs and GPUs of one actor experimental.
+    operators = "ray.data._internal.execution.operators"
+    logging.getLogger(f"{operators}.map_operator").setLevel(logging.ERROR)
 
 
 def _join(address: str) -> None:

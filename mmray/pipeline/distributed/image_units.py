@@ -21,7 +21,7 @@ import ray.data
 from mmray.descriptors.embedding import BatchLimit
 from mmray.pipeline.distributed.capacity import WorkerWatchdog
 from mmray.pipeline.distributed.decoding import PIXEL_BUDGET, Decoder, ImageGroup
-from mmray.pipeline.distributed.ray_internals import was_restarted
+from mmray.pipeline.distributed.ray_internals import map_blocks, was_restarted
 from mmray.pipeline.distributed.units import (
     ACTORS,
     RESTARTED,
@@ -247,27 +247,20 @@ def _stream(
     # Blocks of one group or a few: what is decoded is sent on soon, and little waits in memory.
     dataset.context.target_max_block_size = BLOCK
     # Asking for memory also keeps Ray Data from fusing the decoding with the actors.
-    groups = dataset.map_batches(
-        _Decoding(decoder, limit),
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=1,
-        memory=2 * PIXEL_BUDGET,
-    )
+    groups = map_blocks(dataset, _Decoding(decoder, limit), num_cpus=1, memory=2 * PIXEL_BUDGET)
+    pool.size()  # InputError where there is no room, or will be none
     # An elastic pool: it takes GPUs that come later, and gives back those that it does not need.
     actors = ray.data.ActorPoolStrategy(
         min_size=1,
-        max_size=pool.size(),
+        max_size=pool.maximum,
         max_concurrent_calls_per_actor=CALLS,
         enable_true_multi_threading=True,
     )
-    described: ray.data.Dataset = groups.map_batches(
+    return map_blocks(
+        groups,
         _Describing,
         fn_constructor_args=describing,
-        batch_size=None,
-        batch_format="pyarrow",
         compute=actors,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
-    return described

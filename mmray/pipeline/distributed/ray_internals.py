@@ -37,6 +37,7 @@ __all__ = [
     "failures_in",
     "kept_sigterm_handler",
     "living_actors",
+    "map_blocks",
     "on_loopback",
     "private_token",
     "quiet_core",
@@ -227,6 +228,23 @@ def tidy_lines_of_workers(*, colours: bool) -> None:
     if not colours:
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
         ray_logging._color = lambda msg: msg  # of the count of repeated lines
+
+
+def map_blocks(dataset: "ray.data.Dataset", fn: Any, **options: Any) -> "ray.data.Dataset":
+    """Map whole blocks of a dataset as Arrow tables, on GPUs too.
+
+    `Dataset.map_batches` wants a number of rows where GPUs are asked for, though blocks may be
+    batches already.
+
+    Parameters
+    ----------
+    dataset : whose blocks are mapped
+    fn, options : as for `Dataset.map_batches`
+    """
+    mapped: ray.data.Dataset = dataset.map_batches_internal(
+        fn, batch_size=None, batch_format="pyarrow", **options
+    )
+    return mapped
 
 
 def set_callbacks(dataset: "ray.data.Dataset", *callbacks: type[Any]) -> None:
