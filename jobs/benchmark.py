@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tyro
 from benchmarks.options import (
+    DecodingOptions,
     DiffusionOptions,
     ExtractionOptions,
     FeaturesOptions,
@@ -62,6 +63,28 @@ def extraction(options: ExtractionOptions) -> Table:
             threads=_threads(options),
         )
     return _of_rates(rates, "largest 1 - cosine")
+
+
+def decoding(options: DecodingOptions) -> Table:
+    """Decode photos of some sizes by every library that is there."""
+    from benchmarks.decoding import compare_decoders
+
+    with tempfile.TemporaryDirectory() as rendered:
+        found = compare_decoders(
+            _photos(options, rendered),
+            megapixels=options.megapixels,
+            longest_side=options.longest_side,
+            repeats=options.repeats,
+        )
+    return ("decoder", "megapixels", "ms", "gray levels off"), [
+        (
+            each.decoder,
+            f"{each.megapixels:g}",
+            f"{1e3 * each.seconds:.1f}",
+            f"{each.difference:.2f}",
+        )
+        for each in found
+    ]
 
 
 def stream(options: StreamOptions) -> Table:
@@ -203,6 +226,7 @@ def gpu(options: GpuOptions) -> None:
 # By the name of its subcommand: the class of its options, and what runs with them.
 BENCHMARKS: dict[str, tuple[type, Callable[[Any], Table | None]]] = {
     "extraction": (ExtractionOptions, extraction),
+    "decoding": (DecodingOptions, decoding),
     "stream": (StreamOptions, stream),
     "training": (TrainingOptions, training),
     "knn": (KnnOptions, knn),
@@ -251,7 +275,7 @@ def _features(options: SyntheticFeatures) -> "Features":
     return manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
 
 
-def _photos(options: Photos, rendered: str) -> "Collection":
+def _photos(options: Photos | DecodingOptions, rendered: str) -> "Collection":
     """Photos that are named, or some that are rendered into a folder."""
     from mmray.images.collection import Collection, sample
     from mmray.images.demo.demo_set import render_collection

@@ -107,6 +107,18 @@ class ExtractionOptions(Photos):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """Decode and reduce JPEG files on one thread, beside libraries that are installed."""
+
+    images: tuple[str, ...] = ()
+    """Photos of which mosaics are made, as for jobs/retrieval.py; none: rendered ones."""
+    megapixels: tuple[float, ...] = (0.5, 2, 12)
+    longest_side: int = 362
+    sample: int = 100
+    repeats: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
 class StreamOptions(Photos):
     """Stream photos through a double of a GPU, and see for how long it waits."""
 

@@ -90,6 +90,8 @@ def test_the_command_of_the_package_runs_the_script(capsys):
         ("search", ("--k", "5")),
         ("features", ("--threads", "1")),
         ("extraction", ("--items", "5")),
+        ("decoding", ("--shard-size", "5")),
+        ("stream", ("--items", "5")),
         ("training", ("--shard-size", "5")),
         ("gpu", ("--items", "5")),
         ("speed", ()),
@@ -211,3 +213,37 @@ def test_features_go_to_a_file(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
     assert job.main() == 0
     np.testing.assert_array_equal(np.load(path), manifold_features(100, 8))
+
+
+def cells_of(text):
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.strip().splitlines()
+        if not line.startswith("| --")
+    ]
+
+
+def test_decoders_of_others_stand_beside_ours(capsys, tmp_path):
+    synthetic.save_noise(tmp_path, 3, [(48, 64), (64, 48)])
+    sizes = ("--megapixels", "0.02", "0.1", "--longest-side", "40", "--repeats", "1")
+    job.measure(["decoding", "--images", str(tmp_path), *sizes])
+    _, *rows = cells_of(capsys.readouterr().out)
+    ours, exact = ([row for row in rows if row[0].startswith(name)] for name in ("mmray", "Pillow"))
+    assert [row[1] for row in ours] == [row[1] for row in exact] == ["0.02", "0.1"]
+    assert {row[3] for row in exact} == {"0.00"}
+    # The larger photo is decoded at a quarter; noise is what this changes most.
+    assert 0 < float(ours[1][3]) < 20
+    assert len(rows) >= 6  # torchvision is always there
+
+
+def test_a_stream_says_how_long_the_device_waits(tmp_path, on_cluster):
+    synthetic.save_noise(tmp_path, 60, [(48, 64), (64, 48)])
+    flags = ("--shard-size", "20", "--rate", "30", "--cpus", "1")
+    (row,) = on_photos("stream", tmp_path, *flags, on_cluster=on_cluster)
+    images, in_pass, before, seconds, rate, busy = row
+    assert images == "60"
+    assert float(in_pass) > 2
+    assert float(before) > 0
+    assert 1.9 < float(seconds) < 30
+    assert float(rate) <= 31
+    assert 0.1 < float(busy.rstrip("%")) / 100 <= 1

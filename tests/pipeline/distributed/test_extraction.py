@@ -1,5 +1,6 @@
 """Extraction by Ray gives what the core gives, from any source, and says why images are bad."""
 
+import os
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -434,6 +435,73 @@ def test_a_batch_is_filled_up_with_black(fill):
         assert batch.is_contiguous(memory_format=torch.channels_last)
         np.testing.assert_array_equal(batch[:3].permute(0, 2, 3, 1), images)
         assert not batch[3:].any()
+
+
+# Streams
+
+
+class Fragile(Decoder):
+    """Ends its process at the tenth image, unless it is told that it was ended before."""
+
+    def images(self, unit):
+        for seen in super().images(unit):
+            if seen.item == 9 and not unit["restarted"]:
+                os._exit(1)
+            yield seen
+
+
+class Means:
+    """Worker that takes the mean of the pixels for a descriptor."""
+
+    def __call__(self, groups):
+        tables = []
+        for group in groups:
+            rows = group.about.select(["unit", "item", "error", "bytes"])
+            means = [None] * len(rows) if group.pixels is None else group.pixels.mean((1, 2, 3))
+            tables.append(rows.append_column("mean", pa.array(means, pa.float64())))
+        return pa.concat_tables(tables)
+
+    @staticmethod
+    def shard(rows):
+        return rows.sort_by("item")
+
+
+@needs_ray
+def test_an_image_that_ends_the_process_which_decodes_it_costs_no_other(photos, tmp_path):
+    tables = []
+    for kind in (Decoder, Fragile):
+        output = Folder(str(tmp_path / kind.__name__))
+        stream_image_units(
+            units_of(photos, shard_size=7, longest_side=64),
+            kind(64, 10**6),
+            Means,
+            (),
+            limit=LIMIT,
+            output=output,
+            pool=ActorPool(maximum=1),
+            label="x",
+        )
+        assert output.names() == ["part-000000.parquet", "part-000001.parquet"]
+        tables.append(pa.concat_tables(map(output.read_table, output.names())))
+    assert tables[0].equals(tables[1])
+    assert tables[0]["mean"].null_count == 2
+
+
+@needs_ray
+def test_a_stream_ends_early_when_too_much_is_bad(tmp_path):
+    images = Collection.of(ImageFile(uri=str(tmp_path / f"{i}.jpg"), name="") for i in range(60))
+    stream_image_units(
+        units_of(images, shard_size=1, longest_side=64),
+        Decoder(64, 10**6),
+        Means,
+        (),
+        limit=LIMIT,
+        output=Folder(str(tmp_path / "x")),
+        pool=ActorPool(maximum=1),
+        label="x",
+        most_bad=3,
+    )
+    assert 4 <= len(Folder(str(tmp_path / "x")).names()) < 60
 
 
 # Shards of rows that arrive in any order
