@@ -18,7 +18,6 @@ from benchmarks.options import (
     FeaturesOptions,
     GpuOptions,
     KnnOptions,
-    Photos,
     RankingOptions,
     SearchOptions,
     StreamOptions,
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from benchmarks.extraction import Rate
     from benchmarks.mining import Comparison
 
-    from mmray.images.collection import Collection
     from mmray.system.arrays import Features
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -44,6 +42,7 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 def extraction(options: ExtractionOptions) -> Table:
     """Describe photos of mixed shapes in every way."""
     from benchmarks.extraction import compare_extraction
+    from benchmarks.photos import photos_of
 
     from mmray.descriptors.settings import DescriptorSettings, Preprocessing
     from mmray.descriptors.weights import build
@@ -57,7 +56,7 @@ def extraction(options: ExtractionOptions) -> Table:
             shard_size=options.shard_size,
         )
         rates = compare_extraction(
-            _photos(options, rendered),
+            photos_of(options.images, options.sample, rendered),
             build(options.network, pooling="mac", weights=options.weights),
             settings,
             threads=_threads(options),
@@ -68,51 +67,39 @@ def extraction(options: ExtractionOptions) -> Table:
 def decoding(options: DecodingOptions) -> Table:
     """Decode photos of some sizes by every library that is there."""
     from benchmarks.decoding import compare_decoders
+    from benchmarks.photos import photos_of
 
     with tempfile.TemporaryDirectory() as rendered:
         found = compare_decoders(
-            _photos(options, rendered),
+            photos_of(options.images, options.sample, rendered),
             megapixels=options.megapixels,
             longest_side=options.longest_side,
             repeats=options.repeats,
         )
-    return ("decoder", "megapixels", "ms", "gray levels off"), [
-        (
-            each.decoder,
-            f"{each.megapixels:g}",
-            f"{1e3 * each.seconds:.1f}",
-            f"{each.difference:.2f}",
-        )
-        for each in found
-    ]
+    head = ("decoder", "megapixels", "ms", "gray levels off")
+    return head, [each.row() for each in found]
 
 
 def stream(options: StreamOptions) -> Table:
     """Stream photos through a double of a GPU."""
+    from benchmarks.photos import photos_of
     from benchmarks.stream import measure_device_use
 
     with tempfile.TemporaryDirectory() as rendered:
         use = measure_device_use(
-            _photos(options, rendered),
+            photos_of(options.images, options.sample, rendered),
             longest_side=options.longest_side,
             rate=options.rate,
             cpus=options.cpus,
             shard_size=options.shard_size,
         )
-    return ("images", "in a pass", "before the first, s", "seconds", "images/s", "busy"), [
-        (
-            str(use.images),
-            f"{use.batch:.1f}",
-            f"{use.before:.1f}",
-            f"{use.seconds:.1f}",
-            f"{use.images / use.seconds:.1f}",
-            f"{use.busy:.1%}",
-        )
-    ]
+    head = ("images", "in a pass", "before the first, s", "seconds", "images/s", "busy")
+    return head, [use.row()]
 
 
 def training(options: TrainingOptions) -> Table:
     """Take steps of fine-tuning on photos of mixed shapes in every way."""
+    from benchmarks.photos import photos_of
     from benchmarks.training import compare_training
 
     from mmray.config.sections import TrainingConfig
@@ -126,7 +113,7 @@ def training(options: TrainingOptions) -> Table:
             longest_side=options.longest_side,
         )
         rates = compare_training(
-            _photos(options, rendered),
+            photos_of(options.images, options.sample, rendered),
             build(options.network, pooling="mac", weights=options.weights),
             config,
             steps=options.steps,
@@ -273,21 +260,6 @@ def _features(options: SyntheticFeatures) -> "Features":
     from benchmarks.mining import manifold_features
 
     return manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
-
-
-def _photos(options: Photos | DecodingOptions, rendered: str) -> "Collection":
-    """Photos that are named, or some that are rendered into a folder."""
-    from mmray.images.collection import Collection, sample
-    from mmray.images.demo.demo_set import render_collection
-    from mmray.images.sources import find
-    from mmray.system.folder import Folder
-
-    if not options.images:
-        render_collection(
-            Folder(rendered).write, objects=12, photos=13, distractors=20, longest_side=512, seed=0
-        )
-    found = [find(source).images for source in options.images or (rendered,)]
-    return sample(Collection.joined(found), options.sample, seed=0)
 
 
 def _of_comparison(found: "Comparison") -> Table:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 
 import numpy as np
 from PIL import Image
@@ -36,6 +37,11 @@ class DecoderSpeed:
     megapixels: float
     seconds: float
     difference: float
+
+    def row(self) -> tuple[str, ...]:
+        """Return the row of the printed table."""
+        numbers = f"{1e3 * self.seconds:.1f}", f"{self.difference:.2f}"
+        return (self.decoder, f"{self.megapixels:g}", *numbers)
 
 
 def compare_decoders(
@@ -117,7 +123,7 @@ def _decoders(longest_side: int) -> Iterator[tuple[str, Decode]]:
 
         yield "torchvision, full size", torchvision
     with suppress(ImportError):
-        import simplejpeg
+        simplejpeg = import_module("simplejpeg")
 
         def simple(data: bytes) -> Pixels:
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
@@ -128,7 +134,7 @@ def _decoders(longest_side: int) -> Iterator[tuple[str, Decode]]:
 
         yield "simplejpeg, reduced", simple
     with suppress(ImportError):
-        import cv2
+        cv2 = import_module("cv2")
 
         def opencv(data: bytes) -> Pixels:
             width, height = Image.open(io.BytesIO(data)).size
@@ -144,7 +150,7 @@ def _decoders(longest_side: int) -> Iterator[tuple[str, Decode]]:
         cv2.setNumThreads(1)
         yield "OpenCV, reduced", opencv
     with suppress(ImportError, OSError):
-        import pyvips
+        pyvips = import_module("pyvips")
 
         def vips(data: bytes) -> Pixels:
             image = pyvips.Image.thumbnail_buffer(data, longest_side, height=longest_side)

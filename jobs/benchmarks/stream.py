@@ -83,6 +83,11 @@ class DeviceUse:
     busy: float
     before: float
 
+    def row(self) -> tuple[str, ...]:
+        """Return the row of the printed table."""
+        times = f"{self.before:.1f}", f"{self.seconds:.1f}", f"{self.images / self.seconds:.1f}"
+        return (str(self.images), f"{self.batch:.1f}", *times, f"{self.busy:.1%}")
+
 
 def measure_device_use(
     images: Collection, *, longest_side: int, rate: float, cpus: int, shard_size: int
