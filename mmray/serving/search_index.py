@@ -9,6 +9,7 @@ tar and Parquet files), and the model, so that queries are described as the imag
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from joblib import cpu_count
 
 from mmray.descriptors.settings import is_size
 from mmray.images.collection import Collection
-from mmray.mining.knn.exact import nearest_neighbors
-from mmray.mining.knn.results import Neighbors, finite_norms
+from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.knn.results import Neighbors
 from mmray.serving.catalog import COLUMNS, UNREADABLE, Catalog
 from mmray.serving.compressed_index import CompressedIndex
 from mmray.system.arrays import Features, Ids
@@ -148,16 +149,23 @@ class SearchIndex:
                 digest = about.value(DIGEST, _is_text, "write its checksum", None)
                 stored = folder.read(COMPRESSED)
                 compressed = CompressedIndex.from_bytes(stored, vectors, digest=digest)
-        else:
-            with reported(folder.location(VECTORS), _REMEDY):
-                finite_norms(vectors, "vectors")
-        return cls(
+        index = cls(
             images=images,
             vectors=vectors,
             compressed=compressed,
             about=dict(about.values),
             model=folder / MODEL,
         )
+        if compressed is None:
+            with reported(folder.location(VECTORS), _REMEDY):
+                _ = index.exact
+        return index
+
+    @cached_property
+    def exact(self) -> ExactIndex:
+        """The vectors, prepared once for all queries; ValueError where one is not finite."""
+        # A few queries at a time are faster in float32, and one needs no second copy of vectors.
+        return ExactIndex.of(np.asarray(self.vectors), half=False)
 
     def nearest(self, queries: Features, k: int, *, probes: int) -> Neighbors:
         """Find the k images with the highest cosines, or all if there are fewer.
@@ -176,4 +184,4 @@ class SearchIndex:
         k, threads = min(k, len(self.vectors)), cpu_count()
         if self.compressed is not None:
             return self.compressed.search(queries, k, probes=probes, threads=threads)
-        return nearest_neighbors(np.asarray(self.vectors), queries, k, threads=threads)
+        return self.exact.search(queries, k, threads=threads)
