@@ -53,7 +53,7 @@ from mmray.images.containers import read_images
 from mmray.images.decoding import decode
 from mmray.images.lists import cells, lines
 from mmray.mining.knn.approximate import faiss
-from mmray.pipeline.recipes.index import current_index
+from mmray.pipeline.named_indexes import current_index
 from mmray.serving.catalog import Catalog
 from mmray.serving.compressed_index import digest_of
 from mmray.serving.search_index import SearchIndex, read_about

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from mmray.config.tools import QueryConfig
+from mmray.pipeline.named_indexes import set_current_index
 from mmray.pipeline.recipes import search
-from mmray.pipeline.recipes.index import set_current_index
 from mmray.pipeline.stage import StageFolder
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder

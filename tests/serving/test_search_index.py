@@ -9,7 +9,7 @@ import pytest
 from mmray.images.collection import Collection, ImageFile
 from mmray.mining.knn.approximate import faiss
 from mmray.mining.knn.exact import nearest_neighbors
-from mmray.pipeline.recipes.index import current_index
+from mmray.pipeline.named_indexes import current_index
 from mmray.serving import search_index
 from mmray.serving.catalog import FRESH, UNREADABLE, Catalog
 from mmray.serving.compressed_index import CompressedIndex, digest_of

@@ -4,8 +4,8 @@ import re
 from collections import Counter, defaultdict
 
 from mmray.config.tools import CleanConfig
+from mmray.pipeline.named_indexes import INDEXES, current_index
 from mmray.pipeline.notes import RUNS, Note, notes
-from mmray.pipeline.recipes.index import INDEXES, current_index
 from mmray.pipeline.stage import SUCCESS
 from mmray.pipeline.stages.extraction import DESCRIBED
 from mmray.pipeline.tracking import default_uri

@@ -1,6 +1,5 @@
 """The recipe of `jobs/search.py index`: build a search index or update it."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from reprlib import repr as shorten
@@ -14,6 +13,7 @@ from mmray.descriptors.settings import DescriptorSettings
 from mmray.images.collection import Collection
 from mmray.images.sources import Stamp, probe
 from mmray.pipeline.lease import lease
+from mmray.pipeline.named_indexes import current_index, set_current_index
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report, Unreadable
@@ -41,34 +41,10 @@ from mmray.serving.search_index import (
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError, first_names
 from mmray.system.folder import Folder
-from mmray.system.foreign import JsonObject
 from mmray.system.formats import read_array, read_json, write_json
 from mmray.system.locations import absolute
 from mmray.system.progress import announce
 from mmray.system.uris import masked
-
-INDEXES = "indexes"  # folder below the storage with the current stage of each named index
-
-
-def current_index(storage: Folder, name: str) -> StageFolder | None:
-    """Return the stage folder of the current index of a name; None if there is none."""
-    if not (storage / INDEXES).has(f"{name}.json"):
-        return None
-    file = f"{name}.json"
-    remedy = "remove it and make the index anew by `jobs/search.py index`"
-    current = JsonObject.read(storage / INDEXES, file, "not the place of an index", remedy)
-    mark = current.value("index", _is_mark, "the twelve hex digits of its folder")
-    return StageFolder("index", mark, storage / f"index-{mark}")
-
-
-def _is_mark(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{12}", value) is not None
-
-
-def set_current_index(storage: Folder, name: str, stage: StageFolder) -> None:
-    """Make a stage the current index of a name."""
-    write_json(storage / INDEXES, f"{name}.json", {"index": stage.fingerprint})
-
 
 STAGES = ("extract", "index")
 LARGE = 1_000_000  # number of images from which "auto" compresses an index

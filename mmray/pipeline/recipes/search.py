@@ -9,7 +9,7 @@ from mmray.config.tools import QueryConfig
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import load_image
 from mmray.mining.knn.results import Neighbors
-from mmray.pipeline.recipes.index import INDEXES, current_index
+from mmray.pipeline.named_indexes import INDEXES, current_index
 from mmray.pipeline.reports.search_page import Result, Search, search_page
 from mmray.pipeline.reports.tables import table
 from mmray.pipeline.reports.thumbnails import picture_of
