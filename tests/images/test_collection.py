@@ -1,6 +1,7 @@
 """Collections: a table that reads as a sequence; leaving images out, drawing some of them."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mmray.images.collection import (
     sample,
 )
 from mmray.system.errors import InputError
+from mmray.system.uris import masked, unmasked
 
 ROWS = [
     ImageFile(uri="/photos/a.jpg", name="a.jpg", size=7),
@@ -186,6 +188,60 @@ def test_equal_collections_have_equal_digests():
 def test_whatever_is_known_of_an_image_changes_the_digest(change):
     changed = Collection.of([dataclasses.replace(ROWS[0], **change), *ROWS[1:]])
     assert changed.digest() != Collection.of(ROWS).digest()
+
+
+def random_images(rng, count):
+    """Images of all kinds, some with credentials, boxes and names that Python escapes."""
+    uris = ["/p/a.jpg", "/p/it's.jpg", "s3://k:S@b/x.tar", "s3://b/y?token=S", "file:///p/a.jpg"]
+    kinds = rng.integers(0, len(uris), count) * (rng.random(count) < rng.choice([0, 0.3]))
+    return [
+        ImageFile(
+            uri=uris[kind],
+            name=str(rng.choice(["a", "ü", "d\n.jpg", 'q"', f"{row}.jpg"])),
+            size=int(rng.integers(-1, 1 << 40)),
+            offset=None if rng.random() < 0.5 else int(rng.integers(0, 99)),
+            row_group=None if rng.random() < 0.5 else 3,
+            box=(0.1, 2.0, 1e22, float(row)) if rng.random() < 0.1 else None,
+            error="gone" if rng.random() < 0.1 else None,
+        )
+        for row, kind in enumerate(kinds)
+    ]
+
+
+def slow_digest(images):
+    """A fingerprint as it has always been made, from Python lists."""
+    digest, table = hashlib.sha256(str(len(images)).encode()), images.masked().table
+    for start in range(0, len(images), 65_536):
+        part = table.slice(start, 65_536)
+        for name in SCHEMA.names:
+            digest.update(repr(part[name].to_pylist()).encode())
+    return digest.hexdigest()
+
+
+def test_digests_are_those_of_python_lists_of_all_values():
+    rng = np.random.default_rng(0)
+    for count in (*range(6), *rng.integers(6, 60, 40)):
+        images = Collection.of(random_images(rng, count))
+        assert images.digest() == slow_digest(images)
+        assert images[1::2].digest() == slow_digest(images[1::2])
+    long = collection([f"{number}.jpg" for number in range(131_075)])
+    assert long.digest() == slow_digest(long)
+
+
+def test_uris_are_changed_one_by_one_and_boxes_tell_places_apart():
+    rng = np.random.default_rng(1)
+    for count in (*range(4), *rng.integers(6, 60, 30)):
+        images = random_images(rng, count)
+        stored = Collection.of(images).masked()
+        assert [image.uri for image in stored] == [masked(image.uri) for image in images]
+        sources = ["s3://k:S@b/", "s3://b/y?token=S"]
+        found = [image.uri for image in stored.unmasked(sources)]
+        assert found == [unmasked(image.uri, sources) for image in stored]
+        places = Collection.of(images).places.to_pylist()
+        for image, place in zip(images, places, strict=True):
+            alone = Collection.of([image]).places.to_pylist()
+            assert [place] == alone
+            assert image.box is None or place.endswith(f"\0{list(image.box)}")
 
 
 def test_order_and_number_change_the_digest():
