@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 import ray
+import ray.data
 
 from benchmarks.simulated_collection import DIMS, UNIT_SIZE, SimulatedCollection
 from mmray.config.choices import Descriptor
@@ -111,6 +112,8 @@ def _steps(folder: str, n: int, described_every: int) -> list[Step]:
     for side in (32, None):
         divide = partial(units_of, images, shard_size=UNIT_SIZE, longest_side=side)
         measure(f"units_of, longest side {side}", divide)
+    cluster.connect()
+    _pass_blocks(images, measure)
     _describe(images, stage, measure)
     _finish(images, stage, measure)
     known = measure("KnownDescriptors.of", lambda: KnownDescriptors.of([stage.folder], POOLINGS))
@@ -139,9 +142,17 @@ def _listed(simulated: SimulatedCollection, storage: Folder, measure: _Stopwatch
     return measure("read the list", read)
 
 
+def _pass_blocks(images: Collection, measure: _Stopwatch) -> None:
+    """Measure what Ray Data takes for all units, with one and with many of them in a block."""
+    work = units_of(images, shard_size=UNIT_SIZE, longest_side=32)
+    for rows in (1, 32):
+        blocks = [work.slice(first, rows) for first in range(0, len(work), rows)]
+        give = partial(ray.data.from_blocks, blocks)
+        measure(f"ray.data.from_blocks, {rows} unit{'s' * (rows > 1)} in each", give)
+
+
 def _describe(images: Collection, stage: StageFolder, measure: _Stopwatch) -> None:
     """Measure `extract`, with the units that are missing, and where none is."""
-    cluster.connect()
     settings = DescriptorSettings(
         preprocessing=Preprocessing(32), poolings=POOLINGS, shard_size=UNIT_SIZE
     )
