@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mmray.images.column_text import list_text
-from mmray.images.names import forms
+from mmray.images.names import forms, likely
 from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError
 from mmray.system.locations import is_uri, local_path, read_bytes, uri_of
@@ -272,7 +272,9 @@ def named_images(
     """
     names = {normalized(name) for name in names}
     flags, fitting = np.zeros(len(images), bool), set[str]()
-    for place, name in enumerate(images.table["name"].to_pylist() if names else ()):
+    places = likely(images.table["name"], names)
+    listed = images.table["name"].take(pa.array(places)).to_pylist()
+    for place, name in zip(places, listed, strict=True):
         found = names.intersection(chain.from_iterable(forms(name)))
         flags[place] = bool(found)
         fitting |= found

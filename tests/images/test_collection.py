@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from mmray.images.collection import (
     read_exclusions,
     sample,
 )
+from mmray.images.names import forms
 from mmray.system.errors import InputError
+from mmray.system.text_files import normalized
 from mmray.system.uris import masked, unmasked
 
 ROWS = [
@@ -257,6 +260,36 @@ def test_the_digest_reaches_the_end_of_a_long_collection():
 
 
 # Leaving out
+
+
+def test_the_same_images_are_meant_as_by_a_loop_over_all_their_names():
+    rng = np.random.default_rng(0)
+    parts = [
+        "a",
+        "b.jpg",
+        "b",
+        "ü.jpg",
+        "u\u0308.jpg",
+        ".hid",
+        "..",
+        "x.",
+        "a b .jpg",
+        " c",
+        "d%20e",
+    ]
+    parts += ["", ".", "s3://k/b.jpg", "s3://k/d%20e", "d e", "x.tar.gz", "x.tar", "\tq.jpg", "q"]
+    known = []
+    for _ in range(600):
+        drawn = rng.choice(parts, rng.integers(1, 4))
+        known.append(str(rng.choice(["", "", "./", " ", "/"])) + "/".join(drawn))
+    for _ in range(60):
+        listed = rng.choice(known, rng.integers(1, 50)).tolist()
+        wanted = set(rng.choice(known + parts, 12).tolist())
+        meant = {normalized(name) for name in wanted}
+        found = [meant.intersection(chain.from_iterable(forms(name))) for name in listed]
+        flags, fitting = named_images(collection(listed), wanted)
+        assert flags.tolist() == [bool(each) for each in found]
+        assert fitting == set().union(*found)
 
 
 @pytest.mark.parametrize(
