@@ -194,11 +194,10 @@ def _seen(shards: Folder, locations: pa.ChunkedArray | None) -> pa.Table:
     parts = []
     for number, part in enumerate(prefetch(lambda name: shards.read_table(name, columns), names)):
         places = np.full(len(part), number, np.int32), np.arange(len(part), dtype=np.int32)
+        if locations is not None:
+            part = part.append_column("uri", locations.take(part["item"]).cast(pa.string()))
         parts.append(part.append_column("shard", [places[0]]).append_column("row", [places[1]]))
-    seen = pa.concat_tables(parts)
-    if locations is None:
-        return seen
-    return seen.append_column("uri", locations.take(seen["item"]).cast(pa.string()))
+    return pa.concat_tables(parts)
 
 
 def _remove_all(shards: Folder) -> None:
