@@ -82,6 +82,21 @@ class SearchOptions(SyntheticFeatures, Threads):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TenMillionOptions:
+    """Measure the driver's way from a list to descriptors, for growing simulated collections.
+
+    Ten million take 4 GB of disk and up to 8 GB of memory.
+    """
+
+    items: int = 10_000_000
+    """Images in the largest collection."""
+    shares: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1)
+    """Sizes of the collections as shares of this number, ascending, at least two."""
+    described_every: int = 1000
+    """One of so many units of 256 images is described; the shards of the others are made up."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Photos(Threads):
     """Photos of mixed shapes, and the network that embeds them."""
 

@@ -118,24 +118,20 @@ def finish_features(
     if not all(folder.has(name) for name in _MADE_OF_SHARDS):
         if folder.has("images.parquet"):  # written last, it says that the others are there
             folder.delete("images.parquet")
-        seen = _seen(shards)
-        if locations is not None:
-            place = seen.schema.get_field_index("uri")
-            seen = seen.set_column(place, "uri", locations.take(seen["item"]).cast(pa.string()))
+        seen = _seen(shards, locations)
         _set_bad_aside(folder, seen, total, max_bad_fraction, flag)
         if len(seen) < total:
             _remove_all(shards)
-        good = seen.filter(pc.is_null(seen["error"]))
-        kept = _first_of_equals(good) if deduplicate else np.arange(len(good))
-        repeated = np.setdiff1d(np.arange(len(good)), kept)
-        originals = good.take(kept)
-        first = pc.index_in(good["digest"].take(repeated), originals["digest"])
-        folder.write_table(
-            "duplicates.parquet",
-            pa.table({"uri": good["uri"].take(repeated), "of": originals["uri"].take(first)}),
-        )
+        good = seen  # a copy of ten million rows takes a GB
+        if seen["error"].null_count < len(seen):
+            good = seen.filter(pc.is_null(seen["error"]))
+        rows = np.arange(len(good))
+        first = _first_of_equals(good["digest"]) if deduplicate else rows
+        is_first = first == rows
+        repeated, of = good["uri"].filter(~is_first), _taken(good["uri"], first[~is_first])
+        folder.write_table("duplicates.parquet", pa.table({"uri": repeated, "of": of}))
         folder.write_table("deviation.parquet", seen.select(["deviation"]).drop_null())
-        images = originals.select(["item", *_OF_IMAGES])
+        images = good.select(["item", *_OF_IMAGES]).filter(is_first)
         ids = pa.array(np.arange(len(images), dtype=np.int64))
         folder.write_table("images.parquet", images.add_column(0, "image_id", ids))
     chosen = folder.read_table("images.parquet", ["shard", "row"])
@@ -176,13 +172,19 @@ def _set_bad_aside(
     )
 
 
-def _seen(shards: Folder) -> pa.Table:
-    """Read all shards, in order, without the descriptors; `shard` and `row` say where a row was."""
-    columns = ["item", "uri", "width", "height", "digest", "error", "deviation"]
+def _seen(shards: Folder, locations: pa.ChunkedArray | None) -> pa.Table:
+    """Read all shards, in order, without the descriptors; `shard` and `row` say where a row was.
+
+    The locations by item, if they are given, take the place of those in the shards.
+    """
+    columns = ["item", "width", "height", "digest", "error", "deviation"]
+    columns += ["uri"] if locations is None else []
     names = shards.names()
     parts = []
     for number, part in enumerate(prefetch(lambda name: shards.read_table(name, columns), names)):
         places = np.full(len(part), number, np.int32), np.arange(len(part), dtype=np.int32)
+        if locations is not None:
+            part = part.append_column("uri", locations.take(part["item"]).cast(pa.string()))
         parts.append(part.append_column("shard", [places[0]]).append_column("row", [places[1]]))
     return pa.concat_tables(parts)
 
@@ -201,12 +203,28 @@ def _remove_all(shards: Folder) -> None:
     raise DamagedFileError(shards.location(names[-1]), "rows are missing in the shards")
 
 
-def _first_of_equals(images: pa.Table) -> Ids:
-    """Return the row of the first image of every content, ascending."""
-    numbered = pa.table({"digest": images["digest"], "row": pa.array(np.arange(len(images)))})
-    first = numbered.group_by("digest").aggregate([("row", "min")])
-    rows: Ids = np.sort(first["row_min"].to_numpy())
-    return rows
+def _first_of_equals(digests: pa.ChunkedArray) -> Ids:
+    """Return for each image (n,) the row of the first one of the same content."""
+    held = digests.combine_chunks()
+    words = np.frombuffer(held.buffers()[1] or b"", np.uint64).reshape(-1, 4)
+    words = words[held.offset : held.offset + len(held), 0].copy()
+    order = np.argsort(words)
+    # Few are repeated. Only those that begin alike are compared: a table of all takes a second and
+    # 100 MB a million.
+    alike = np.flatnonzero(words[order[1:]] == words[order[:-1]])
+    rows = np.unique(np.concatenate([order[alike], order[alike + 1]]))
+    codes = held.take(pa.array(rows)).dictionary_encode().indices.to_numpy()
+    first = np.arange(len(held))
+    first[rows] = rows[np.unique(codes, return_index=True)[1]][codes]
+    return first
+
+
+def _taken(column: pa.ChunkedArray, rows: Ids) -> pa.ChunkedArray:
+    """Return few entries of a column of strings, which `take` would join: over 2 GB it cannot."""
+    wanted, places = np.unique(rows, return_inverse=True)
+    flags = np.zeros(len(column), bool)
+    flags[wanted] = True
+    return column.filter(flags).take(pa.array(places))
 
 
 def _gather(folder: Folder, shards: Folder, column: str, chosen: pa.Table) -> None:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mmray.images.names import forms
+from mmray.images.column_text import list_text
+from mmray.images.names import forms, likely
 from mmray.system.arrays import Box, Ids
 from mmray.system.errors import InputError
 from mmray.system.locations import is_uri, local_path, read_bytes, uri_of
@@ -24,7 +25,7 @@ from mmray.system.text_files import normalized, read_names
 from mmray.system.uris import masked, unmasked
 
 NAMELESS = "this row of the list names no file"  # error of an image that lies nowhere
-_OTHER_FORMS = "(?i)^file:|://.*[@:?#]"  # what may be a file:// URI or have credentials
+_OTHER_FORMS = "(?is)^file:|://.*[@:?#]"  # what may be a file:// URI or have credentials
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
     *(".jpe", ".jfif", ".mpo", ".avif", ".heic", ".heif", ".hif"),
@@ -139,8 +140,10 @@ class Collection(Sequence[ImageFile]):
         places = _joined("\0", self._uris(_canonical), *inside)
         if table["box"].null_count == len(table):
             return places
-        boxes = pa.chunked_array([map(str, table["box"].to_pylist())], pa.large_string())
-        return pc.if_else(pc.is_valid(table["box"]), _joined("\0", places, boxes), places)
+        boxed = pc.is_valid(table["box"])
+        boxes = map(str, table["box"].filter(boxed).to_pylist())
+        boxes = pa.chunked_array([boxes], pa.large_string())
+        return _replaced(places, boxed, _joined("\0", places.filter(boxed), boxes))
 
     @property
     def locations(self) -> pa.ChunkedArray:
@@ -191,9 +194,13 @@ class Collection(Sequence[ImageFile]):
     def _uris(self, form: Callable[[str], str]) -> pa.ChunkedArray:
         """Return the column of URIs in another form, as it is where no URI has one."""
         uris = self.table["uri"]
-        if not pc.any(pc.match_substring_regex(uris, _OTHER_FORMS)).as_py():
+        others = pc.match_substring_regex(uris, _OTHER_FORMS)
+        if not pc.any(others).as_py():
             return uris
-        return pa.chunked_array([map(form, uris.to_pylist())], pa.large_string())
+        # Images in one file have one URI: a million of them have few.
+        places = uris.filter(others).combine_chunks().dictionary_encode()
+        formed = pa.array(map(form, places.dictionary.to_pylist()), pa.large_string())
+        return _replaced(uris, others, pa.chunked_array([formed.take(places.indices)]))
 
     def masked(self) -> "Collection":
         """Return the images with the credentials in their URIs hidden, to be stored."""
@@ -212,7 +219,7 @@ class Collection(Sequence[ImageFile]):
         for start in range(0, len(self), 65_536):
             part = table.slice(start, 65_536)
             for name in SCHEMA.names:
-                digest.update(repr(part[name].to_pylist()).encode())
+                digest.update(list_text(part[name]))
         return digest.hexdigest()
 
 
@@ -229,6 +236,14 @@ def _joined(between: str, *parts: str | pa.ChunkedArray) -> pa.ChunkedArray:
         pa.scalar(each, text) if isinstance(each, str) else each.cast(text) for each in parts
     ]
     return pc.binary_join_element_wise(*columns, pa.scalar(between, text), null_handling="replace")
+
+
+def _replaced(
+    column: pa.ChunkedArray, rows: pa.ChunkedArray, others: pa.ChunkedArray
+) -> pa.ChunkedArray:
+    """Return a column with others in the place of some rows (n,) bool, in their order."""
+    column, rows, others = (each.combine_chunks() for each in (column, rows, others))
+    return pa.chunked_array([pc.replace_with_mask(column, rows, others)])
 
 
 def image_of(row: Mapping[str, Any]) -> ImageFile:
@@ -257,7 +272,9 @@ def named_images(
     """
     names = {normalized(name) for name in names}
     flags, fitting = np.zeros(len(images), bool), set[str]()
-    for place, name in enumerate(images.table["name"].to_pylist() if names else ()):
+    places = likely(images.table["name"], names)
+    listed = images.table["name"].take(pa.array(places)).to_pylist()
+    for place, name in zip(places, listed, strict=True):
         found = names.intersection(chain.from_iterable(forms(name)))
         flags[place] = bool(found)
         fitting |= found

@@ -5,10 +5,16 @@ from collections.abc import Set as AbstractSet
 from posixpath import splitext
 from urllib.parse import unquote
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.locations import bare, is_uri
 from mmray.system.text_files import normalized
 
+_CHANGED = "[^ -~]|://|/ *$"  # in names of which `normalized` or `forms` may change the last part
 LEVELS = 3  # of names, the most exact first: path, file name, stem
 
 
@@ -21,6 +27,30 @@ def forms(name: str) -> tuple[tuple[str, ...], ...]:
     paths = (own, normalized(unquote(bare(own)))) if is_uri(own) else (own,)
     files = tuple(path.rstrip("/").rpartition("/")[2].strip() for path in paths)
     return paths, files, tuple(splitext(file)[0].strip() for file in files)
+
+
+def likely(names: pa.ChunkedArray, wanted: AbstractSet[str]) -> Ids:
+    """Find the names of images that some wanted ones may mean, few of ten million.
+
+    All that are meant are among them.
+
+    Parameters
+    ----------
+    names : (n,) of images
+    wanted : `normalized` names
+
+    Returns
+    -------
+    (m,) int64, ascending.
+    """
+    keys = frozenset(wanted).union(*(forms(name)[1] for name in wanted))
+    values = pa.array(sorted(keys), names.type)
+    # Whatever a name means, its last part is that of the image, or is the image's stem.
+    files = pc.ascii_trim_whitespace(pc.replace_substring_regex(names, "^.*/", ""))
+    stems = pc.ascii_trim_whitespace(pc.replace_substring_regex(files, "[.][^.]*$", ""))
+    flags = pc.or_(pc.is_in(files, values), pc.is_in(stems, values))
+    flags = pc.or_(flags, pc.match_substring_regex(names, _CHANGED))
+    return np.flatnonzero(flags.to_numpy())
 
 
 def joined(
@@ -104,7 +134,7 @@ def fit(
     source : the flag and the file
     given : names in the file
     fitting : those of them that are names of images
-    images : names of the images
+    images : names of the images; the first is enough
 
     Raises
     ------

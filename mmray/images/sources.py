@@ -20,13 +20,7 @@ from mmray.images.folders import PARQUET, TAR, Stamp, unchanged
 from mmray.images.left_out import LeftOut
 from mmray.system import locations
 from mmray.system.errors import InputError
-from mmray.system.locations import (
-    as_text,
-    bare,
-    error_line,
-    local_path,
-    uri_of,
-)
+from mmray.system.locations import as_text, bare, error_line, local_path, uri_of
 from mmray.system.progress import announce
 from mmray.system.text_files import natural_order
 from mmray.system.uris import ONLY, SCHEMES, scheme_of
@@ -88,9 +82,9 @@ def find(source: str, *, column: str | None = None) -> SourceListing:
     uri = _uri(source)
     watched = folders.stamps([uri])
     if kind == "list":
-        return _source_listing(source, lists.listed(uri, lists.lines(uri)), watched)
+        return _source_listing(source, lists.in_blocks(uri, lists.lines(uri)), watched)
     if kind == "parquet" and not containers.holds_images(uri, column):
-        return _source_listing(source, lists.listed(uri, lists.cells(uri, column)), watched)
+        return _source_listing(source, lists.in_blocks(uri, lists.cells(uri, column)), watched)
     return _source_listing(
         source, [ImageFile(uri=uri, name=_name(uri), size=watched[0].size)], watched
     )
@@ -227,7 +221,7 @@ def _files(
 
 def _source_listing(
     source: str,
-    files: Iterable[ImageFile | Stamp | LeftOut],
+    files: Iterable[ImageFile | Collection | Stamp | LeftOut],
     watched: Sequence[Stamp] = (),
     *,
     is_folder: bool = False,
@@ -242,6 +236,10 @@ def _source_listing(
             continue
         if isinstance(file, LeftOut):
             passed[file] += 1
+            continue
+        if isinstance(file, Collection):
+            blocks += [Collection.of(block), file]
+            block = []
             continue
         suffix = bare(file.name).lower().rpartition(".")[2]
         if file.error is None and f".{suffix}" in inside:

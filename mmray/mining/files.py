@@ -111,13 +111,20 @@ def pools_table(pools: Pools) -> pa.Table:
     return pa.table(columns)
 
 
+def _rows(lists: pa.ChunkedArray) -> tuple[Any, ...]:
+    """Return the rows of a column of lists as arrays; each as an object of Arrow takes 6 µs."""
+    rows: list[Any] = []
+    for chunk in lists.chunks:
+        values, bounds = chunk.values.to_numpy(), chunk.offsets.to_numpy().tolist()
+        rows += map(values.__getitem__, map(slice, bounds, bounds[1:]))
+    return tuple(rows)
+
+
 def read_pools(folder: Folder) -> Pools:
     """Read all shards of pools/, in order: anchors from the most important on."""
     shards = folder / "pools"
     table = pa.concat_tables(shards.read_table(name) for name in shards.names())
-    lists: dict[str, Any] = {
-        name: tuple(row.values.to_numpy() for row in table[name]) for name in _LISTS
-    }
+    lists: dict[str, Any] = {name: _rows(table[name]) for name in _LISTS}
     scalars: dict[str, Any] = {name: table[name].to_numpy() for name in _SCALARS}
     return Pools(anchors=table["anchor"].to_numpy(), **lists, **scalars)
 
@@ -136,6 +143,6 @@ def read_manifold(folder: Folder) -> ManifoldNeighbors:
     table = folder.read_table("manifold.parquet")
     return ManifoldNeighbors(
         items=table["image_id"].to_numpy(),
-        neighbors=tuple(row.values.to_numpy() for row in table["neighbors"]),
-        similarity=tuple(row.values.to_numpy() for row in table["similarity"]),
+        neighbors=_rows(table["neighbors"]),
+        similarity=_rows(table["similarity"]),
     )

@@ -102,6 +102,26 @@ def test_of_equal_contents_the_first_good_one_stays(stage):
     assert finish(stage, deduplicate=True) == counts
 
 
+@pytest.mark.parametrize("letters", ["abc", "abcdefghijklmnop"])
+@pytest.mark.parametrize("begin", [0, 8, 31])
+def test_contents_are_told_apart_wherever_their_digests_differ(stage, letters, begin):
+    rng = np.random.default_rng(begin)
+    chosen = rng.choice(list(letters), 60)
+    digests = [b"x" * begin + letter.encode() * (32 - begin) for letter in chosen]
+    table = synthetic.feature_shard(np.ones((60, 1, 2)), ["mac"], digests=digests)
+    for part in (slice(0, 25), slice(25, 60)):
+        name = f"part-{part.start:06d}.parquet"
+        (stage.folder / "features").write_table(name, table[part])
+    finish_features(stage.folder, ["mac"], total=60, max_bad_fraction=0, deduplicate=True)
+    first = [digests.index(digest) for digest in digests]
+    kept = [row for row in range(60) if first[row] == row]
+    assert stage.folder.read_table("images.parquet")["item"].to_pylist() == kept
+    assert stage.folder.read_table("duplicates.parquet").to_pydict() == {
+        "uri": [f"{row}.jpg" for row in range(60) if first[row] != row],
+        "of": [f"{first[row]}.jpg" for row in range(60) if first[row] != row],
+    }
+
+
 def test_equal_contents_all_stay_where_nothing_else_is_asked_for(stage):
     write_shards(stage, contents="aaaaaaaaaa")
     assert finish(stage) == {"images": 10, "quarantined": 0, "duplicates": 0}

@@ -1,6 +1,8 @@
 """Collections: a table that reads as a sequence; leaving images out, drawing some of them."""
 
 import dataclasses
+import hashlib
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,10 @@ from mmray.images.collection import (
     read_exclusions,
     sample,
 )
+from mmray.images.names import forms
 from mmray.system.errors import InputError
+from mmray.system.text_files import normalized
+from mmray.system.uris import masked, unmasked
 
 ROWS = [
     ImageFile(uri="/photos/a.jpg", name="a.jpg", size=7),
@@ -188,6 +193,60 @@ def test_whatever_is_known_of_an_image_changes_the_digest(change):
     assert changed.digest() != Collection.of(ROWS).digest()
 
 
+def random_images(rng, count):
+    """Images of all kinds, some with credentials, boxes and names that Python escapes."""
+    uris = ["/p/a.jpg", "/p/it's.jpg", "s3://k:S@b/x.tar", "s3://b/y?token=S", "file:///p/a.jpg"]
+    kinds = rng.integers(0, len(uris), count) * (rng.random(count) < rng.choice([0, 0.3]))
+    return [
+        ImageFile(
+            uri=uris[kind],
+            name=str(rng.choice(["a", "ü", "d\n.jpg", 'q"', f"{row}.jpg"])),
+            size=int(rng.integers(-1, 1 << 40)),
+            offset=None if rng.random() < 0.5 else int(rng.integers(0, 99)),
+            row_group=None if rng.random() < 0.5 else 3,
+            box=(0.1, 2.0, 1e22, float(row)) if rng.random() < 0.1 else None,
+            error="gone" if rng.random() < 0.1 else None,
+        )
+        for row, kind in enumerate(kinds)
+    ]
+
+
+def slow_digest(images):
+    """A fingerprint as it has always been made, from Python lists."""
+    digest, table = hashlib.sha256(str(len(images)).encode()), images.masked().table
+    for start in range(0, len(images), 65_536):
+        part = table.slice(start, 65_536)
+        for name in SCHEMA.names:
+            digest.update(repr(part[name].to_pylist()).encode())
+    return digest.hexdigest()
+
+
+def test_digests_are_those_of_python_lists_of_all_values():
+    rng = np.random.default_rng(0)
+    for count in (*range(6), *rng.integers(6, 60, 40)):
+        images = Collection.of(random_images(rng, count))
+        assert images.digest() == slow_digest(images)
+        assert images[1::2].digest() == slow_digest(images[1::2])
+    long = collection([f"{number}.jpg" for number in range(131_075)])
+    assert long.digest() == slow_digest(long)
+
+
+def test_uris_are_changed_one_by_one_and_boxes_tell_places_apart():
+    rng = np.random.default_rng(1)
+    for count in (*range(4), *rng.integers(6, 60, 30)):
+        images = random_images(rng, count)
+        stored = Collection.of(images).masked()
+        assert [image.uri for image in stored] == [masked(image.uri) for image in images]
+        sources = ["s3://k:S@b/", "s3://b/y?token=S"]
+        found = [image.uri for image in stored.unmasked(sources)]
+        assert found == [unmasked(image.uri, sources) for image in stored]
+        places = Collection.of(images).places.to_pylist()
+        for image, place in zip(images, places, strict=True):
+            alone = Collection.of([image]).places.to_pylist()
+            assert [place] == alone
+            assert image.box is None or place.endswith(f"\0{list(image.box)}")
+
+
 def test_order_and_number_change_the_digest():
     images = Collection.of(ROWS)
     digests = {part.digest() for part in (images, images[::-1], images[:-1], images[:0])}
@@ -201,6 +260,36 @@ def test_the_digest_reaches_the_end_of_a_long_collection():
 
 
 # Leaving out
+
+
+def test_the_same_images_are_meant_as_by_a_loop_over_all_their_names():
+    rng = np.random.default_rng(0)
+    parts = [
+        "a",
+        "b.jpg",
+        "b",
+        "ü.jpg",
+        "u\u0308.jpg",
+        ".hid",
+        "..",
+        "x.",
+        "a b .jpg",
+        " c",
+        "d%20e",
+    ]
+    parts += ["", ".", "s3://k/b.jpg", "s3://k/d%20e", "d e", "x.tar.gz", "x.tar", "\tq.jpg", "q"]
+    known = []
+    for _ in range(600):
+        drawn = rng.choice(parts, rng.integers(1, 4))
+        known.append(str(rng.choice(["", "", "./", " ", "/"])) + "/".join(drawn))
+    for _ in range(60):
+        listed = rng.choice(known, rng.integers(1, 50)).tolist()
+        wanted = set(rng.choice(known + parts, 12).tolist())
+        meant = {normalized(name) for name in wanted}
+        found = [meant.intersection(chain.from_iterable(forms(name))) for name in listed]
+        flags, fitting = named_images(collection(listed), wanted)
+        assert flags.tolist() == [bool(each) for each in found]
+        assert fitting == set().union(*found)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ import pytest
 from mmray.__main__ import run
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.network import EmbeddingNet
+from mmray.images.collection import Collection
+from mmray.images.containers import read_images
 from mmray.images.sources import find
+from mmray.pipeline.distributed.units import shard_name
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
@@ -22,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 import benchmark as job
 from benchmarks.mining import Comparison, manifold_features
 from benchmarks.search import stored_features
+from benchmarks.simulated_collection import SimulatedCollection
 from benchmarks.training import compare_training
 
 from tests.made import synthetic
@@ -94,6 +98,7 @@ def test_the_command_of_the_package_runs_the_script(capsys):
         ("stream", ("--items", "5")),
         ("training", ("--shard-size", "5")),
         ("gpu", ("--items", "5")),
+        ("ten-million", ("--dims", "5")),
         ("speed", ()),
     ],
 )
@@ -205,6 +210,47 @@ def test_training_that_cannot_be_compared_is_refused(tmp_path, changes, words):
     images, model = find(str(tmp_path)).images, EmbeddingNet("efficientnet_lite0", "mac")
     with pytest.raises(InputError, match=words):
         compare_training(images, model, TrainingConfig(), steps=1, **sizes)
+
+
+def test_every_step_of_the_driver_is_measured_for_growing_collections(on_cluster):
+    """Two units of the eight, and one of the two, are really described."""
+    flags = ("--items", "2000", "--shares", "0.2", "1", "--described-every", "5")
+    ended = subprocess.run(
+        [sys.executable, job.__file__, "ten-million", *flags],
+        env=on_cluster,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    head, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in ended.stdout.splitlines()
+        if line.startswith("|")
+    )
+    assert head[:3] == ["step", "0.0004M, s", "0.002M, s"]
+    assert head[3:] == ["s a million", "CPU s a million", "MB a million", "most MB"]
+    steps = [row[0] for row in rows]
+    assert len(set(steps)) == len(steps)
+    assert {"Collection.digest", "extract, no unit missing", "finish_features"} < set(steps)
+    seconds = {row[0]: float(row[2]) for row in rows}
+    assert seconds["extract, some units missing"] > seconds["extract, no unit missing"]
+
+
+def test_simulated_images_that_are_to_be_described_exist_and_the_others_have_shards(tmp_path):
+    simulated = SimulatedCollection(tmp_path, 1300, 3)  # six units, the last of them not whole
+    simulated.write_shards(tmp_path / "features")
+    images = Collection.joined(simulated.parts())
+    assert len(images) == len(images.distinct()) == 1300
+    assert sorted(path.name for path in (tmp_path / "features").iterdir()) == [
+        shard_name(unit) for unit in (1, 2, 4, 5)
+    ]
+    units = [list(images[first : first + 256]) for first in range(0, 1300, 256)]
+    for unit, each in enumerate(units):
+        contents = list(read_images(each, limit=1 << 20))
+        assert len({isinstance(content, bytes) for content in contents}) == 1
+        assert isinstance(contents[0], bytes) == (unit in (0, 3))
+    assert list(read_images(units[0], limit=1 << 20)) == list(read_images(units[3], limit=1 << 20))
 
 
 def test_features_go_to_a_file(monkeypatch, tmp_path):

@@ -42,3 +42,15 @@ def test_a_cut_file_is_noticed(length):
     content = bytes(table_file(TABLE))[:length]
     with pytest.raises((ValueError, OSError, pa.ArrowException)):
         read_table_file(pa.py_buffer(content))
+
+
+def test_a_column_that_is_not_there_is_an_error():
+    with pytest.raises(LookupError, match="without the column 'c'"):
+        read_table_file(pa.py_buffer(table_file(TABLE)), ["a", "c"])
+
+
+@pytest.mark.parametrize("rows", [7, 1000])
+def test_row_groups_come_back_in_order(rows):
+    content = pa.py_buffer(table_file(TABLE, row_group_size=rows))
+    assert read_table_file(content).equals(TABLE)
+    assert read_table_file(content, ["b", "a"]).equals(TABLE.select(["b", "a"]))

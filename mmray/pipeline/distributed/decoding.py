@@ -53,16 +53,16 @@ def _starts(images: Collection, shard_size: int, longest_side: int | None) -> Id
     if longest_side is not None:
         size = max(1, min(shard_size, PIXEL_BUDGET // (3 * longest_side**2)))
         return np.arange(0, len(images), size)
-    sizes = images.table["size"].to_numpy()
+    sizes = np.minimum(images.table["size"].to_numpy(), PIXEL_BUDGET)
     pixels = np.where(sizes < 0, UNKNOWN_PHOTO, _EXPANSION * sizes)
-    starts, filled = [0], 0
-    for place, size in enumerate(pixels.tolist()):
-        if place > starts[-1] and (
-            filled + size > PIXEL_BUDGET or place - starts[-1] == shard_size
-        ):
-            starts.append(place)
-            filled = 0
-        filled += size
+    filled = np.concatenate([[0], np.cumsum(pixels)])  # by the images before each place
+    starts, end = [0], 0
+    while True:  # a turn for each unit: an image alone may be larger than the budget
+        within = int(np.searchsorted(filled, filled[end] + PIXEL_BUDGET, side="right")) - 1
+        end = min(max(within, end + 1), end + shard_size)
+        if end >= len(images):
+            break
+        starts.append(end)
     return np.array(starts)
 
 

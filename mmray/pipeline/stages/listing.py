@@ -159,7 +159,7 @@ def list_each(
         fitting += session.stages[-1].counts.get("fitting", 1)
     if excluded and not fitting:
         everything = Collection.joined([images for images, _ in listed])
-        fit("--exclude", excluded, frozenset(), everything.table["name"].to_pylist())
+        fit("--exclude", excluded, frozenset(), everything.table["name"][:1].to_pylist())
     return listed
 
 
@@ -179,7 +179,7 @@ def without_named(
     """
     flags, fitting = named_images(images, names)
     if names and (fitting or must_fit):
-        said = fit("--exclude", names, fitting, images.table["name"].to_pylist())
+        said = fit("--exclude", names, fitting, images.table["name"][:1].to_pylist())
         count = int(np.count_nonzero(flags))
         announce(f"list: {count:,} images left out by the {len(names):,} names of --exclude")
         if len(fitting) < len(names):
