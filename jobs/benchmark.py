@@ -32,7 +32,6 @@ from mmray.config.command_line import exit_status
 if TYPE_CHECKING:
     from benchmarks.extraction import Rate
     from benchmarks.mining import Comparison
-    from benchmarks.ten_million import Step
 
     from mmray.system.arrays import Features
 
@@ -197,11 +196,11 @@ def search(options: SearchOptions) -> Table:
 
 def ten_million(options: TenMillionOptions) -> Table:
     """Measure the driver's way from a list to descriptors for growing collections."""
-    from benchmarks.ten_million import time_steps
+    from benchmarks.ten_million import table_of, time_steps
 
     counts = [max(2, round(options.items * share)) for share in options.shares]
     measured = time_steps(counts, described_every=options.described_every)
-    return _of_steps(counts, measured)
+    return table_of(counts, measured)
 
 
 def features(options: FeaturesOptions) -> None:
@@ -280,24 +279,6 @@ def _of_comparison(found: "Comparison") -> Table:
     return ("part", "against", "its seconds", "ours", "times faster"), [
         (*row, f"{found.ratio:.1f}")
     ]
-
-
-def _of_steps(counts: Sequence[int], measured: "Sequence[Sequence[Step]]") -> Table:
-    """A table of the steps, with the slopes between the two largest collections."""
-    added = (counts[-1] - counts[-2]) / 1e6
-    head = ("step", *(f"{n / 1e6:g}M, s" for n in counts))
-    rows = []
-    for steps in zip(*measured, strict=True):
-        before, last = steps[-2:]
-        slopes = (
-            (last.seconds - before.seconds) / added,
-            (last.cpu_seconds - before.cpu_seconds) / added,
-            (last.peak - before.peak) / added,
-        )
-        times = (f"{step.seconds:.2f}" for step in steps)
-        formatted = (f"{slopes[0]:.3f}", f"{slopes[1]:.3f}", f"{slopes[2]:,.0f}")
-        rows.append((last.name, *times, *formatted, f"{last.peak:,.0f}"))
-    return (*head, "s a million", "CPU s a million", "MB a million", "most MB"), rows
 
 
 def _of_rates(rates: "Sequence[Rate]", deviation: str) -> Table:

@@ -105,13 +105,19 @@ class SimulatedCollection:
             digests = np.frombuffer(rng.bytes(32 * m), "S32").copy()
             copies = 1 + np.flatnonzero(rng.random(m - 1) < _COPIES)
             digests[copies] = digests[copies - 1]
+            places = [f"{self.folder}/{unit:06d}/{row:03d}.jpg" for row in range(m)]
+            about = {
+                "item": pa.array(np.arange(first, first + m), pa.int64()),
+                "uri": pa.array(places, pa.string()),
+                "width": pa.array([32] * m, pa.int32()),
+                "height": pa.array([24] * m, pa.int32()),
+                "digest": pa.array(
+                    [digest.ljust(32, b"\0") for digest in digests.tolist()], pa.binary(32)
+                ),
+                "error": pa.nulls(m, pa.string()),
+            }
             table = features_table(
-                item=np.arange(first, first + m),
-                uri=[f"{self.folder}/{unit:06d}/{row:03d}.jpg" for row in range(m)],
-                width=[32] * m,
-                height=[24] * m,
-                digest=[digest.ljust(32, b"\0") for digest in digests.tolist()],
-                error=[None] * m,
+                pa.table(about),
                 deviation=[None] * m,
                 poolings=["embedding"],
                 descriptors=rng.standard_normal((m, 1, DIMS), np.float32),

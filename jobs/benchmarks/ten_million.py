@@ -215,3 +215,23 @@ def _peak() -> float:
             if line.startswith("VmHWM:"):
                 return float(line.split()[1]) / 1000
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def table_of(
+    counts: Sequence[int], measured: "Sequence[Sequence[Step]]"
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """A table of the steps, with the slopes between the two largest collections."""
+    added = (counts[-1] - counts[-2]) / 1e6
+    head = ("step", *(f"{n / 1e6:g}M, s" for n in counts))
+    rows = []
+    for steps in zip(*measured, strict=True):
+        before, last = steps[-2:]
+        slopes = (
+            (last.seconds - before.seconds) / added,
+            (last.cpu_seconds - before.cpu_seconds) / added,
+            (last.peak - before.peak) / added,
+        )
+        times = (f"{step.seconds:.2f}" for step in steps)
+        formatted = (f"{slopes[0]:.3f}", f"{slopes[1]:.3f}", f"{slopes[2]:,.0f}")
+        rows.append((last.name, *times, *formatted, f"{last.peak:,.0f}"))
+    return (*head, "s a million", "CPU s a million", "MB a million", "most MB"), rows
