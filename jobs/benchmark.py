@@ -180,18 +180,7 @@ def search(options: SearchOptions) -> Table:
             *(vectors, queries, options.top), probes=options.probes, threads=_threads(options)
         )
     head = ("way", "probes", "seconds to build", "MB", "ms a query", "in a batch")
-    return (*head, f"recall@{options.top}"), [
-        (
-            each.way,
-            "" if each.probes is None else str(each.probes),
-            f"{each.building:.1f}",
-            f"{each.size:,.1f}",
-            f"{each.alone:.2f}",
-            f"{each.together:.2f}",
-            f"{each.recall:.3f}",
-        )
-        for each in ways
-    ]
+    return (*head, f"recall@{options.top}"), [each.row() for each in ways]
 
 
 def ten_million(options: TenMillionOptions) -> Table:

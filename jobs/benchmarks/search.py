@@ -44,6 +44,15 @@ class Searched:
     together: float
     recall: float
 
+    def row(self) -> tuple[str, ...]:
+        """Return the row of the printed table."""
+        probes = "" if self.probes is None else str(self.probes)
+        times = f"{self.alone:.2f}", f"{self.together:.2f}"
+        return (
+            *(self.way, probes, f"{self.building:.1f}", f"{self.size:,.1f}"),
+            *(*times, f"{self.recall:.3f}"),
+        )
+
 
 class _Search(Protocol):
     def __call__(self, queries: Features, k: int, *, threads: int) -> Neighbors: ...
