@@ -17,6 +17,7 @@ from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_header
 from mmray.system.locations import prefetch
 
+HASH = "perceptual_hash"  # a column that shards of earlier versions lack
 # In the order of writing: the last one says that all of them are there.
 _MADE_OF_SHARDS = (
     "quarantine.parquet",
@@ -24,7 +25,7 @@ _MADE_OF_SHARDS = (
     "deviation.parquet",
     "images.parquet",
 )
-_OF_IMAGES = ("uri", "width", "height", "digest", "shard", "row")
+_OF_IMAGES = ("uri", "width", "height", "digest", "shard", "row", HASH)
 
 
 def column_of(poolings: Sequence[str], pooling: str) -> str:
@@ -39,6 +40,7 @@ def features_table(
     width: Sequence[int],
     height: Sequence[int],
     digest: Sequence[bytes | None],
+    perceptual_hash: Sequence[int | None],
     error: Sequence[str | None],
     deviation: Sequence[float | None],
     poolings: Sequence[str],
@@ -52,6 +54,7 @@ def features_table(
     uri : location of each image
     width, height : of each whole original image, pixels; 0 where it was not decoded
     digest : sha256 of a file's content, and of the box in it; None where it could not be read
+    perceptual_hash : of the reduced pixels; None where there are none
     error : reason why an image could not be described, or None
     deviation : 1 - cosine of a descriptor to that in single precision, where that was measured
     poolings : p names, of the columns of descriptors
@@ -65,6 +68,7 @@ def features_table(
         "width": pa.array(width, pa.int32()),
         "height": pa.array(height, pa.int32()),
         "digest": pa.array(digest, pa.binary(32)),
+        HASH: pa.array(perceptual_hash, pa.uint64()),
         "error": pa.array(error, pa.string()),
         "deviation": pa.array(deviation, pa.float32()),
     }
@@ -192,7 +196,10 @@ def _seen(shards: Folder) -> pa.Table:
     columns = ["item", "uri", "width", "height", "digest", "error", "deviation"]
     names = shards.names()
     parts = []
-    for number, part in enumerate(prefetch(lambda name: shards.read_table(name, columns), names)):
+    tables = prefetch(lambda name: shards.read_table(name, columns, [HASH]), names)
+    for number, part in enumerate(tables):
+        if HASH not in part.column_names:
+            part = part.append_column(HASH, pa.nulls(len(part), pa.uint64()))
         places = np.full(len(part), number, np.int32), np.arange(len(part), dtype=np.int32)
         parts.append(part.append_column("shard", [places[0]]).append_column("row", [places[1]]))
     return pa.concat_tables(parts)

@@ -4,6 +4,7 @@ The checksums of Parquet are of its pages: damaged types and places, which stand
 would be believed. The digest is an entry of the footer's metadata, which other readers pass over.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -25,8 +26,16 @@ def table_file(table: pa.Table, **layout: Any) -> bytearray:
     return content
 
 
-def read_table_file(content: pa.Buffer, columns: list[str] | None = None) -> pa.Table:
+def read_table_file(
+    content: pa.Buffer, columns: list[str] | None = None, optional: Sequence[str] = ()
+) -> pa.Table:
     """Read a Parquet file, whose digest is checked if it has one.
+
+    Parameters
+    ----------
+    content : of the file
+    columns : to read; None: all
+    optional : further ones to read where the file has them
 
     Raises
     ------
@@ -42,6 +51,9 @@ def read_table_file(content: pa.Buffer, columns: list[str] | None = None) -> pa.
         place += len(view) - len(tail) + len(_MARK)
         if view[place : place + len(_UNKNOWN)] != _digest(view, place):
             raise ValueError("its digest differs")
+    if columns is not None and optional:
+        present = pq.read_schema(pa.BufferReader(content)).names
+        columns = [*columns, *(name for name in optional if name in present)]
     table = pq.read_table(pa.BufferReader(content), columns=columns)
     metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != _KEY}
     return table.replace_schema_metadata(metadata or None)

@@ -101,6 +101,7 @@ def feature_shard(
         width=[0 if i in errors else 10 * i for i in places],
         height=[0 if i in errors else 7 for i in places],
         digest=[f"{i:032}".encode() for i in places] if digests is None else digests,
+        perceptual_hash=[None if i in errors else i for i in places],
         error=[errors.get(i) for i in places],
         deviation=[None] * len(places),
         poolings=poolings,

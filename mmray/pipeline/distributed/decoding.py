@@ -10,11 +10,13 @@ import pyarrow as pa
 import ray
 
 from mmray.descriptors.known import KnownDescriptors, KnownImage
+from mmray.descriptors.shards import HASH
 from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import read_images
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import Decoded, byte_limit, decode
 from mmray.images.isolated_decoding import IsolatedDecoder
+from mmray.images.perceptual_hash import perceptual_hash
 from mmray.pipeline.distributed.units import ITEMS, RESTARTED, UNIT
 from mmray.system.arrays import Box, Ids, Pixels
 from mmray.system.locations import error_line
@@ -89,17 +91,23 @@ class Decoder:
         # An image may have ended the actor before, and would end it again.
         isolated = unit.get(RESTARTED, False)
         items = [image_of(row) for row in unit["images"]]
-        found, digests, total = list[Decoded | KnownImage](), [], 0
+        found, digests, hashes, total = list[Decoded | KnownImage](), [], list[int | None](), 0
         for item, data in zip(
             items, read_images(items, limit=byte_limit(self.max_pixels)), strict=True
         ):
             digest = None if isinstance(data, OSError) else _digest(data, item.box)
             known = self.known.find(digest) if self.known and digest else None
-            found.append(known or self._decode(item, data, self.isolated if isolated else decode))
+            if known is not None and known.perceptual_hash is not None:
+                found.append(known)
+                hashes.append(known.perceptual_hash)
+            else:  # one that an earlier version described lacks the hash alone
+                decoded = self._decode(item, data, self.isolated if isolated else decode)
+                found.append(known or decoded)
+                hashes.append(None if decoded.pixels is None else perceptual_hash(decoded.pixels))
             digests.append(digest)
             total += 0 if isinstance(data, OSError) else len(data)
-        decoded = [each for each in found if isinstance(each, Decoded)]
-        pixels = [each.pixels for each in decoded if each.pixels is not None]
+        fresh = [each for each in found if isinstance(each, Decoded)]
+        pixels = [each.pixels for each in fresh if each.pixels is not None]
         if self.crop is not None:  # here and not beside the network, so that less is sent
             pixels = [center_crop(image, self.crop) for image in pixels]
         known_rows = [each.descriptors for each in found if isinstance(each, KnownImage)]
@@ -111,13 +119,15 @@ class Decoder:
             "width": [each.width for each in found],
             "height": [each.height for each in found],
             "digest": digests,
+            # As bytes: Arrow finds no type for a list of numbers of 64 bits.
+            HASH: [None if each is None else each.to_bytes(8, "big") for each in hashes],
             "error": [each.error if isinstance(each, Decoded) else None for each in found],
             "known": [isinstance(each, KnownImage) for each in found],
             "descriptors": b"".join(known_rows),  # type: ignore[arg-type] # likewise
             "shape": [list(image.shape) for image in pixels],
             "pixels": b"".join(pixels),  # type: ignore[arg-type] # arrays are buffers
             "bytes": total,
-            "bad": len(decoded) - len(pixels),
+            "bad": len(fresh) - len(pixels),
         }
 
     def _decode(

@@ -17,7 +17,7 @@ from mmray.descriptors.known import KnownDescriptors
 from mmray.descriptors.moments import Moments
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import DescriptorSettings
-from mmray.descriptors.shards import features_table, moments_table, read_moments
+from mmray.descriptors.shards import HASH, features_table, moments_table, read_moments
 from mmray.images.collection import Collection
 from mmray.pipeline.distributed.decoding import PIXEL_BUDGET, Decoder, units_of, unpacked
 from mmray.pipeline.distributed.units import ITEMS, ActorPool, run_units
@@ -67,6 +67,9 @@ class ExtractionWorker:
         return features_table(
             item=unit["first"] + np.arange(unit[ITEMS]),
             **{name: unit[name] for name in ("uri", "width", "height", "digest", "error")},
+            perceptual_hash=[
+                None if each is None else int.from_bytes(each, "big") for each in unit[HASH]
+            ],
             deviation=deviations,
             poolings=self.settings.poolings,
             descriptors=descriptors,
