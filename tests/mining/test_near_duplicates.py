@@ -1,8 +1,8 @@
 """Near-duplicates are the components of pairs with near hashes and similar features."""
 
+import hypothesis
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 
@@ -53,11 +53,12 @@ def test_groups_are_those_of_comparing_all_pairs(hamming, dims):
     assert min(seen) < 200, "or nothing was joined"
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(0, 8))
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(0, 8))
 def test_groups_of_few_items_are_those_of_comparing_all_pairs(seed, n, hamming):
     """Chains through unlike items of equal hash, too: on a line of angles nearly all happen."""
     rng = np.random.default_rng(seed)
-    angles = rng.integers(0, 40, n) * 0.1
+    angles = rng.integers(0, 62, n) * 0.1
     rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     hashes = rng.choice(np.array([0, 1, 2**63 + 5, 0x7F000F00], np.uint64), n)
     cosine = np.cos(0.25)
@@ -65,6 +66,14 @@ def test_groups_of_few_items_are_those_of_comparing_all_pairs(seed, n, hamming):
     expected = oracle(rows, hashes, np.ones(n, bool), hamming, cosine) if n else np.arange(0)
     np.testing.assert_array_equal(found, expected)
     assert complete
+
+
+def test_a_piece_that_moves_keeps_its_radius():
+    """Angles: 0.2 joins 0 and 0.4, so that the piece from 2.0 to 2.4, which 2.6 is near, moves."""
+    angles = np.array([0, 0.4, 2.0, 2.2, 2.4, 0.2, 2.6])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    found, _ = near_duplicate_groups(rows, np.zeros(7, np.uint64), cosine=np.cos(0.25))
+    assert found.tolist() == [0, 0, 2, 2, 2, 0, 2]
 
 
 def test_permuted_items_have_the_same_groups():

@@ -44,6 +44,13 @@ class NearDuplicates:
     items: Collection
     left_out: bool
 
+    @property
+    def summary(self) -> str:
+        """Tell how many there are, and in how many groups."""
+        count, groups = (self.stage.counts[name] for name in ("near_duplicates", "groups"))
+        copies = f"{count:,} near-duplicate{'s' * (count != 1)}"
+        return f"{copies} in {groups:,} group{'s' * (groups != 1)}"
+
     def table(self) -> pa.Table:
         """Read the file: a row for each item that another one represents."""
         return self.stage.folder.read_table(FILE)
@@ -102,7 +109,7 @@ def near_duplicates_stage(
         return described, None  # of a run that an earlier version began
     stage = session.run_stage(NAME, *inputs, work=work, stage_flag="extract", stale=stale)
     found = NearDuplicates(stage, described.items, leave_out)
-    for sentence in _told(stage.counts, left_out=found.left_out):
+    for sentence in _told(found):
         announce(f"extract: {sentence}")
     if found.left_out:
         described = _without(described, found)
@@ -119,16 +126,12 @@ def _hashes(described: ExtractedDescriptors) -> pa.Table:
     return table
 
 
-def _told(counts: Counts, *, left_out: bool) -> list[str]:
+def _told(found: NearDuplicates) -> list[str]:
     """Tell what was found, and what could not be."""
-    told = []
+    told, counts = [], found.stage.counts
     if counts["near_duplicates"]:
-        s, groups = "s" * (counts["near_duplicates"] > 1), counts["groups"]
-        told.append(
-            f"{counts['near_duplicates']:,} near-duplicate{s} in {groups:,} "
-            f"group{'s' * (groups > 1)}; see {FILE}; "
-            + ("left out" if left_out else "--near-duplicates one leaves them out")
-        )
+        out = "left out" if found.left_out else "--near-duplicates one leaves them out"
+        told.append(f"{found.summary}; see {FILE}; {out}")
     if counts["unhashed"]:
         told.append(
             f"near-duplicates are not looked for among {counts['unhashed']:,} of "
