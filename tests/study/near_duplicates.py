@@ -5,11 +5,16 @@
 Photos are copied as the web copies them. A pair of copies should be found, a pair of other photos
 not; the neighbouring views of the turntable (coil20) are the hardest of these. The descriptors are
 kept in a file and not computed again. Printed: recall of each kind of copy, and false pairs.
+
+    python -m tests.study.near_duplicates --speed 100000 1000000
+
+Printed: milliseconds of a hash, and CPU seconds to find the groups among random items.
 """
 
 import argparse
 import io
 import os
+import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +28,7 @@ from mmray.descriptors.inference import fused
 from mmray.descriptors.weights import build
 from mmray.images.decoding import decode
 from mmray.images.perceptual_hash import perceptual_hash
+from mmray.mining.near_duplicates.groups import HAMMING, near_duplicate_groups
 
 SOURCES = {  # folder -> every so many of its photos
     "paris250": 1,
@@ -32,7 +38,7 @@ SOURCES = {  # folder -> every so many of its photos
     "coil20": 1,
 }
 POOLINGS = ("mac", "rmac")
-DISTANCES, COSINES = (4, 7, 8, 10, 11), (0.8, 0.85, 0.9, 0.95)
+DISTANCES, COSINES = (4, 6, 8, 10), (-1.0, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def encoded(image: Image.Image, quality: int = 90) -> bytes:
@@ -120,34 +126,118 @@ def other_pairs(hashes: np.ndarray, rows: np.ndarray, distance: int) -> dict[str
     }
 
 
-def table(found: dict[str, np.ndarray], pooling: str) -> str:
-    hashes, rows, sources = found["hashes"], found[pooling], found["sources"]
+def recall(found: dict[str, np.ndarray], pooling: str, photos: np.ndarray) -> str:
+    """Percent of the copies of some photos that are found, by kind of copy and limits."""
+    hashes, rows = found["hashes"][photos], found[pooling][photos]
     distances = np.bitwise_count(hashes[:, :1] ^ hashes[:, 1:])
     cosines = np.einsum("ijk,ik->ij", rows[:, 1:], rows[:, 0])
-    others = other_pairs(hashes, rows, max(DISTANCES))
-    same = sources[others["pairs"][:, 0]] == sources[others["pairs"][:, 1]]
-    views = same & (sources[others["pairs"][:, 0]] == "coil20")
-    head = ["Hamming", "cosine", *COPIES, "false: turntable", "false: others", "photos in these"]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    lines = [["bits", "cosine", *COPIES]]
     for distance in DISTANCES:
-        for cosine in (-1.0, *COSINES):
-            recall = ((distances <= distance) & (cosines >= cosine)).mean(0)
-            wrong = (others["hamming"] <= distance) & (others["cosine"] >= cosine)
-            false = [int((wrong & views).sum()), int((wrong & ~views).sum())]
-            photos = len(np.unique(others["pairs"][wrong & ~views]))
-            shown = "any" if cosine < 0 else f"{cosine:.2f}"
-            cells = [f"≤ {distance}", f"≥ {shown}" if cosine > 0 else shown]
-            cells += [f"{100 * each:.1f}" for each in recall]
-            lines.append([*cells, *(f"{each:,}" for each in false), f"{photos}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        for cosine in COSINES:
+            share = ((distances <= distance) & (cosines >= cosine)).mean(0)
+            lines.append([*_limits(distance, cosine), *(f"{100 * each:.0f}" for each in share)])
+    return _table(lines)
+
+
+def false_pairs(found: dict[str, np.ndarray], pooling: str) -> str:
+    """Pairs of different photos that count as near-duplicates, alone and with their copies."""
+    lines = [["bits", "cosine", "turntable", "with copies", "others", "with copies"]]
+    turning = found["sources"] == "coil20"
+    kinds = []
+    for versions in (1, None):
+        hashes, rows = found["hashes"][:, :versions], found[pooling][:, :versions]
+        kinds.append(other_pairs(hashes, rows, max(DISTANCES)))
+    for distance in DISTANCES:
+        for cosine in COSINES:
+            counts = []
+            for views in (True, False):
+                for pairs in kinds:
+                    near = (pairs["hamming"] <= distance) & (pairs["cosine"] >= cosine)
+                    both = np.unique(pairs["pairs"][near], axis=0)
+                    counts.append(int((turning[both].all(1) == views).sum()))
+            lines.append([*_limits(distance, cosine), *(f"{count:,}" for count in counts)])
+    return _table(lines)
+
+
+def _limits(distance: int, cosine: float) -> tuple[str, str]:
+    return f"{distance}", "any" if cosine < 0 else f"{cosine:.1f}"
+
+
+def _table(lines: list[list[str]]) -> str:
+    rule = ["---:"] * len(lines[0])
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
+def speed(counts: list[int], dims: int = 64) -> str:
+    """CPU seconds to group random items, a tenth of which are near others: 3 bits and 0.1 away."""
+    lines = [["items", "bits", "CPU s", "per doubling", "found of planted"]]
+    near_duplicate_groups(*planted(1000, dims))  # compiled
+    for bits in (HAMMING, 11):
+        before = None
+        for n in counts:
+            rows, hashes = planted(n, dims)
+            started = time.process_time()
+            groups, _ = near_duplicate_groups(rows, hashes, hamming=bits)
+            seconds = time.process_time() - started
+            growth = "" if before is None else f"{_growth(before, (n, seconds)):.1f}"
+            share = (groups != np.arange(n)).sum() / (n // 10)
+            lines.append([f"{n:,}", f"{bits}", f"{seconds:.2f}", growth, f"{share:.1%}"])
+            before = n, seconds
+    for title, unlike in (("equal hashes, equal rows", False), ("equal hashes, unlike rows", True)):
+        n = counts[0]
+        rows, hashes = planted(n, dims)
+        if not unlike:
+            rows[:] = rows[0]
+        started = time.process_time()
+        _, complete = near_duplicate_groups(rows, np.zeros_like(hashes))
+        seconds = time.process_time() - started
+        told = "complete" if complete else "ended when the products were spent"
+        lines.append([f"{n:,}, {title}", f"{HAMMING}", f"{seconds:.2f}", "", told])
+    return _table(lines)
+
+
+def hash_speed() -> str:
+    """Milliseconds of a hash by the size of the image, the least of 50."""
+    lines = [["pixels", "ms"]]
+    for height, width in ((144, 192), (272, 362), (768, 1024)):
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        times = []
+        for _ in range(50):
+            started = time.perf_counter()
+            perceptual_hash(pixels)
+            times.append(time.perf_counter() - started)
+        lines.append([f"{width} x {height}", f"{1000 * min(times):.2f}"])
+    return _table(lines)
+
+
+def _growth(one: tuple[int, float], two: tuple[int, float]) -> float:
+    return float((two[1] / one[1]) ** (1 / np.log2(two[0] / one[0])))
+
+
+def planted(n: int, dims: int) -> tuple[np.ndarray, np.ndarray]:
+    rng, copies = np.random.default_rng(0), n // 10
+    rows = rng.standard_normal((n, dims), dtype=np.float32)
+    hashes = rng.integers(0, 2**64, n, dtype=np.uint64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    of = rng.integers(copies, n, copies)
+    rows[:copies] = rows[of] + 0.1 / dims**0.5 * rng.standard_normal((copies, dims))
+    rows[:copies] /= np.linalg.norm(rows[:copies], axis=1, keepdims=True)
+    hashes[:copies] = hashes[of]
+    for _ in range(3):
+        hashes[:copies] ^= np.uint64(1) << rng.integers(0, 64, copies).astype(np.uint64)
+    return rows, hashes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder of " + ", ".join(SOURCES))
     parser.add_argument("--side", type=int, default=192, help="longest side, pixels")
     parser.add_argument("--output", type=Path, default=Path("near.npz"))
+    parser.add_argument("--speed", type=int, nargs="+", help="numbers of random items instead")
     options = parser.parse_args()
+    if options.speed:
+        print(f"{hash_speed()}\n\n{speed(options.speed)}")
+        return
     torch.set_num_threads(1)
     if not options.output.exists():
         np.savez(options.output, **described(options.data, options.side))
@@ -155,9 +245,13 @@ def main() -> None:
         found = dict(file)
     names, counts = np.unique(found["sources"], return_counts=True)
     print(", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True)))
+    large = found["sources"] == "paris250"
     for pooling in POOLINGS:
-        print(f"\n{pooling}, percent of copies found, and false pairs of photos and copies:\n")
-        print(table(found, pooling))
+        for title, photos in (("paris250", large), ("the others", ~large)):
+            print(f"\n{pooling}, percent of the copies of {title} that are found:\n")
+            print(recall(found, pooling, photos))
+        print(f"\n{pooling}, false pairs of photos:\n")
+        print(false_pairs(found, pooling))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from mmray.pipeline.stages.minable import need_items
 from mmray.system.arrays import Ids
 from mmray.system.progress import announce
 
-NAME, FILE = "near-duplicates", "near_duplicates.parquet"
+NAME, FILE = "near", "near_duplicates.parquet"
 
 
 @dataclass(frozen=True, eq=False)
