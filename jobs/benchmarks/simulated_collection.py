@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from mmray.descriptors.shards import features_table
+from mmray.descriptors.shards import HASH, features_table
 from mmray.images.collection import SCHEMA, Collection
 from mmray.images.containers import index
 from mmray.pipeline.distributed.units import shard_name
@@ -114,6 +114,7 @@ class SimulatedCollection:
                 "digest": pa.array(
                     [digest.ljust(32, b"\0") for digest in digests.tolist()], pa.binary(32)
                 ),
+                HASH: pa.array(rng.integers(0, 1 << 63, m), pa.uint64()),
                 "error": pa.nulls(m, pa.string()),
             }
             table = features_table(

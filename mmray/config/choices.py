@@ -36,6 +36,7 @@ MinePreset = Literal["retrieval", "finegrained"]
 HeadStart = Literal["pca", "random"]
 Application = Literal["finegrained", "retrieval"]
 Study = Literal["method", "features"]
+NearDuplicates = Literal["keep", "one"]
 IndexKind = Literal["auto", "flat", "ivf-pq"]
 Oracle = Literal["positives", "negatives", "both"]
 SupervisedBaseline = Literal[

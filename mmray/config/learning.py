@@ -12,6 +12,7 @@ from mmray.config.choices import (
     FinegrainedPreset,
     FinegrainedRecipe,
     HeadStart,
+    NearDuplicates,
     Network,
     Oracle,
     Preset,
@@ -51,6 +52,9 @@ class LearningConfig(MiningRunConfig, ListingConfig, ABC):
     """Folders, tar shards, Parquet files or lists of images; none: a rendered demonstration set."""
     deduplicate: bool = True
     """Use only the first of several files with equal content."""
+    near_duplicates: NearDuplicates = "keep"
+    """Images that look the same, such as a photo encoded anew, made smaller or cut a little: keep
+    all of them, or only the one with the most pixels of each group."""
     network: Network = "vgg16"
     weights: str | None = None
     """File with the initial weights (.pth or .safetensors); by default the published ones."""

@@ -71,7 +71,13 @@ class ListingConfig(RunConfig):
 _STORED_AS = {"baseline": "rival", "validation_items": "check_items"}
 
 # Settings that earlier versions did not have, with the value under which all is as it was then.
-_ADDED = {"temperature": 0.07, "budget": None, "ranked_images": None, "fixed_batches": False}
+_ADDED = {
+    "temperature": 0.07,
+    "budget": None,
+    "ranked_images": None,
+    "fixed_batches": False,
+    "near_duplicates": "keep",
+}
 
 
 def stored(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mmray.descriptors.shards import column_of, rows_of
+from mmray.descriptors.shards import HASH, column_of, rows_of
 from mmray.system.arrays import Features
 from mmray.system.errors import DamagedFileError
 from mmray.system.folder import Folder
@@ -99,35 +99,42 @@ class KnownDescriptors:
         if found is None or row >= len(found.digests) or found.digests[row] != digest:
             return None
         width, height = self.sizes[place].tolist()
-        return KnownImage(width, height, found.descriptors[row])
+        return KnownImage(width, height, found.descriptors[row], found.hashes[row])
 
 
 @dataclass(frozen=True, eq=False)
 class _Shard:
-    """The descriptors (m, p, d) in a shard, and the digest of each content."""
+    """The descriptors (m, p, d) in a shard, and the digest and hash of each content."""
 
     descriptors: Features
     digests: Sequence[bytes | None]
+    hashes: Sequence[int | None]
 
 
 @lru_cache(_OPEN_SHARDS)
 def _read_shard(folder: Folder, name: str, columns: tuple[str, ...]) -> _Shard | None:
     """Read what is in a shard; None where it cannot be read any more."""
     try:
-        table = folder.read_table(name, ["digest", *columns])
+        table = folder.read_table(name, ["digest", *columns], [HASH])
     except (DamagedFileError, FileNotFoundError):
         return None
     rows = np.stack([rows_of(table[column]) for column in columns], axis=1)
-    return _Shard(rows, table["digest"].to_pylist())
+    hashed = HASH in table.column_names
+    hashes = table[HASH].to_pylist() if hashed else [None] * len(table)
+    return _Shard(rows, table["digest"].to_pylist(), hashes)
 
 
 @dataclass(frozen=True, eq=False)
 class KnownImage:
-    """A known image: its size in pixels, and its descriptors (p, d) float32."""
+    """A known image: its size in pixels, its descriptors (p, d) float32, its perceptual hash.
+
+    The hash is None where an earlier version described it.
+    """
 
     width: int
     height: int
     descriptors: Features
+    perceptual_hash: int | None
 
 
 def _keys(digests: pa.ChunkedArray) -> NDArray[np.uint64]:

@@ -17,6 +17,7 @@ from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_header
 from mmray.system.locations import prefetch
 
+HASH = "perceptual_hash"  # a column that shards of earlier versions lack
 # In the order of writing: the last one says that all of them are there.
 _MADE_OF_SHARDS = (
     "quarantine.parquet",
@@ -24,7 +25,7 @@ _MADE_OF_SHARDS = (
     "deviation.parquet",
     "images.parquet",
 )
-_OF_IMAGES = ("uri", "width", "height", "digest", "shard", "row")
+_OF_IMAGES = ("uri", "width", "height", "digest", "shard", "row", HASH)
 
 
 def column_of(poolings: Sequence[str], pooling: str) -> str:
@@ -46,15 +47,16 @@ def features_table(
     about : table of m rows, with at least these columns
         `item` int64, place in the collection; `uri`, location; `width` and `height` int32, of the
         whole original image in pixels, 0 where it was not decoded; `digest`, sha256 of a file's
-        content and of the box in it, null where it could not be read; `error`, reason why an image
-        could not be described, or null.
+        content and of the box in it, null where it could not be read; `perceptual_hash` uint64, of
+        the reduced pixels, null where there are none; `error`, reason why an image could not be
+        described, or null.
     deviation : 1 - cosine of a descriptor to that in single precision, where that was measured
     poolings : p names, of the columns of descriptors
     descriptors : (m, p, d) float32; rows of images with an error are ignored
     """
     _, p, d = descriptors.shape
     assert p == len(poolings), (p, poolings)
-    table = about.select(["item", "uri", "width", "height", "digest", "error"])
+    table = about.select(["item", "uri", "width", "height", "digest", HASH, "error"])
     table = table.append_column("deviation", pa.array(deviation, pa.float32()))
     for index, pooling in enumerate(poolings):
         flat = pa.array(np.ascontiguousarray(descriptors[:, index]).reshape(-1), pa.float32())
@@ -181,7 +183,10 @@ def _seen(shards: Folder, locations: pa.ChunkedArray | None) -> pa.Table:
     columns += ["uri"] if locations is None else []
     names = shards.names()
     parts = []
-    for number, part in enumerate(prefetch(lambda name: shards.read_table(name, columns), names)):
+    tables = prefetch(lambda name: shards.read_table(name, columns, [HASH]), names)
+    for number, part in enumerate(tables):
+        if HASH not in part.column_names:
+            part = part.append_column(HASH, pa.nulls(len(part), pa.uint64()))
         places = np.full(len(part), number, np.int32), np.arange(len(part), dtype=np.int32)
         if locations is not None:
             part = part.append_column("uri", locations.take(part["item"]).cast(pa.string()))

@@ -15,7 +15,7 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,9 +111,13 @@ class Folder:
         with self.writing(name) as sink:
             sink.write(data)
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Read a table that `write_table` wrote; raises as `parsed`."""
-        return self.parsed(name, lambda source: read_table_file(source.read_buffer(), columns))
+    def read_table(
+        self, name: str, columns: list[str] | None = None, optional: Sequence[str] = ()
+    ) -> pa.Table:
+        """Read a table that `write_table` wrote, as `read_table_file` does; raises as `parsed`."""
+        return self.parsed(
+            name, lambda source: read_table_file(source.read_buffer(), columns, optional)
+        )
 
     def write_table(self, name: str, table: pa.Table, **layout: Any) -> None:
         """Write Parquet; the layout is options of `pyarrow.parquet.write_table`."""

@@ -4,6 +4,7 @@ The checksums of Parquet are of its pages: damaged types and places, which stand
 would be believed. The digest is an entry of the footer's metadata, which other readers pass over.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -25,8 +26,16 @@ def table_file(table: pa.Table, **layout: Any) -> bytearray:
     return content
 
 
-def read_table_file(content: pa.Buffer, columns: list[str] | None = None) -> pa.Table:
+def read_table_file(
+    content: pa.Buffer, columns: list[str] | None = None, optional: Sequence[str] = ()
+) -> pa.Table:
     """Read a Parquet file, whose digest is checked if it has one.
+
+    Parameters
+    ----------
+    content : of the file
+    columns : to read; None: all
+    optional : further ones to read where the file has them
 
     Raises
     ------
@@ -44,9 +53,12 @@ def read_table_file(content: pa.Buffer, columns: list[str] | None = None) -> pa.
             raise ValueError("its digest differs")
     # Not by `read_table`, which takes four times as long for a small file, and is made for many.
     file = pq.ParquetFile(pa.BufferReader(content))
-    missing = set(columns or ()).difference(file.schema_arrow.names)
+    present = file.schema_arrow.names
+    missing = set(columns or ()).difference(present)
     if missing:
         raise LookupError(f"without the column {min(missing)!r}")
+    if columns is not None:
+        columns = [*columns, *(name for name in optional if name in present)]
     table = file.read(columns=columns, use_threads=file.num_row_groups > 1)
     metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != _KEY}
     return table.replace_schema_metadata(metadata or None)

@@ -92,6 +92,7 @@ def test_every_stage_leaves_what_the_design_says(whole):
         "extract-*/features/part-000000.parquet",
         "extract-*/features.npy",
         "extract-*/quarantine.parquet",
+        "near-*/near_duplicates.parquet",
         "knn-*/neighbors/part-000000.parquet",
         "graph-*/graph.npz",
         "graph-*/report.json",

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from mmray.config.choices import SupervisedBaseline
 from mmray.config.sections import TrainingConfig
-from mmray.descriptors.shards import features_table
+from mmray.descriptors.shards import HASH, features_table
 from mmray.descriptors.weights import build, with_head
 from mmray.images.sources import find
 from mmray.mining.manifold import ManifoldNeighbors
@@ -103,6 +103,7 @@ def feature_shard(
         "width": pa.array([0 if i in errors else 10 * i for i in places], pa.int32()),
         "height": pa.array([0 if i in errors else 7 for i in places], pa.int32()),
         "digest": pa.array(digests, pa.binary(32)),
+        HASH: pa.array([None if i in errors else i for i in places], pa.uint64()),
         "error": pa.array([errors.get(i) for i in places], pa.string()),
     }
     return features_table(

@@ -15,6 +15,9 @@ from mmray.pipeline.reports.charts import Chart, Series, plot
 from mmray.pipeline.reports.run_page import (
     SECTIONS,
     Chosen,
+    Copies,
+    Copy,
+    CopyGroup,
     Fact,
     GraphPicture,
     MinedAnchor,
@@ -132,10 +135,37 @@ def report():
             ),
         ),
         retrieval=(QueryGroup(heading="Most improved", queries=(searched,)),),
+        copies=Copies(
+            text="2 near-duplicates in 1 group.",
+            groups=(
+                (
+                    "Largest groups",
+                    (
+                        CopyGroup(
+                            representative=picture("whole.jpg"),
+                            caption="and 2 like it",
+                            copies=(
+                                Copy(picture=picture("small.jpg"), similarity=0.91, distance=4),
+                            ),
+                            more=1200,
+                        ),
+                    ),
+                ),
+            ),
+        ),
         quarantine=(Unreadable(name="bad.jpg", reason="truncated"),),
         stages=(StageTime(name="train", seconds=151), StageTime(name="mine", seconds=15.1)),
         settings=(("--mining.alpha", "0.99"),),
         versions=(("mmray", "0.1"),),
+    )
+
+
+def test_near_duplicates_stand_beside_the_one_that_represents_them(report):
+    page = Page(report_page(report))
+    (section,) = [text for text in page.text("section") if text.startswith("Near-duplicates")]
+    assert section == (
+        "Near-duplicates 2 near-duplicates in 1 group. Largest groups whole.jpg and 2 like it "
+        "small.jpg similarity 0.910 bits apart 4 1,200 more are not shown."
     )
 
 
@@ -391,7 +421,7 @@ def test_series_are_named_where_there_are_several():
 
 
 def test_both_ranks_and_the_similarity_of_what_was_mined_are_told(report):
-    page = Page(report_page(report))
+    page = Page(report_page(replace(report, copies=None)))
     assert page.text("dl", "ranks") == [
         "manifold 3 Euclidean 1,087 similarity 0.412",
         "manifold 3 Euclidean 1,087 similarity 0.412",

@@ -38,8 +38,11 @@ def calls(monkeypatch):
 
         return stage
 
-    images = SimpleNamespace(items=SimpleNamespace(table=None), stage=None)
+    images = SimpleNamespace(items=SimpleNamespace(table=None), stage="described")
     monkeypatch.setattr(learning, "extract_stage", note("extract", lambda n: images))
+    near = SimpleNamespace(left_out=False)
+    found = note("near-duplicates", lambda n: (images, near))
+    monkeypatch.setattr(learning, "near_duplicates_stage", found)
     source = SimpleNamespace(count=100)
     monkeypatch.setattr(learning, "features_stage", note("features", lambda n: source))
     for name in ("graph", "mine", "check"):
@@ -132,6 +135,25 @@ def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
     ((_, arguments, _),) = of(calls, "evaluate")
     assert [candidate.label for candidate in arguments[0]] == ["initial", "label"]
     assert (outcome.model, outcome.found) == ("model", ["before", "after"])
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_near_duplicates_are_found_by_the_first_network_and_left_out_of_all_rounds(
+    calls, monkeypatch, left_out
+):
+    near, fewer = SimpleNamespace(left_out=left_out), SimpleNamespace(table="fewer")
+
+    def stage(session, described):
+        calls.append(("near-duplicates", (), {}))
+        return (SimpleNamespace(items=fewer, stage="first") if left_out else described), near
+
+    monkeypatch.setattr(learning, "near_duplicates_stage", stage)
+    outcome, _ = run(2)
+    assert len(of(calls, "near-duplicates")) == 1
+    described = [arguments[1] for _, arguments, _ in of(calls, "extract")]
+    assert described == [PHOTOS, fewer if left_out else PHOTOS]
+    assert outcome.learned.near is near
+    assert outcome.learned.extracted == ("first" if left_out else "described"), "of all images"
 
 
 def test_rounds_are_runs_within_the_run_and_a_single_one_is_not(calls, monkeypatch):
@@ -321,7 +343,8 @@ def test_a_round_begins_if_an_epoch_of_it_ends_within_the_budget(calls, capsys, 
 
 def test_stages_end_where_they_were_asked_to(calls):
     outcome, _ = run(2, last="mine")
-    assert [name for name, _, _ in calls] == ["extract", "features", "graph", "mine"]
+    before = ["extract", "near-duplicates", "features"]
+    assert [name for name, _, _ in calls] == [*before, "graph", "mine"]
     assert (outcome.scores, outcome.learned.mined, outcome.learned.tuned) == ([], "mine", None)
 
 

@@ -6,11 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageEnhance
 
+from mmray.descriptors.embedding import embed
+from mmray.descriptors.inference import fused
+from mmray.descriptors.weights import build
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import load_image
 from mmray.images.demo.demo_set import render_collection
+from mmray.images.perceptual_hash import perceptual_hash
+from mmray.mining.near_duplicates.groups import near_duplicate_groups, representatives
 
 SIDE = 128  # longest side of all photos
 BIRDS, CLUTTER = "cub50/CUB_200_2011/images", "clutter1000"
@@ -27,13 +33,20 @@ class Pile:
 
 
 def pile(name: str, data: Path) -> Pile:
-    """Make the pile of a name; `PILES` has the names."""
+    """Make the pile of a name; `PILES` has the names.
+
+    After one of them, `+copies` adds near-duplicates, and `+copies-one` leaves them out again.
+    """
+    base, plus, copied = name.partition("+")
+    if plus and copied in ("copies", "copies-one"):
+        given = _with_copies(pile(base, data))
+        return given if copied == "copies" else _one_of_each(given)
     if made := re.fullmatch(r"rendered(\d*)(?:x(\d+))?(?:-(\d+))?", name):
         photos, objects, seed = made.groups()
         of_each = int(photos or 13)
         return _rendered(int(seed or 0), of_each, int(objects or max(8, 312 // of_each)))
     if name not in PILES:
-        also = "rendered[PHOTOS][xOBJECTS][-SEED]"
+        also = "rendered[PHOTOS][xOBJECTS][-SEED], any of them +copies, +copies-one"
         raise SystemExit(f"no pile {name!r}: choose {', '.join(PILES)} or {also}")
     return PILES[name](data)
 
@@ -112,6 +125,39 @@ def _copies(data: Path) -> Pile:
         copies.append(np.asarray(Image.open(encoded)))
     labels = np.concatenate([given.labels, given.labels[::2]])
     return replace(given, photos=given.photos + copies, labels=labels)
+
+
+def _with_copies(given: Pile) -> Pile:
+    """Add one to three copies of every second photo, as the web copies photos."""
+    rng, places, copies = np.random.default_rng(0), list[int](), []
+    for place in range(0, len(given.photos), 2):
+        for _ in range(rng.integers(1, 4)):
+            image = Image.fromarray(given.photos[place])
+            if rng.random() < 0.3:
+                x, y = 0.01 * image.width, 0.01 * image.height
+                image = image.crop((round(x), round(y), round(99 * x), round(99 * y)))
+            scale = rng.choice([1, 1, 0.75, 0.5])
+            image = image.resize([round(scale * side) for side in image.size])
+            if rng.random() < 0.3:
+                image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.2))
+            image.save(encoded := io.BytesIO(), "JPEG", quality=int(rng.choice([50, 70, 90])))
+            copies.append(np.asarray(Image.open(encoded)))
+            places.append(place)
+    labels = np.concatenate([given.labels, given.labels[places]])
+    return replace(given, photos=given.photos + copies, labels=labels)
+
+
+def _one_of_each(given: Pile) -> Pile:
+    """Leave near-duplicates out as `--near-duplicates one` does."""
+    network = fused(build("efficientnet_lite0", pooling="mac"))
+    cpu = torch.device("cpu")
+    rows = embed(network, given.photos, ["rmac"], batch_size=32, device=cpu)[:, 0]
+    hashes = np.array([perceptual_hash(photo) for photo in given.photos], np.uint64)
+    groups, _ = near_duplicate_groups(rows, hashes)
+    pixels = np.array([photo.shape[0] * photo.shape[1] for photo in given.photos])
+    kept = np.flatnonzero(representatives(groups, pixels) == np.arange(len(groups)))
+    photos = [given.photos[place] for place in kept]
+    return replace(given, photos=photos, labels=given.labels[kept])
 
 
 PILES = {

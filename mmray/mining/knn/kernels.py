@@ -126,7 +126,7 @@ def _product(_, left, left_row, right, right_row, dims):
 
 
 @intrinsic
-def _count_bits(_, bits):
+def count_bits(_, bits):
     """Count the bits that are set."""
 
     def generate(context, builder, signature, arguments):
@@ -263,7 +263,7 @@ def places(products, database, queries, query, ids, similarities, error, found):
         before = 0
         for column in range(0, products.shape[1], WIDTH):
             above = _at_least(products, 0, column, surely)
-            before += _count_bits(above)
+            before += count_bits(above)
             near = _at_least(products, 0, column, perhaps) & ~above
             while near:
                 rival = column + _first_bit(near)

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from mmray.descriptors.embedding import BatchLimit
 from mmray.descriptors.known import KnownDescriptors, KnownImage
+from mmray.descriptors.shards import HASH
 from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import read_images
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import Decoded, byte_limit, decode
 from mmray.images.isolated_decoding import IsolatedDecoder
+from mmray.images.perceptual_hash import perceptual_hash
 from mmray.pipeline.distributed.units import ITEMS, RESTARTED, UNIT
 from mmray.system.arrays import Box, Ids, Pixels
 from mmray.system.locations import error_line
@@ -77,6 +79,7 @@ class SeenImage:
     digest : sha256 of the file's content, and of the box in it; None where it could not be read
     size : bytes of the content, 0 where it could not be read
     found : what became of it
+    perceptual_hash : of the reduced pixels; None where there are none
     """
 
     item: int
@@ -84,6 +87,7 @@ class SeenImage:
     digest: bytes | None
     size: int
     found: Decoded | KnownImage
+    perceptual_hash: int | None = None
 
     @property
     def pixels(self) -> Pixels | None:
@@ -102,6 +106,7 @@ ABOUT = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("digest", pa.binary(32)),
+        (HASH, pa.uint64()),
         ("error", pa.string()),
         ("bytes", pa.int64()),
         ("sample", pa.bool_()),
@@ -187,23 +192,28 @@ class Decoder:
                 yield SeenImage(place, item.location, None, 0, failed)
                 continue
             digest = _digest(data, item.box)
-            found = self.known.find(digest) if self.known else None
-            yield SeenImage(
-                place,
-                item.location,
-                digest,
-                len(data),
-                found or self._decoded(item, data, decoder),
-            )
+            known = self.known.find(digest) if self.known else None
+            hashed = known.perceptual_hash if known else None
+            found: Decoded | KnownImage | None = known
+            if hashed is None:  # one that an earlier version described lacks the hash alone
+                decoded, hashed = self._decoded(item, data, decoder)
+                found = known or decoded
+            assert found is not None
+            yield SeenImage(place, item.location, digest, len(data), found, hashed)
 
-    def _decoded(self, item: ImageFile, data: bytes, decode: Callable[..., Decoded]) -> Decoded:
+    def _decoded(
+        self, item: ImageFile, data: bytes, decode: Callable[..., Decoded]
+    ) -> tuple[Decoded, int | None]:
+        """Decode an image, and hash it before it is cropped."""
         decoded = decode(
             data, longest_side=self.longest_side, box=item.box, max_pixels=self.max_pixels
         )
-        if self.crop is None or decoded.pixels is None:
-            return decoded
-        # Here and not beside the network, so that less is sent.
-        return replace(decoded, pixels=center_crop(decoded.pixels, self.crop))
+        if decoded.pixels is None:
+            return decoded, None
+        hashed = perceptual_hash(decoded.pixels)
+        if self.crop is not None:  # here and not beside the network, so that less is sent
+            decoded = replace(decoded, pixels=center_crop(decoded.pixels, self.crop))
+        return decoded, hashed
 
     def groups(self, units: Iterable[dict[str, Any]], limit: BatchLimit) -> Iterator[ImageGroup]:
         """Yield the images of units in groups of one shape, each as soon as it is full.
@@ -252,6 +262,7 @@ def _group(images: Sequence[tuple[int, SeenImage, bool]]) -> ImageGroup:
             [image.found.width for image in seen],
             [image.found.height for image in seen],
             [image.digest for image in seen],
+            [image.perceptual_hash for image in seen],
             [image.error for image in seen],
             [image.size for image in seen],
             [sample for _, _, sample in images],

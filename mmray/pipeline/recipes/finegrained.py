@@ -35,6 +35,7 @@ from mmray.pipeline.stages.extraction import extract_stage
 from mmray.pipeline.stages.head import head_stage
 from mmray.pipeline.stages.labelled_descriptors import class_set_settings
 from mmray.pipeline.stages.listing import read_exclusion_list, without_named
+from mmray.pipeline.stages.near_duplicates import near_duplicates_stage
 from mmray.pipeline.stages.training import classes_stage, train_stage
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -113,7 +114,7 @@ def learn_from_labels(
     baseline = session.config.baseline
     assert labels is not None, "settings are validated"
     assert baseline is not None, "asked for"
-    described = extract_stage(session, inputs.network, images)
+    described, near = near_duplicates_stage(session, extract_stage(session, inputs.network, images))
     if not {"train", "evaluate"} & set(session.chosen):
         return None
     known = labels[described.places]
@@ -121,7 +122,7 @@ def learn_from_labels(
     nothing = ManifoldNeighbors.none()
     tuned = train_stage(session, network, described.items, mined, nothing, inputs.labelled)
     return LearningResult(
-        images=described.items, extracted=described.stage, mined=mined, trained=[tuned]
+        images=described.items, extracted=described.stage, near=near, mined=mined, trained=[tuned]
     )
 
 

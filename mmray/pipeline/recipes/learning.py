@@ -28,6 +28,7 @@ from mmray.pipeline.stages.mining import (
     measure_purity,
     mine_stage,
 )
+from mmray.pipeline.stages.near_duplicates import NearDuplicates, near_duplicates_stage
 from mmray.pipeline.stages.neighbors import neighbors_stages
 from mmray.pipeline.stages.training import train_stage
 from mmray.system.folder import Folder
@@ -78,6 +79,7 @@ def learn_once(
     *,
     labels: NDArray[np.str_] | None,
     labelled: LabelledSet | None,
+    near: NearDuplicates | None = None,
 ) -> LearningResult | None:
     """Extract, mine and train once: one round of `rounds.learn`.
 
@@ -89,6 +91,7 @@ def learn_once(
     initial_network : the network to train
     labels : (n,) of the images, to measure the purity of the pools; None: not measured
     labelled : set to measure on during training; None: not measured
+    near : the near-duplicates that an earlier round found, by the initial network; None: none did
 
     Returns
     -------
@@ -96,6 +99,8 @@ def learn_once(
     """
     config = session.config
     described = extract_stage(session, feature_network, images)
+    if near is None:
+        described, near = near_duplicates_stage(session, described)
     source = features_stage(session, described)
     if session.ends_with("extract"):
         return None
@@ -113,6 +118,7 @@ def learn_once(
     learned = LearningResult(
         images=described.items,
         extracted=described.stage,
+        near=near,
         mined=mined,
         graph=graph,
         source=source,

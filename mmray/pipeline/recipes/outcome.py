@@ -20,6 +20,7 @@ from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.evaluation import SearchExamples
 from mmray.pipeline.stages.listing import list_stage, read_exclusion_list
 from mmray.pipeline.stages.mining import MiningResult
+from mmray.pipeline.stages.near_duplicates import NearDuplicates
 from mmray.pipeline.stages.neighbors import FeatureSource
 from mmray.pipeline.stages.training import FineTunedNetwork
 from mmray.system.folder import Folder
@@ -125,6 +126,7 @@ class LearningResult:
     mined : the pools, or the labels that stand in for them
     extracted : the stage that described the images and listed the unreadable ones; None where
         nothing was mined
+    near : the near-duplicates among the images; None where they were not looked for
     graph, source : graph and features that the pools were mined from; None where labels stand in
         for pools
     mining : settings of mining, with all sizes; None where labels stand in for pools
@@ -136,6 +138,7 @@ class LearningResult:
     images: Collection
     mined: MiningResult
     extracted: StageFolder | None = None
+    near: NearDuplicates | None = None
     graph: StageFolder | None = None
     source: FeatureSource | None = None
     mining: MiningConfig | None = None

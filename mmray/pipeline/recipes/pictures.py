@@ -1,4 +1,4 @@
-"""Pictures of a run's page: anchors with their pools, and queries with their search results.
+"""Pictures of a run's page: anchors with their pools, searches with results, near-duplicates.
 
 n items, q queries.
 """
@@ -14,15 +14,26 @@ from mmray.mining.batches import EUCLIDEAN_K
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.pool_lists import Pools
 from mmray.pipeline.recipes.outcome import LearningResult
-from mmray.pipeline.reports.run_page import Chosen, MinedAnchor, QueryGroup, Ranked, Searched
-from mmray.pipeline.reports.thumbnails import Kind, frame_kind, picture_of
+from mmray.pipeline.reports.run_page import (
+    Chosen,
+    Copies,
+    Copy,
+    CopyGroup,
+    MinedAnchor,
+    QueryGroup,
+    Ranked,
+    Searched,
+)
+from mmray.pipeline.reports.thumbnails import Kind, Picture, frame_kind, picture_of
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.evaluation import SearchExamples
 from mmray.pipeline.stages.mining import MiningResult
+from mmray.pipeline.stages.near_duplicates import NearDuplicates
 from mmray.system.arrays import Features, Floats, Ids
 
 ANCHORS, CHOSEN = 12, 5  # anchors to show, and images of each of their pools
 IMPROVED, WORSENED, ANY = 4, 2, 4  # queries to show: of the largest changes, and at random
+GROUPS, COPIES, PAIRS = 6, 8, 6  # of near-duplicates to show, images of a group, and single pairs
 HARDEST = 4  # queries to show where there is a single network
 SIDE = 128  # pixels of a thumbnail
 
@@ -189,6 +200,59 @@ def _verdict(truth: Query, row: int) -> Kind:
     if row in truth.junk:
         return "unlabelled"
     return "same" if row in truth.positives else "other"
+
+
+# -- near-duplicates ------------------------------------------------------------------------------
+
+
+def near_duplicates(near: NearDuplicates | None, *, max_pixels: int) -> Copies | None:
+    """Choose near-duplicates to show: the largest groups, and pairs that are the least alike.
+
+    Parameters
+    ----------
+    near : the near-duplicates; None: they were not looked for
+    max_pixels : images with more are shown as unreadable
+    """
+    if near is None or not near.stage.counts["near_duplicates"]:
+        return None
+    table = near.table()
+    ids, of = table["image_id"].to_numpy(), table["of_id"].to_numpy()
+    cosines, distances = table["cosine"].to_numpy(), table["hamming"].to_numpy()
+
+    def group(rows: Ids) -> CopyGroup:
+        shown = rows[:COPIES]
+        return CopyGroup(
+            representative=_picture(near.items[int(of[rows[0]])], max_pixels),
+            caption=f"and {len(rows):,} like it" if len(rows) > 1 else "",
+            copies=tuple(
+                Copy(
+                    picture=_picture(near.items[int(ids[row])], max_pixels),
+                    similarity=float(cosines[row]),
+                    distance=int(distances[row]),
+                )
+                for row in shown.tolist()
+            ),
+            more=len(rows) - len(shown),
+        )
+
+    groups, sizes = np.unique(of, return_counts=True)
+    largest = groups[np.argsort(-sizes, kind="stable")][:GROUPS]
+    chosen = {"Largest groups": [np.flatnonzero(of == each) for each in largest]}
+    others = np.flatnonzero(~np.isin(of, largest))
+    least = others[np.argsort(cosines[others], kind="stable")][:PAIRS]
+    chosen["Least alike of the others"] = list(least[:, None])
+    kept = "All but the one with the most pixels of each group were left out."
+    if not near.left_out:
+        kept = "They were kept; --near-duplicates one leaves out all but one of each group."
+    return Copies(
+        text=f"{near.summary}: images that look the same, by their descriptors and by a hash of "
+        f"64 bits. {kept}",
+        groups=tuple((title, tuple(map(group, each))) for title, each in chosen.items() if each),
+    )
+
+
+def _picture(image: ImageFile, max_pixels: int) -> Picture:
+    return picture_of(image, SIDE, max_pixels=max_pixels)
 
 
 def _shown_anchors(pools: Pools, count: int) -> Ids:

@@ -14,7 +14,7 @@ from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
 from mmray.images.left_out import counted
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
-from mmray.pipeline.recipes.pictures import mined_anchors, searches
+from mmray.pipeline.recipes.pictures import mined_anchors, near_duplicates, searches
 from mmray.pipeline.registry import log_model
 from mmray.pipeline.reports.charts import Chart, Series
 from mmray.pipeline.reports.run_page import (
@@ -169,6 +169,7 @@ def learning_report(config: LearningConfig, outcome: RunResult, *, part: str | N
         charts=_charts(learned.trained),
         graph=None if learned.graph is None else graph_picture(learned.mined.stage),
         anchors=mined_anchors(learned, max_pixels=most),
+        copies=near_duplicates(learned.near, max_pixels=most),
         quarantine=() if learned.extracted is None else unreadable(learned.extracted.folder),
     )
 
@@ -207,6 +208,9 @@ def _facts(learned: LearningResult) -> Iterable[Fact]:
             yield Fact(name="could not be read", value=f"{counts['quarantined']:,}")
         if counts["duplicates"]:
             yield Fact(name="exact duplicates", value=f"{counts['duplicates']:,}", note="left out")
+    if learned.near is not None and (count := learned.near.stage.counts["near_duplicates"]):
+        note = "left out" if learned.near.left_out else "kept"
+        yield Fact(name="near-duplicates", value=f"{count:,}", note=note)
     if learned.graph is not None:
         yield Fact(name="edges", value=f"{learned.graph.counts['edges']:,}", note="reciprocal k-NN")
         yield Fact(name="anchors", value=f"{len(learned.mined.pools.anchors):,}")

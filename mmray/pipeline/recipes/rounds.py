@@ -68,6 +68,7 @@ def learn(
     if config.rounds == 1 and None not in config.mining.sizes:
         return learn_once(session, images, *networks, labels=labels, labelled=labelled)
     learned, trained, least = None, list[FineTunedNetwork](), 0.0
+    described: LearningResult | None = None  # what the first round found among the images
 
     def attempt(name: str, mining: MiningConfig) -> LearningResult | None:
         """Run a round; return None if there is no time for it, or if a later one mines nothing."""
@@ -79,7 +80,10 @@ def learn(
         given = dataclasses.replace(config, mining=mining)
         with nested(session, given, session.chosen, name=name) as inner:
             try:
-                result = learn_once(inner, images, *networks, labels=labels, labelled=labelled)
+                near = None if described is None else described.near
+                result = learn_once(
+                    inner, images, *networks, labels=labels, labelled=labelled, near=near
+                )
             except NothingMinedError as error:
                 if learned is None:
                     raise
@@ -108,6 +112,7 @@ def learn(
         assert latest.tuned is not None, "all were trained"
         assert latest.mining is not None, "it was mined"
         trained.append(latest.tuned)
+        described = described or latest
         if latest.tuned.epoch == 0:
             if number > 1:
                 announce(f"{name} gained nothing: the network of the round before is kept")
@@ -117,11 +122,13 @@ def learn(
             break
         # Sizes that were chosen stay: with those of its features, the second round mines less pure.
         networks, mining = (latest.tuned.network, latest.tuned.network), latest.mining
-    if learned is None or not trained:
+        if latest.near is not None and latest.near.left_out:
+            images, labels = latest.images, latest.labels
+    if learned is None or described is None:
         return learned
     if trained[-1].label != TUNED:
         session.run.log_labels(trained[-1].label)
-    return dataclasses.replace(learned, trained=trained)
+    return dataclasses.replace(learned, trained=trained, extracted=described.extracted)
 
 
 def _others(config: LearningConfig, tried: LearningResult) -> list[MiningConfig]:

@@ -17,6 +17,7 @@ SECTIONS = {
     "graph": "Graph",
     "anchors": "What was mined",
     "retrieval": "Searches",
+    "copies": "Near-duplicates",
     "quarantine": "Quarantine",
     "stages": "Time",
     "settings": "Settings",
@@ -128,6 +129,36 @@ class QueryGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Copy:
+    """A near-duplicate beside the image that represents it: their similarity, and bits apart."""
+
+    picture: Picture
+    similarity: float
+    distance: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyGroup:
+    """A group of near-duplicates: its representative, with copies of it, `more` of them not shown.
+
+    `caption` is a line below the representative.
+    """
+
+    representative: Picture
+    caption: str
+    copies: tuple[Copy, ...]
+    more: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """The near-duplicates of a run: a sentence, and groups by the heading that says which."""
+
+    text: str
+    groups: tuple[tuple[str, tuple[CopyGroup, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unreadable:
     """An image that could not be read, with the reason."""
 
@@ -173,6 +204,7 @@ class Report:
     graph: GraphPicture | None = None
     anchors: tuple[MinedAnchor, ...] = ()
     retrieval: tuple[QueryGroup, ...] = ()
+    copies: Copies | None = None
     quarantine: tuple[Unreadable, ...] = ()
     stages: tuple[StageTime, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()

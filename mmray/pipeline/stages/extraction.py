@@ -36,17 +36,32 @@ from mmray.system.progress import announce
 class ExtractedDescriptors:
     """Readable images and their descriptors; the id of an image is its place in `items`.
 
-    `places` (n,) are their places among all images.
+    Attributes
+    ----------
+    stage : the stage that described them
+    poolings : kinds of descriptors
+    items : n images
+    places : (n,) their places among all images
+    rows : (n,) their rows among the descriptors, ascending; None: all rows
     """
 
     stage: StageFolder
     poolings: Sequence[Descriptor]
     items: Collection
     places: Ids
+    rows: Ids | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the stage and, where it is one, of the selection."""
+        if self.rows is None:
+            return self.stage.fingerprint
+        return fingerprint(self.stage.fingerprint, self.rows.tolist())
 
     def features(self, pooling: Descriptor) -> Features:
         """Read the descriptors (n, d) float32 of one kind, a row for each item."""
-        return shards.read_features(self.stage.folder, self.poolings, pooling)
+        found = shards.read_features(self.stage.folder, self.poolings, pooling)
+        return found if self.rows is None else found[self.rows]
 
 
 DESCRIBED = "described"  # folder below the storage: for each way of describing, its extractions
@@ -221,7 +236,7 @@ def features_stage(
     """Return the features to mine on: the first descriptor, reduced by PCA if that is set."""
     pooling, dims = described.poolings[0], session.config.extraction.pca
     source = FeatureSource(
-        described.stage.fingerprint,
+        described.fingerprint,
         len(described.items),
         lambda: described.features(pooling),
         "images",

@@ -1,0 +1,1 @@
+"""Near-duplicates: items alike by descriptor and by perceptual hash."""
