@@ -148,8 +148,8 @@ MUTATIONS = (
     ),
     Mutation(
         "mmray/descriptors/shards.py",
-        'rows: Ids = np.sort(first["row_min"].to_numpy())',
-        'rows: Ids = first["row_min"].to_numpy()[::-1]',
+        "first[rows] = rows[np.unique(codes, return_index=True)[1]][codes]",
+        "first[rows] = rows[codes]",
         "tests/descriptors",
     ),
     Mutation(
