@@ -27,6 +27,7 @@ from mmray.pipeline.distributed.units import (
     RESTARTED,
     UNIT,
     ActorPool,
+    blocks_of,
     keep_until_next,
     missing_units,
     run_units,
@@ -242,8 +243,7 @@ def _stream(
 ) -> "ray.data.Dataset":
     """Return the dataset of rows of images: decoded by tasks, described by actors on GPUs."""
     share = max(1, min(SHARED, len(missing) // (4 * pool.capacity.cpus)))
-    parts = [missing[start : start + share] for start in range(0, len(missing), share)]
-    dataset = ray.data.from_blocks([work.take(part) for part in parts])
+    dataset = ray.data.from_blocks(blocks_of(work, missing, share))
     # Blocks of one group or a few: what is decoded is sent on soon, and little waits in memory.
     dataset.context.target_max_block_size = BLOCK
     # Asking for memory also keeps Ray Data from fusing the decoding with the actors.

@@ -6,6 +6,7 @@ n items, d dims.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from mmray.config.choices import Descriptor
@@ -56,7 +57,8 @@ class ExtractedDescriptors:
         """Return the fingerprint of the stage and, where it is one, of the selection."""
         if self.rows is None:
             return self.stage.fingerprint
-        return fingerprint(self.stage.fingerprint, self.rows.tolist())
+        # Not of the numbers themselves: ten million make a text of 90 MB.
+        return fingerprint(self.stage.fingerprint, sha256(self.rows.tobytes()).hexdigest())
 
     def features(self, pooling: Descriptor) -> Features:
         """Read the descriptors (n, d) float32 of one kind, a row for each item."""

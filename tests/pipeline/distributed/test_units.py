@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -113,6 +114,44 @@ def test_shards_are_laid_out_as_asked(tmp_path):
 def test_it_ends_early_when_too_much_is_bad(tmp_path):
     folder = run(tmp_path, "x", count=40, maximum=1, most_bad=3)
     assert 8 <= len(files(folder)) < 40
+
+
+def test_blocks_hold_neighbours_and_all_rows():
+    table = work(20)
+    rows = np.array([0, 1, 2, 3, 4, 7, 9, 10, 11, 19])
+    blocks = units.blocks_of(table, rows, 3)
+    assert [block["unit"].to_pylist() for block in blocks] == [
+        *([0, 1, 2], [3, 4], [7], [9, 10, 11], [19]),
+    ]
+    assert [len(block) for block in units.blocks_of(table, rows, 1)] == [1] * 10
+
+
+def test_a_block_that_is_tried_again_computes_no_unit_twice(tmp_path, monkeypatch):
+    """Its actor died at the third of its units, and not at the first again."""
+    monkeypatch.setattr(units, "FEW", 0)
+    monkeypatch.setattr(units, "blocks_of", lambda work, rows, most: [work])
+    calls = tmp_path / "calls"
+    run_units(
+        work(5).append_column("calls", pa.array([str(calls)] * 5)),
+        DiesAtTheThird,
+        (),
+        output=Folder(str(tmp_path / "x")),
+        pool=ActorPool(maximum=1),
+        label="x",
+    )
+    assert len(files(tmp_path / "x")) == 5
+    assert calls.read_text().split() == ["0", "1", "2", "2", "3", "4"]
+
+
+class DiesAtTheThird:
+    """Notes each call, and kills its own process at the third one there ever is."""
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        with Path(unit["calls"]).open("a") as file:
+            file.write(f"{unit['unit']}\n")
+        if len(Path(unit["calls"]).read_text().split()) == 3:
+            os._exit(1)
+        return pa.table({"x": [1]})
 
 
 def test_nothing_is_started_when_nothing_is_missing(tmp_path):
