@@ -30,6 +30,7 @@ class Descriptors:
 
     def __init__(self, features, folder):
         self.rows, self.stage = features, StageFolder.of(folder, "extract", "x")
+        self.fingerprint = self.stage.fingerprint
         self.items = Collection.of([ImageFile(uri="", name=str(i)) for i in range(len(features))])
 
     def features(self, pooling):
