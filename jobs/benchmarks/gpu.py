@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.gpu_jobs import demo, stage
 from benchmarks.gpu_mining import knn, mine
-from benchmarks.gpu_networks import extract, net, train
+from benchmarks.gpu_networks import extract, net, shapes, train
 from benchmarks.gpu_trial import Trial
 from benchmarks.options import GpuPart, Scale
 
@@ -65,6 +65,7 @@ def env(trial: Trial) -> None:
 PARTS: dict[GpuPart, Callable[[Trial], None]] = {
     "env": env,
     "net": net,
+    "shapes": shapes,
     "extract": extract,
     "train": train,
     "knn": knn,

@@ -3,6 +3,7 @@
 The networks have random weights and the images are noise: nothing here depends on either.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -72,6 +73,44 @@ def _time_batch(trial: Trial, precision: str, model: EmbeddingNet, pixels: Tenso
             ms=1e3 * seconds,
             images_s=len(pixels) / seconds,
         )
+
+
+def shapes(trial: Trial) -> None:
+    """Time the first and the second pass of shapes that are new, in ways that may spare waiting.
+
+    On a GPU each new shape cost EfficientNet-Lite0 seconds, in channels-last and with cuDNN.
+    """
+    rng, side = np.random.default_rng(0), 256 if trial.full else 48
+    for number, way in enumerate(("channels last", "contiguous", "without cuDNN")):
+        torch.manual_seed(0)
+        model = fused(EmbeddingNet("efficientnet_lite0", "mac")).to(trial.device)
+        if way == "contiguous":
+            model.backbone.to(memory_format=torch.contiguous_format)
+            model.backbone.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+        passes = []
+        with torch.backends.cudnn.flags(enabled=way != "without cuDNN"), torch.inference_mode():
+            for shape in range(6 if trial.full else 2):
+                # Each way has shapes of its own, which no library has seen.
+                height, width = side + 7 * (3 * shape + number), side
+                pixels = rng.integers(0, 255, (4, height, width, 3), dtype=np.uint8)
+                batch = as_batch(pixels, trial.torch_device)
+                passes.append([_seconds_of_pass(trial, model, batch) for _ in range(2)])
+        first, second = np.array(passes).T * 1e3
+        trial.say(
+            "shapes",
+            way=way,
+            first_ms=float(first.mean()),
+            slowest_ms=float(first.max()),
+            second_ms=float(second.mean()),
+        )
+
+
+def _seconds_of_pass(trial: Trial, model: EmbeddingNet, batch: Tensor) -> float:
+    start = time.perf_counter()
+    model.descriptors(batch, BOTH[1:])
+    if trial.cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def extract(trial: Trial) -> None:

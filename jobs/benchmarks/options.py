@@ -6,7 +6,7 @@ from typing import Literal
 
 from mmray.config.choices import Loss, Network, Precision, TrainingPrecision
 
-GpuPart = Literal["env", "net", "extract", "train", "knn", "mine", "stage", "demo"]
+GpuPart = Literal["env", "net", "shapes", "extract", "train", "knn", "mine", "stage", "demo"]
 Scale = Literal["small", "full"]
 
 
@@ -165,11 +165,11 @@ class GpuOptions:
     """
 
     parts: tuple[GpuPart, ...] = (
-        *("env", "net", "extract", "train"),
+        *("env", "net", "shapes", "extract", "train"),
         *("knn", "mine", "stage", "demo"),
     )
-    """The machine, the network alone, a unit of extraction, training steps, k-NN of a million,
-    mining, the extraction stage from JPEG files, the demonstration."""
+    """The machine, the network alone, new shapes, a unit of extraction, training steps, k-NN
+    of a million, mining, the extraction stage from JPEG files, the demonstration."""
     scale: Scale | None = None
     """How much is measured; by default full on a GPU, and small on a CPU, which is a test of this
     benchmark and no measurement."""

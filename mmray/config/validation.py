@@ -163,6 +163,7 @@ _WITH_TUPLES: dict[str, Any] = {
     "training.keep": "last",
     "training.patience": None,
     "evaluation.pool_labels": None,
+    "near_duplicates": "keep",
 }
 
 

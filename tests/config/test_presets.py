@@ -223,6 +223,7 @@ SUPERVISED = replace(preset("retrieval", "supervised"), images=("ims",), tuples=
         ("", {"recipe": "steady"}, "--recipe steady: with --tuples .*leave it at supervised"),
         ("", {"images": ("a", "b")}, "--images names 2 sources: with --tuples name one"),
         ("", {"rounds": 2}, "--rounds 2: with --tuples nothing is mined.* leave it at 1"),
+        ("", {"near_duplicates": "one"}, "--near-duplicates one: with --tuples nothing is mined"),
         ("", {"exclude": "names.txt"}, "--exclude names.txt: with --tuples"),
         ("", {"sample": 9}, "--sample 9: with --tuples"),
         ("", {"image_column": "x"}, "--image-column x: with --tuples"),

@@ -42,12 +42,12 @@ def lines_of(text):
 
 
 def test_all_parts_of_this_process_print_their_measurements(capsys):
-    parts = ("env", "net", "extract", "train", "knn", "mine")
+    parts = ("env", "net", "shapes", "extract", "train", "knn", "mine")
     job.measure(["gpu", "--scale", "small", "--parts", *parts])
     lines = lines_of(capsys.readouterr().out)
     assert not any("failed" in line for line in lines)
     assert {line["part"] for line in lines} == {
-        *("env", "net", "deviation", "unit", "train", "knn", "mine"),
+        *("env", "net", "shapes", "deviation", "unit", "train", "knn", "mine"),
     }
     nets = [line for line in lines if line["part"] == "net"]
     assert {
@@ -84,8 +84,19 @@ def test_all_parts_of_this_process_print_their_measurements(capsys):
         ("mine", "a unit of 32 anchors as it is", "cpu"),
         ("mine", "ranks, of one anchor, on the CPU", None),
     ]
+    ways = [line["way"] for line in lines if line["part"] == "shapes"]
+    assert ways == ["channels last", "contiguous", "without cuDNN"]
     for line in lines:
-        for name in ("ms", "images_s", "steps_s", "seconds", "whole_seconds"):
+        for name in (
+            "first_ms",
+            "slowest_ms",
+            "second_ms",
+            "ms",
+            "images_s",
+            "steps_s",
+            "seconds",
+            "whole_seconds",
+        ):
             assert line.get(name, 1.0) > 0, line
 
 
