@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -32,7 +33,7 @@ from mmray.images.collection import Collection, sample
 from mmray.pipeline.distributed import cluster
 from mmray.pipeline.distributed.decoding import units_of
 from mmray.pipeline.distributed.extraction import extract
-from mmray.pipeline.distributed.units import ActorPool
+from mmray.pipeline.distributed.units import TOGETHER, ActorPool, blocks_of
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import ExtractedDescriptors
 from mmray.pipeline.stages.minable import need_items
@@ -143,10 +144,10 @@ def _listed(simulated: SimulatedCollection, storage: Folder, measure: _Stopwatch
 
 
 def _pass_blocks(images: Collection, measure: _Stopwatch) -> None:
-    """Measure what Ray Data takes for all units, with one and with many of them in a block."""
+    """Measure what Ray Data takes for all units, with one and with some of them in a block."""
     work = units_of(images, shard_size=UNIT_SIZE, longest_side=32)
-    for rows in (1, 32):
-        blocks = [work.slice(first, rows) for first in range(0, len(work), rows)]
+    for rows in (1, TOGETHER):
+        blocks = blocks_of(work, np.arange(len(work)), rows)
         give = partial(ray.data.from_blocks, blocks)
         measure(f"ray.data.from_blocks, {rows} unit{'s' * (rows > 1)} in each", give)
 

@@ -7,12 +7,14 @@ own code leaves out with all of its row and column; as there, the transform is o
 
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn
+from scipy.fft import dct
 
 from mmray.system.arrays import Pixels
 
 BITS = 64
 _SIDE, _LOW = 32, 8  # of the reduced image, and of the square of its frequencies that is kept
+# The orthonormal transform, of which a few waves are needed: twice as fast as all of them by FFT.
+_WAVES = dct(np.eye(_SIDE), norm="ortho", axis=0)[:_LOW]
 _FLAT = 1e-3  # of a frequency, in gray levels: below it there is nothing but rounding
 
 
@@ -41,7 +43,8 @@ def perceptual_hash(pixels: Pixels) -> int:
     # Whole blocks are averaged first, to at least twice the size: 5 times as fast at 1024 pixels.
     x, y = (max(1, length // (2 * _SIDE)) for length in image.size)
     image = image.reduce((x, y)).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    low = dctn(np.asarray(image, np.float64), norm="ortho")[:_LOW, :_LOW].ravel()
+    low = (_WAVES @ np.asarray(image, np.float64) @ _WAVES.T).ravel()
     if np.abs(low[1:]).max() < _FLAT:
         return 0
-    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+    below, above = np.sort(low)[BITS // 2 - 1 : BITS // 2 + 1]
+    return int.from_bytes(np.packbits(low > (below + above) / 2).tobytes(), "big")

@@ -9,7 +9,7 @@ wait. The rows are the same in both arrangements.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -38,7 +38,7 @@ from mmray.system.arrays import Ids
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress
 
-BLOCK = 16 << 20  # bytes of pixels that travel together: a hundred photos of 362 pixels or fewer
+BLOCK = 16 << 20  # bytes of pixels that are described, or travel, together: 60 photos of 362 pixels
 SHARED = 4  # most units whose images share groups: more images fill more of them
 CALLS = 2  # of an actor on a GPU at once: one copies and collects while the other computes
 WRITERS = 4  # shards that are written at once
@@ -70,10 +70,26 @@ class _UnitWorker:
         self.worker = worker(*arguments)
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
-        groups = self.decoder.groups([unit], self.limit)
-        rows = pa.concat_tables([self.worker([group]) for group in groups])
+        blocks = _blocks(self.decoder.groups([unit], self.limit))
+        rows = pa.concat_tables([self.worker(groups) for groups in blocks])
         unit.update(_sums(rows))
         return self.worker.shard(rows)
+
+
+def _blocks(groups: Iterable[ImageGroup]) -> Iterator[list[ImageGroup]]:
+    """Yield groups in blocks of BLOCK bytes of pixels, or somewhat more.
+
+    To decode and to describe by turns takes longer: each would find the caches full of the other's.
+    """
+    block, size = list[ImageGroup](), 0
+    for group in groups:
+        block.append(group)
+        size += 0 if group.pixels is None else group.pixels.nbytes
+        if size >= BLOCK:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _sums(rows: pa.Table) -> dict[str, int]:

@@ -437,6 +437,18 @@ def test_a_batch_is_filled_up_with_black(fill):
         assert not batch[3:].any()
 
 
+def test_groups_are_described_in_blocks_of_enough_pixels(units, monkeypatch):
+    groups = list(Decoder(64, 10**6).groups(units, LIMIT))
+    assert list(image_units._blocks(groups)) == [groups]
+    monkeypatch.setattr(image_units, "BLOCK", 4 * 48 * 64 * 3)
+    blocks = list(image_units._blocks(groups))
+    assert [group for block in blocks for group in block] == groups
+    sizes = [[0 if g.pixels is None else g.pixels.nbytes for g in block] for block in blocks]
+    assert all(sum(each) >= image_units.BLOCK > sum(each[:-1]) for each in sizes[:-1])
+    assert len(blocks) > 1
+    assert list(image_units._blocks([])) == []
+
+
 # Streams
 
 
