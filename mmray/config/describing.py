@@ -20,8 +20,8 @@ class DescribingConfig:
     batch_size: Annotated[int, Between(1, 65_536)] = 32
     """Most images in a forward pass; all have one shape."""
     fixed_batches: bool = False
-    """On GPUs, fill up each batch of a shape to the same number of images: descriptors are then
-    equal to the bit whatever images are beside one; slower where there are many shapes."""
+    """Fill up each batch of a shape to the same number of images: on GPUs too, with any network,
+    a descriptor is then equal to the bit whatever images are beside it; slower, on mixed shapes."""
     max_pixels: Annotated[int, Between(1, 10**12)] = 178_956_970
     """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
 

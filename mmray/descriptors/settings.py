@@ -88,7 +88,7 @@ class DescriptorSettings:
     batch_size : most images in a forward pass; all have one shape
     max_pixels : images with more are refused
     shard_size : images in a unit of work; no descriptor depends on it
-    fixed_batches : on GPUs, fill up every batch of a shape to the same number of images
+    fixed_batches : fill up every batch of a shape to the same number of images
     """
 
     preprocessing: Preprocessing
