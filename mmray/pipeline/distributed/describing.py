@@ -143,7 +143,10 @@ class ExtractionWorker(_DeviceWorker):
     @staticmethod
     def shard(rows: pa.Table) -> pa.Table:
         """Make a shard of the rows of a unit."""
-        return rows.sort_by("item").drop_columns([UNIT, "bytes"]).combine_chunks()
+        rows = rows.drop_columns([UNIT, "bytes"])
+        if (np.diff(rows["item"].to_numpy()) < 0).any():  # to sort takes 16 us a row
+            rows = rows.sort_by("item")
+        return rows.combine_chunks()
 
 
 def _samples(group: ImageGroup) -> list[int]:
