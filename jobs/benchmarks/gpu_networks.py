@@ -88,7 +88,8 @@ def shapes(trial: Trial) -> None:
             model.backbone.to(memory_format=torch.contiguous_format)
             model.backbone.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
         passes = []
-        with torch.backends.cudnn.flags(enabled=way != "without cuDNN"), torch.inference_mode():
+        cudnn = torch.backends.cudnn.flags(enabled=way != "without cuDNN", allow_tf32=False)
+        with cudnn, torch.inference_mode():
             for shape in range(6 if trial.full else 2):
                 # Each way has shapes of its own, which no library has seen.
                 height, width = side + 7 * (3 * shape + number), side

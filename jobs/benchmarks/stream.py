@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from mmray.descriptors.embedding import BatchLimit
+from mmray.descriptors.embedding import batch_limit
 from mmray.descriptors.shards import features_table
 from mmray.images.collection import Collection
 from mmray.pipeline.distributed import cluster
@@ -104,7 +104,7 @@ def measure_device_use(
             Decoder(longest_side, 10**9),
             SleepingDevice,
             (1 / rate,),
-            limit=BatchLimit.on("cuda", 32),
+            limit=batch_limit("cuda", 32),
             output=output,
             pool=ActorPool(maximum=1, capacity=capacity),
             label="stream",

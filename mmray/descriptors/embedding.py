@@ -5,7 +5,6 @@ m images, p poolings, d dims.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from mmray.config.choices import Descriptor
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import Rmac, region_vectors
-from mmray.images.decoding import same_shape_batches
+from mmray.images.decoding import BatchLimit, same_shape_batches
 from mmray.system.arrays import Features, Pixels
 
 # On a CPU the maps of larger batches leave its caches: for 362 x 272 pixels, batches of eight take
@@ -49,29 +48,11 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-@dataclass(frozen=True)
-class BatchLimit:
-    """Limit on the images of one shape that share a forward pass.
-
-    Attributes
-    ----------
-    images : most images
-    pixels : most pixels of all of them; a single image may have more
-    """
-
-    images: int
-    pixels: int
-
-    @classmethod
-    def on(cls, device_type: str, batch_size: int) -> "BatchLimit":
-        """Return the limit for "cpu" or "cuda", with at most `batch_size` images."""
-        if device_type == "cpu":
-            return cls(min(batch_size, CPU_IMAGES), CPU_PIXELS)
-        return cls(batch_size, GPU_PIXELS)
-
-    def of_shape(self, height: int, width: int) -> int:
-        """Return the number of images of this shape that fill a batch; it is at least 1."""
-        return max(1, min(self.images, self.pixels // (height * width)))
+def batch_limit(device_type: str, batch_size: int) -> BatchLimit:
+    """Return the limit for "cpu" or "cuda", with at most `batch_size` images."""
+    if device_type == "cpu":
+        return BatchLimit(min(batch_size, CPU_IMAGES), CPU_PIXELS)
+    return BatchLimit(batch_size, GPU_PIXELS)
 
 
 def as_batch(
@@ -159,6 +140,6 @@ def region_rows(
 
 
 def _batches(images: Sequence[Pixels], batch_size: int, device: torch.device) -> list[list[int]]:
-    limit = BatchLimit.on(device.type, batch_size)
+    limit = batch_limit(device.type, batch_size)
     shapes = [image.shape[:2] for image in images]
     return same_shape_batches(shapes, limit.images, most_pixels=limit.pixels)

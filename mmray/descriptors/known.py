@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mmray.descriptors.shards import HASH, column_of, rows_of
+from mmray.descriptors.shards import HASH, HASHES, column_of, rows_of
 from mmray.system.arrays import Features
 from mmray.system.errors import DamagedFileError
 from mmray.system.folder import Folder
@@ -115,13 +115,11 @@ class _Shard:
 def _read_shard(folder: Folder, name: str, columns: tuple[str, ...]) -> _Shard | None:
     """Read what is in a shard; None where it cannot be read any more."""
     try:
-        table = folder.read_table(name, ["digest", *columns], [HASH])
+        table = folder.read_table(name, ["digest", *columns], HASHES)
     except (DamagedFileError, FileNotFoundError):
         return None
     rows = np.stack([rows_of(table[column]) for column in columns], axis=1)
-    hashed = HASH in table.column_names
-    hashes = table[HASH].to_pylist() if hashed else [None] * len(table)
-    return _Shard(rows, table["digest"].to_pylist(), hashes)
+    return _Shard(rows, table["digest"].to_pylist(), table[HASH].to_pylist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmray.config.choices import Descriptor, Precision
 from mmray.config.describing import SCALE, DescribingConfig
+from mmray.config.run import stored
 from mmray.descriptors.pooling import Rmac
 from mmray.images.decoding import MAX_PIXELS
 from mmray.system.folder import Folder
@@ -132,12 +133,13 @@ class DescriptorSettings:
 
         A whitening of regions is left out.
         """
-        return {
+        values = {
             **self.preprocessing.stored(),
             "poolings": self.poolings,
             "regions": asdict(replace(self.regions, whitening=None)),
             "precision": self.precision,
             "batch_size": self.batch_size,
             "max_pixels": self.max_pixels,
-            **({"fixed_batches": True} if self.fixed_batches else {}),
+            "fixed_batches": self.fixed_batches,
         }
+        return stored(values)

@@ -17,7 +17,8 @@ from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_header
 from mmray.system.locations import prefetch
 
-HASH = "perceptual_hash"  # a column that shards of earlier versions lack
+HASH = "perceptual_hash"
+HASHES = pa.schema([(HASH, pa.uint64())])  # which shards of earlier versions lack
 # In the order of writing: the last one says that all of them are there.
 _MADE_OF_SHARDS = (
     "quarantine.parquet",
@@ -183,10 +184,8 @@ def _seen(shards: Folder, locations: pa.ChunkedArray | None) -> pa.Table:
     columns += ["uri"] if locations is None else []
     names = shards.names()
     parts = []
-    tables = prefetch(lambda name: shards.read_table(name, columns, [HASH]), names)
+    tables = prefetch(lambda name: shards.read_table(name, columns, HASHES), names)
     for number, part in enumerate(tables):
-        if HASH not in part.column_names:
-            part = part.append_column(HASH, pa.nulls(len(part), pa.uint64()))
         places = np.full(len(part), number, np.int32), np.arange(len(part), dtype=np.int32)
         if locations is not None:
             part = part.append_column("uri", locations.take(part["item"]).cast(pa.string()))

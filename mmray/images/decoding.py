@@ -124,6 +124,25 @@ def decode(
         return Decoded(None, 0, 0, f"{name}: {_one_line(error)}")
 
 
+@dataclass(frozen=True)
+class BatchLimit:
+    """Limit on the images of one shape that share a forward pass.
+
+    Attributes
+    ----------
+    images : most images
+    pixels : most pixels of all of them; a single image may have more; None: no limit
+    """
+
+    images: int
+    pixels: int | None
+
+    def of_shape(self, height: int, width: int) -> int:
+        """Return the number of images of this shape that fill a batch; it is at least 1."""
+        room = self.images if self.pixels is None else self.pixels // (height * width)
+        return max(1, min(self.images, room))
+
+
 def same_shape_batches(
     shapes: Sequence[tuple[int, int]], batch_size: int, *, most_pixels: int | None = None
 ) -> list[list[int]]:
@@ -150,10 +169,9 @@ def same_shape_batches(
     groups: dict[tuple[int, int], list[int]] = {}
     for position, shape in enumerate(shapes):
         groups.setdefault(shape, []).append(position)
-    batches = []
+    batches, limit = [], BatchLimit(batch_size, most_pixels)
     for (height, width), group in groups.items():
-        room = batch_size if most_pixels is None else most_pixels // (height * width)
-        size = max(1, min(batch_size, room))
+        size = limit.of_shape(height, width)
         batches += [group[start : start + size] for start in range(0, len(group), size)]
     return batches
 

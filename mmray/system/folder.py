@@ -15,7 +15,7 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,7 +112,7 @@ class Folder:
             sink.write(data)
 
     def read_table(
-        self, name: str, columns: list[str] | None = None, optional: Sequence[str] = ()
+        self, name: str, columns: list[str] | None = None, optional: pa.Schema | None = None
     ) -> pa.Table:
         """Read a table that `write_table` wrote, as `read_table_file` does; raises as `parsed`."""
         return self.parsed(

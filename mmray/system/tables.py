@@ -4,7 +4,6 @@ The checksums of Parquet are of its pages: damaged types and places, which stand
 would be believed. The digest is an entry of the footer's metadata, which other readers pass over.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +26,7 @@ def table_file(table: pa.Table, **layout: Any) -> bytearray:
 
 
 def read_table_file(
-    content: pa.Buffer, columns: list[str] | None = None, optional: Sequence[str] = ()
+    content: pa.Buffer, columns: list[str] | None = None, optional: pa.Schema | None = None
 ) -> pa.Table:
     """Read a Parquet file, whose digest is checked if it has one.
 
@@ -35,7 +34,7 @@ def read_table_file(
     ----------
     content : of the file
     columns : to read; None: all
-    optional : further ones to read where the file has them
+    optional : further ones, all null where the file lacks them
 
     Raises
     ------
@@ -57,9 +56,13 @@ def read_table_file(
     missing = set(columns or ()).difference(present)
     if missing:
         raise LookupError(f"without the column {min(missing)!r}")
+    optional = optional or pa.schema([])
     if columns is not None:
-        columns = [*columns, *(name for name in optional if name in present)]
+        columns = [*columns, *(name for name in optional.names if name in present)]
     table = file.read(columns=columns, use_threads=file.num_row_groups > 1)
+    for field in optional:
+        if field.name not in present:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != _KEY}
     return table.replace_schema_metadata(metadata or None)
 

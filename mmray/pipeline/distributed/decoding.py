@@ -14,13 +14,12 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from mmray.descriptors.embedding import BatchLimit
 from mmray.descriptors.known import KnownDescriptors, KnownImage
 from mmray.descriptors.shards import HASH
 from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import read_images
 from mmray.images.cropping import center_crop
-from mmray.images.decoding import Decoded, byte_limit, decode
+from mmray.images.decoding import BatchLimit, Decoded, byte_limit, decode
 from mmray.images.isolated_decoding import IsolatedDecoder
 from mmray.images.perceptual_hash import perceptual_hash
 from mmray.pipeline.distributed.units import ITEMS, RESTARTED, UNIT
@@ -193,12 +192,13 @@ class Decoder:
                 continue
             digest = _digest(data, item.box)
             known = self.known.find(digest) if self.known else None
-            hashed = known.perceptual_hash if known else None
-            found: Decoded | KnownImage | None = known
-            if hashed is None:  # one that an earlier version described lacks the hash alone
+            found: Decoded | KnownImage
+            hashed: int | None
+            if known is not None and known.perceptual_hash is not None:
+                found, hashed = known, known.perceptual_hash
+            else:  # one that an earlier version described lacks the hash alone
                 decoded, hashed = self._decoded(item, data, decoder)
                 found = known or decoded
-            assert found is not None
             yield SeenImage(place, item.location, digest, len(data), found, hashed)
 
     def _decoded(

@@ -4,20 +4,22 @@ m images of a group, p descriptors, d dimensions, r regions, c channels.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmray.descriptors.embedding import (
-    BatchLimit,
     allow_tf32,
     as_batch,
+    batch_limit,
     configure_torch,
     region_rows,
 )
@@ -63,16 +65,31 @@ class _DeviceWorker:
         with torch.inference_mode(), torch.cuda.stream(stream) if stream else nullcontext():
             yield
 
-    def _batches(self, groups: Sequence[ImageGroup]) -> list[Tensor]:
-        """Copy the pixels of groups to the device, filled up where batches are to be fixed."""
-        limit = BatchLimit.on(self.device.type, self.settings.batch_size)
-        batches = []
-        for group in groups:
-            if group.pixels is not None:
-                _, height, width, _ = group.pixels.shape
-                fill = limit.of_shape(height, width) if self.settings.fixed_batches else 0
-                batches.append(as_batch(group.pixels, self.device, fill=fill))
-        return batches
+    def _computed(
+        self,
+        batches: Sequence[NDArray[np.uint8]],
+        compute: Callable[[Tensor], Tensor],
+        *,
+        tf32: bool = False,
+    ) -> list[Features]:
+        """Compute something of batches of images, each (m, h, w, 3): arrays of m rows."""
+        if not batches:
+            return []
+        limit = batch_limit(self.device.type, self.settings.batch_size)
+        fixed = self.settings.fixed_batches
+        with self._on_device():
+            on_device = [
+                as_batch(batch, self.device, fill=limit.of_shape(*batch.shape[1:3]) if fixed else 0)
+                for batch in batches
+            ]
+            with self.turn:
+                allow_tf32(tf32)
+                found = [compute(batch) for batch in on_device]
+                allow_tf32(False)
+            return [
+                rows.float().cpu().numpy()[: len(batch)]
+                for rows, batch in zip(found, batches, strict=True)
+            ]
 
 
 class ExtractionWorker(_DeviceWorker):
@@ -88,36 +105,15 @@ class ExtractionWorker(_DeviceWorker):
 
     def __call__(self, groups: Sequence[ImageGroup]) -> pa.Table:
         """Describe groups of images; return a row for each image, without an order."""
-        precision = self.settings.precision
-        with self._on_device():
-            given = [group for group in groups if group.pixels is not None]
-            batches = self._batches(given)
-            with self.turn:
-                allow_tf32(precision == "tf32")
-                found = [self._descriptors(self.model, batch) for batch in batches]
-                allow_tf32(False)
-                # One image per unit also in single precision: cheap, and all over the images.
-                samples = [[] if precision == "float32" else _samples(group) for group in given]
-                exact = [
-                    self._descriptors(self.exact, batch[places]) if places else None
-                    for batch, places in zip(batches, samples, strict=True)
-                ]
-            on_host = iter([rows.cpu().numpy() for rows in found])
-            exact_on_host = iter([None if rows is None else rows.cpu().numpy() for rows in exact])
+        batches = [group.pixels for group in groups if group.pixels is not None]
+        describe = partial(self._descriptors, self.model)
+        found = iter(self._computed(batches, describe, tf32=self.settings.precision == "tf32"))
         tables = []
         for group in groups:
-            deviations: list[float | None] = [None] * len(group.about)
-            if group.pixels is None:
-                descriptors = self._settled(group)
-            else:
-                descriptors = next(on_host)[: len(group.about)]
-                single = next(exact_on_host)
-                if single is not None:
-                    for place, row in zip(_samples(group), single, strict=True):
-                        deviations[place] = 1 - (descriptors[place] * row).sum(axis=1).min()
+            descriptors = self._settled(group) if group.pixels is None else next(found)
             rows = features_table(
                 group.about,
-                deviation=deviations,
+                deviation=self._deviations(group, descriptors),
                 poolings=self.settings.poolings,
                 descriptors=descriptors,
             )
@@ -127,11 +123,21 @@ class ExtractionWorker(_DeviceWorker):
         return pa.concat_tables(tables)
 
     def _descriptors(self, model: EmbeddingNet, batch: Tensor) -> Tensor:
-        """Compute the descriptors (m, p, d) float32 of images with the settings."""
+        """Compute the descriptors (m, p, d) of images with the settings."""
         settings = self.settings
         scales = settings.preprocessing.scales
-        found = model.descriptors(batch, settings.poolings, scales=scales, regions=self.regions)
-        return found.float()
+        return model.descriptors(batch, settings.poolings, scales=scales, regions=self.regions)
+
+    def _deviations(self, group: ImageGroup, descriptors: Features) -> list[float | None]:
+        """Return 1 - cosine to single precision, measured on one image of each unit."""
+        deviations: list[float | None] = [None] * len(group.about)
+        places = np.flatnonzero(group.about["sample"].to_numpy()).tolist()
+        if group.pixels is not None and places and self.settings.precision != "float32":
+            describe = partial(self._descriptors, self.exact)
+            (exact,) = self._computed([group.pixels[places]], describe)
+            for place, row in zip(places, exact, strict=True):
+                deviations[place] = 1 - (descriptors[place] * row).sum(axis=1).min()
+        return deviations
 
     def _settled(self, group: ImageGroup) -> Features:
         """Return the descriptors of a group that are known, and zeros."""
@@ -149,29 +155,19 @@ class ExtractionWorker(_DeviceWorker):
         return rows.combine_chunks()
 
 
-def _samples(group: ImageGroup) -> list[int]:
-    """Return the places in a group of the images that are samples of their unit."""
-    return np.flatnonzero(group.about["sample"].to_numpy()).tolist()
-
-
 class RegionWorker(_DeviceWorker):
     """Worker that computes the region vectors of images, and sums up those of a unit."""
 
     def __call__(self, groups: Sequence[ImageGroup]) -> pa.Table:
         """Compute the region vectors of groups of images; return a row for each image."""
         scales = self.settings.preprocessing.scales
-        with self._on_device():
-            given = [group for group in groups if group.pixels is not None]
-            batches = self._batches(given)
-            with self.turn:
-                found = [
-                    region_rows(self.exact, batch, self.regions, scales=scales) for batch in batches
-                ]
-            on_host = iter([rows.cpu().numpy() for rows in found])
+        batches = [group.pixels for group in groups if group.pixels is not None]
+        compute = partial(region_rows, self.exact, regions=self.regions, scales=scales)
+        found = iter(self._computed(batches, compute))
         tables = []
         for group in groups:
             m, c = len(group.about), self.exact.channels
-            vectors = np.zeros((m, 0, c)) if group.pixels is None else next(on_host)[:m]
+            vectors = np.zeros((m, 0, c)) if group.pixels is None else next(found)
             flat = pa.array(vectors.reshape(-1), pa.float32())
             of_images = pa.ListArray.from_arrays(
                 pa.array(np.arange(m + 1) * vectors.shape[1], pa.int32()),

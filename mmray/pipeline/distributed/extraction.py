@@ -5,7 +5,7 @@ from typing import Any
 
 import ray
 
-from mmray.descriptors.embedding import BatchLimit
+from mmray.descriptors.embedding import batch_limit
 from mmray.descriptors.known import KnownDescriptors
 from mmray.descriptors.moments import Moments
 from mmray.descriptors.network import EmbeddingNet
@@ -125,7 +125,7 @@ def _run(
         ),
         worker,
         ([ray.put(model.cpu())], settings, pool.cpus),
-        limit=BatchLimit.on("cuda" if pool.gpus else "cpu", settings.batch_size),
+        limit=batch_limit("cuda" if pool.gpus else "cpu", settings.batch_size),
         pool=pool,
         **options,
     )

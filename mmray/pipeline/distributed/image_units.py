@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from mmray.descriptors.embedding import BatchLimit
+from mmray.images.decoding import BatchLimit
 from mmray.pipeline.distributed.capacity import WorkerWatchdog
 from mmray.pipeline.distributed.decoding import PIXEL_BUDGET, Decoder, ImageGroup
 from mmray.pipeline.distributed.ray_internals import map_blocks, was_restarted
@@ -107,7 +107,8 @@ class _Decoding:
         self.decoder, self.limit = decoder, limit
 
     def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
-        rows = [unit | {RESTARTED: was_restarted()} for unit in units.to_pylist()]
+        told = {RESTARTED: was_restarted()}
+        rows = [unit | told for unit in units.to_pylist()]
         for group in self.decoder.groups(rows, self.limit):
             yield group.to_row()
 

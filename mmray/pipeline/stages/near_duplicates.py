@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmray.config.learning import LearningConfig
-from mmray.descriptors.shards import HASH
+from mmray.descriptors.shards import HASH, HASHES
 from mmray.images.collection import Collection
 from mmray.mining.near_duplicates.groups import (
     COSINE,
@@ -120,10 +120,7 @@ def near_duplicates_stage(
 def _hashes(described: ExtractedDescriptors) -> pa.Table:
     """Read the hash, place and size of each image; hashes are null if of an earlier version."""
     columns = ["uri", "width", "height"]
-    table = described.stage.folder.read_table("images.parquet", columns, [HASH])
-    if HASH not in table.column_names:
-        table = table.append_column(HASH, pa.nulls(len(table), pa.uint64()))
-    return table
+    return described.stage.folder.read_table("images.parquet", columns, HASHES)
 
 
 def _told(found: NearDuplicates) -> list[str]:

@@ -17,7 +17,7 @@ import torch
 from pyarrow import fs
 
 from mmray.descriptors import shards
-from mmray.descriptors.embedding import BatchLimit, as_batch, embed, region_rows
+from mmray.descriptors.embedding import as_batch, embed, region_rows
 from mmray.descriptors.moments import Moments
 from mmray.descriptors.pooling import Rmac
 from mmray.descriptors.settings import DescriptorSettings, Preprocessing
@@ -25,7 +25,7 @@ from mmray.descriptors.weights import build
 from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import index
 from mmray.images.cropping import center_crop
-from mmray.images.decoding import load_image
+from mmray.images.decoding import BatchLimit, load_image
 from mmray.images.sources import find
 from mmray.pipeline.distributed import decoding, describing, extraction, image_units
 from mmray.pipeline.distributed.decoding import Decoder, ImageGroup, units_of
@@ -107,7 +107,7 @@ def test_extraction_equals_the_core_for_any_number_of_actors(whole, photos, mode
 def test_a_stream_through_actors_on_devices_gives_the_same_files(
     whole, photos, model, tmp_path, monkeypatch
 ):
-    """As with GPUs: decoded by tasks, described by actors that take groups of any units."""
+    """Tasks decode and actors take groups of any units, as with GPUs."""
     monkeypatch.setattr(extraction, "run_image_units", stream_image_units)
     stream = described(photos, model, tmp_path, report=(figures := []).append)
     for name in (whole.folder / "features").names():

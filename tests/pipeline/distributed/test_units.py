@@ -127,7 +127,7 @@ def test_blocks_hold_neighbours_and_all_rows():
 
 
 def test_a_block_that_is_tried_again_computes_no_unit_twice(tmp_path, monkeypatch):
-    """Its actor died at the third of its units, and not at the first again."""
+    """Let an actor die at the third of the units in a block."""
     monkeypatch.setattr(units, "FEW", 0)
     monkeypatch.setattr(units, "blocks_of", lambda work, rows, most: [work])
     calls = tmp_path / "calls"
