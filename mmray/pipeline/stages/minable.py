@@ -6,9 +6,9 @@ n items, k neighbours of each.
 import numpy as np
 
 from mmray.config.sections import MiningConfig
-from mmray.mining.batches import EUCLIDEAN_K
 from mmray.mining.knn.results import Neighbors
 from mmray.mining.pool_lists import Pools
+from mmray.mining.pools import EUCLIDEAN_K
 from mmray.system.arrays import Graph, Ids
 from mmray.system.errors import InputError
 

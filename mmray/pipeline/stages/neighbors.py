@@ -1,7 +1,6 @@
 """The stages that find the neighbours of all items, and choose how many of them mining compares."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,18 +22,31 @@ from mmray.pipeline.stages.minable import need_items
 from mmray.system.arrays import Device, Features
 from mmray.system.formats import read_array, write_array
 from mmray.system.progress import announce
+from mmray.system.rows import Rows
 
 Settings = TypeVar("Settings", bound=MiningRunConfig)
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Features (n, d) to mine on, read when a stage needs them."""
+    """Features (n, d) to mine on, read when a stage needs them, and in parts where they are large.
+
+    Attributes
+    ----------
+    fingerprint : of their content
+    count : n
+    rows : the features
+    what : word for the items in messages
+    """
 
     fingerprint: str
     count: int
-    load: Callable[[], Features]
-    what: str = "items"  # word for the items in messages
+    rows: Rows
+    what: str = "items"
+
+    def load(self) -> Features:
+        """Return all of them, memory-mapped where that is possible."""
+        return self.rows.read()
 
 
 def neighbors_stages(
