@@ -30,6 +30,16 @@ def neighbors_table(found: Neighbors) -> pa.Table:
     )
 
 
+def neighbors_in(table: pa.Table) -> Neighbors:
+    """Return the content of a shard that `neighbors_table` built."""
+    k = table["neighbors"].type.list_size
+    ids, similarities = (
+        np.concatenate([chunk.values.to_numpy() for chunk in table[name].chunks]).reshape(-1, k)
+        for name in ("neighbors", "similarities")
+    )
+    return Neighbors(ids, similarities)
+
+
 def read_neighbors(folder: Folder) -> Neighbors:
     """Read all shards of neighbors/, in order."""
     shards = folder / "neighbors"

@@ -13,8 +13,9 @@ import numpy as np
 
 from mmray.system.arrays import Features, Ids
 from mmray.system.folder import Folder
-from mmray.system.formats import read_array
+from mmray.system.formats import read_array, write_header
 
+_WRITTEN_AT_ONCE = 2**16  # rows
 _READ_AT_ONCE = 2**26  # bytes of a remote file, of which only some rows are wanted
 
 
@@ -58,6 +59,18 @@ class Rows:
     def only(self, ids: Ids) -> "Rows":
         """Return these rows alone, ids (m,) int64 ascending."""
         return Rows(self.open, ids if self.chosen is None else self.chosen[ids])
+
+    def stored(self, folder: Folder, name: str) -> "Rows":
+        """Return these rows as a file that every machine can read: written, unless they are one."""
+        if isinstance(self.open, StoredMatrix):
+            return self
+        if folder.has(name):
+            return Rows(StoredMatrix(folder, name))
+        with folder.writing(name) as sink:
+            write_header(sink, self.shape)
+            for first in range(0, len(self), _WRITTEN_AT_ONCE):
+                sink.write(self.read(first, first + _WRITTEN_AT_ONCE).tobytes())
+        return Rows(StoredMatrix(folder, name))
 
     def _at(self, places: Ids) -> Features:
         matrix = self._matrix

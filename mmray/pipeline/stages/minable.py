@@ -52,6 +52,16 @@ def need_component(config: MiningConfig, size: int, count: int, what: str) -> No
     )
 
 
+def need_no_cycles(config: MiningConfig) -> None:
+    """Refuse cyclic positives of features that are searched in parts; else InputError."""
+    if config.positives == "cyclic":
+        raise InputError(
+            "--mining.positives cyclic: the features are larger than a machine's share of shared "
+            "memory, and cycles are looked for in all of them at once; give --mining.memory more "
+            "GB, or choose other positives"
+        )
+
+
 def need_edges(config: MiningConfig, graph: Graph, found: Neighbors, what: str) -> None:
     """Check that the graph (n, n) of the neighbours (n, k) has an edge; else InputError."""
     if graph.nnz:
