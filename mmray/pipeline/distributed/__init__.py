@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmray.pipeline.distributed.capacity import Capacity as Capacity
     from mmray.pipeline.distributed.capacity import shared_memory as shared_memory
     from mmray.pipeline.distributed.cluster import connect as connect
+    from mmray.pipeline.distributed.cluster import cpus_beside_gpu as cpus_beside_gpu
     from mmray.pipeline.distributed.cluster import mining_device as mining_device
     from mmray.pipeline.distributed.cluster import reporting_losses as reporting_losses
     from mmray.pipeline.distributed.cluster import training_workers as training_workers
@@ -35,6 +36,7 @@ __all__ = [
     "cache_images",
     "cached",
     "connect",
+    "cpus_beside_gpu",
     "extract",
     "find_neighbors",
     "find_neighbors_in_parts",
@@ -58,6 +60,7 @@ __getattr__ = lazy(
         "Capacity": "capacity",
         "shared_memory": "capacity",
         "connect": "cluster",
+        "cpus_beside_gpu": "cluster",
         "mining_device": "cluster",
         "reporting_losses": "cluster",
         "training_workers": "cluster",

@@ -185,7 +185,11 @@ def workers(
     pool = cpu_pool(session)
     if device is None:
         device = distributed.mining_device(session.config.mining.device, pool.capacity)
-    return (distributed.with_gpus(pool) if device == "cuda" else pool), device
+    if device == "cuda":
+        pool = distributed.with_gpus(pool)
+        share = int(pool.gpus * distributed.cpus_beside_gpu())
+        pool = dataclasses.replace(pool, cpus=max(pool.cpus, share))
+    return pool, device
 
 
 def cpu_pool(session: Session[MiningRunConfig]) -> "distributed.ActorPool":
