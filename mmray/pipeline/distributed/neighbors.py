@@ -110,6 +110,7 @@ def find_neighbors(
     """
     work = query_units(np.arange(len(index.database)), block)
     shared = [ray.put(index), ray.put(None)]
+    del index  # a second copy, unless the caller keeps it
     _search(work, shared, k, 0, options, output=output, pool=pool, label="k-NN")
 
 

@@ -102,15 +102,23 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
             find_in_parts(stage, source.rows, units, k, parts, output, pool=pool, device=device)
             (stage.folder / PARTS).remove()
             return counts
-        half = False if device == "cuda" else None
-        exact = ExactIndex.of(np.asarray(source.load()), half=half)
-        shards: dict[str, Any] = {"block": config.query_block, "output": output}
+        block = config.query_block
         if config.search == "exact":
-            distributed.find_neighbors(exact, k, **shards, pool=pool, device=device)
+            half = False if device == "cuda" else None
+            distributed.find_neighbors(  # which frees the index once it is shared
+                ExactIndex.of(np.asarray(source.load()), half=half),
+                k,
+                block=block,
+                output=output,
+                pool=pool,
+                device=device,
+            )
             return counts
+        exact = ExactIndex.of(np.asarray(source.load()), half=False)
         index = _approximate(stage, exact, config.search, session.config.seed)
         effort = config.search_effort
-        distributed.find_neighbors(index, k, **shards, pool=cpu_pool(session), effort=effort)
+        pool = cpu_pool(session)
+        distributed.find_neighbors(index, k, block=block, output=output, pool=pool, effort=effort)
         found = measured_recall(index, exact, k, effort=effort)
         announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (1,000 sampled items)")
         return {**counts, "recall": found}
