@@ -15,7 +15,7 @@ from mmray.mining.baselines import (
     geodesic_negatives,
     random_negatives,
 )
-from mmray.mining.diffusion.reordering import ReorderedGraph, reorder
+from mmray.mining.diffusion.reordering import ReorderedGraph
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import MiningMethod, pools_of
@@ -53,7 +53,7 @@ class MiningInput:
         cls,
         features: Features,
         raw: Graph,
-        normalized: Graph,
+        normalized: ReorderedGraph,
         items: Ids,
         *,
         power: float = 3.0,
@@ -68,8 +68,8 @@ class MiningInput:
         features : (n, d) float32, l2-normalised
         raw : (n, n) CSR
             A of eq. (1).
-        normalized : (n, n) CSR
-            Â from `normalize_graph`.
+        normalized : (n, n) ReorderedGraph
+            Â from `normalize_graph`, reordered.
         items : (n,) int64
             Image ids of the n items.
         power : float
@@ -86,7 +86,7 @@ class MiningInput:
             neighbors = index.search(features, k, threads=threads).ids
         return cls(
             index=index,
-            normalized=reorder(normalized),
+            normalized=normalized,
             items=items,
             neighbors=neighbors,
             lengths=euclidean_lengths(raw, power=power) if negatives == "geodesic" else None,

@@ -57,7 +57,7 @@ def digests(storage):
         file
         for pattern in (
             "knn-*/neighbors/*",
-            "graph-*/graph.npz",
+            "graph-*/**/*.npy",
             "mine-*/*.parquet",
             "mine-*/pools/*",
         )
