@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmray.mining import reciprocity
 from mmray.mining.graph import reciprocal_knn_graph
 from mmray.mining.knn.results import Neighbors
 from mmray.mining.neighbor_blocks import NeighborBlocks
@@ -51,6 +52,17 @@ def test_partitions_and_blocks_of_any_size_give_the_same_bits(seed, n, data):
     assert [*zip(rows, graph.indices.tolist(), strict=True)] == list(wanted)
     np.testing.assert_array_equal(graph.data, np.array([*wanted.values()], np.float32))
     assert (graph.dtype, graph.indices.dtype, graph.indptr.dtype) == ("f4", "i4", "i4")
+
+
+def test_more_edges_than_an_int32_can_count_are_joined_alike(monkeypatch):
+    neighbors, similarities = lists_of(8, 60, 9)
+    wanted = reciprocal_knn_graph(neighbors, similarities)
+    monkeypatch.setattr(reciprocity, "get_index_dtype", lambda maxval: np.int64)
+    found = in_blocks(neighbors, similarities, 7)
+    for data, indices, indptr in reciprocity._Join(found, 3.0, 1 << 20).parts():
+        assert (indices.dtype, indptr.dtype) == ("i8", "i8")
+        np.testing.assert_array_equal(indices, wanted.indices)
+        np.testing.assert_array_equal(data, wanted.data)
 
 
 @pytest.mark.parametrize("similarity", [0.5, -0.5])
