@@ -66,13 +66,13 @@ def collect(ids, mutual, indptr, indices, data):
         indptr[i] = end
         for place in range(ids.shape[1]):
             if mutual[i, place] > 0:
-                insert(indices, data, indptr[i], end, ids[i, place], mutual[i, place])
+                _insert(indices, data, indptr[i], end, ids[i, place], mutual[i, place])
                 end += 1
     indptr[len(ids)] = end
 
 
 @compiled
-def insert(indices, data, start, end, column, value):
+def _insert(indices, data, start, end, column, value):
     """Insert an entry into a row that has ascending columns in the places start to end - 1."""
     place = end
     while place > start and indices[place - 1] > column:
@@ -107,7 +107,7 @@ def renumber(graph, rows, places, scales, indptr, indices, data):
         for e in range(old_indptr[row], old_indptr[row + 1]):
             column = old_indices[e]
             value = old_data[e] * (scales[row] * scales[column])
-            insert(indices, data, start, start + e - old_indptr[row], places[column], value)
+            _insert(indices, data, start, start + e - old_indptr[row], places[column], value)
 
 
 @compiled
