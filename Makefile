@@ -15,9 +15,12 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8
 
 install: .venv/.installed
 
-.venv/.installed: requirements.txt requirements-test.txt pyproject.toml
+.venv/.installed: requirements.txt requirements-gpu.txt requirements-test.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -r requirements-test.txt
+	if command -v nvidia-smi > /dev/null; then \
+	  $(BIN)/python -m pip uninstall --quiet --yes faiss-cpu && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-gpu.txt; fi
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	touch $@
 

@@ -149,9 +149,10 @@ def pools(
     named = [i for i in by_m[:positive_k] if i not in by_e[:positive_k] and i != anchor]
     negatives = [i for i in by_e[:K] if i not in by_m[:K] and i != anchor][:max_negatives]
     positives = [i for i in named if s_m[i] > 0]
+    compared = by_e[: max(K, positive_k, 5)]
     return {
         "positives": positives,
-        "positive_rank_e": [by_e.index(i) + 1 for i in positives],
+        "positive_rank_e": [by_e.index(i) + 1 if i in compared else 0 for i in positives],
         "negatives": negatives,
         "negative_rank_m": [by_m.index(i) + 1 for i in negatives],
         "manifold_neighbors": [i for i in by_m[:positive_k] if s_m[i] > 0 and i != anchor],

@@ -6,6 +6,7 @@ n items, d dims, k neighbours.
 import time
 from functools import partial
 
+import faiss
 import numpy as np
 import torch
 
@@ -15,13 +16,13 @@ from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.diffusion.solver import diffuse_blocks
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import ExactIndex
-from mmray.mining.knn.exact_cuda import most_similar
-from mmray.mining.knn.results import Neighbors, rescored
+from mmray.mining.knn.exact_cuda import DeviceIndex
+from mmray.mining.knn.results import Neighbors
 from mmray.mining.pools import MiningMethod
 from mmray.system.arrays import Device, Features, Ids
 
 K = 30
-_ROOM = K + K // 8 + 64  # candidates of a query that a GPU sorts, as `ExactIndex.search` has it
+_ROOM = 4 * K + 512  # candidates of a query, as `ExactIndex.search` has it
 _TILE_ITEMS = 65_536
 _ANCHORS = 32  # in a unit of mining
 _ALL_ANCHORS = 1500  # of a run
@@ -31,10 +32,10 @@ def knn(trial: Trial) -> None:
     """Time a unit of the exact k-NN search as it is, and its steps by themselves."""
     n, d, block, units = (1_000_000, 512, 4096, 4) if trial.full else (3000, 64, 512, 1)
     features = _features(trial, n, d)
-    index = ExactIndex.of(features)
-    upload = trial.seconds(lambda: torch.from_numpy(features).to(trial.device), 2)
-    trial.say("knn", step="upload of the database, done for every unit", seconds=upload)
-    index.search(features[:2], K, device=trial.device, threads=1)  # compiles
+    index = ExactIndex.of(features, half=False)
+    kept = trial.seconds(lambda: DeviceIndex(features, index.norm, trial.device), 2)
+    trial.say("knn", step="the database on the device, once for an actor", seconds=kept)
+    index.search(features[:32], K, device=trial.device, threads=1)  # compiles
     start = time.perf_counter()
     for unit in range(units):
         queries = features[unit * block : (unit + 1) * block]
@@ -42,35 +43,32 @@ def knn(trial: Trial) -> None:
     seconds = (time.perf_counter() - start) / units
     whole = {"seconds": seconds, "whole_seconds": seconds * n / block}
     trial.say("knn", step="a unit as it is", queries=block, **whole)
-    _time_search(trial, features)
+    _time_search(trial, features, index.norm)
 
 
-def _time_search(trial: Trial, features: Features) -> None:
+def _time_search(trial: Trial, features: Features, norm: float) -> None:
     """Time the steps of a search for the first queries, the database being on the device."""
-    n, tile_items = len(features), min(_TILE_ITEMS, len(features))
-    asked = features[: 1024 if trial.full else 256]
-    m, slack = len(asked), np.full(len(asked), 1e-4, np.float32)
-    database = torch.from_numpy(features).to(trial.device)
-    queries = torch.from_numpy(asked).to(trial.device)
+    n, asked = len(features), features[: 1024 if trial.full else 256]
+    on_device, m = DeviceIndex(features, norm, trial.device), len(asked)
 
     def say(step: str, seconds: float) -> None:
         trial.say("knn", step=step, seconds=seconds, whole_seconds=seconds * n / m)
 
-    say(
-        f"most_similar of {m:,}, database resident",
-        trial.seconds(lambda: most_similar(database, queries, K, _ROOM, slack), 2),
-    )
-    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        rows, right = database.to(dtype), queries.to(dtype)
-        seconds = trial.seconds(partial(_products, rows, right), 2)
-        say(f"products of {m:,}, {name}", seconds)
-    tile = queries @ database[:tile_items].T
-    seconds = trial.seconds(lambda: tile.topk(_ROOM, dim=1), 5)
-    trial.say("knn", step=f"topk {_ROOM} of a tile {m} x {tile_items}", seconds=seconds)
-    candidates, counts, _ = most_similar(database, queries, K, _ROOM, slack)
-    start = time.perf_counter()
-    rescored(features, asked, candidates, counts, K)
-    say(f"settling {m:,} on a CPU thread", time.perf_counter() - start)
+    for name, half in (("float32", False), ("bf16", True)):
+        search = partial(on_device.search, asked, K, room=_ROOM, half=half)
+        say(f"search of {m:,}, {name}", trial.seconds(search, 2))
+        rows = on_device.half if half else on_device.items
+        right = torch.from_numpy(asked).to(trial.device, rows.dtype)
+        say(f"products of {m:,}, {name}", trial.seconds(partial(_products, rows, right), 2))
+    candidates = torch.arange(min(n, 2 * K), device=trial.device).repeat(m, 1)
+    right = torch.from_numpy(asked).to(trial.device)
+    settle = partial(on_device.settled, right, candidates, K)
+    say(f"settling {m:,}, {candidates.shape[1]} candidates of each", trial.seconds(settle, 2))
+    if hasattr(faiss, "StandardGpuResources") and trial.cuda:
+        resources = faiss.StandardGpuResources()
+        database, metric = torch.from_numpy(features).to(trial.device), faiss.METRIC_INNER_PRODUCT
+        library = partial(faiss.knn_gpu, resources, right, database, K, metric=metric)
+        say(f"faiss.knn_gpu of {m:,}, {faiss.get_compile_options()}", trial.seconds(library, 2))
 
 
 def _products(database: torch.Tensor, queries: torch.Tensor) -> None:
@@ -93,11 +91,6 @@ def mine(trial: Trial) -> None:
     devices: tuple[Device, ...] = ("cuda", "cpu") if trial.cuda else ("cpu",)
     for device in devices:
         _time_mining(trial, given, anchors, device)
-    few = anchors[:8]
-    start = time.perf_counter()
-    given.index.ranks(features[few], [found.ids[anchor][:20] for anchor in few])
-    seconds = (time.perf_counter() - start) / len(few)
-    trial.say("mine", step="ranks, of one anchor, on the CPU", seconds=seconds)
 
 
 def _time_mining(trial: Trial, given: MiningInput, anchors: Ids, device: Device) -> None:

@@ -3,15 +3,17 @@
 n items, d dims, k neighbours, a anchors.
 """
 
+import importlib.util
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
 import faiss
 import numpy as np
+import torch
 from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import cg
 
@@ -75,24 +77,45 @@ class Comparison:
 
 def compare_knn(
     features: Features, k: int, *, queries: int, threads: int, repeats: int
-) -> Comparison:
-    """Exact k nearest of the first rows, against `faiss.knn` on as many threads.
+) -> list[Comparison]:
+    """Exact k nearest of the first rows, against every library that is there, on as many threads.
 
     What ours prepares once for all queries counts in proportion to the queries asked here.
     """
     asked = features[:queries]
-    faiss.omp_set_num_threads(threads)
     start = time.perf_counter()
     index = ExactIndex.of(features)
     preparing = (time.perf_counter() - start) * len(asked) / len(features)
     index.search(asked[:64], k)  # compiles
-    ours, theirs = _alternately(
-        lambda: index.search(asked, k, threads=threads),
-        lambda: faiss.knn(asked, features, k, metric=faiss.METRIC_INNER_PRODUCT),
-        repeats,
-    )
+    ways: dict[str, Callable[[], object]] = {
+        "ours": lambda: index.search(asked, k, threads=threads),
+        f"faiss.knn ({faiss.get_compile_options().strip()})": lambda: faiss.knn(
+            asked, features, k, metric=faiss.METRIC_INNER_PRODUCT
+        ),
+        "torch, product and topk of 1,024 queries": lambda: _torch_knn(features, asked, k),
+    }
+    if importlib.util.find_spec("usearch"):
+        ways["usearch, exact"] = lambda: _usearch_knn(features, asked, k, threads)
+    faiss.omp_set_num_threads(threads)
+    torch.set_num_threads(threads)
+    best = _in_turns(ways, repeats)
+    ours = best.pop("ours") + preparing
     part = f"exact k-NN, {len(asked):,} of {len(features):,} x {features.shape[1]}, k = {k}"
-    return Comparison(part=part, baseline="faiss.knn", ours=ours + preparing, theirs=theirs)
+    return [
+        Comparison(part=part, baseline=name, ours=ours, theirs=theirs)
+        for name, theirs in best.items()
+    ]
+
+
+def _torch_knn(features: Features, asked: Features, k: int) -> None:
+    rows = torch.from_numpy(features)
+    for block in torch.from_numpy(asked).split(1024):
+        (block @ rows.T).topk(k, dim=1)
+
+
+def _usearch_knn(features: Features, asked: Features, k: int, threads: int) -> None:
+    usearch = importlib.import_module("usearch.index")
+    usearch.search(features, asked, k, usearch.MetricKind.IP, exact=True, threads=threads)
 
 
 def compare_diffusion(
@@ -181,9 +204,15 @@ def _one_by_one(system: Graph, anchors: list[int]) -> None:
 def _alternately(
     ours: Callable[[], object], theirs: Callable[[], object], repeats: int
 ) -> tuple[float, float]:
-    """The best time of each, taken in turns: what disturbs the machine disturbs both."""
-    times = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
-    return min(first for first, _ in times), min(second for _, second in times)
+    """The best time of each, taken in turns."""
+    best = _in_turns({"ours": ours, "theirs": theirs}, repeats)
+    return best["ours"], best["theirs"]
+
+
+def _in_turns(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The best time of each way, in turns: what disturbs the machine disturbs all of them."""
+    times = [{name: seconds(call) for name, call in ways.items()} for _ in range(repeats)]
+    return {name: min(turn[name] for turn in times) for name in ways}
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -98,6 +98,9 @@ class MiningConfig:
     """Where the k-NN search and the diffusion run; auto: on GPUs if the cluster has any."""
     threads: Annotated[int, Between(1, 10_000), EXECUTION] = 1
     """CPUs of an actor that searches or diffuses; more save memory on machines with many CPUs."""
+    memory: Annotated[float | None, Between(1e-6, 1e6), EXECUTION] = None
+    """GB of a machine's memory for shared objects that the features may take; larger ones are
+    searched in parts. None: two fifths of what the machine with the least has for them."""
     query_block: Annotated[int, Between(1, 10**9)] = 4096
     """Queries of the k-NN search in a shard."""
     anchor_block: Annotated[int, Between(1, 100_000)] = 32

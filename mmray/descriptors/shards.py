@@ -16,6 +16,7 @@ from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_header
 from mmray.system.locations import prefetch
+from mmray.system.rows import StoredMatrix
 
 HASH = "perceptual_hash"
 HASHES = pa.schema([(HASH, pa.uint64())])  # which shards of earlier versions lack
@@ -250,6 +251,11 @@ def array_name(column: str) -> str:
 def read_features(folder: Folder, poolings: Sequence[str], pooling: str) -> Features:
     """Read the descriptors (n, d) float32 of one pooling, in the order of images.parquet."""
     return read_array(folder, array_name(column_of(poolings, pooling)))
+
+
+def stored_features(folder: Folder, poolings: Sequence[str], pooling: str) -> StoredMatrix:
+    """Return what `read_features` reads as a file, of which parts can be read."""
+    return StoredMatrix(folder, array_name(column_of(poolings, pooling)))
 
 
 def moments_table(moments: Moments) -> pa.Table:

@@ -17,11 +17,12 @@ from mmray.mining.baselines import (
 )
 from mmray.mining.diffusion.reordering import ReorderedGraph
 from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.knn.results import Neighbors, pair_similarities
 from mmray.mining.pool_lists import Pools
-from mmray.mining.pools import MiningMethod, pools_of
+from mmray.mining.pools import EUCLIDEAN_K, MiningMethod, pools_of
 from mmray.system.arrays import Device, Features, Graph, Ids
+from mmray.system.rows import Rows
 
-EUCLIDEAN_K = 5  # NN^e_5 of Table 1, the anchor counted
 CYCLE_NEIGHBORS = 4  # of Li et al., the item itself not counted
 
 
@@ -31,7 +32,10 @@ class MiningInput:
 
     Attributes
     ----------
-    index : ExactIndex of the (n, d) features
+    index : ExactIndex or None
+        Of the (n, d) features; None: they are too large for a worker, which reads `rows`.
+    rows : Rows or None
+        The (n, d) features where there is no index.
     normalized : (n, n) ReorderedGraph
         Â of eq. (2), reordered.
     items : (n,) int64
@@ -42,16 +46,17 @@ class MiningInput:
         Euclidean lengths of the graph's edges, for geodesic negatives.
     """
 
-    index: ExactIndex
     normalized: ReorderedGraph
     items: Ids
+    index: ExactIndex | None = None
+    rows: Rows | None = None
     neighbors: Ids | None = None
     lengths: Graph | None = None
 
     @classmethod
     def of(
         cls,
-        features: Features,
+        features: Features | Rows,
         raw: Graph,
         normalized: ReorderedGraph,
         items: Ids,
@@ -59,6 +64,7 @@ class MiningInput:
         power: float = 3.0,
         positives: Positives = "manifold",
         negatives: Negatives = "manifold",
+        half: bool | None = None,
         threads: int = 1,
     ) -> "MiningInput":
         """Prepare features and graph for mining these kinds of pools.
@@ -66,6 +72,8 @@ class MiningInput:
         Parameters
         ----------
         features : (n, d) float32, l2-normalised
+            Rows: they are too large to be shared; `mine_batch` is then given the neighbours, and
+            there are no cyclic positives.
         raw : (n, n) CSR
             A of eq. (1).
         normalized : (n, n) ReorderedGraph
@@ -76,21 +84,38 @@ class MiningInput:
             Exponent of A, above 0; used for geodesic negatives.
         positives, negatives
             Kinds of pools, see `MiningMethod`.
+        half
+            See `ExactIndex.of`.
         threads : int
             CPU threads, from 1; the result does not depend on them.
         """
-        index = ExactIndex.of(features)
-        neighbors = None
-        if positives == "cyclic":
-            k = min(CYCLE_NEIGHBORS + 1, len(features))
-            neighbors = index.search(features, k, threads=threads).ids
+        index = rows = neighbors = None
+        if isinstance(features, Rows):
+            rows = features
+        else:
+            index = ExactIndex.of(features, half=half)
+            if positives == "cyclic":
+                k = min(CYCLE_NEIGHBORS + 1, len(features))
+                neighbors = index.search(features, k, threads=threads).ids
         return cls(
             index=index,
+            rows=rows,
             normalized=normalized,
             items=items,
             neighbors=neighbors,
             lengths=euclidean_lengths(raw, power=power) if negatives == "geodesic" else None,
         )
+
+    def similarities(self, anchors: Ids, ids: tuple[Ids, ...]) -> tuple[Features, ...]:
+        """Compute s_e (m_i,) float32 of each anchor (a,) with its own items."""
+        if self.index is not None:
+            database = self.index.database
+            return tuple(pair_similarities(database, database[anchors], ids))
+        assert self.rows is not None, "there is an index or rows"
+        read = np.unique(np.concatenate([anchors, *ids]))
+        some = self.rows.take(read)
+        places = [np.searchsorted(read, wanted) for wanted in ids]
+        return tuple(pair_similarities(some, some[np.searchsorted(read, anchors)], places))
 
 
 def mine_batch(
@@ -98,6 +123,7 @@ def mine_batch(
     anchors: Ids,
     method: MiningMethod,
     *,
+    nearest: Neighbors | None = None,
     device: Device = "cpu",
     threads: int = 1,
 ) -> Pools:
@@ -111,6 +137,7 @@ def mine_batch(
     given : prepared for the kinds of pools of `method`
     anchors : (a,) int64, in 0..n-1
     method : kinds and sizes of the pools
+    nearest : the `method.compared(n)` nearest items of each anchor; None: the index finds them
     device, threads
         See `diffuse`.
 
@@ -118,60 +145,50 @@ def mine_batch(
     -------
     Pools : those of an anchor are the same, bit for bit, whatever the other anchors are.
     """
-    index = given.index
+    if nearest is None:
+        assert given.index is not None, "without an index, neighbours are found before"
+        queries, k = given.index.database[anchors], method.compared(len(given.items))
+        nearest = given.index.search(queries, k, device=device, threads=threads)
     if "manifold" in (method.positives, method.negatives):
-        pools = pools_of(index, given.normalized, anchors, method, device=device, threads=threads)
+        pools = pools_of(nearest, given.normalized, anchors, method, device=device, threads=threads)
     else:
         pools = Pools.empty(anchors)
     if method.positives != "manifold":
-        pools = _with_positives(pools, index, _positives(given, anchors, method))
+        positives = _positives(given, nearest, anchors, method)
+        pools = replace(
+            pools,
+            positives=positives,
+            positive_similarity=given.similarities(anchors, positives),
+            positive_rank_e=tuple(map(nearest.places, range(len(anchors)), positives)),
+            manifold_neighbors=positives,
+            zero_positives=np.zeros(len(positives), np.int64),
+        )
     if method.negatives != "manifold":
-        pools = _with_negatives(pools, index, _negatives(given, anchors, method))
+        negatives = _negatives(given, nearest, anchors, method)
+        pools = replace(
+            pools,
+            negatives=negatives,
+            negative_similarity=given.similarities(anchors, negatives),
+            negative_rank_m=tuple(np.zeros(len(ids), np.int64) for ids in negatives),
+        )
     return pools.renamed(given.items)
 
 
-def _positives(given: MiningInput, anchors: Ids, method: MiningMethod) -> tuple[Ids, ...]:
+def _positives(
+    given: MiningInput, nearest: Neighbors, anchors: Ids, method: MiningMethod
+) -> tuple[Ids, ...]:
     if method.positives == "cyclic":
         assert given.neighbors is not None, "prepared for other positives"
         return cyclic_positives(given.neighbors, anchors)
-    return euclidean_positives(_nearest(given.index, anchors, EUCLIDEAN_K), anchors, EUCLIDEAN_K)
+    return euclidean_positives(nearest.ids, anchors, EUCLIDEAN_K)
 
 
-def _negatives(given: MiningInput, anchors: Ids, method: MiningMethod) -> tuple[Ids, ...]:
-    n = len(given.index.database)
+def _negatives(
+    given: MiningInput, nearest: Neighbors, anchors: Ids, method: MiningMethod
+) -> tuple[Ids, ...]:
+    n, count = len(given.items), method.max_negatives
     if method.negatives == "geodesic":
         assert given.lengths is not None, "prepared for other negatives"
-        nearest = _nearest(given.index, anchors, min(method.negative_k, -(-n // 2)))
-        return geodesic_negatives(
-            given.lengths, nearest, anchors, count=method.max_negatives, far=method.geodesic_far
-        )
-    nearest = _nearest(given.index, anchors, EUCLIDEAN_K)
-    return random_negatives(
-        n, nearest, anchors, k=EUCLIDEAN_K, count=method.max_negatives, seed=method.seed
-    )
-
-
-def _nearest(index: ExactIndex, anchors: Ids, k: int) -> Ids:
-    return index.search(index.database[anchors], k).ids
-
-
-def _with_positives(pools: Pools, index: ExactIndex, positives: tuple[Ids, ...]) -> Pools:
-    queries = index.database[pools.anchors]
-    return replace(
-        pools,
-        positives=positives,
-        positive_similarity=tuple(index.similarities(queries, positives)),
-        positive_rank_e=tuple(index.ranks(queries, positives)),
-        manifold_neighbors=positives,
-        zero_positives=np.zeros(len(positives), np.int64),
-    )
-
-
-def _with_negatives(pools: Pools, index: ExactIndex, negatives: tuple[Ids, ...]) -> Pools:
-    queries = index.database[pools.anchors]
-    return replace(
-        pools,
-        negatives=negatives,
-        negative_similarity=tuple(index.similarities(queries, negatives)),
-        negative_rank_m=tuple(np.zeros(len(ids), np.int64) for ids in negatives),
-    )
+        ids = nearest.first(min(method.negative_k, -(-n // 2))).ids
+        return geodesic_negatives(given.lengths, ids, anchors, count=count, far=method.geodesic_far)
+    return random_negatives(n, nearest.ids, anchors, k=EUCLIDEAN_K, count=count, seed=method.seed)

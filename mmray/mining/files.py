@@ -28,17 +28,22 @@ def neighbors_table(found: Neighbors) -> pa.Table:
     )
 
 
+def neighbors_in(table: pa.Table) -> Neighbors:
+    """Return the content of a shard that `neighbors_table` built."""
+    k = table["neighbors"].type.list_size
+    ids, similarities = (
+        np.concatenate([chunk.values.to_numpy() for chunk in table[name].chunks]).reshape(-1, k)
+        for name in ("neighbors", "similarities")
+    )
+    return Neighbors(ids, similarities)
+
+
 def read_neighbors(folder: Folder, count: int, k: int) -> NeighborBlocks:
     """Return the shards of neighbors/, with k neighbours of `count` items, as blocks."""
     shards = folder / "neighbors"
 
     def block(name: str) -> Neighbors:
-        table = shards.read_table(name)
-        ids, similarities = (
-            np.concatenate([chunk.values.to_numpy() for chunk in table[column].chunks])
-            for column in ("neighbors", "similarities")
-        )
-        return Neighbors(ids.reshape(-1, k), similarities.reshape(-1, k))
+        return neighbors_in(shards.read_table(name))
 
     return NeighborBlocks(count, k, lambda: prefetch(block, shards.names()), folder.scratch)
 

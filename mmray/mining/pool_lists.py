@@ -15,7 +15,8 @@ from mmray.system.arrays import Features, Floats, Ids
 class Pools:
     """The mined pools of some anchors; each tuple holds one array for each anchor.
 
-    Ranks are places among all n items, from 1, which is usually the anchor's own place.
+    Ranks are places among all n items, from 1, which is usually the anchor's own place; 0 is a
+    place that is not known.
 
     Attributes
     ----------
@@ -25,7 +26,7 @@ class Pools:
     positive_similarity : float32
         s_m of each positive, the weight of a tuple.
     positive_rank_e : int64
-        Its place in NN^e.
+        Its place in NN^e, as far as that is compared (K places); 0: beyond.
     negatives : int64
         P⁻ of eq. (6), by descending s_e.
     negative_similarity : float32

@@ -14,10 +14,13 @@ from mmray.config.sections import MiningConfig
 from mmray.mining.diffusion.reordering import ReorderedGraph, reorder
 from mmray.mining.diffusion.solver import Solver, diffuse_blocks
 from mmray.mining.graph import normalize_graph
-from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.knn.exact import nearest_neighbors
+from mmray.mining.knn.results import Neighbors
 from mmray.mining.manifold import Ranking
 from mmray.mining.pool_lists import Pools
 from mmray.system.arrays import Device, Features, Graph, Ids
+
+EUCLIDEAN_K = 5  # NN^e_5 of Table 1, the anchor counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,10 @@ class MiningMethod:
             solver=Solver(config.alpha, config.rtol, config.max_iter),
             seed=seed,
         )
+
+    def compared(self, n: int) -> int:
+        """Return the nearest neighbours of an anchor that are compared, of n items: K of NN^e."""
+        return min(n, max(self.positive_k, min(self.negative_k, -(-n // 2)), EUCLIDEAN_K))
 
     def stored(self) -> dict[str, Any]:
         """Return all but the seed as JSON-like values, for a stage's fingerprint."""
@@ -145,13 +152,14 @@ def mine_pools(
         positive_cut=positive_cut,
         solver=Solver(alpha, rtol, max_iter),
     )
-    index, reordered = ExactIndex.of(features), reorder(normalize_graph(graph))
-    pools = pools_of(index, reordered, np.searchsorted(kept, anchors), method)
-    return pools.renamed(kept)
+    places, reordered = np.searchsorted(kept, anchors), reorder(normalize_graph(graph))
+    _check_sizes(len(kept), reordered.graph, method)
+    nearest = nearest_neighbors(features, features[places], method.compared(len(kept)))
+    return pools_of(nearest, reordered, places, method).renamed(kept)
 
 
 def pools_of(
-    index: ExactIndex,
+    nearest: Neighbors,
     normalized: ReorderedGraph,
     anchors: Ids,
     method: MiningMethod,
@@ -159,11 +167,11 @@ def pools_of(
     device: Device = "cpu",
     threads: int = 1,
 ) -> Pools:
-    """Mine the pools of some anchors with an index and a graph prepared for all, eqs. (2)-(6).
+    """Mine the pools of some anchors from their neighbours and a prepared graph, eqs. (2)-(6).
 
     Parameters
     ----------
-    index : ExactIndex of (n, d) l2-normalised features
+    nearest : NN^e of each anchor, of `method.compared(n)` places or more
     normalized : (n, n)
         Â from `normalize_graph`, reordered.
     anchors : (a,) int64, in 0..n-1
@@ -178,14 +186,17 @@ def pools_of(
     Raises
     ------
     ValueError
-        The sizes of features and graph differ, a number is outside its range, or an argument is
-        refused by `diffuse` or `nearest_neighbors`.
+        There are too few neighbours, a number is outside its range, or an argument is refused by
+        `diffuse`.
     """
-    n = len(index.database)
+    n = len(normalized.items)
     _check_sizes(n, normalized.graph, method)
+    found, compared = nearest.ids.shape[1], method.compared(n)
+    if found < compared:
+        raise ValueError(
+            f"there are {found} nearest items of each anchor, but {compared} are compared"
+        )
     method = replace(method, negative_k=min(method.negative_k, -(-n // 2)))
-    queries, k = index.database[anchors], max(method.positive_k, method.negative_k)
-    nearest = index.search(queries, k, device=device, threads=threads)
     mined: dict[int, _AnchorPools] = {}
     residual, iterations = np.empty(len(anchors)), np.empty(len(anchors), np.int64)
     for rows, diffusion in diffuse_blocks(
@@ -201,7 +212,7 @@ def pools_of(
         anchors=anchors.astype(np.int64),
         positives=positives,
         positive_similarity=tuple(pools.positive_similarity for pools in chosen),
-        positive_rank_e=tuple(index.ranks(queries, positives)),
+        positive_rank_e=tuple(map(nearest.places, range(len(anchors)), positives)),
         negatives=tuple(pools.negatives for pools in chosen),
         negative_similarity=tuple(pools.negative_similarity for pools in chosen),
         negative_rank_m=tuple(pools.negative_rank_m for pools in chosen),

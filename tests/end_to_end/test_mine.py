@@ -113,6 +113,20 @@ def test_three_actors_give_the_same_bytes_as_one(whole, features, cluster, tmp_p
     assert digests(tmp_path) == digests(whole[0])
 
 
+def test_features_that_no_machine_has_room_for_give_the_same_bytes(
+    whole, features, ray_cluster, tmp_path, monkeypatch
+):
+    """Searched in two or three parts, of which a share of 0.0005 GB holds one."""
+    monkeypatch.setattr("mmray.pipeline.stages.neighbors._LARGE", 0)
+    monkeypatch.setattr("mmray.pipeline.stages.neighbors._LONG", 0)
+    share = ("--mining.memory", 5e-4)
+    printed = run_here("mine", *given(features, tmp_path), *ONE, *share).succeeded.stderr
+    assert "knn: to compare all 6,000 items with one another will take about 0.0 h" in printed
+    assert "k-NN: part 2 of" in printed
+    assert digests(tmp_path) == digests(whole[0])
+    assert not list(tmp_path.glob("*/parts"))
+
+
 def shards(storage, pattern):
     return sum(1 for file in storage.glob(pattern) if not file.name.startswith("."))
 

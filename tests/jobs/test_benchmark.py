@@ -74,9 +74,9 @@ def test_each_part_ends_with_a_table(monkeypatch, capsys, arguments, words):
     small = ("--items", "600", "--dims", "8", "--k", "10", "--repeats", "1", "--threads", "1")
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, *small])
     assert job.main() == 0
-    head, _, row = capsys.readouterr().out.strip().splitlines()
+    head, _, *rows = capsys.readouterr().out.strip().splitlines()
     assert "times faster" in head
-    assert re.search(words.replace(" | ", r" +\| +"), row)
+    assert re.search(words.replace(" | ", r" +\| +"), rows[0])
 
 
 def test_the_command_of_the_package_runs_the_script(capsys):

@@ -72,17 +72,16 @@ def test_all_parts_of_this_process_print_their_measurements(capsys):
             for precision in ("float32", "tf32", "bfloat16")
             for step in (None, "embed_ids (two reading threads)")
         ),
-        ("knn", "upload of the database, done for every unit", None),
+        ("knn", "the database on the device, once for an actor", None),
         ("knn", "a unit as it is", None),
-        ("knn", "most_similar of 256, database resident", None),
+        ("knn", "search of 256, float32", None),
         ("knn", "products of 256, float32", None),
+        ("knn", "search of 256, bf16", None),
         ("knn", "products of 256, bf16", None),
-        ("knn", "topk 97 of a tile 256 x 3000", None),
-        ("knn", "settling 256 on a CPU thread", None),
+        ("knn", "settling 256, 60 candidates of each", None),
         ("mine", "graph and its order", None),
         ("mine", "diffusion of 32 anchors alone", "cpu"),
         ("mine", "a unit of 32 anchors as it is", "cpu"),
-        ("mine", "ranks, of one anchor, on the CPU", None),
     ]
     ways = [line["way"] for line in lines if line["part"] == "shapes"]
     assert ways == ["channels last", "contiguous", "without cuDNN"]

@@ -94,6 +94,7 @@ def test_what_the_manifold_does_not_give_is_euclidean_or_not_known(mined_on):
         places = [oracles.descending(within[row]).index(i) + 1 for i in range(len(items))]
         ranks = dict(zip(items.tolist(), places, strict=True))
         assert mined.positive_rank_e[row].tolist() == [ranks[i] for i in mined.positives[row]]
+        assert max(mined.positive_rank_e[row]) <= 5
         assert mined.negative_rank_m[row].tolist() == [0] * 8
     assert mined.residual.tolist() == [0, 0]
     assert mined.iterations.tolist() == [0, 0]

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from mmray.mining.knn import exact as neighbors
 from mmray.mining.knn import exact_cuda
-from mmray.mining.knn.exact import ExactIndex, nearest_neighbors
+from mmray.mining.knn.exact import ExactIndex, nearest_in_parts, nearest_neighbors
+from mmray.mining.knn.products import scaled
+from mmray.system.rows import Rows
 from tests import oracles
 from tests.made.synthetic import clouds, curves, unit_rows
 
@@ -132,9 +134,8 @@ def test_products_err_by_no_more_than_is_allowed_for(half, d):
     features = np.concatenate([worst, clouds(1, 500, d), np.abs(clouds(2, 500, d))])
     index = ExactIndex.of(features, half=half)
     items = torch.from_numpy(features)
-    attempt = neighbors._CandidateSearch(index, items.bfloat16() if half else items, 5, 100, half)
-    scaled, slack = attempt._scaled(features)
-    products = (scaled @ attempt.items.T).double().numpy()
+    queries, slack = scaled(features, index.norm, index.half_error if half else None)
+    products = (queries @ (items.bfloat16() if half else items).T).double().numpy()
     lengths = np.linalg.norm(features.astype(np.float64), axis=1)
     exact = features.astype(np.float64) @ features.T.astype(np.float64)
     exact *= 0.99 / (lengths[:, None] * index.norm)
@@ -153,13 +154,39 @@ def test_products_err_by_no_more_than_is_allowed_for(half, d):
     ids=["clouds", "copies", "very many copies"],
 )
 @pytest.mark.parametrize("k", [1, 30, 700])
-def test_candidates_by_sorting_as_on_a_gpu_give_the_same(monkeypatch, features, k):
+@pytest.mark.parametrize("d", [24, 29])
+def test_a_gpu_finds_the_same_bits(monkeypatch, features, k, d):
+    """Its code, run on the CPU: candidates by thresholds, settled in sums of the same order."""
+    features = np.ascontiguousarray(
+        features[:, :d] if d < 24 else np.pad(features, ((0, 0), (0, d - 24)), mode="wrap")
+    )
     plain = nearest_neighbors(features, features[::7], k)
     monkeypatch.setattr(exact_cuda, "_TILE_ITEMS", 100)
-    monkeypatch.setattr(neighbors._CandidateSearch, "_scan", neighbors._CandidateSearch._sort)
-    other = ExactIndex.of(features, half=False).search(features[::7], k)
-    np.testing.assert_array_equal(other.ids, plain.ids)
-    np.testing.assert_array_equal(other.similarities, plain.similarities)
+    monkeypatch.setattr(exact_cuda, "_GATHERED", 20_000)
+    index = ExactIndex.of(features, half=False)
+    on_device = exact_cuda.DeviceIndex(features, index.norm, "cpu")
+    vars(index)["_on_device"] = on_device
+    found = index.search(features[::7], k, device="cuda")
+    np.testing.assert_array_equal(found.ids, plain.ids)
+    np.testing.assert_array_equal(found.similarities, plain.similarities)
+    assert on_device.half_error == pytest.approx(ExactIndex.of(features, half=True).half_error)
+
+
+@pytest.mark.parametrize("part", [1, 7, 250, 1000])
+def test_parts_of_the_database_change_nothing(part):
+    features = np.concatenate([clouds(0, 200, 24), curves(1)[:, :8].repeat(3, axis=1)])
+    features = np.concatenate([features, features[::3]])
+    chosen = np.flatnonzero(np.arange(len(features)) % 5)
+    found = nearest_in_parts(
+        Rows(lambda: features, chosen), features[::9], 40, part=part, threads=2
+    )
+    plain = nearest_neighbors(features[chosen], features[::9], 40)
+    np.testing.assert_array_equal(found.ids, plain.ids)
+    np.testing.assert_array_equal(found.similarities, plain.similarities)
+    some = np.array([1, 3, 100])
+    assert found.places(2, some).tolist() == [
+        (plain.ids[2] == item).argmax() + 1 if item in plain.ids[2] else 0 for item in some
+    ]
 
 
 def test_a_search_of_zeros_finds_the_first_ids():
@@ -191,27 +218,6 @@ def test_the_inputs_are_left_as_they_were():
     features = np.asfortranarray(clouds(2, 100, 8))
     features.flags.writeable = False
     nearest_neighbors(features, features, 10)
-
-
-@pytest.mark.parametrize("n", [30, 500])
-def test_ranks_are_places_in_the_complete_ranking(n):
-    features = np.concatenate([curves(7, clusters=2, per_cluster=n // 2), clouds(8, 20, 16)])
-    features = np.concatenate([features, features[: n // 2]])
-    complete = nearest_neighbors(features, features[:6], len(features)).ids
-    rng = np.random.default_rng(1)
-    wanted = [rng.choice(len(features), m, replace=False) for m in (0, 1, 5, len(features), 2, 3)]
-    for row, places in enumerate(ExactIndex.of(features).ranks(features[:6], wanted)):
-        np.testing.assert_array_equal(complete[row][places - 1], wanted[row])
-
-
-def test_ranks_are_exact_where_blas_rounds_the_order_away():
-    rng = np.random.default_rng(6)
-    center = rng.standard_normal(256)
-    database = unit_rows(center + 1e-6 * rng.standard_normal((400, 256)))
-    query = unit_rows(center[None] + 0.2 * rng.standard_normal((1, 256)))
-    complete = oracles.nearest(database, query, 400)[0]
-    (places,) = ExactIndex.of(database).ranks(query, [complete])
-    np.testing.assert_array_equal(places, np.arange(400) + 1)
 
 
 @pytest.mark.parametrize("k", [0, -1, 11])
@@ -246,8 +252,3 @@ def test_shapes_that_do_not_fit_are_refused(shape, message):
 def test_other_dtypes_are_refused():
     with pytest.raises(ValueError, match="database must be float32, got float64"):
         nearest_neighbors(clouds(0, 10).astype(np.float64), clouds(0, 10), 3)
-
-
-def test_ranks_needs_one_array_for_each_query():
-    with pytest.raises(ValueError, match="ids has 1 arrays, but there are 2 queries"):
-        ExactIndex.of(clouds(0, 10)).ranks(clouds(0, 2), [np.array([1])])

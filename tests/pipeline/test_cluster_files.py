@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER, KUBERAY = ("aws.yaml", "gcp.yaml", "local.yaml"), "kuberay-rayjob.yaml"
 SCALED = ("aws.yaml", "gcp.yaml", KUBERAY)
 TOKEN, REQUIREMENTS = "~/.ray/auth_token", "~/mmray/requirements.txt"
+GPU_REQUIREMENTS = "~/mmray/requirements-gpu.txt"
 
 
 def load(name: str) -> Any:
@@ -78,7 +79,7 @@ def check_launcher(config: dict[str, Any]) -> None:
         assert node_type["resources"].keys() <= {"CPU", "GPU", "memory"}
         {"aws": check_aws, "gcp": check_gcp}[kind](node_type["node_config"])
     # Paths that others read: Ray looks for the token there, and the set-up for the packages.
-    assert config["file_mounts"].keys() == {TOKEN, REQUIREMENTS}
+    assert config["file_mounts"].keys() == {TOKEN, REQUIREMENTS, GPU_REQUIREMENTS}
     validate_config(prepare_config(copy.deepcopy(config)))
 
 
@@ -233,7 +234,12 @@ def test_packages_are_those_of_requirements():
     for name in LAUNCHER:
         config = load(name)
         assert config["file_mounts"][REQUIREMENTS] == "requirements.txt"
-        assert config["setup_commands"][-1] == f"pip install -r {REQUIREMENTS}"
+        assert config["file_mounts"][GPU_REQUIREMENTS] == "requirements-gpu.txt"
+        first, second = config["setup_commands"][-2:]
+        assert first == f"pip install -r {REQUIREMENTS}"
+        assert second.endswith(
+            f"pip uninstall --yes faiss-cpu && pip install -r {GPU_REQUIREMENTS}; fi"
+        )
     wanted = [f"{r.name}{r.specifier}" for r in requirements().values() if r.name != "ray"]
     assert yaml.safe_load(load(KUBERAY)["spec"]["runtimeEnvYAML"])["pip"] == wanted
 

@@ -236,38 +236,3 @@ def settle(database, queries, candidates, counts, ids, similarities):
         for place in range(k):
             ids[query, place] = found[order[place]]
             similarities[query, place] = -exact[order[place]]
-
-
-@compiled
-def places(products, database, queries, query, ids, similarities, error, found):
-    """Find the places (from 1) of items in the ranking of all items by similarity to one query.
-
-    Parameters
-    ----------
-    products : (1, m) float32
-        Similarities of all n items to the query, each of which may err by `error`; -inf past n, up
-        to a multiple of 64.
-    database, queries : (n, d), (q, d) float32
-    query : int
-        Row of the query in queries.
-    ids, similarities : (p,) int64, float32
-        The items asked for and their exact similarities.
-    error : float
-        Largest error of a product.
-    found : (p,) int64
-        Written.
-    """
-    for wanted in range(len(ids)):
-        item, own = ids[wanted], similarities[wanted]
-        surely, perhaps = np.float32(own + error), np.float32(own - error)
-        before = 0
-        for column in range(0, products.shape[1], WIDTH):
-            above = _at_least(products, 0, column, surely)
-            before += count_bits(above)
-            near = _at_least(products, 0, column, perhaps) & ~above
-            while near:
-                rival = column + _first_bit(near)
-                near &= near - np.uint64(1)
-                exact = similarity(database, rival, queries, query)
-                before += exact > own or (exact == own and rival < item)
-        found[wanted] = before + 1

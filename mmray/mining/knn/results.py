@@ -3,6 +3,7 @@
 n items in the database, q queries, d dimensions, k neighbours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,35 @@ class Neighbors:
         """Return the k most similar of each query."""
         return Neighbors(self.ids[:, :k], self.similarities[:, :k])
 
+    def places(self, row: int, ids: Ids) -> Ids:
+        """Return the places (m,) int64 of items (m,) among a query's neighbours; 0 for others."""
+        found = self.ids[row]
+        order = np.argsort(found)
+        near = np.searchsorted(found, ids, sorter=order).clip(max=len(found) - 1)
+        return np.where(found[order[near]] == ids, order[near] + 1, 0)
+
+
+def joined(parts: Sequence[Neighbors], k: int) -> Neighbors:
+    """Join the neighbours of q queries in parts of a database: the k most similar of all of them.
+
+    Parameters
+    ----------
+    parts : (q, k_p) each
+        In each, the k nearest items of its part, or all of a smaller part; the ids of a part are
+        above those of the one before.
+    k : int
+        At most the sum of the k_p.
+    """
+    ids, similarities = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1)
+        for name in ("ids", "similarities")
+    )
+    # Stable: of equal similarities those of the earlier part come first, which have lower ids.
+    order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
+    return Neighbors(
+        np.take_along_axis(ids, order, axis=1), np.take_along_axis(similarities, order, axis=1)
+    )
+
 
 def rescored(
     database: Features, queries: Features, candidates: Ids, counts: Ids, k: int
@@ -47,6 +77,22 @@ def rescored(
     ids, similarities = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), "f4")
     kernels.settle(read_only(database), read_only(queries), candidates, counts, ids, similarities)
     return Neighbors(ids, similarities)
+
+
+def pair_similarities(database: Features, queries: Features, ids: Sequence[Ids]) -> list[Features]:
+    """Compute the similarities (m_i,) float32 of each query with its own items.
+
+    Parameters
+    ----------
+    database, queries : (n, d), (q, d) float32
+    ids : q arrays (m_i,) int64, in 0..n-1
+    """
+    found = [np.empty((1, len(wanted)), np.float32) for wanted in ids]
+    for query, wanted, result in zip(queries, ids, found, strict=True):
+        kernels.pair_similarities(
+            read_only(database), read_only(query[None]), read_only(wanted[None]), result
+        )
+    return [result[0] for result in found]
 
 
 def checked_norms(database: Features, queries: Features, k: int) -> Floats:

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from mmray.pipeline.distributed.caching import cache_images as cache_images
     from mmray.pipeline.distributed.caching import cached as cached
     from mmray.pipeline.distributed.capacity import Capacity as Capacity
+    from mmray.pipeline.distributed.capacity import shared_memory as shared_memory
     from mmray.pipeline.distributed.cluster import connect as connect
+    from mmray.pipeline.distributed.cluster import cpus_beside_gpu as cpus_beside_gpu
     from mmray.pipeline.distributed.cluster import mining_device as mining_device
     from mmray.pipeline.distributed.cluster import reporting_losses as reporting_losses
     from mmray.pipeline.distributed.cluster import training_workers as training_workers
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from mmray.pipeline.distributed.listing import index_containers as index_containers
     from mmray.pipeline.distributed.mining import mine as mine
     from mmray.pipeline.distributed.neighbors import find_neighbors as find_neighbors
+    from mmray.pipeline.distributed.neighbors import (
+        find_neighbors_in_parts as find_neighbors_in_parts,
+    )
+    from mmray.pipeline.distributed.neighbors import query_units as query_units
     from mmray.pipeline.distributed.trainer import fine_tune as fine_tune
     from mmray.pipeline.distributed.units import ActorPool as ActorPool
 
@@ -30,13 +36,17 @@ __all__ = [
     "cache_images",
     "cached",
     "connect",
+    "cpus_beside_gpu",
     "extract",
     "find_neighbors",
+    "find_neighbors_in_parts",
     "fine_tune",
     "index_containers",
     "mine",
     "mining_device",
+    "query_units",
     "reporting_losses",
+    "shared_memory",
     "sum_up_regions",
     "training_workers",
     "with_gpus",
@@ -48,7 +58,9 @@ __getattr__ = lazy(
         "cache_images": "caching",
         "cached": "caching",
         "Capacity": "capacity",
+        "shared_memory": "capacity",
         "connect": "cluster",
+        "cpus_beside_gpu": "cluster",
         "mining_device": "cluster",
         "reporting_losses": "cluster",
         "training_workers": "cluster",
@@ -58,6 +70,8 @@ __getattr__ = lazy(
         "index_containers": "listing",
         "mine": "mining",
         "find_neighbors": "neighbors",
+        "find_neighbors_in_parts": "neighbors",
+        "query_units": "neighbors",
         "fine_tune": "trainer",
         "ActorPool": "units",
     },

@@ -64,6 +64,12 @@ def _present(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))
 
 
+def shared_memory() -> int:
+    """Return the bytes for shared objects on the machine that has the least of them."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return int(min(resources.get("object_store_memory", 0) for resources in machines))
+
+
 class WorkerWatchdog:
     """Watchdog of a stage: reports when it has no worker, and ends it if none comes.
 

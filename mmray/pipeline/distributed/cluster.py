@@ -197,6 +197,18 @@ def with_gpus(pool: ActorPool) -> ActorPool:
     return replace(pool, gpus=1 / -(-pool.minimum // gpus))
 
 
+def cpus_beside_gpu() -> int:
+    """Return the CPUs that an actor on a GPU may take: a share of the machine with the fewest.
+
+    Two CPUs of each machine are left to tasks. It is 1 while no machine with a GPU is there.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    shares = [
+        (machine.get("CPU", 0) - 2) // machine["GPU"] for machine in machines if "GPU" in machine
+    ]
+    return max(1, int(min(shares, default=1)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingWorkers:
     """Number of training ranks, and the resources of each.

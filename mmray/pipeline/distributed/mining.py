@@ -10,9 +10,10 @@ import pyarrow as pa
 import ray
 
 from mmray.mining.batches import MiningInput, mine_batch
-from mmray.mining.files import pools_table
+from mmray.mining.files import neighbors_in, pools_table
 from mmray.mining.pools import MiningMethod
-from mmray.pipeline.distributed.units import ITEMS, UNIT, ActorPool, run_units
+from mmray.pipeline.distributed.neighbors import QUERIES, query_units
+from mmray.pipeline.distributed.units import UNIT, ActorPool, run_units, shard_name
 from mmray.system.arrays import Device, Ids
 from mmray.system.folder import Folder
 
@@ -21,14 +22,21 @@ class MiningWorker:
     """Worker that solves eq. (3) for blocks of anchors and picks their pools, eqs. (5) and (6)."""
 
     def __init__(
-        self, given: list[ray.ObjectRef[Any]], method: MiningMethod, options: dict[str, Any]
+        self,
+        given: list[ray.ObjectRef[Any]],
+        method: MiningMethod,
+        nearest: Folder | None,
+        options: dict[str, Any],
     ) -> None:
         self.given: MiningInput = ray.get(given[0])  # its arrays are views of shared memory
-        self.method, self.options = method, options
+        self.method, self.nearest, self.options = method, nearest, options
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
-        anchors = np.asarray(unit["anchors"], np.int64)
-        return pools_table(mine_batch(self.given, anchors, self.method, **self.options))
+        anchors, near = np.asarray(unit[QUERIES], np.int64), None
+        if self.nearest is not None:
+            near = neighbors_in(self.nearest.read_table(shard_name(unit[UNIT])))
+        pools = mine_batch(self.given, anchors, self.method, nearest=near, **self.options)
+        return pools_table(pools)
 
 
 def mine(
@@ -40,6 +48,7 @@ def mine(
     output: Folder,
     pool: ActorPool,
     device: Device = "cpu",
+    nearest: Folder | None = None,
 ) -> None:
     """Write the pools of all anchors as shards of `block` anchors; existing shards are kept.
 
@@ -52,18 +61,9 @@ def mine(
     output : folder of the shards
     pool : the actors to run
     device : "cpu" or "cuda"
+    nearest : folder of the anchors' neighbours, in the same shards, where `given` has no index
     """
-    starts = range(0, len(anchors), block)
-    blocks = [anchors[start : start + block] for start in starts]
-    work = pa.table(
-        {
-            UNIT: np.arange(len(blocks)),
-            ITEMS: np.array([len(part) for part in blocks], np.int64),
-            "anchors": pa.array(blocks, pa.list_(pa.int64())),
-        }
-    )
     options = {"device": device, "threads": pool.cpus}
-    shared = [ray.put(given)]
-    run_units(
-        work, MiningWorker, (shared, method, options), output=output, pool=pool, label="diffusion"
-    )
+    arguments = ([ray.put(given)], method, nearest, options)
+    work = query_units(anchors, block)
+    run_units(work, MiningWorker, arguments, output=output, pool=pool, label="diffusion")

@@ -241,6 +241,11 @@ def keep_until_next(arguments: tuple[Any, ...], *, since: float) -> None:
     _KEPT[:] = [arguments] if time.monotonic() - since <= LATE_START else []
 
 
+def release_kept() -> None:
+    """Let go of what the last stage was kept for, to make room for large arguments of the next."""
+    _KEPT.clear()
+
+
 def missing_units(work: pa.Table, output: Folder) -> tuple[Ids, Ids]:
     """Return the rows of a table of work whose shards are not there, and the items of all rows."""
     done = set(output.names())

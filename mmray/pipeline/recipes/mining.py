@@ -13,6 +13,7 @@ from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.mining import MiningResult, graph_stage, measure_purity, mine_stage
 from mmray.pipeline.stages.neighbors import FeatureSource, neighbors_stages
 from mmray.system.progress import announce
+from mmray.system.rows import Rows
 
 HEAD = ("", "mined")  # of the results table
 
@@ -34,7 +35,7 @@ def run(config: MineConfig) -> list[tuple[str, str]]:
     labels = read_labels(config.labels, len(given.features)) if config.labels else None
     if given.normalized:
         announce(f"{config.features}: rows are not of unit length; they are l2-normalised")
-    source = FeatureSource(given.fingerprint, len(given.features), lambda: given.features)
+    source = FeatureSource(given.fingerprint, len(given.features), Rows(lambda: given.features))
     with running(config, storage, ("graph", "mine")) as session:
         session, neighbors = neighbors_stages(session, source)
         graph = graph_stage(session, source, neighbors)

@@ -10,9 +10,9 @@ import numpy as np
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.images.collection import ImageFile
-from mmray.mining.batches import EUCLIDEAN_K
-from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.knn.exact import nearest_in_parts
 from mmray.mining.pool_lists import Pools
+from mmray.mining.pools import EUCLIDEAN_K
 from mmray.pipeline.recipes.outcome import LearningResult
 from mmray.pipeline.reports.run_page import (
     Chosen,
@@ -34,6 +34,7 @@ from mmray.system.arrays import Features, Floats, Ids
 ANCHORS, CHOSEN = 12, 5  # anchors to show, and images of each of their pools
 IMPROVED, WORSENED, ANY = 4, 2, 4  # queries to show: of the largest changes, and at random
 GROUPS, COPIES, PAIRS = 6, 8, 6  # of near-duplicates to show, images of a group, and single pairs
+COMPARED = 10_000  # nearest neighbours of an anchor, among which its negatives have their places
 HARDEST = 4  # queries to show where there is a single network
 SIDE = 128  # pixels of a thumbnail
 
@@ -51,14 +52,15 @@ def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnc
     """
     if learned.source is None or learned.graph is None:
         return ()
-    pools, features = learned.mined.pools, np.asarray(learned.source.load())
+    pools, features = learned.mined.pools, learned.source.rows
     rows = _shown_anchors(pools, ANCHORS)
     if not len(rows):
         return ()
-    index, anchors = ExactIndex.of(features, half=False), pools.anchors[rows]
-    nearest = index.search(features[anchors], EUCLIDEAN_K + 1)
+    anchors = pools.anchors[rows]
+    ascending, back = np.unique(anchors, return_inverse=True)
+    queries, compared = features.take(ascending)[back], min(COMPARED, len(features))
+    nearest = nearest_in_parts(features, queries, compared)
     weights = _importance(learned.mined, learned.graph)
-    places = index.ranks(features[anchors], [pools.negatives[row][:CHOSEN] for row in rows])
 
     def chosen(
         anchor: int, items: Ids, manifold: Ranks, euclidean: Ranks, s: Features
@@ -79,7 +81,7 @@ def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnc
 
     def mined(place: int, row: int) -> MinedAnchor:
         anchor, part = int(pools.anchors[row]), slice(CHOSEN)
-        others = np.flatnonzero(nearest.ids[place] != anchor)[part]
+        others = np.flatnonzero(nearest.ids[place] != anchor)[:EUCLIDEAN_K]
         positives = pools.positives[row][part]
         near = pools.manifold_neighbors[row]
         return MinedAnchor(
@@ -96,7 +98,7 @@ def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnc
                 anchor,
                 pools.negatives[row][part],
                 pools.negative_rank_m[row][part].tolist(),
-                places[place].tolist(),
+                nearest.places(place, pools.negatives[row][part]).tolist(),
                 pools.negative_similarity[row][part],
             ),
             nearest=chosen(

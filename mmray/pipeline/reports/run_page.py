@@ -64,7 +64,10 @@ class GraphPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """An image in a pool of an anchor, with its ranks (from 1) by both similarities if known."""
+    """An image in a pool of an anchor, with its ranks by both similarities if they are known.
+
+    Ranks are from 1; a Euclidean rank of 0 is past all places that were compared.
+    """
 
     picture: Picture
     manifold_rank: int | None = None

@@ -29,8 +29,9 @@ from mmray.pipeline.stages.neighbors import FeatureSource
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError, explained
 from mmray.system.folder import Folder
-from mmray.system.formats import read_array, write_header
+from mmray.system.formats import write_header
 from mmray.system.progress import announce
+from mmray.system.rows import Rows, StoredMatrix
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,11 @@ class ExtractedDescriptors:
 
     def features(self, pooling: Descriptor) -> Features:
         """Read the descriptors (n, d) float32 of one kind, a row for each item."""
-        found = shards.read_features(self.stage.folder, self.poolings, pooling)
-        return found if self.rows is None else found[self.rows]
+        return self.rows_of(pooling).read()
+
+    def rows_of(self, pooling: Descriptor) -> Rows:
+        """Return what `features` reads, to be read in parts."""
+        return Rows(shards.stored_features(self.stage.folder, self.poolings, pooling), self.rows)
 
 
 DESCRIBED = "described"  # folder below the storage: for each way of describing, its extractions
@@ -240,7 +244,7 @@ def features_stage(
     source = FeatureSource(
         described.fingerprint,
         len(described.items),
-        lambda: described.features(pooling),
+        described.rows_of(pooling),
         "images",
     )
     if dims is None:
@@ -261,5 +265,5 @@ def features_stage(
     return dataclasses.replace(
         source,
         fingerprint=stage.fingerprint,
-        load=lambda: read_array(stage.folder, "features.npy"),
+        rows=Rows(StoredMatrix(stage.folder, "features.npy")),
     )

@@ -6,9 +6,9 @@ n items, k neighbours of each.
 import numpy as np
 
 from mmray.config.sections import MiningConfig
-from mmray.mining.batches import EUCLIDEAN_K
 from mmray.mining.neighbor_blocks import NeighborBlocks
 from mmray.mining.pool_lists import Pools
+from mmray.mining.pools import EUCLIDEAN_K
 from mmray.system.arrays import Graph, Ids
 from mmray.system.errors import InputError
 
@@ -50,6 +50,16 @@ def need_component(config: MiningConfig, size: int, count: int, what: str) -> No
         f"the graph's largest component has {size} of the {count} {what}, too few for {needed}: "
         f"choose --mining.component all{lower}"
     )
+
+
+def need_no_cycles(config: MiningConfig) -> None:
+    """Refuse cyclic positives of features that are searched in parts; else InputError."""
+    if config.positives == "cyclic":
+        raise InputError(
+            "--mining.positives cyclic: the features are larger than a machine's share of shared "
+            "memory, and cycles are looked for in all of them at once; give --mining.memory more "
+            "GB, or choose other positives"
+        )
 
 
 def need_edges(config: MiningConfig, graph: Graph, found: NeighborBlocks, what: str) -> None:

@@ -45,9 +45,16 @@ from mmray.pipeline.stages.minable import (
     need_anchors,
     need_component,
     need_edges,
+    need_no_cycles,
     need_pairs,
 )
-from mmray.pipeline.stages.neighbors import FeatureSource, workers
+from mmray.pipeline.stages.neighbors import (
+    PARTS,
+    FeatureSource,
+    find_in_parts,
+    parts_of,
+    workers,
+)
 from mmray.system.arrays import Device
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
@@ -137,25 +144,37 @@ def mine_stage(
         write_anchors(stage.folder, stored.items[anchors], importance)
         report = GraphReport(**read_json(graph.folder, "report.json"))
         stage.folder.write("graph.png", graph_figure(report, importance))
+        every = len(stored.items) == source.count
+        rows = source.rows if every else source.rows.only(stored.items)
+        parts, block, nearest = parts_of(rows, config, device), config.anchor_block, None
+        pool = workers(session, device)[0]
+        if parts > 1:
+            need_no_cycles(config)
+            nearest, k = stage.folder / f"{PARTS}/nearest", method.compared(len(rows))
+            units = distributed.query_units(anchors, block)
+            rows = find_in_parts(stage, rows, units, k, parts, nearest, pool=pool, device=device)
         given = MiningInput.of(
-            source.load()[stored.items],
+            rows if parts > 1 else np.asarray(rows.read()),
             stored.raw,
             stored.normalized,
             stored.items,
             power=config.power,
             positives=config.positives,
             negatives=config.negatives,
+            half=False if device == "cuda" else None,
             threads=cpu_count(),
         )
         distributed.mine(
             given,
             anchors,
             method,
-            block=config.anchor_block,
+            block=block,
             output=stage.folder / "pools",
-            pool=workers(session, device)[0],
+            pool=pool,
             device=device,
+            nearest=nearest,
         )
+        (stage.folder / PARTS).remove()
         return summary(read_pools(stage.folder))
 
     random = config.selection in ("random", "filled") or config.negatives == "random"
@@ -168,7 +187,7 @@ def mine_stage(
     # Pools that are there are taken wherever they were mined: they differ by rounding.
     done = (each for each in devices if StageFolder.of(session.storage, "mine", *inputs, each).done)
     device = next(done, None) or workers(session)[1]
-    stage = session.run_stage("mine", *inputs, device, work=work)
+    stage = session.run_stage("mine", *inputs, device, work=work, internal=[PARTS])
     session.run.log_file(stage.folder, "graph.png", "graph")
     pools = read_pools(stage.folder)
     need_pairs(config, pools)

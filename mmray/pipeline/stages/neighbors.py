@@ -1,19 +1,22 @@
 """The stages that find the neighbours of all items, and choose how many of them mining compares."""
 
 import dataclasses
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from joblib import cpu_count
 
 from mmray.config.choices import ApproximateSearch
 from mmray.config.run import MiningRunConfig
-from mmray.config.sections import SIZES
+from mmray.config.sections import SIZES, MiningConfig
 from mmray.mining.files import read_neighbors
 from mmray.mining.knn.approximate import ApproximateIndex
 from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.knn.forecast import SAMPLE, approximate_recall, exact_seconds
+from mmray.mining.knn.products import multiplies_bfloat16_fast
 from mmray.mining.knn.recall import measured_recall
 from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
 from mmray.pipeline import distributed
@@ -21,20 +24,40 @@ from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.minable import need_items
 from mmray.system.arrays import Device, Features
+from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_array
 from mmray.system.progress import announce
+from mmray.system.rows import Rows
+
+_LARGE = 500_000  # items from which an exact search on CPUs may be long
+_LONG = 1.0  # hours
+PARTS = "parts"  # folder of a stage that searches part by part, while it does
+# Of a machine's shared memory, for a part of the features: two of them are there for a moment.
+_SHARE = 0.4
 
 Settings = TypeVar("Settings", bound=MiningRunConfig)
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Features (n, d) to mine on, read when a stage needs them."""
+    """Features (n, d) to mine on, read when a stage needs them, and in parts where they are large.
+
+    Attributes
+    ----------
+    fingerprint : of their content
+    count : n
+    rows : the features
+    what : word for the items in messages
+    """
 
     fingerprint: str
     count: int
-    load: Callable[[], Features]
-    what: str = "items"  # word for the items in messages
+    rows: Rows
+    what: str = "items"
+
+    def load(self) -> Features:
+        """Return all of them, memory-mapped where that is possible."""
+        return self.rows.read()
 
 
 def neighbors_stages(
@@ -71,8 +94,18 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
 
     def work(stage: StageFolder) -> Counts:
         pool, device = workers(session)
-        exact, counts = ExactIndex.of(np.asarray(source.load())), {"items": source.count, "k": k}
-        shards: dict[str, Any] = {"block": config.query_block, "output": stage.folder / "neighbors"}
+        counts, output = {"items": source.count, "k": k}, stage.folder / "neighbors"
+        parts = parts_of(source.rows, config, device)
+        if config.search == "exact" and device == "cpu":
+            _say_how_long(source, k, config, cpus=pool.size() * pool.cpus)
+        if config.search == "exact" and parts > 1:
+            units = distributed.query_units(np.arange(source.count), config.query_block)
+            find_in_parts(stage, source.rows, units, k, parts, output, pool=pool, device=device)
+            (stage.folder / PARTS).remove()
+            return counts
+        half = False if device == "cuda" else None
+        exact = ExactIndex.of(np.asarray(source.load()), half=half)
+        shards: dict[str, Any] = {"block": config.query_block, "output": output}
         if config.search == "exact":
             distributed.find_neighbors(exact, k, **shards, pool=pool, device=device)
             return counts
@@ -86,7 +119,49 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
     how = None if config.search == "exact" else (config.search, config.search_effort)
     seed = None if config.search == "exact" else session.config.seed
     inputs = (source.fingerprint, k, config.query_block, how, seed)
-    return session.run_stage("knn", *inputs, work=work, stage_flag="graph", internal=["index.npy"])
+    internal = ["index.npy", PARTS]
+    return session.run_stage("knn", *inputs, work=work, stage_flag="graph", internal=internal)
+
+
+def _say_how_long(source: FeatureSource, k: int, config: MiningConfig, *, cpus: int) -> None:
+    """Say how long an exact search takes, where that is long, and what another would find."""
+    if source.count < _LARGE:
+        return
+    sample = np.asarray(source.rows.read(0, SAMPLE))
+    hours = exact_seconds(sample, source.count, k) / cpus / 3600
+    if hours < _LONG:
+        return
+    found = approximate_recall(sample, source.count, k, method="ivf", effort=config.search_effort)
+    announce(
+        f"knn: to compare all {source.count:,} {source.what} with one another will take about "
+        f"{hours:.1f} h on {cpus} CPUs; --mining.search ivf would find about {found:.0%} of the "
+        "neighbours in a small part of the time, with a larger --mining.search-effort more"
+    )
+
+
+def parts_of(rows: Rows, config: MiningConfig, device: Device) -> int:
+    """Return the number of parts of which each is within a machine's share of memory."""
+    n, d = rows.shape
+    half = device == "cpu" and multiplies_bfloat16_fast()
+    share = 1e9 * config.memory if config.memory else _SHARE * distributed.shared_memory()
+    return max(1, min(n, math.ceil(n * d * (6 if half else 4) / share)))
+
+
+def find_in_parts(
+    stage: StageFolder, rows: Rows, units: pa.Table, k: int, parts: int, output: Folder, **how: Any
+) -> Rows:
+    """Find the k nearest rows of units of rows, part by part, with the folder PARTS of a stage.
+
+    Returns
+    -------
+    The rows as every machine can read them.
+    """
+    scratch = stage.folder / PARTS
+    rows = rows.stored(scratch, "rows.npy")
+    distributed.find_neighbors_in_parts(
+        rows, units, k, parts=parts, scratch=scratch, output=output, **how
+    )
+    return rows
 
 
 def _approximate(
@@ -99,9 +174,7 @@ def _approximate(
             database=exact.database, norm=exact.norm, trained=trained, method=method
         )
     announce(f"knn: building an index ({method})")
-    # With several threads HNSW would build another graph each time.
-    threads = 1 if method == "hnsw" else cpu_count()
-    index = ApproximateIndex.of(exact.database, method, seed=seed, threads=threads)
+    index = ApproximateIndex.of(exact.database, method, seed=seed, threads=cpu_count())
     write_array(stage.folder, "index.npy", index.trained)
     return index
 
@@ -113,7 +186,11 @@ def workers(
     pool = cpu_pool(session)
     if device is None:
         device = distributed.mining_device(session.config.mining.device, pool.capacity)
-    return (distributed.with_gpus(pool) if device == "cuda" else pool), device
+    if device == "cuda":
+        pool = distributed.with_gpus(pool)
+        share = int(pool.gpus * distributed.cpus_beside_gpu())
+        pool = dataclasses.replace(pool, cpus=max(pool.cpus, share))
+    return pool, device
 
 
 def cpu_pool(session: Session[MiningRunConfig]) -> "distributed.ActorPool":

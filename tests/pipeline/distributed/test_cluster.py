@@ -11,7 +11,7 @@ import ray
 from ray.util.state import get_actor
 
 from mmray.pipeline.distributed import cluster
-from mmray.pipeline.distributed.capacity import Capacity
+from mmray.pipeline.distributed.capacity import Capacity, shared_memory
 from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.errors import InputError, MachineError
 from tests.end_to_end import clusters
@@ -164,6 +164,37 @@ def test_actors_share_gpus_where_more_are_wanted_than_there_are(monkeypatch, gpu
     pool = cluster.with_gpus(ActorPool(minimum=fewest))
     assert pool.gpus == share
     assert pool.size() >= fewest
+
+
+@pytest.mark.parametrize(
+    ("machines", "cpus"),
+    [
+        ([{"CPU": 8}], 1),
+        ([{"CPU": 16, "GPU": 1}], 14),
+        ([{"CPU": 2}, {"CPU": 32, "GPU": 4}, {"CPU": 16, "GPU": 1}], 7),
+        ([{"CPU": 2, "GPU": 1}], 1),
+    ],
+)
+def test_an_actor_on_a_gpu_gets_its_share_of_the_machines_cpus(monkeypatch, machines, cpus):
+    nodes = [{"Alive": True, "Resources": machine} for machine in machines]
+    dead = {"Alive": False, "Resources": {"CPU": 2, "GPU": 8, "object_store_memory": 1}}
+    monkeypatch.setattr(ray, "nodes", lambda: [*nodes, dead])
+    total = {name: sum(m.get(name, 0) for m in machines) for name in ("CPU", "GPU")}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: total)
+    assert cluster.cpus_beside_gpu() == cpus
+    if total["GPU"]:
+        pool = ActorPool(cpus=cpus, gpus=1)
+        assert pool.size() == total["GPU"]
+
+
+def test_the_least_shared_memory_of_a_machine_that_is_there_is_taken(monkeypatch):
+    sizes = {3e9: True, 5e9: True, 1e9: False}
+    nodes = [
+        {"Alive": alive, "Resources": {"object_store_memory": size}}
+        for size, alive in sizes.items()
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert shared_memory() == 3e9
 
 
 @pytest.mark.usefixtures("ray_cluster")

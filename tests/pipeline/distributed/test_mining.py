@@ -15,9 +15,14 @@ from mmray.mining.knn.results import Neighbors
 from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import MiningMethod, mine_pools
 from mmray.pipeline.distributed.mining import mine
-from mmray.pipeline.distributed.neighbors import find_neighbors
+from mmray.pipeline.distributed.neighbors import (
+    find_neighbors,
+    find_neighbors_in_parts,
+    query_units,
+)
 from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.folder import Folder
+from mmray.system.rows import Rows
 from tests.made import synthetic
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -50,6 +55,28 @@ def test_neighbors_equal_the_core_whatever_the_blocks(tmp_path, maximum):
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+def test_neighbors_in_parts_equal_the_core(tmp_path, parts):
+    features = np.concatenate([synthetic.curves(3), synthetic.curves(3)[:40]])
+    folder, chosen = Folder(str(tmp_path)), np.flatnonzero(np.arange(len(features)) % 7)
+    rows = Rows(lambda: features).stored(folder, "rows.npy").only(chosen)
+    asked = np.random.default_rng(0).permutation(len(rows))[:90]
+    find_neighbors_in_parts(
+        rows,
+        query_units(asked, 20),
+        50,
+        parts=parts,
+        scratch=folder / "parts",
+        output=folder / "neighbors",
+        pool=ActorPool(maximum=2),
+    )
+    found = whole(read_neighbors(folder, len(asked), 50))
+    wanted = nearest_neighbors(features[chosen], features[chosen][asked], 50)
+    np.testing.assert_array_equal(found.ids, wanted.ids)
+    np.testing.assert_array_equal(found.similarities, wanted.similarities)
+    assert (folder / "parts").folders() == []
+
+
 @pytest.mark.parametrize("method", ["ivf", "hnsw"])
 def test_approximate_neighbors_equal_the_core_whatever_the_blocks(tmp_path, method):
     features = np.concatenate([synthetic.curves(seed) for seed in range(10)])
@@ -63,6 +90,36 @@ def test_approximate_neighbors_equal_the_core_whatever_the_blocks(tmp_path, meth
     )
     np.testing.assert_array_equal(found.ids, wanted.ids)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
+
+
+def test_pools_of_rows_equal_those_of_an_index(tmp_path):
+    """Baselines too, whose items are read one by one where workers have no index."""
+    features, folder = synthetic.curves(4), Folder(str(tmp_path))
+    found = nearest_neighbors(features, features, 6)
+    graph = reciprocal_knn_graph(found.ids, found.similarities)
+    anchors, every = np.flatnonzero(np.diff(graph.indptr))[::-9], np.arange(len(features))
+    method = MiningMethod(positives="euclidean", negatives="random", seed=3, **SETTINGS)
+    rows = Rows(lambda: features).stored(folder, "rows.npy")
+    pool, units = ActorPool(maximum=1), query_units(anchors, 5)
+    find_neighbors_in_parts(
+        *(rows, units, method.compared(len(features))),
+        parts=3,
+        scratch=folder / "parts",
+        output=folder / "nearest",
+        pool=pool,
+    )
+    sources = {"index": features, "rows": rows}
+    for name, source in sources.items():
+        mine(
+            MiningInput.of(source, graph, reorder(normalize_graph(graph)), every),
+            anchors,
+            method,
+            block=5,
+            output=folder / f"{name}/pools",
+            pool=pool,
+            nearest=folder / "nearest" if name == "rows" else None,
+        )
+    assert_equal(*(read_pools(folder / name) for name in sources))
 
 
 @pytest.mark.parametrize("maximum", [1, 2])
