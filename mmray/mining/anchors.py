@@ -6,7 +6,8 @@ n items, a anchors.
 import numpy as np
 
 from mmray.config.choices import Selection
-from mmray.mining.graph import component_labels, weighted_degrees
+from mmray.mining import graph_kernels
+from mmray.mining.graph import component_labels, parts_of, weighted_degrees
 from mmray.system.arrays import Floats, Graph, Ids
 
 
@@ -88,7 +89,7 @@ def select_anchors(
     chosen = np.flatnonzero(np.diff(graph.indptr))
     if selection != "all":
         drawn = np.random.default_rng(seed).permutation(chosen)[:count]
-        maxima = _strict_maxima(graph, importance, chosen)
+        maxima = _strict_maxima(graph, importance)
         others = drawn[~np.isin(drawn, maxima)][: max(0, count - len(maxima))]
         filled = np.concatenate([maxima, others])
         chosen = {"walk": maxima, "random": drawn, "filled": filled}[selection]
@@ -96,9 +97,7 @@ def select_anchors(
     return chosen[order][:count].astype(np.int64)
 
 
-def _strict_maxima(graph: Graph, importance: Floats, linked: Ids) -> Ids:
-    if not len(linked):
-        return linked
-    # Empty rows are left out: reduceat would give them the entry of the next row.
-    highest = np.maximum.reduceat(importance[graph.indices], graph.indptr[linked])
-    return linked[importance[linked] > highest]
+def _strict_maxima(graph: Graph, importance: Floats) -> Ids:
+    marks = np.empty(len(importance), bool)
+    graph_kernels.mark_maxima(parts_of(graph), importance, marks)
+    return np.flatnonzero(marks)

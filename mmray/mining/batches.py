@@ -15,7 +15,7 @@ from mmray.mining.baselines import (
     geodesic_negatives,
     random_negatives,
 )
-from mmray.mining.diffusion.reordering import ReorderedGraph, reorder
+from mmray.mining.diffusion.reordering import ReorderedGraph
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.results import Neighbors, pair_similarities
 from mmray.mining.pool_lists import Pools
@@ -58,7 +58,7 @@ class MiningInput:
         cls,
         features: Features | Rows,
         raw: Graph,
-        normalized: Graph,
+        normalized: ReorderedGraph,
         items: Ids,
         *,
         power: float = 3.0,
@@ -76,8 +76,8 @@ class MiningInput:
             there are no cyclic positives.
         raw : (n, n) CSR
             A of eq. (1).
-        normalized : (n, n) CSR
-            Â from `normalize_graph`.
+        normalized : (n, n) ReorderedGraph
+            Â from `normalize_graph`, reordered.
         items : (n,) int64
             Image ids of the n items.
         power : float
@@ -100,7 +100,7 @@ class MiningInput:
         return cls(
             index=index,
             rows=rows,
-            normalized=reorder(normalized),
+            normalized=normalized,
             items=items,
             neighbors=neighbors,
             lengths=euclidean_lengths(raw, power=power) if negatives == "geodesic" else None,

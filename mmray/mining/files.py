@@ -1,22 +1,20 @@
-"""Files of the mined data: neighbours, graph, anchors, pools, manifold neighbours.
+"""Files of the mined data as Parquet: neighbours, anchors, pools, manifold neighbours.
 
-n items, a anchors, k neighbours. Parquet and .npz without pickles: nothing executes on load.
+a anchors, k neighbours.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.sparse import csr_array
 
 from mmray.mining.knn.results import Neighbors
 from mmray.mining.manifold import ManifoldNeighbors
+from mmray.mining.neighbor_blocks import NeighborBlocks
 from mmray.mining.pool_lists import Pools
-from mmray.system.arrays import Floats, Graph, Ids
+from mmray.system.arrays import Floats, Ids
 from mmray.system.folder import Folder
-
-# -- graph, anchors, pools ------------------------------------------------------------------------
+from mmray.system.locations import prefetch
 
 
 def neighbors_table(found: Neighbors) -> pa.Table:
@@ -40,54 +38,14 @@ def neighbors_in(table: pa.Table) -> Neighbors:
     return Neighbors(ids, similarities)
 
 
-def read_neighbors(folder: Folder) -> Neighbors:
-    """Read all shards of neighbors/, in order."""
+def read_neighbors(folder: Folder, count: int, k: int) -> NeighborBlocks:
+    """Return the shards of neighbors/, with k neighbours of `count` items, as blocks."""
     shards = folder / "neighbors"
-    tables = [shards.read_table(name) for name in shards.names()]
-    k = tables[0]["neighbors"].type.list_size
-    ids, similarities = (
-        np.concatenate(
-            [chunk.values.to_numpy() for table in tables for chunk in table[name].chunks]
-        ).reshape(-1, k)
-        for name in ("neighbors", "similarities")
-    )
-    return Neighbors(ids, similarities)
 
+    def block(name: str) -> Neighbors:
+        return neighbors_in(shards.read_table(name))
 
-def write_graph(folder: Folder, *, raw: Graph, normalized: Graph, items: Ids) -> None:
-    """Write graph.npz: both matrices over the kept items as CSR parts, and the items' image ids."""
-    with folder.writing("graph.npz") as sink:
-        np.savez(
-            sink,
-            raw=raw.data,
-            normalized=normalized.data,
-            indices=raw.indices,
-            indptr=raw.indptr,
-            items=items,
-        )
-
-
-@dataclass(frozen=True)
-class StoredGraph:
-    """The content of graph.npz: raw and normalised adjacency of the kept items, their image ids."""
-
-    raw: Graph
-    normalized: Graph
-    items: Ids
-
-
-def read_graph(folder: Folder) -> StoredGraph:
-    """Read graph.npz; raises as `Folder.parsed`."""
-
-    def parse(source: Any) -> StoredGraph:
-        with np.load(source, allow_pickle=False) as stored:
-            parts = (stored["indices"], stored["indptr"])
-            n = len(stored["items"])
-            raw = csr_array((stored["raw"], *parts), shape=(n, n))
-            normalized = csr_array((stored["normalized"], *parts), shape=(n, n))
-            return StoredGraph(raw, normalized, stored["items"])
-
-    return folder.parsed("graph.npz", parse)
+    return NeighborBlocks(count, k, lambda: prefetch(block, shards.names()), folder.scratch)
 
 
 def write_anchors(folder: Folder, anchors: Ids, importance: Floats) -> None:

@@ -3,11 +3,17 @@
 n items, k neighbours of each.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csgraph, csr_array, get_index_dtype
+from scipy.sparse import csr_array
 
-from mmray.system.arrays import Features, Floats, Graph, Ids
+from mmray.mining import graph_kernels
+from mmray.mining.knn.results import Neighbors
+from mmray.mining.neighbor_blocks import NeighborBlocks
+from mmray.mining.reciprocity import reciprocal_graph
+from mmray.system.arrays import Features, Floats, Graph, Ids, read_only
 
 
 def reciprocal_knn_graph(neighbors: Ids, similarities: Features, *, power: float = 3.0) -> Graph:
@@ -42,21 +48,13 @@ def reciprocal_knn_graph(neighbors: Ids, similarities: Features, *, power: float
            [0.125, 0.   , 0.   ],
            [0.   , 0.   , 0.   ]], dtype=float32)
     """
-    _check_neighbors(neighbors, similarities)
-    if not power > 0:
-        raise ValueError(f"power must be positive, got {power}")
-    n = len(neighbors)
-    weights = np.maximum(similarities, 0) ** np.float32(power)
-    keep = (neighbors != np.arange(n)[:, None]) & (weights > 0)
-    index_dtype = get_index_dtype(maxval=max(n, neighbors.size))
-    starts = np.zeros(n + 1, index_dtype)
-    np.cumsum(np.count_nonzero(keep, axis=1), out=starts[1:])
-    directed = csr_array((weights[keep], neighbors[keep].astype(index_dtype), starts), shape=(n, n))
-    # Similarities are >= 0, so the minimum is 0 unless both directions exist; it also makes A
-    # exactly symmetric where the two directions of a pair were rounded differently.
-    graph = directed.minimum(directed.T.tocsr()).tocsr()
-    graph.sort_indices()
-    return graph
+    if neighbors.ndim != 2 or neighbors.shape != similarities.shape:
+        raise ValueError(
+            "neighbors and similarities must be two-dimensional and of one shape, "
+            f"got {neighbors.shape} and {similarities.shape}"
+        )
+    found = NeighborBlocks.of(Neighbors(neighbors, similarities))
+    return reciprocal_graph(found, power=power)
 
 
 def normalize_graph(graph: Graph) -> Graph:
@@ -80,24 +78,33 @@ def normalize_graph(graph: Graph) -> Graph:
            [0.707, 0.   , 0.707],
            [0.   , 0.707, 0.   ]])
     """
-    degrees = weighted_degrees(graph)
-    inverse = np.zeros_like(degrees)
-    np.divide(1.0, np.sqrt(degrees), out=inverse, where=degrees > 0)
-    rows = np.repeat(np.arange(len(degrees)), np.diff(graph.indptr))
-    # The scale is formed first: a product of two commutes, so both directions round alike.
-    data = (graph.data * (inverse[rows] * inverse[graph.indices])).astype(graph.dtype)
+    data = np.empty_like(graph.data)
+    graph_kernels.scale(parts_of(graph), degree_scales(graph), data)
     return csr_array((data, graph.indices.copy(), graph.indptr.copy()), shape=graph.shape)
 
 
+def degree_scales(graph: Graph) -> Floats:
+    """Compute the diagonal (n,) float64 of D^-½; 0 for isolated items."""
+    degrees = weighted_degrees(graph)
+    scales = np.zeros_like(degrees)
+    np.divide(1.0, np.sqrt(degrees), out=scales, where=degrees > 0)
+    return scales
+
+
 def weighted_degrees(graph: Graph) -> Floats:
-    """Compute the weighted degrees (n,) float64 of the items: the sums of the rows."""
-    # Not graph.sum(dtype=float64), which adds up in the graph's own precision.
-    degrees: Floats = graph @ np.ones(graph.shape[1])
+    """Compute the weighted degrees (n,) of the items: the sums of the rows in double precision."""
+    degrees = np.empty(graph.shape[0])
+    graph_kernels.row_sums(parts_of(graph), degrees)
     return degrees
 
 
+def parts_of(graph: Graph) -> tuple[NDArray[Any], ...]:
+    """Return indptr, indices and data, for compiled code."""
+    return read_only(graph.indptr), read_only(graph.indices), read_only(graph.data)
+
+
 def component_labels(graph: Graph) -> tuple[Ids, Ids]:
-    """Label the connected components.
+    """Label the connected components of a symmetric graph.
 
     Returns
     -------
@@ -106,10 +113,9 @@ def component_labels(graph: Graph) -> tuple[Ids, Ids]:
     sizes : (c,) int64
         Items of each component.
     """
-    _, labels = csgraph.connected_components(graph, directed=False)
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    renumbered = np.argsort(np.argsort(first))[inverse].astype(np.int64)
-    return renumbered, np.bincount(renumbered).astype(np.int64)
+    labels = np.arange(graph.shape[0])
+    count = graph_kernels.label_components(parts_of(graph), labels)
+    return labels, np.bincount(labels, minlength=count).astype(np.int64)
 
 
 def largest_component(graph: Graph) -> Ids:
@@ -119,22 +125,3 @@ def largest_component(graph: Graph) -> Ids:
     """
     labels, sizes = component_labels(graph)
     return np.flatnonzero(labels == np.argmax(sizes)).astype(np.int64)
-
-
-def _check_neighbors(neighbors: Ids, similarities: Features) -> None:
-    if neighbors.ndim != 2 or neighbors.shape != similarities.shape:
-        raise ValueError(
-            "neighbors and similarities must be two-dimensional and of one shape, "
-            f"got {neighbors.shape} and {similarities.shape}"
-        )
-    n = len(neighbors)
-    _raise_at_first_row((neighbors < 0) | (neighbors >= n), f"holds an id outside 0..{n - 1}")
-    _raise_at_first_row(~np.isfinite(similarities), "has a similarity that is NaN or infinite")
-    ordered = np.sort(neighbors, axis=1)
-    _raise_at_first_row(ordered[:, 1:] == ordered[:, :-1], "lists an item twice")
-
-
-def _raise_at_first_row(bad: NDArray[np.bool_], problem: str) -> None:
-    rows = np.flatnonzero(bad.any(axis=1))
-    if len(rows):
-        raise ValueError(f"neighbours of item {rows[0]}: the row {problem}")

@@ -8,14 +8,15 @@ from dataclasses import replace
 import numpy as np
 
 from mmray.config.sections import MiningConfig
-from mmray.mining.graph import component_labels, reciprocal_knn_graph
-from mmray.mining.knn.results import Neighbors
+from mmray.mining.graph import component_labels
+from mmray.mining.neighbor_blocks import NeighborBlocks
+from mmray.mining.reciprocity import reciprocal_graph
 
 SMALLEST_K, LARGEST_K = 4, 10  # neighbours in the graph that are tried, the item among them
 SHARE = 0.25  # of all items in one component, above which it joins things of many kinds
 
 
-def with_chosen_sizes(config: MiningConfig, found: Neighbors) -> tuple[MiningConfig, str]:
+def with_chosen_sizes(config: MiningConfig, found: NeighborBlocks) -> tuple[MiningConfig, str]:
     """Fill in the numbers of neighbours that are None; also return what was chosen, and why.
 
     The graph gets as many neighbours as leave at most SHARE of the items in its largest component.
@@ -27,9 +28,9 @@ def with_chosen_sizes(config: MiningConfig, found: Neighbors) -> tuple[MiningCon
     Parameters
     ----------
     config : settings, of which some may be None
-    found : (n, k) neighbours of each item; at most k are compared in the graph
+    found : (n, k) neighbours, of which at most k are compared in the graph
     """
-    n, said = len(found.ids), []
+    n, said = found.count, []
     if config.graph_k is None:
         graph_k, shares = _graph_k(config, found)
         config = replace(config, graph_k=graph_k)
@@ -47,16 +48,15 @@ def with_chosen_sizes(config: MiningConfig, found: Neighbors) -> tuple[MiningCon
     return config, ", ".join(said)
 
 
-def _graph_k(config: MiningConfig, found: Neighbors) -> tuple[int, dict[int, float]]:
+def _graph_k(config: MiningConfig, found: NeighborBlocks) -> tuple[int, dict[int, float]]:
     """Choose graph_k; also return the share of the largest component for all that were tried."""
-    most = found.ids.shape[1] - config.width(0)
+    most = found.k - config.width(0)
     smallest, largest = min(SMALLEST_K, most), min(LARGEST_K, most)
     shares: dict[int, float] = {}
     for k in range(smallest, largest + 1):
-        near = found.first(config.width(k))
-        graph = reciprocal_knn_graph(near.ids, near.similarities, power=config.power)
+        graph = reciprocal_graph(found.first(config.width(k)), power=config.power)
         _, sizes = component_labels(graph)
-        shares[k] = float(sizes.max() / len(found.ids))
+        shares[k] = float(sizes.max() / found.count)
         if shares[k] > SHARE:
             return max(smallest, k - 1), shares
     return largest, shares

@@ -64,6 +64,11 @@ class Folder:
         filesystem, path = self._opened
         return Path(path) if isinstance(filesystem, pafs.LocalFileSystem) else None
 
+    @property
+    def scratch(self) -> Path:
+        """A folder on this machine for temporary files: the system's, where this one is remote."""
+        return self.local or Path(tempfile.gettempdir())
+
     def __truediv__(self, name: str) -> "Folder":
         return Folder(self.location(name))
 
@@ -163,7 +168,7 @@ class Folder:
         if self.local is None:
             filesystem.create_dir(str(target.parent), recursive=True)
             # A stream closed by an exception would complete the upload of half a file.
-            with _room_for(tempfile.gettempdir()), tempfile.TemporaryFile() as file:
+            with temporary_file(self.scratch) as file:
                 yield file
                 file.seek(0)
                 with filesystem.open_output_stream(str(target)) as sink:
@@ -220,6 +225,13 @@ def open_storage(uri: str) -> Folder:
             reason, remedy = error.__cause__.strerror or reason, f"make room, or {remedy}"
         raise InputError(f"--storage {uri}: cannot write there ({reason}); {remedy}") from error
     return folder
+
+
+@contextmanager
+def temporary_file(folder: Path) -> Iterator[IO[bytes]]:
+    """Open a file of which nothing is left, however the process ends; raises as `writing`."""
+    with _room_for(folder), tempfile.TemporaryFile(dir=folder) as file:
+        yield file
 
 
 @contextmanager

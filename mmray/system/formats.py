@@ -4,7 +4,7 @@ import json
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from mmray.system.folder import Folder
 
@@ -35,7 +35,7 @@ def read_array(folder: Folder, name: str) -> NDArray[Any]:
     return folder.parsed(name, parse)
 
 
-def write_header(sink: IO[bytes], shape: tuple[int, int]) -> None:
-    """Write the header of a float32 .npy file, after which the caller writes the rows."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+def write_header(sink: IO[bytes], shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> None:
+    """Write the header of an .npy file, after which the caller writes the rows."""
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(sink, header)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 
@@ -57,7 +58,7 @@ def digests(storage):
         file
         for pattern in (
             "knn-*/neighbors/*",
-            "graph-*/graph.npz",
+            "graph-*/**/*.npy",
             "mine-*/*.parquet",
             "mine-*/pools/*",
         )
@@ -152,6 +153,19 @@ def test_killed_with_sigkill_and_started_again_it_ends_with_the_same_bytes(
     done = run_here("mine", *given(features, storage)).succeeded
     assert "knn: done before" in done.stderr
     assert "mine: done before" not in done.stderr
+    assert digests(storage) == digests(whole[0])
+
+
+def test_a_graph_of_an_earlier_version_is_made_again_and_its_pools_stay(whole, features, tmp_path):
+    storage = tmp_path / "runs"
+    shutil.copytree(whole[0], storage)
+    (graph,) = storage.glob("graph-*")
+    for name in ("raw", "normalized"):
+        shutil.rmtree(graph / name)
+    (graph / "graph.npz").write_bytes(b"")
+    done = run_here("mine", *given(features, storage)).succeeded
+    assert "graph: made again, as its file is of an earlier version" in done.stderr
+    assert "mine: done before" in done.stderr
     assert digests(storage) == digests(whole[0])
 
 

@@ -14,6 +14,7 @@ from mmray.mining.baselines import (
     random_negatives,
 )
 from mmray.mining.batches import MiningInput, mine_batch
+from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.files import pools_table
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
@@ -40,7 +41,7 @@ def mined_on():
 def given_for(mined_on, **method):
     features, graph, items = mined_on
     kept = graph[items][:, items]
-    return MiningInput.of(features[items], kept, normalize_graph(kept), items, **method)
+    return MiningInput.of(features[items], kept, reorder(normalize_graph(kept)), items, **method)
 
 
 @pytest.mark.parametrize("negatives", NEGATIVES)
@@ -148,7 +149,7 @@ def test_zero_vectors_and_lone_items_have_no_edges_and_are_never_anchors():
         assert len(anchors)
         assert degrees[anchors].min() > 0
     every = np.arange(len(features))
-    given = MiningInput.of(features, graph, normalize_graph(graph), every)
+    given = MiningInput.of(features, graph, reorder(normalize_graph(graph)), every)
     mined = mine_batch(given, np.flatnonzero(degrees), MiningMethod(**SIZES))
     for positives in mined.positives:
         assert degrees[positives].min(initial=1) > 0

@@ -8,6 +8,7 @@ import pytest
 from mmray.config.presets import RETRIEVAL, preset
 from mmray.mining.graph import component_labels, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
+from mmray.mining.neighbor_blocks import NeighborBlocks
 from mmray.mining.sizes import with_chosen_sizes
 
 OPEN = RETRIEVAL.mining
@@ -23,7 +24,7 @@ def groups(count, each, *, spread, seed=0):
 
 def chosen(features, config=OPEN):
     k = min(10, len(features) - 1)
-    return with_chosen_sizes(config, nearest_neighbors(features, features, k))
+    return with_chosen_sizes(config, NeighborBlocks.of(nearest_neighbors(features, features, k)))
 
 
 def largest_share(features, k):
@@ -46,7 +47,7 @@ def test_the_graph_has_as_many_neighbours_as_keep_its_components_small(spread):
 
 def test_the_item_itself_may_be_counted_apart():
     features = groups(24, 13, spread=0.9)
-    found = nearest_neighbors(features, features, 11)
+    found = NeighborBlocks.of(nearest_neighbors(features, features, 11))
     counted, apart = (
         with_chosen_sizes(replace(OPEN, count_self=own), found)[0].graph_k for own in (True, False)
     )
@@ -66,7 +67,7 @@ def test_negatives_are_among_the_nearest_hundredth(items, negative_k):
     found = nearest_neighbors(*[groups(4, 10, spread=0.5)] * 2, 10)
     repeated = replace(found, ids=np.broadcast_to(found.ids[:1], (items, 10)))
     config = replace(OPEN, graph_k=5, positive_k=8)
-    assert with_chosen_sizes(config, repeated)[0].negative_k == negative_k
+    assert with_chosen_sizes(config, NeighborBlocks.of(repeated))[0].negative_k == negative_k
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 8])

@@ -12,8 +12,10 @@ from mmray.config.sections import MiningConfig
 from mmray.config.validation import validate
 from mmray.mining.anchors import select_anchors
 from mmray.mining.batches import MiningInput, mine_batch
+from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
+from mmray.mining.neighbor_blocks import NeighborBlocks
 from mmray.mining.pools import MiningMethod
 from mmray.pipeline.stages.minable import (
     need_anchors,
@@ -35,11 +37,11 @@ def mined(features, **changes):
     need_items(config, len(features), "features")
     found = nearest_neighbors(features, features, config.graph_k)
     graph = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
-    need_edges(config, graph, found, "features")
+    need_edges(config, graph, NeighborBlocks.of(found), "features")
     anchors = select_anchors(graph, config.anchors or len(features), selection=config.selection)
     need_anchors(config, anchors, graph, "features")
     given = MiningInput.of(
-        *(features, graph, normalize_graph(graph), np.arange(len(features))),
+        *(features, graph, reorder(normalize_graph(graph)), np.arange(len(features))),
         power=config.power,
         positives=config.positives,
         negatives=config.negatives,

@@ -6,30 +6,17 @@ import json
 import numpy as np
 import pytest
 
-from mmray.mining.files import pools_table, read_graph, read_pools, write_graph
-from mmray.mining.graph import normalize_graph
+from mmray.mining.files import pools_table, read_pools
 from mmray.mining.pool_lists import Pools
 from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.system import locations
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array
-from tests.made import synthetic
 
 
 @pytest.fixture
 def stage(tmp_path):
     return StageFolder.of(Folder(str(tmp_path)), "extract", "inputs")
-
-
-def test_a_graph_comes_back_equal(tmp_path):
-    graph = synthetic.random_graph(1, 40)
-    folder, items = Folder(str(tmp_path)), np.arange(40) * 3
-    normalized = normalize_graph(graph)
-    write_graph(folder, raw=graph, normalized=normalized, items=items)
-    stored = read_graph(folder)
-    assert (stored.raw != graph).nnz == 0
-    assert (stored.normalized != normalized).nnz == 0
-    np.testing.assert_array_equal(stored.items, items)
 
 
 def test_pools_come_back_equal_empty_lists_and_all(tmp_path):

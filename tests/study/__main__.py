@@ -40,6 +40,7 @@ from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.manifold import manifold_neighbors
+from mmray.mining.neighbor_blocks import NeighborBlocks
 from mmray.mining.pool_lists import Pools, matching_pairs
 from mmray.mining.pools import MiningMethod
 from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
@@ -145,19 +146,19 @@ def average_precision(rows, labels) -> float:
 def mined(features, mining: MiningConfig, seed: int):
     """Mine as the stages do; also return the check's ground truth, and the settings in full."""
     found = nearest_neighbors(features, features, min(mining.graph_k or LARGEST_K, len(features)))
-    mining, _ = with_chosen_sizes(mining, found)
+    mining, _ = with_chosen_sizes(mining, NeighborBlocks.of(found))
     found = found.first(mining.width(mining.chosen_sizes[0]))
     raw = reciprocal_knn_graph(found.ids, found.similarities, power=mining.power)
     every = np.arange(len(features))
     items = largest_component(raw) if mining.component == "largest" else every
     raw = raw[items][:, items]
-    normal = normalize_graph(raw)
+    normal = reorder(normalize_graph(raw))
     anchors = select_anchors(raw, mining.anchors, selection=mining.selection, seed=seed)
     kinds = {"positives": mining.positives, "negatives": mining.negatives}
     given = MiningInput.of(features[items], raw, normal, items, power=mining.power, **kinds)
     pools = mine_batch(given, anchors, MiningMethod.of(mining, seed))
     drawn = select_anchors(raw, STEADY.training.validation_items, selection="random", seed=seed)
-    near = manifold_neighbors(reorder(normal), drawn, NEIGHBORS).renamed(items)
+    near = manifold_neighbors(normal, drawn, NEIGHBORS).renamed(items)
     return pools, near, mining
 
 

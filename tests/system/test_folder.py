@@ -11,9 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.sparse import csr_array
 
-from mmray.mining.files import write_graph
 from mmray.system import formats
 from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder, open_storage
@@ -193,7 +191,6 @@ def small_disk():
 
 
 _ROWS = np.zeros((1000, 100))
-_GRAPH = csr_array((20_000, 20_000), dtype=np.float32)
 
 
 @pytest.mark.parametrize(
@@ -203,9 +200,8 @@ _GRAPH = csr_array((20_000, 20_000), dtype=np.float32)
         lambda folder: folder.write("x", _ROWS.tobytes()),
         lambda folder: formats.write_json(folder, "x", [0] * 100_000),
         lambda folder: folder.write_table("x", pa.table({"a": np.random.rand(20_000)})),
-        lambda folder: write_graph(folder, raw=_GRAPH, normalized=_GRAPH, items=np.arange(20_000)),
     ],
-    ids=["array", "bytes", "json", "table", "npz"],
+    ids=["array", "bytes", "json", "table"],
 )
 def test_whatever_finds_no_room_is_said_in_one_sentence(folder, small_disk, write):
     with pytest.raises(InputError, match=r"cannot be written \(File too large\); make room, then"):

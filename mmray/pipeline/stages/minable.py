@@ -6,7 +6,7 @@ n items, k neighbours of each.
 import numpy as np
 
 from mmray.config.sections import MiningConfig
-from mmray.mining.knn.results import Neighbors
+from mmray.mining.neighbor_blocks import NeighborBlocks
 from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import EUCLIDEAN_K
 from mmray.system.arrays import Graph, Ids
@@ -62,12 +62,15 @@ def need_no_cycles(config: MiningConfig) -> None:
         )
 
 
-def need_edges(config: MiningConfig, graph: Graph, found: Neighbors, what: str) -> None:
+def need_edges(config: MiningConfig, graph: Graph, found: NeighborBlocks, what: str) -> None:
     """Check that the graph (n, n) of the neighbours (n, k) has an edge; else InputError."""
     if graph.nnz:
         return
-    n, k = found.ids.shape
-    highest = found.similarities[found.ids != np.arange(n)[:, None]].max(initial=0)
+    n, k = found.count, found.k
+    highest = max(
+        block.similarities[block.ids != rows[:, None]].max(initial=0)
+        for block, rows in found.numbered()
+    )
     if not highest > 0:
         why = (
             "no two of them have a similarity above 0, as where all are zeros or each is "

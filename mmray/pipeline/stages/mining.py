@@ -22,22 +22,21 @@ from mmray.evaluation.purity import (
 )
 from mmray.mining.anchors import select_anchors, stationary_distribution
 from mmray.mining.batches import MiningInput
-from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.diffusion.solver import Solver
 from mmray.mining.files import (
-    read_graph,
     read_manifold,
     read_neighbors,
     read_pools,
     write_anchors,
-    write_graph,
     write_manifold,
 )
-from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
+from mmray.mining.graph import largest_component
+from mmray.mining.graph_files import read_graph, write_graph
 from mmray.mining.graph_statistics import GraphReport, graph_report, summarize
 from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining.pool_lists import Pools, summary
 from mmray.mining.pools import MiningMethod
+from mmray.mining.reciprocity import reciprocal_graph
 from mmray.pipeline import distributed
 from mmray.pipeline.reports.graph_figure import graph_figure
 from mmray.pipeline.session import Counts, Session
@@ -103,27 +102,30 @@ def graph_stage(
     k = config.width(config.chosen_sizes[0])
 
     def work(stage: StageFolder) -> Counts:
-        features, found = source.load(), read_neighbors(neighbors.folder).first(k)
-        whole = reciprocal_knn_graph(found.ids, found.similarities, power=config.power)
+        found = read_neighbors(neighbors.folder, source.count, neighbors.counts["k"]).first(k)
+        whole = reciprocal_graph(found, power=config.power)
         need_edges(config, whole, found, source.what)
-        report = graph_report(whole, features)
+        report = graph_report(whole, source.load())
         counts = dataclasses.asdict(report)
         write_json(stage.folder, "report.json", counts)
         only_largest = config.component == "largest"
         announce(f"graph: {summarize(report, only_largest=only_largest)}")
-        every = np.arange(len(features))
-        items = largest_component(whole) if only_largest else every
-        need_component(config, len(items), len(every), source.what)
-        raw = whole[items][:, items]
-        write_graph(stage.folder, raw=raw, normalized=normalize_graph(raw), items=items)
+        items = largest_component(whole) if only_largest else np.arange(source.count)
+        need_component(config, len(items), source.count, source.what)
+        write_graph(stage.folder, whole, items)
         numbers = {name: value for name, value in counts.items() if not isinstance(value, tuple)}
         return {"kept": len(items), "recall": neighbors.counts.get("recall", 1.0), **numbers}
 
     fewer = () if k == neighbors.counts["k"] else (k,)
     inputs = (neighbors.fingerprint, config.power, config.component, *fewer)
-    stage = session.run_stage("graph", *inputs, work=work)
+    stage = session.run_stage("graph", *inputs, work=work, stale=_stale)
     session.run.log_file(stage.folder, "report.json", "graph")
     return stage
+
+
+def _stale(stage: StageFolder) -> str:
+    # The graph is the same, so that what was mined on it stays.
+    return "its file is of an earlier version" if stage.folder.has("graph.npz") else ""
 
 
 def mine_stage(
@@ -225,7 +227,7 @@ def check_stage(
         stored = read_graph(graph.folder)
         drawn = select_anchors(stored.raw, max(items, 1), selection="random", seed=seed)[:items]
         near = manifold_neighbors(
-            reorder(stored.normalized),
+            stored.normalized,
             drawn,
             neighbors,
             Solver(*solver),

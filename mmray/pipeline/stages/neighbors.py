@@ -75,7 +75,8 @@ def neighbors_stages(
         return session, neighbors
 
     def work(stage: StageFolder) -> Counts:
-        filled, why = with_chosen_sizes(given, read_neighbors(neighbors.folder))
+        found = read_neighbors(neighbors.folder, source.count, neighbors.counts["k"])
+        filled, why = with_chosen_sizes(given, found)
         return dict(zip(SIZES, filled.sizes, strict=True)) | {"why": why}
 
     inputs = (neighbors.fingerprint, given.sizes, given.power, given.count_self)

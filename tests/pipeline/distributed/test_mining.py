@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from mmray.mining.batches import MiningInput
+from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.files import read_neighbors, read_pools
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.approximate import ApproximateIndex
 from mmray.mining.knn.exact import ExactIndex, nearest_neighbors
+from mmray.mining.knn.results import Neighbors
 from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import MiningMethod, mine_pools
 from mmray.pipeline.distributed.mining import mine
@@ -33,6 +35,13 @@ def assert_equal(left: Pools, right: Pools) -> None:
             np.testing.assert_array_equal(one, other, err_msg=field.name)
 
 
+def whole(blocks):
+    """All blocks of neighbours in one."""
+    parts = [block for block, _ in blocks.numbered()]
+    ids = np.concatenate([part.ids for part in parts])
+    return Neighbors(ids, np.concatenate([part.similarities for part in parts]))
+
+
 @pytest.mark.parametrize("maximum", [1, 2])
 def test_neighbors_equal_the_core_whatever_the_blocks(tmp_path, maximum):
     features = synthetic.curves(3)
@@ -40,7 +49,7 @@ def test_neighbors_equal_the_core_whatever_the_blocks(tmp_path, maximum):
     pool = ActorPool(maximum=maximum)
     index = ExactIndex.of(features)
     find_neighbors(index, 11, block=50, output=folder / "neighbors", pool=pool)
-    found = read_neighbors(folder)
+    found = whole(read_neighbors(folder, len(features), 11))
     wanted = nearest_neighbors(features, features, 11)
     np.testing.assert_array_equal(found.ids, wanted.ids)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
@@ -61,7 +70,7 @@ def test_neighbors_in_parts_equal_the_core(tmp_path, parts):
         output=folder / "neighbors",
         pool=ActorPool(maximum=2),
     )
-    found = read_neighbors(folder)
+    found = whole(read_neighbors(folder, len(asked), 50))
     wanted = nearest_neighbors(features[chosen], features[chosen][asked], 50)
     np.testing.assert_array_equal(found.ids, wanted.ids)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
@@ -75,7 +84,10 @@ def test_approximate_neighbors_equal_the_core_whatever_the_blocks(tmp_path, meth
     find_neighbors(
         index, 11, block=300, output=folder / "neighbors", pool=ActorPool(maximum=2), effort=4
     )
-    found, wanted = read_neighbors(folder), index.search(features, 11, effort=4)
+    found, wanted = (
+        whole(read_neighbors(folder, len(features), 11)),
+        index.search(features, 11, effort=4),
+    )
     np.testing.assert_array_equal(found.ids, wanted.ids)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
 
@@ -99,7 +111,7 @@ def test_pools_of_rows_equal_those_of_an_index(tmp_path):
     sources = {"index": features, "rows": rows}
     for name, source in sources.items():
         mine(
-            MiningInput.of(source, graph, normalize_graph(graph), every),
+            MiningInput.of(source, graph, reorder(normalize_graph(graph)), every),
             anchors,
             method,
             block=5,
@@ -120,7 +132,7 @@ def test_pools_equal_the_core_and_go_by_image_id(tmp_path, maximum):
     kept = graph[items][:, items]
     anchors = np.arange(len(items))[::-4]
     mine(
-        MiningInput.of(features[items], kept, normalize_graph(kept), items),
+        MiningInput.of(features[items], kept, reorder(normalize_graph(kept)), items),
         anchors,
         MiningMethod(**SETTINGS),
         block=3,
