@@ -79,10 +79,13 @@ def mine(arguments: list[str]) -> None:
     Ctrl-C and 143 after SIGTERM (both resumable).
     """
     config = parse(MINE_PRESETS, arguments, _help(mine))
-    from mmray.pipeline.recipes.mining import HEAD, run
+    from mmray.pipeline.recipes.mining import run
     from mmray.pipeline.reports.tables import table
 
-    print(table(HEAD, run(config)))
+    found = run(config)
+    print(table(found.head, found.rows, numbers=found.numbers))
+    if found.note:
+        print(f"\n{found.note}")
 
 
 def evaluate(arguments: list[str]) -> None:

@@ -96,9 +96,10 @@ class MiningConfig:
     """Geodesic negatives are farther along the graph than this share of the items it connects."""
     device: Annotated[Literal["auto", "cpu", "cuda"], EXECUTION] = "auto"
     """Where the k-NN search and the diffusion run; auto: on GPUs if the cluster has any."""
-    threads: Annotated[int, Between(1, 10_000), EXECUTION] = 1
-    """CPUs of an actor that searches or diffuses; more save memory on machines with many CPUs."""
-    memory: Annotated[float | None, Between(1e-6, 1e6), EXECUTION] = None
+    threads: Annotated[int | None, Between(1, 10_000), EXECUTION] = None
+    """CPUs of an actor that searches or diffuses: more of them need less memory. None: one, or as
+    many as it takes for the actors to fit into the memory of a machine."""
+    memory: Annotated[float | None, Between(0.0001, 1e6), EXECUTION] = None
     """GB of a machine's memory for shared objects that the features may take; larger ones are
     searched in parts. None: two fifths of what the machine with the least has for them."""
     query_block: Annotated[int, Between(1, 10**9)] = 4096

@@ -1,12 +1,13 @@
-"""What mining needs of memory, disk and time, told from sizes before it begins.
+"""Needs of the mining stages, in memory, disk and time, told from sizes before they begin.
 
 n items, d dimensions, k neighbours of an item.
 
-The numbers of bytes follow from the arrays that are held; what processes take beside them was
-measured (docs/results/mining-memory.md). Files that are mapped to memory are not counted: the system
-takes their pages back where it needs room.
+Bytes follow from the arrays that are held; what processes take beside them was measured
+(docs/results/mining-speed.md). Files that are mapped to memory are not counted: the system takes
+their pages back where it needs room.
 """
 
+import math
 from dataclasses import dataclass
 
 from mmray.config.sections import MiningConfig
@@ -18,14 +19,42 @@ JOB = 0.75 * GB  # the process of the job, with all that it imports
 WORKER = 0.6 * GB  # a process of a worker
 
 RECIPROCAL = 0.8  # share of the pairs (i, j) of a k-NN graph that have a (j, i); 0.76 to 0.79 seen
-COLUMNS = 32  # anchors for which a worker diffuses at a time
+COLUMNS = 32  # anchors from which a worker diffuses at a time
 _ITEM = 60  # bytes for each item in the job's process, while the graph is looked at
 _JOIN = 0.35 * GB  # while pairs are joined with their reverse
+_JOINED, _GATHERED = 3.4e-7, 2e-9  # seconds of a CPU for a pair that is joined, and for an entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of a collection and of a share of memory, from which all needs follow.
+
+    Attributes
+    ----------
+    n, d : items, dimensions
+    half : whether an index has bfloat16 beside float32
+    share : bytes of a machine's shared objects that features may take
+    """
+
+    n: int
+    d: int
+    half: bool
+    share: float
+
+    @property
+    def index(self) -> int:
+        """Return the bytes of an index for exact search."""
+        return self.n * self.d * (6 if self.half else 4)
+
+    @property
+    def parts(self) -> int:
+        """Return the number of parts in which the features are searched."""
+        return max(1, min(self.n, math.ceil(self.index / self.share)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a stage needs, in bytes and seconds of CPUs.
+    """The needs of a stage, in bytes and in seconds of CPUs.
 
     Attributes
     ----------
@@ -34,7 +63,7 @@ class Needs:
     shared : bytes of shared objects on each machine with a worker, and on that of the job
     worker : bytes of each worker beside these; 0: the stage has none
     disk : bytes that are written to the storage, those that are removed at its end included
-    seconds : of one CPU, for all of the stage; 0: not known
+    seconds : of one CPU, for all of the stage; None: not known
     """
 
     stage: str
@@ -42,78 +71,81 @@ class Needs:
     shared: float = 0.0
     worker: float = 0.0
     disk: float = 0.0
-    seconds: float = 0.0
+    seconds: float | None = None
 
     def machine(self, workers: int) -> float:
         """Return the bytes of a machine that runs the job and so many workers."""
         return RAY + self.job + self.shared + workers * self.worker
 
 
-def feature_bytes(n: int, d: int, *, half: bool) -> int:
-    """Return the bytes of an index for exact search: float32, and bfloat16 beside it if `half`."""
-    return n * d * (6 if half else 4)
-
-
-def search_needs(
-    n: int, d: int, k: int, config: MiningConfig, *, half: bool, parts: int, seconds: float
-) -> Needs:
-    """Tell what the search for the neighbours of all items needs.
+def needs(
+    sizes: Sizes, config: MiningConfig, *, seconds: float | None = None
+) -> tuple[Needs, Needs, Needs]:
+    """Tell what the stages knn, graph and mine need.
 
     Parameters
     ----------
-    half : whether an index has bfloat16 too
-    parts : of the database, which are searched one after the other
-    seconds : of one CPU for an exact search
+    sizes : of the collection
+    config : settings, in which all numbers of neighbours are known
+    seconds : of one CPU for an exact search of all pairs; None: not known
     """
-    found = 12.0 * n * k
-    if config.search == "exact":
-        shared = feature_bytes(n, d, half=half) / parts
-        # A copy of what is shared, but for the features themselves, which are mapped.
-        job = JOB + (shared / 3 if half else 0)
-        disk = found if parts == 1 else (parts + 1) * found
-        return Needs(
-            stage="knn", job=job, shared=shared, worker=WORKER, disk=disk, seconds=seconds
-        )
-    lifted = 2 * (d // 16 + 1) * 16
-    trained = n * (lifted + (8 if config.search == "ivf" else 272))
-    own = 12 * n if config.search == "hnsw" else 0  # of each worker
-    return Needs(
-        stage=f"knn, {config.search}",
-        job=JOB + 4 * trained,  # while it is built
-        shared=4.0 * n * d + trained,
-        worker=WORKER + own,
-        disk=found + trained,
-    )
-
-
-def graph_needs(n: int, k: int) -> Needs:
-    """Tell what the graph of n items with k neighbours each needs."""
-    entries = RECIPROCAL * n * k
-    return Needs(
-        stage="graph",
-        job=JOB + _JOIN + _ITEM * n,
-        disk=16 * entries + 12 * n * k + 8 * entries,
-        seconds=3.4e-7 * n * k,
-    )
-
-
-def mining_needs(
-    n: int, d: int, k: int, config: MiningConfig, *, half: bool, parts: int, anchors: int
-) -> Needs:
-    """Tell what the pools of some anchors need: the graph in its order, and work arrays."""
-    entries = RECIPROCAL * n * k
-    compared = min(n, max(config.positive_k or 0, config.negative_k or 0))
-    features = 0 if parts > 1 else feature_bytes(n, d, half=half)
-    return Needs(
-        stage="mine",
-        job=JOB + _ITEM * n + (features / 3 if half else 0),
-        shared=features + 8 * entries + 12 * n,
-        worker=WORKER + worker_bytes(n),
-        disk=(anchors * compared * 12.0 * (parts + 1) if parts > 1 else 0) + 4000.0 * anchors,
-        seconds=anchors * config.max_iter * entries * 4e-9 / 2,
-    )
+    k = config.width(config.chosen_sizes[0])
+    exact = config.search == "exact"
+    search = _exact(sizes, k, seconds) if exact else _approximate(sizes, k, config)
+    return search, _graph(sizes.n, k), _mining(sizes, k, config)
 
 
 def worker_bytes(n: int) -> float:
     """Return the bytes of the arrays in which a worker diffuses: five blocks and their result."""
     return 6 * 4.0 * COLUMNS * n
+
+
+def _exact(sizes: Sizes, k: int, seconds: float | None) -> Needs:
+    shared, found = sizes.index / sizes.parts, 12.0 * sizes.n * k
+    return Needs(
+        stage="knn",
+        # A copy of what is shared, but for the features themselves, which are mapped.
+        job=JOB + (shared / 3 if sizes.half else 0),
+        shared=shared,
+        worker=WORKER,
+        disk=found if sizes.parts == 1 else (sizes.parts + 1) * found,
+        seconds=seconds,
+    )
+
+
+def _approximate(sizes: Sizes, k: int, config: MiningConfig) -> Needs:
+    n, d, links = sizes.n, sizes.d, 8 if config.search == "ivf" else 272
+    trained = n * (2 * (d // 16 + 1) * 16 + links)
+    return Needs(
+        stage="knn",
+        job=JOB + 4.0 * trained,  # while it is built
+        shared=4.0 * n * d + trained,
+        worker=WORKER + (12.0 * n if config.search == "hnsw" else 0),
+        disk=12.0 * n * k + trained,
+    )
+
+
+def _graph(n: int, k: int) -> Needs:
+    entries = RECIPROCAL * n * k
+    return Needs(
+        stage="graph",
+        job=JOB + _JOIN + _ITEM * n,
+        disk=(16 + 8) * entries + 12 * n * k,
+        seconds=_JOINED * n * k,
+    )
+
+
+def _mining(sizes: Sizes, k: int, config: MiningConfig) -> Needs:
+    n, entries = sizes.n, RECIPROCAL * sizes.n * k
+    _, positive_k, negative_k = config.chosen_sizes
+    anchors, compared = config.anchors or n, min(n, max(positive_k, negative_k))
+    whole = sizes.parts == 1
+    found = 0.0 if whole else 12.0 * anchors * compared * (sizes.parts + 1)
+    return Needs(
+        stage="mine",
+        job=JOB + _ITEM * n + (sizes.index if whole else 0),
+        shared=(sizes.index if whole else 0) + 8 * entries + 12 * n,
+        worker=WORKER + worker_bytes(n),
+        disk=found + 20.0 * anchors * (positive_k + config.max_negatives),
+        seconds=anchors * config.max_iter * entries * _GATHERED,
+    )

@@ -1,4 +1,4 @@
-"""How long a search of all pairs will take, and what an approximate one would find instead.
+"""Outlooks on the search of all pairs: how long it takes, and what an approximate one would find.
 
 n items in the database, d dimensions, k neighbours.
 """

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from mmray.pipeline.distributed.caching import cache_images as cache_images
     from mmray.pipeline.distributed.caching import cached as cached
     from mmray.pipeline.distributed.capacity import Capacity as Capacity
+    from mmray.pipeline.distributed.capacity import Machine as Machine
+    from mmray.pipeline.distributed.capacity import machines as machines
     from mmray.pipeline.distributed.capacity import shared_memory as shared_memory
     from mmray.pipeline.distributed.cluster import connect as connect
     from mmray.pipeline.distributed.cluster import cpus_beside_gpu as cpus_beside_gpu
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ActorPool",
     "Capacity",
+    "Machine",
     "cache_images",
     "cached",
     "connect",
@@ -42,6 +45,7 @@ __all__ = [
     "find_neighbors_in_parts",
     "fine_tune",
     "index_containers",
+    "machines",
     "mine",
     "mining_device",
     "query_units",
@@ -58,6 +62,8 @@ __getattr__ = lazy(
         "cache_images": "caching",
         "cached": "caching",
         "Capacity": "capacity",
+        "Machine": "capacity",
+        "machines": "capacity",
         "shared_memory": "capacity",
         "connect": "cluster",
         "cpus_beside_gpu": "cluster",

@@ -64,10 +64,29 @@ def _present(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))
 
 
-def shared_memory() -> int:
+@dataclass(frozen=True)
+class Machine:
+    """A machine's CPUs, bytes for processes, and bytes for shared objects."""
+
+    cpus: int
+    memory: float
+    shared: float
+
+
+def machines() -> list[Machine]:
+    """Return the machines that are there now, those without CPUs for workers included."""
+    found = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            cpus = int(has.get("CPU", 0) - has.get(SPARE_CPUS, 0))
+            found.append(Machine(cpus, has.get("memory", 0), has.get("object_store_memory", 0)))
+    return found
+
+
+def shared_memory() -> float:
     """Return the bytes for shared objects on the machine that has the least of them."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return int(min(resources.get("object_store_memory", 0) for resources in machines))
+    return min(machine.shared for machine in machines())
 
 
 class WorkerWatchdog:

@@ -1,10 +1,16 @@
 """The recipe of `jobs/mine.py`: anchors and pools from features that were computed elsewhere."""
 
+import dataclasses
 from pathlib import Path
+
+import numpy as np
 
 from mmray.config.tools import MineConfig
 from mmray.descriptors.files.reading import read_feature_set
 from mmray.evaluation.purity import Purity, percent, read_labels
+from mmray.mining.knn.forecast import SAMPLE, exact_seconds
+from mmray.mining.sizes import LARGEST_K
+from mmray.pipeline import distributed
 from mmray.pipeline.recipes.publishing import graph_picture, write_report
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
@@ -12,18 +18,17 @@ from mmray.pipeline.session import running, usable_storage
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.mining import MiningResult, graph_stage, measure_purity, mine_stage
 from mmray.pipeline.stages.neighbors import FeatureSource, neighbors_stages
+from mmray.pipeline.stages.room import needs_here, sizes_of
 from mmray.system.progress import announce
 from mmray.system.rows import Rows
 
-HEAD = ("", "mined")  # of the results table
 
-
-def run(config: MineConfig) -> list[tuple[str, str]]:
-    """Mine anchors and pools, skipping stages that are done.
+def run(config: MineConfig) -> Table:
+    """Mine anchors and pools, skipping stages that are done; or only tell what it needs.
 
     Returns
     -------
-    Rows of the results table: name and value.
+    The results, or the needs.
 
     Raises
     ------
@@ -36,24 +41,39 @@ def run(config: MineConfig) -> list[tuple[str, str]]:
     if given.normalized:
         announce(f"{config.features}: rows are not of unit length; they are l2-normalised")
     source = FeatureSource(given.fingerprint, len(given.features), Rows(lambda: given.features))
+    if config.dry_run:
+        return _needs(config, source)
     with running(config, storage, ("graph", "mine")) as session:
         session, neighbors = neighbors_stages(session, source)
         graph = graph_stage(session, source, neighbors)
         mined = mine_stage(session, source, graph)
         purity = None if labels is None else measure_purity(session, mined, labels)
-        rows = _rows(graph, mined, purity)
+        results = Table(head=("", "mined"), rows=tuple(_rows(graph, mined, purity)), numbers=1)
         write_report(
             session,
             Report(
                 title=f"Mined from {Path(config.features).name}",
                 summary=(f"Anchors and pools: {mined.stage.folder.uri}",),
-                results=Table(head=HEAD, rows=tuple(rows), numbers=0),
+                results=dataclasses.replace(results, numbers=0),
                 graph=graph_picture(mined.stage),
             ),
         )
     announce(f"anchors: {mined.stage.folder.location('anchors.parquet')}")
     announce(f"pools: {mined.stage.folder.location('pools')}")
-    return rows
+    return results
+
+
+def _needs(config: MineConfig, source: FeatureSource) -> Table:
+    """Tell what mining these features, or as many as are asked for, needs on this Ray."""
+    capacity = distributed.Capacity(given_cpus=config.num_cpus, given_gpus=config.num_gpus)
+    distributed.connect(capacity)
+    device = distributed.mining_device(config.mining.device, capacity)
+    sizes = sizes_of(source.rows, config.mining, device, config.dry_run_items)
+    seconds = None
+    if device == "cpu" and config.mining.search == "exact":
+        k = config.mining.graph_k or LARGEST_K
+        seconds = exact_seconds(np.asarray(source.rows.read(0, SAMPLE)), sizes.n, k)
+    return needs_here(sizes, config.mining, seconds)
 
 
 def _rows(graph: StageFolder, mined: MiningResult, purity: Purity | None) -> list[tuple[str, str]]:

@@ -52,9 +52,9 @@ from mmray.pipeline.stages.neighbors import (
     PARTS,
     FeatureSource,
     find_in_parts,
-    parts_of,
     workers,
 )
+from mmray.pipeline.stages.room import check_room, sizes_of
 from mmray.system.arrays import Device
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
@@ -146,8 +146,9 @@ def mine_stage(
         stage.folder.write("graph.png", graph_figure(report, importance))
         every = len(stored.items) == source.count
         rows = source.rows if every else source.rows.only(stored.items)
-        parts, block, nearest = parts_of(rows, config, device), config.anchor_block, None
-        pool = workers(session, device)[0]
+        sizes, block, nearest = sizes_of(rows, config, device), config.anchor_block, None
+        check_room("mine", sizes, config)
+        parts, pool = sizes.parts, workers(session, len(rows), device)[0]
         if parts > 1:
             need_no_cycles(config)
             nearest, k = stage.folder / f"{PARTS}/nearest", method.compared(len(rows))
@@ -186,7 +187,7 @@ def mine_stage(
         devices = (config.device,)
     # Pools that are there are taken wherever they were mined: they differ by rounding.
     done = (each for each in devices if StageFolder.of(session.storage, "mine", *inputs, each).done)
-    device = next(done, None) or workers(session)[1]
+    device = next(done, None) or workers(session, source.count)[1]
     stage = session.run_stage("mine", *inputs, device, work=work, internal=[PARTS])
     session.run.log_file(stage.folder, "graph.png", "graph")
     pools = read_pools(stage.folder)

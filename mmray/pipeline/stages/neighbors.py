@@ -1,7 +1,6 @@
 """The stages that find the neighbours of all items, and choose how many of them mining compares."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,13 +15,13 @@ from mmray.mining.files import read_neighbors
 from mmray.mining.knn.approximate import ApproximateIndex
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.forecast import SAMPLE, approximate_recall, exact_seconds
-from mmray.mining.knn.products import multiplies_bfloat16_fast
 from mmray.mining.knn.recall import measured_recall
 from mmray.mining.sizes import LARGEST_K, with_chosen_sizes
 from mmray.pipeline import distributed
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.minable import need_items
+from mmray.pipeline.stages.room import check_room, mining_threads, sizes_of
 from mmray.system.arrays import Device, Features
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_array
@@ -32,8 +31,6 @@ from mmray.system.rows import Rows
 _LARGE = 500_000  # items from which an exact search on CPUs may be long
 _LONG = 1.0  # hours
 PARTS = "parts"  # folder of a stage that searches part by part, while it does
-# Of a machine's shared memory, for a part of the features: two of them are there for a moment.
-_SHARE = 0.4
 
 Settings = TypeVar("Settings", bound=MiningRunConfig)
 
@@ -93,9 +90,11 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
     k = config.width(min(config.graph_k or LARGEST_K, source.count - 1))
 
     def work(stage: StageFolder) -> Counts:
-        pool, device = workers(session)
+        pool, device = workers(session, source.count)
         counts, output = {"items": source.count, "k": k}, stage.folder / "neighbors"
-        parts = parts_of(source.rows, config, device)
+        sizes = sizes_of(source.rows, config, device)
+        check_room("knn", sizes, config)
+        parts = sizes.parts
         if config.search == "exact" and device == "cpu":
             _say_how_long(source, k, config, cpus=pool.size() * pool.cpus)
         if config.search == "exact" and parts > 1:
@@ -118,7 +117,7 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
         exact = ExactIndex.of(np.asarray(source.load()), half=False)
         index = _approximate(stage, exact, config.search, session.config.seed)
         effort = config.search_effort
-        pool = cpu_pool(session)
+        pool = cpu_pool(session, source.count)
         distributed.find_neighbors(index, k, block=block, output=output, pool=pool, effort=effort)
         found = measured_recall(index, exact, k, effort=effort)
         announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (1,000 sampled items)")
@@ -147,18 +146,17 @@ def _say_how_long(source: FeatureSource, k: int, config: MiningConfig, *, cpus: 
     )
 
 
-def parts_of(rows: Rows, config: MiningConfig, device: Device) -> int:
-    """Return the number of parts of which each is within a machine's share of memory."""
-    n, d = rows.shape
-    half = device == "cpu" and multiplies_bfloat16_fast()
-    share = 1e9 * config.memory if config.memory else _SHARE * distributed.shared_memory()
-    return max(1, min(n, math.ceil(n * d * (6 if half else 4) / share)))
-
-
 def find_in_parts(
     stage: StageFolder, rows: Rows, units: pa.Table, k: int, parts: int, output: Folder, **how: Any
 ) -> Rows:
-    """Find the k nearest rows of units of rows, part by part, with the folder PARTS of a stage.
+    """Find the k nearest rows of some rows, part by part, with the folder PARTS of a stage.
+
+    Parameters
+    ----------
+    stage : that searches
+    rows : the database
+    units : table of work, see `distributed.query_units`
+    k, parts, output, how : see `distributed.find_neighbors_in_parts`
 
     Returns
     -------
@@ -188,10 +186,10 @@ def _approximate(
 
 
 def workers(
-    session: Session[MiningRunConfig], device: Device | None = None
+    session: Session[MiningRunConfig], items: int, device: Device | None = None
 ) -> tuple["distributed.ActorPool", Device]:
     """Return the actor pool and the device of a mining stage; None: as --mining.device says."""
-    pool = cpu_pool(session)
+    pool = cpu_pool(session, items)
     if device is None:
         device = distributed.mining_device(session.config.mining.device, pool.capacity)
     if device == "cuda":
@@ -201,6 +199,7 @@ def workers(
     return pool, device
 
 
-def cpu_pool(session: Session[MiningRunConfig]) -> "distributed.ActorPool":
-    """Return the actor pool of a mining stage without GPUs."""
-    return dataclasses.replace(session.pool, cpus=session.config.mining.threads)
+def cpu_pool(session: Session[MiningRunConfig], items: int) -> "distributed.ActorPool":
+    """Return the actor pool of a mining stage on so many items, without GPUs."""
+    pool, threads = session.pool, session.config.mining.threads
+    return dataclasses.replace(pool, cpus=threads or mining_threads(items))

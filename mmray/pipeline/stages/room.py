@@ -1,0 +1,146 @@
+"""Room for the mining stages: whether machines have the memory, before a stage begins."""
+
+from dataclasses import replace
+
+from mmray.config.sections import MiningConfig
+from mmray.mining.knn.products import multiplies_bfloat16_fast
+from mmray.mining.needs import GB, WORKER, Needs, Sizes, needs, worker_bytes
+from mmray.mining.sizes import LARGEST_K
+from mmray.pipeline import distributed
+from mmray.pipeline.reports.tables import Table
+from mmray.system.arrays import Device
+from mmray.system.errors import InputError
+from mmray.system.progress import announce
+from mmray.system.rows import Rows
+
+# Of a machine's shared memory, for a part of the features: two of them are there for a moment.
+_SHARE = 0.4
+_SAID_FROM = 4 * GB  # of a machine: less is there anyway
+
+
+def sizes_of(rows: Rows, config: MiningConfig, device: Device, n: int | None = None) -> Sizes:
+    """Return the sizes that needs follow from; of n items, where they are not those of the rows."""
+    share = config.memory * GB if config.memory else _SHARE * distributed.shared_memory()
+    half = device == "cpu" and multiplies_bfloat16_fast()
+    return Sizes(n=n or len(rows), d=rows.shape[1], half=half, share=share)
+
+
+def mining_threads(n: int) -> int:
+    """Return the CPUs that an actor takes, so that all of a machine's actors fit into its memory.
+
+    Raises
+    ------
+    InputError
+        A machine has too little memory for one actor.
+    """
+    needed, machines = WORKER + worker_bytes(n), _with_cpus()
+    least = min((machine.memory for machine in machines), default=needed)
+    if least < needed:
+        raise InputError(
+            f"mine: diffusion among {n:,} items takes {needed / GB:.1f} GB of a worker, and a "
+            f"machine has {least / GB:.1f} GB for them: take machines with more memory"
+        )
+    return max((_threads(machine, needed) for machine in machines), default=1)
+
+
+def _threads(machine: "distributed.Machine", needed: float) -> int:
+    """Return the CPUs for each of a machine's actors of so many bytes; a single one takes all."""
+    return -(-machine.cpus // max(1, int(machine.memory // needed)))
+
+
+def _with_cpus() -> "list[distributed.Machine]":
+    return [machine for machine in distributed.machines() if machine.cpus]
+
+
+def check_room(stage: str, sizes: Sizes, config: MiningConfig) -> None:
+    """Say what a stage needs, where that is much, and refuse what no machine has room for.
+
+    Parameters
+    ----------
+    stage : "knn", "graph" or "mine"
+    sizes, config : see `needs`
+
+    Raises
+    ------
+    InputError
+        The shared objects of the stage are larger than the memory for them.
+    """
+    (need,) = (each for each in needs(sizes, _known(config)) if each.stage == stage)
+    machines = distributed.machines()
+    least = min(machine.shared for machine in machines)
+    if need.shared > least:
+        raise InputError(
+            f"{stage}: {sizes.n:,} items take {need.shared / GB:.1f} GB of shared memory on each "
+            f"machine, and one has {least / GB:.1f} GB: {_remedy(stage, sizes, config)}, or start "
+            "Ray with a larger --object-store-memory"
+        )
+    workers = max(machine.cpus for machine in machines)
+    if need.machine(workers) >= _SAID_FROM:
+        announce(f"{stage}: {_told(need)}")
+
+
+def needs_here(sizes: Sizes, config: MiningConfig, seconds: float | None) -> Table:
+    """Tell what the stages need, and what the machines that are there have.
+
+    Parameters
+    ----------
+    sizes, config, seconds : see `needs`
+    """
+    machines = _with_cpus()
+    largest, cpus = max(machines, key=lambda each: each.cpus), sum(each.cpus for each in machines)
+    threads = config.threads or _threads(largest, WORKER + worker_bytes(sizes.n))
+    workers, rows, most = largest.cpus // threads, [], 0.0
+    for need in needs(sizes, _known(config), seconds=seconds):
+        beside = workers if need.worker else 0
+        most = max(most, need.machine(beside))
+        parts = f" in {sizes.parts} parts" if need.stage == "knn" and sizes.parts > 1 else ""
+        bytes_of = (need.job, need.shared, need.worker, need.machine(beside), need.disk)
+        time = "" if need.seconds is None else _duration(need.seconds / (cpus if beside else 1))
+        rows.append((need.stage + parts, *map(gigabytes, bytes_of), time))
+    given = largest.memory + largest.shared
+    enough = "enough" if most <= given else "too little"
+    return Table(
+        head=(
+            f"{sizes.n:,} items of {sizes.d} dimensions, GB",
+            *("the job", "shared", "a worker", "a machine", "the storage", "about"),
+        ),
+        rows=tuple(rows),
+        numbers=6,
+        note=f"{largest.cpus} CPUs run {workers} workers of {threads} threads beside the job; Ray "
+        f"has {gigabytes(given)} GB of the machine's memory, which is {enough}.",
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def _known(config: MiningConfig) -> MiningConfig:
+    """Return the settings with the largest numbers that may be chosen where none is given."""
+    graph_k = config.graph_k or LARGEST_K
+    positive_k, negative_k = config.positive_k or 2 * graph_k, config.negative_k or 10_000
+    return replace(config, graph_k=graph_k, positive_k=positive_k, negative_k=negative_k)
+
+
+def _remedy(stage: str, sizes: Sizes, config: MiningConfig) -> str:
+    if config.search != "exact" and stage == "knn":
+        return "choose --mining.search exact, which searches part by part"
+    if sizes.parts == 1 and stage == "mine":
+        return f"choose --mining.memory {sizes.share / 2 / GB:.2g}, a smaller --mining.graph-k"
+    return "choose a smaller --mining.graph-k"
+
+
+def _told(need: Needs) -> str:
+    """Tell the needs of a stage in a phrase."""
+    parts = [f"the job takes {gigabytes(need.job)} GB"]
+    if need.shared:
+        parts.append(f"shared objects {gigabytes(need.shared)} GB on each machine")
+    if need.worker:
+        parts.append(f"a worker {gigabytes(need.worker)} GB")
+    return ", ".join([*parts, f"the storage {gigabytes(need.disk)} GB"])
+
+
+def gigabytes(count: float) -> str:
+    """Format bytes as GB, with two digits that count; "" for none."""
+    size = count / GB
+    return "" if not count else f"{size:,.0f}" if size >= 10 else f"{size:.2g}"
