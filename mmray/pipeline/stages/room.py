@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from mmray.config.sections import MiningConfig
 from mmray.mining.knn.products import multiplies_bfloat16_fast
-from mmray.mining.needs import GB, WORKER, Needs, Sizes, needs, worker_bytes
+from mmray.mining.needs import GB, JOB, RAY, WORKER, Needs, Sizes, needs, worker_bytes
 from mmray.mining.sizes import LARGEST_K
 from mmray.pipeline import distributed
 from mmray.pipeline.reports.tables import Table
@@ -15,7 +15,7 @@ from mmray.system.rows import Rows
 
 # Of a machine's shared memory, for a part of the features: two of them are there for a moment.
 _SHARE = 0.4
-_SAID_FROM = 4 * GB  # of a machine: less is there anyway
+_SAID_FROM = 2 * GB  # beside what processes take anyway
 
 
 def sizes_of(rows: Rows, config: MiningConfig, device: Device, n: int | None = None) -> Sizes:
@@ -75,7 +75,7 @@ def check_room(stage: str, sizes: Sizes, config: MiningConfig) -> None:
             "Ray with a larger --object-store-memory"
         )
     workers = max(machine.cpus for machine in machines)
-    if need.machine(workers) >= _SAID_FROM:
+    if need.machine(workers) - RAY - JOB - workers * WORKER >= _SAID_FROM:
         announce(f"{stage}: {_told(need)}")
 
 
@@ -89,16 +89,19 @@ def needs_here(sizes: Sizes, config: MiningConfig, seconds: float | None) -> Tab
     machines = _with_cpus()
     largest, cpus = max(machines, key=lambda each: each.cpus), sum(each.cpus for each in machines)
     threads = config.threads or _threads(largest, WORKER + worker_bytes(sizes.n))
-    workers, rows, most = largest.cpus // threads, [], 0.0
-    for need in needs(sizes, _known(config), seconds=seconds):
+    workers, rows = largest.cpus // threads, []
+    told = needs(sizes, _known(config), seconds=seconds)
+    for need in told:
         beside = workers if need.worker else 0
-        most = max(most, need.machine(beside))
         parts = f" in {sizes.parts} parts" if need.stage == "knn" and sizes.parts > 1 else ""
         bytes_of = (need.job, need.shared, need.worker, need.machine(beside), need.disk)
         time = "" if need.seconds is None else _duration(need.seconds / (cpus if beside else 1))
         rows.append((need.stage + parts, *map(gigabytes, bytes_of), time))
-    given = largest.memory + largest.shared
-    enough = "enough" if most <= given else "too little"
+    fits = all(
+        need.shared <= largest.shared
+        and need.machine(workers if need.worker else 0) - need.shared - RAY <= largest.memory
+        for need in told
+    )
     return Table(
         head=(
             f"{sizes.n:,} items of {sizes.d} dimensions, GB",
@@ -106,8 +109,9 @@ def needs_here(sizes: Sizes, config: MiningConfig, seconds: float | None) -> Tab
         ),
         rows=tuple(rows),
         numbers=6,
-        note=f"{largest.cpus} CPUs run {workers} workers of {threads} threads beside the job; Ray "
-        f"has {gigabytes(given)} GB of the machine's memory, which is {enough}.",
+        note=f"{largest.cpus} CPUs run {workers} workers of {threads} threads beside the job. This "
+        f"machine's {gigabytes(largest.memory)} GB for processes and {gigabytes(largest.shared)} "
+        f"GB for shared objects are {'enough' if fits else 'too little'}.",
     )
 
 

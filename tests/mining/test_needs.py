@@ -1,0 +1,50 @@
+"""Needs of the mining stages: what they follow from, and how they grow."""
+
+import dataclasses
+
+import pytest
+
+from mmray.config.sections import MiningConfig
+from mmray.mining.needs import JOB, RAY, WORKER, Sizes, needs, worker_bytes
+
+MILLION = Sizes(n=1_000_000, d=512, half=True, share=1e12)
+
+
+def test_they_are_the_arrays_that_are_held():
+    search, graph, mine = needs(MILLION, MiningConfig(), seconds=100.0)
+    assert [each.stage for each in (search, graph, mine)] == ["knn", "graph", "mine"]
+    assert search.shared == 1e6 * 512 * 6
+    assert search.job == JOB + 1e6 * 512 * 2  # bfloat16, until it is shared
+    assert search.disk == 1e6 * 30 * 12
+    assert (search.worker, search.seconds) == (WORKER, 100.0)
+    assert mine.shared == search.shared + 1e6 * (24 * 8 + 12)
+    assert mine.worker == WORKER + worker_bytes(1_000_000)
+    assert graph.worker == graph.shared == 0
+    assert search.machine(4) == RAY + search.job + search.shared + 4 * WORKER
+
+
+def test_in_parts_a_machine_shares_one_of_them():
+    whole, _, mine = needs(MILLION, MiningConfig())
+    small = dataclasses.replace(MILLION, share=1e9)
+    assert (MILLION.parts, small.parts) == (1, 4)
+    search, _, pools = needs(small, MiningConfig())
+    assert search.shared == whole.shared / 4
+    assert search.disk == 5 * whole.disk  # what was found in each part, and what is joined
+    assert pools.shared == mine.shared - MILLION.index
+    assert pools.disk - mine.disk == 1500 * 10_000 * 12 * 5
+
+
+@pytest.mark.parametrize("search", ["exact", "ivf", "hnsw"])
+def test_they_grow_no_faster_than_the_items_but_for_time(search):
+    config = MiningConfig(search=search)
+    ten = dataclasses.replace(MILLION, n=10_000_000)
+    for one, other in zip(needs(MILLION, config), needs(ten, config), strict=True):
+        for name in ("job", "shared", "worker", "disk"):
+            few, many = getattr(one, name), getattr(other, name)
+            assert few <= many <= 10 * few, name
+
+
+def test_float32_alone_takes_two_thirds():
+    single = dataclasses.replace(MILLION, half=False)
+    assert single.index == MILLION.index * 2 / 3
+    assert needs(single, MiningConfig())[0].job == JOB
