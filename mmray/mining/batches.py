@@ -16,6 +16,7 @@ from mmray.mining.baselines import (
     random_negatives,
 )
 from mmray.mining.diffusion.reordering import ReorderedGraph, reorder
+from mmray.mining.diffusion.solver import Diffuser
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import MiningMethod, pools_of
@@ -93,41 +94,55 @@ class MiningInput:
         )
 
 
-def mine_batch(
-    given: MiningInput,
-    anchors: Ids,
-    method: MiningMethod,
-    *,
-    device: Device = "cpu",
-    threads: int = 1,
-) -> Pools:
-    """Mine the pools of some anchors, by image id.
+class Miner:
+    """Mining of batches of anchors: it keeps in place what all batches share.
 
-    For positives or negatives of a baseline, the similarities are s_e, and the manifold ranks of
-    negatives are 0: not known. If both are of baselines, nothing is diffused.
+    A worker makes it once: the work arrays of the diffusion and, on a GPU, the graph.
 
     Parameters
     ----------
     given : prepared for the kinds of pools of `method`
-    anchors : (a,) int64, in 0..n-1
     method : kinds and sizes of the pools
     device, threads
         See `diffuse`.
-
-    Returns
-    -------
-    Pools : those of an anchor are the same, bit for bit, whatever the other anchors are.
     """
-    index = given.index
-    if "manifold" in (method.positives, method.negatives):
-        pools = pools_of(index, given.normalized, anchors, method, device=device, threads=threads)
-    else:
-        pools = Pools.empty(anchors)
-    if method.positives != "manifold":
-        pools = _with_positives(pools, index, _positives(given, anchors, method))
-    if method.negatives != "manifold":
-        pools = _with_negatives(pools, index, _negatives(given, anchors, method))
-    return pools.renamed(given.items)
+
+    def __init__(
+        self,
+        given: MiningInput,
+        method: MiningMethod,
+        *,
+        device: Device = "cpu",
+        threads: int = 1,
+    ) -> None:
+        self.given, self.method = given, method
+        self.diffuser = None
+        if "manifold" in (method.positives, method.negatives):
+            self.diffuser = Diffuser(
+                given.normalized, method.solver, device=device, threads=threads
+            )
+
+    def mine(self, anchors: Ids) -> Pools:
+        """Mine the pools of some anchors (a,) int64, in 0..n-1, by image id.
+
+        For positives or negatives of a baseline, the similarities are s_e, and the manifold ranks
+        of negatives are 0: not known. If both are of baselines, nothing is diffused.
+
+        Returns
+        -------
+        Pools : those of an anchor are the same, bit for bit on CPUs, whatever the other anchors
+            are.
+        """
+        given, method = self.given, self.method
+        if self.diffuser is not None:
+            pools = pools_of(given.index, self.diffuser, anchors, method)
+        else:
+            pools = Pools.empty(anchors)
+        if method.positives != "manifold":
+            pools = _with_positives(pools, given.index, _positives(given, anchors, method))
+        if method.negatives != "manifold":
+            pools = _with_negatives(pools, given.index, _negatives(given, anchors, method))
+        return pools.renamed(given.items)
 
 
 def _positives(given: MiningInput, anchors: Ids, method: MiningMethod) -> tuple[Ids, ...]:

@@ -11,13 +11,13 @@ import numpy as np
 
 from mmray.config.choices import Negatives, Positives
 from mmray.config.sections import MiningConfig
-from mmray.mining.diffusion.reordering import ReorderedGraph, reorder
-from mmray.mining.diffusion.solver import Solver, diffuse_blocks
+from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.diffusion.solver import Diffuser, Solver
 from mmray.mining.graph import normalize_graph
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.manifold import Ranking
 from mmray.mining.pool_lists import Pools
-from mmray.system.arrays import Device, Features, Graph, Ids
+from mmray.system.arrays import Features, Graph, Ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,52 +145,45 @@ def mine_pools(
         positive_cut=positive_cut,
         solver=Solver(alpha, rtol, max_iter),
     )
-    index, reordered = ExactIndex.of(features), reorder(normalize_graph(graph))
-    pools = pools_of(index, reordered, np.searchsorted(kept, anchors), method)
+    diffuser = Diffuser(reorder(normalize_graph(graph)), method.solver)
+    pools = pools_of(ExactIndex.of(features), diffuser, np.searchsorted(kept, anchors), method)
     return pools.renamed(kept)
 
 
 def pools_of(
     index: ExactIndex,
-    normalized: ReorderedGraph,
+    diffuser: Diffuser,
     anchors: Ids,
     method: MiningMethod,
-    *,
-    device: Device = "cpu",
-    threads: int = 1,
 ) -> Pools:
     """Mine the pools of some anchors with an index and a graph prepared for all, eqs. (2)-(6).
 
     Parameters
     ----------
     index : ExactIndex of (n, d) l2-normalised features
-    normalized : (n, n)
-        Â from `normalize_graph`, reordered.
+    diffuser
+        On Â of the n items; its device and threads search the index, too.
     anchors : (a,) int64, in 0..n-1
-    method : sizes and solver; its kinds are not used, both pools are those of the manifold
-    device, threads
-        See `diffuse`.
+    method : sizes of the pools; its kinds are not used, both pools are those of the manifold
 
     Returns
     -------
-    Pools : those of an anchor are the same, bit for bit, whatever the other anchors are.
+    Pools : those of an anchor are the same, bit for bit on CPUs, whatever the other anchors are.
 
     Raises
     ------
     ValueError
         The sizes of features and graph differ, a number is outside its range, or an argument is
-        refused by `diffuse` or `nearest_neighbors`.
+        refused by `Diffuser` or `nearest_neighbors`.
     """
     n = len(index.database)
-    _check_sizes(n, normalized.graph, method)
+    _check_sizes(n, diffuser.graph.graph, method)
     method = replace(method, negative_k=min(method.negative_k, -(-n // 2)))
     queries, k = index.database[anchors], max(method.positive_k, method.negative_k)
-    nearest = index.search(queries, k, device=device, threads=threads)
+    nearest = index.search(queries, k, device=diffuser.device, threads=diffuser.threads)
     mined: dict[int, _AnchorPools] = {}
     residual, iterations = np.empty(len(anchors)), np.empty(len(anchors), np.int64)
-    for rows, diffusion in diffuse_blocks(
-        normalized, anchors, method.solver, device=device, threads=threads
-    ):
+    for rows, diffusion in diffuser.blocks(anchors):
         for row, similarity in zip(rows, diffusion.similarity, strict=True):
             euclidean = nearest.ids[row], nearest.similarities[row]
             mined[row] = _select(anchors[row], Ranking(similarity), euclidean, method)

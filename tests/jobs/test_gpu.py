@@ -80,6 +80,7 @@ def test_all_parts_of_this_process_print_their_measurements(capsys):
         ("knn", "topk 97 of a tile 256 x 3000", None),
         ("knn", "settling 256 on a CPU thread", None),
         ("mine", "graph and its order", None),
+        ("mine", "graph and work arrays in place", "cpu"),
         ("mine", "diffusion of 32 anchors alone", "cpu"),
         ("mine", "a unit of 32 anchors as it is", "cpu"),
         ("mine", "ranks, of one anchor, on the CPU", None),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmray.mining.anchors import select_anchors
 from mmray.mining.diffusion.reordering import reorder
-from mmray.mining.diffusion.solver import diffuse
+from mmray.mining.diffusion.solver import Diffuser, diffuse
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import ExactIndex, nearest_neighbors
 from mmray.mining.pools import MiningMethod, mine_pools, pools_of
@@ -29,7 +29,8 @@ def graph_of_features(features, k=8):
 
 def prepared_pools(features, normalized, anchors, **sizes):
     method = MiningMethod(**sizes)
-    return pools_of(ExactIndex.of(features), reorder(normalized), anchors, method)
+    diffuser = Diffuser(reorder(normalized), method.solver)
+    return pools_of(ExactIndex.of(features), diffuser, anchors, method)
 
 
 def assert_same(left, right):

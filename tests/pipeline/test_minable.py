@@ -11,7 +11,7 @@ from mmray.config.presets import MINE_PRESETS
 from mmray.config.sections import MiningConfig
 from mmray.config.validation import validate
 from mmray.mining.anchors import select_anchors
-from mmray.mining.batches import MiningInput, mine_batch
+from mmray.mining.batches import Miner, MiningInput
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pools import MiningMethod
@@ -44,7 +44,7 @@ def mined(features, **changes):
         positives=config.positives,
         negatives=config.negatives,
     )
-    pools = mine_batch(given, anchors, MiningMethod.of(config, 0))
+    pools = Miner(given, MiningMethod.of(config, 0)).mine(anchors)
     need_pairs(config, pools)
     return pools
 

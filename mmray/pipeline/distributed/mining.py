@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from mmray.mining.batches import MiningInput, mine_batch
+from mmray.mining.batches import Miner, MiningInput
 from mmray.mining.files import pools_table
 from mmray.mining.pools import MiningMethod
 from mmray.pipeline.distributed.units import ITEMS, UNIT, ActorPool, run_units
@@ -23,12 +23,12 @@ class MiningWorker:
     def __init__(
         self, given: list[ray.ObjectRef[Any]], method: MiningMethod, options: dict[str, Any]
     ) -> None:
-        self.given: MiningInput = ray.get(given[0])  # its arrays are views of shared memory
-        self.method, self.options = method, options
+        shared: MiningInput = ray.get(given[0])  # its arrays are views of shared memory
+        self.miner = Miner(shared, method, **options)
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
         anchors = np.asarray(unit["anchors"], np.int64)
-        return pools_table(mine_batch(self.given, anchors, self.method, **self.options))
+        return pools_table(self.miner.mine(anchors))
 
 
 def mine(
