@@ -135,7 +135,7 @@ def knn(options: KnnOptions) -> Table:
         threads=_threads(options),
         repeats=options.repeats,
     )
-    return _of_comparison(found)
+    return _of_comparisons([found])
 
 
 def diffusion(options: DiffusionOptions) -> Table:
@@ -150,7 +150,7 @@ def diffusion(options: DiffusionOptions) -> Table:
         threads=_threads(options),
         repeats=options.repeats,
     )
-    return _of_comparison(found)
+    return _of_comparisons(found)
 
 
 def ranking(options: RankingOptions) -> Table:
@@ -262,11 +262,18 @@ def _features(options: SyntheticFeatures) -> "Features":
     return manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
 
 
-def _of_comparison(found: "Comparison") -> Table:
-    """A table of one row: both sides, and their ratio."""
-    row = (found.part, found.baseline, f"{found.theirs:.2f}", f"{found.ours:.2f}")
-    return ("part", "against", "its seconds", "ours", "times faster"), [
-        (*row, f"{found.ratio:.1f}")
+def _of_comparisons(found: "Sequence[Comparison]") -> Table:
+    """A table with a row for each comparison: both sides, and their ratio."""
+    head = ("part", "against", "its seconds", "ours", "times faster")
+    return head, [
+        (
+            each.part,
+            each.baseline,
+            f"{each.theirs:.2f}",
+            f"{each.ours:.2f}",
+            f"{each.ratio:.1f}",
+        )
+        for each in found
     ]
 
 

@@ -5,16 +5,18 @@ n items, d dims, k neighbours, a anchors.
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
 import faiss
 import numpy as np
+import torch
 from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import cg
 
+from benchmarks.block_solvers import COLUMNS, as_tensor, solve_by_scipy, solve_by_torch
 from mmray.config.choices import QuerySearch
 from mmray.evaluation.expansion import ranked
 from mmray.evaluation.ranking import Query, mean_average_precision
@@ -86,9 +88,11 @@ def compare_knn(
     index = ExactIndex.of(features)
     preparing = (time.perf_counter() - start) * len(asked) / len(features)
     index.search(asked[:64], k)  # compiles
-    ours, theirs = _alternately(
-        lambda: index.search(asked, k, threads=threads),
-        lambda: faiss.knn(asked, features, k, metric=faiss.METRIC_INNER_PRODUCT),
+    ours, theirs = _in_turns(
+        [
+            lambda: index.search(asked, k, threads=threads),
+            lambda: faiss.knn(asked, features, k, metric=faiss.METRIC_INNER_PRODUCT),
+        ],
         repeats,
     )
     part = f"exact k-NN, {len(asked):,} of {len(features):,} x {features.shape[1]}, k = {k}"
@@ -97,20 +101,20 @@ def compare_knn(
 
 def compare_diffusion(
     features: Features, k: int, *, anchors: int, solved: int, threads: int, repeats: int
-) -> Comparison:
-    """Diffusion from anchors, against `scipy.sparse.linalg.cg` anchor by anchor.
+) -> list[Comparison]:
+    """Diffusion from anchors, against scipy anchor by anchor and against blocks of 16 anchors.
 
-    The same graph, rtol and iterations. Ours includes the reordering of the graph in proportion to
-    1,000 anchors.
+    The same graph, rtol and iterations. Ours includes the work arrays and, in proportion to 1,000
+    anchors, the reordering of the graph, which the blocks of the others are given.
 
     Parameters
     ----------
     features : (n, d) float32, l2-normalised
     k : neighbours of an item in the graph
     anchors : drawn at random
-    solved : anchors that scipy solves for; its time is scaled to all
-    threads : CPU threads on both sides
-    repeats : times each side is measured; the best counts
+    solved : anchors that `scipy.sparse.linalg.cg` solves for; its time is scaled to all
+    threads : CPU threads of all that can use them
+    repeats : times each is measured; the best counts
     """
     found = ExactIndex.of(features).search(features, k, threads=threads)
     graph = normalize_graph(reciprocal_knn_graph(found.ids, found.similarities))
@@ -119,19 +123,29 @@ def compare_diffusion(
     reordered = reorder(graph)
     reordering = (time.perf_counter() - start) * anchors / 1000
     diffuse(reordered, chosen[:1], max_iter=1)  # compiles
-    system = csr_array(eye_array(len(features), dtype=np.float32) - np.float32(0.99) * graph)
-    ours, theirs = _alternately(
-        lambda: diffuse(reordered, chosen, threads=threads),
-        lambda: _one_by_one(system, chosen[:solved].tolist()),
+    torch.set_num_threads(threads)
+    plain, system = _system(graph), _system(reordered.graph)
+    tensor, positions = as_tensor(system), reordered.positions
+    rows = positions[chosen]
+    ours, *others = _in_turns(
+        [
+            partial(diffuse, reordered, chosen, threads=threads),
+            partial(_one_by_one, plain, chosen[:solved].tolist()),
+            partial(solve_by_scipy, system, rows, positions),
+            partial(solve_by_torch, tensor, rows, positions),
+        ],
         repeats,
     )
+    baselines = {
+        "scipy.sparse.linalg.cg": others[0] * anchors / solved,
+        f"blocks of {COLUMNS}, scipy's product": others[1],
+        f"blocks of {COLUMNS}, torch's product": others[2],
+    }
     part = f"diffusion, {anchors} anchors, {len(features):,} items, {graph.nnz:,} entries"
-    return Comparison(
-        part=part,
-        baseline="scipy.sparse.linalg.cg",
-        ours=ours + reordering,
-        theirs=theirs * anchors / solved,
-    )
+    return [
+        Comparison(part=part, baseline=baseline, ours=ours + reordering, theirs=theirs)
+        for baseline, theirs in baselines.items()
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +185,13 @@ def time_ranking(features: Features, *, queries: int, threads: int) -> list[Time
     ]
 
 
+def _system(graph: Graph) -> Graph:
+    """I − αÂ, rows sorted."""
+    system = csr_array(eye_array(graph.shape[0], dtype=np.float32) - np.float32(0.99) * graph)
+    system.sort_indices()
+    return system
+
+
 def _one_by_one(system: Graph, anchors: list[int]) -> None:
     for anchor in anchors:
         right = np.zeros(system.shape[0], np.float32)
@@ -178,12 +199,10 @@ def _one_by_one(system: Graph, anchors: list[int]) -> None:
         cg(system, right, rtol=1e-10, maxiter=20)
 
 
-def _alternately(
-    ours: Callable[[], object], theirs: Callable[[], object], repeats: int
-) -> tuple[float, float]:
-    """The best time of each, taken in turns: what disturbs the machine disturbs both."""
-    times = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
-    return min(first for first, _ in times), min(second for _, second in times)
+def _in_turns(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """The best time of each, taken in turns: what disturbs the machine disturbs all."""
+    times = [[seconds(call) for call in calls] for _ in range(repeats)]
+    return [min(of_one) for of_one in zip(*times, strict=True)]
 
 
 def seconds(call: Callable[[], object]) -> float:
