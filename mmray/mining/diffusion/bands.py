@@ -55,7 +55,18 @@ def clear(target, height, turn, reached, bands):
 
 @compiled
 def transpose(solution, positions, similarity, height, turn, bands):
-    """Transpose columns of a block (n, b), by position, to similarity (m, n) float32, by item."""
+    """Transpose the first columns of a block, by position, to rows of similarity, by item.
+
+    Parameters
+    ----------
+    solution : (n, b) float
+    positions : (n,) int64
+        The row of each item.
+    similarity : (m, n) float32
+        Written; m at most b.
+    height, turn, bands
+        See `kernels.product`, but the bands are of items.
+    """
     band = taken(bands, turn)
     while band >= 0:
         start, stop = band * height, min((band + 1) * height, len(positions))
