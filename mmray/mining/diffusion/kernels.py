@@ -96,7 +96,7 @@ class _Rows:
 
 @intrinsic
 def _product_rows(
-    _, data, indices, indptr, vectors, image, factor, start, stop, last, sums, band
+    _, data, indices, indptr, vectors, image, factor, start, stop, stored, sums, band
 ):  # fmt: skip
     """Set image = vectors + factor Σ data vectors in some rows; add their product to the sums."""
     signature = types.void(
@@ -106,15 +106,16 @@ def _product_rows(
 
     def generate(context, builder, signature, arguments):
         rows = _Rows(context, builder, signature, arguments)
-        factor, start, stop, last, _, band = arguments[5:]
+        factor, start, stop, stored, _, band = arguments[5:]
         sums = rows.variable(rows.load(9, band))
         with cgutils.for_range_slice(builder, start, stop, _ONE) as (row, _):
             total = rows.variable(ir.Constant(ir.VectorType(factor.type, COLUMNS), [0.0] * COLUMNS))
             bounds = rows.entry(2, row), rows.entry(2, builder.add(row, _ONE))
+            end = builder.add(bounds[1], ir.Constant(_INT64, _AHEAD))
+            inside = builder.icmp_signed("<=", end, stored)
+            ahead = builder.select(inside, ir.Constant(_INT64, _AHEAD), _FIRST)
             with cgutils.for_range_slice(builder, *bounds, _ONE) as (place, _):
-                ahead = builder.add(place, ir.Constant(_INT64, _AHEAD))
-                ahead = builder.select(builder.icmp_signed("<", ahead, last), ahead, last)
-                rows.prefetch(3, rows.entry(1, ahead))
+                rows.prefetch(3, rows.entry(1, builder.add(place, ahead)))
                 gathered = rows.load(3, rows.entry(1, place))
                 weight = rows.splat(rows.entry(0, place))
                 builder.store(rows.multiply_add(weight, gathered, builder.load(total)), total)
@@ -206,14 +207,14 @@ def product(
     bands : (m,) int64
         Numbers of the bands that have such rows.
     """
-    last = len(indices) - 1
+    stored = len(indices)
     band = taken(bands, turn)
     while band >= 0:
         row, stop = band * height, min((band + 1) * height, len(vectors))
         while row < stop:
             first, row = run(reached, row, stop)
             _product_rows(
-                data, indices, indptr, vectors, image, factor, first, row, last, sums, band
+                data, indices, indptr, vectors, image, factor, first, row, stored, sums, band
             )  # fmt: skip
         band = taken(bands, turn)
 
