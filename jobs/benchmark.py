@@ -150,7 +150,7 @@ def diffusion(options: DiffusionOptions) -> Table:
         threads=_threads(options),
         repeats=options.repeats,
     )
-    return _of_comparisons([found])
+    return _of_comparisons(found)
 
 
 def ranking(options: RankingOptions) -> Table:
@@ -263,9 +263,16 @@ def _features(options: SyntheticFeatures) -> "Features":
 
 
 def _of_comparisons(found: "Sequence[Comparison]") -> Table:
-    """A table of both sides and their ratio, for each that is compared with."""
-    return ("part", "against", "its seconds", "ours", "times faster"), [
-        (each.part, each.baseline, f"{each.theirs:.2f}", f"{each.ours:.2f}", f"{each.ratio:.2f}")
+    """A table with a row for each comparison: both sides, and their ratio."""
+    head = ("part", "against", "its seconds", "ours", "times faster")
+    return head, [
+        (
+            each.part,
+            each.baseline,
+            f"{each.theirs:.2f}",
+            f"{each.ours:.2f}",
+            f"{each.ratio:.1f}",
+        )
         for each in found
     ]
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_trial import Trial
-from mmray.mining.batches import MiningInput, mine_batch
+from mmray.mining.batches import Miner, MiningInput
 from mmray.mining.diffusion.reordering import reorder
-from mmray.mining.diffusion.solver import diffuse_blocks
+from mmray.mining.diffusion.solver import Diffuser
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.exact_cuda import DeviceIndex
@@ -98,15 +98,20 @@ def _time_mining(trial: Trial, given: MiningInput, anchors: Ids, device: Device)
     method = MiningMethod(
         positive_k=50, negative_k=min(10_000, len(given.items) // 4), max_negatives=50
     )
-    mine_batch(given, anchors[:2], method, device=device)  # compiles
     start = time.perf_counter()
-    for _ in diffuse_blocks(given.normalized, anchors[:_ANCHORS], device=device, threads=1):
+    miner = Miner(given, method, device=device)
+    seconds = time.perf_counter() - start
+    trial.say("mine", step="graph and work arrays in place", device=device, seconds=seconds)
+    miner.mine(anchors[:2])  # compiles
+    diffuser = Diffuser(given.normalized, method.solver, device=device)
+    start = time.perf_counter()
+    for _ in diffuser.blocks(anchors[:_ANCHORS]):
         pass
     seconds = time.perf_counter() - start
     step = f"diffusion of {_ANCHORS} anchors alone"
     trial.say("mine", step=step, device=device, seconds=seconds)
     start = time.perf_counter()
-    mine_batch(given, anchors[_ANCHORS:], method, device=device)
+    miner.mine(anchors[_ANCHORS:])
     seconds = time.perf_counter() - start
     trial.say(
         "mine",

@@ -26,6 +26,8 @@ from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import ExactIndex
 from mmray.system.arrays import Features, Graph
 
+from .block_solvers import COLUMNS, as_tensor, solve_by_scipy, solve_by_torch
+
 _BLOCK = 65_536  # items made at a time
 _SMOOTHNESS = 2.0  # the larger, the more the manifold is folded
 
@@ -120,20 +122,20 @@ def _usearch_knn(features: Features, asked: Features, k: int, threads: int) -> N
 
 def compare_diffusion(
     features: Features, k: int, *, anchors: int, solved: int, threads: int, repeats: int
-) -> Comparison:
-    """Diffusion from anchors, against `scipy.sparse.linalg.cg` anchor by anchor.
+) -> list[Comparison]:
+    """Diffusion from anchors, against scipy anchor by anchor and against blocks of 16 anchors.
 
-    The same graph, rtol and iterations. Ours includes the reordering of the graph in proportion to
-    1,000 anchors.
+    The same graph, rtol and iterations. Ours includes the work arrays and, in proportion to 1,000
+    anchors, the reordering of the graph, which the blocks of the others are given.
 
     Parameters
     ----------
     features : (n, d) float32, l2-normalised
     k : neighbours of an item in the graph
     anchors : drawn at random
-    solved : anchors that scipy solves for; its time is scaled to all
-    threads : CPU threads on both sides
-    repeats : times each side is measured; the best counts
+    solved : anchors that `scipy.sparse.linalg.cg` solves for; its time is scaled to all
+    threads : CPU threads of all that can use them
+    repeats : times each is measured; the best counts
     """
     found = ExactIndex.of(features).search(features, k, threads=threads)
     graph = normalize_graph(reciprocal_knn_graph(found.ids, found.similarities))
@@ -142,19 +144,24 @@ def compare_diffusion(
     reordered = reorder(graph)
     reordering = (time.perf_counter() - start) * anchors / 1000
     diffuse(reordered, chosen[:1], max_iter=1)  # compiles
-    system = csr_array(eye_array(len(features), dtype=np.float32) - np.float32(0.99) * graph)
-    ours, theirs = _alternately(
-        lambda: diffuse(reordered, chosen, threads=threads),
-        lambda: _one_by_one(system, chosen[:solved].tolist()),
-        repeats,
-    )
+    torch.set_num_threads(threads)
+    plain, system = _system(graph), _system(reordered.graph)
+    tensor, positions = as_tensor(system), reordered.positions
+    rows = positions[chosen]
+    ways: dict[str, Callable[[], object]] = {
+        "ours": partial(diffuse, reordered, chosen, threads=threads),
+        "scipy.sparse.linalg.cg": partial(_one_by_one, plain, chosen[:solved].tolist()),
+        f"blocks of {COLUMNS}, scipy's product": partial(solve_by_scipy, system, rows, positions),
+        f"blocks of {COLUMNS}, torch's product": partial(solve_by_torch, tensor, rows, positions),
+    }
+    best = _in_turns(ways, repeats)
+    ours = best.pop("ours") + reordering
+    best["scipy.sparse.linalg.cg"] *= anchors / solved
     part = f"diffusion, {anchors} anchors, {len(features):,} items, {graph.nnz:,} entries"
-    return Comparison(
-        part=part,
-        baseline="scipy.sparse.linalg.cg",
-        ours=ours + reordering,
-        theirs=theirs * anchors / solved,
-    )
+    return [
+        Comparison(part=part, baseline=baseline, ours=ours, theirs=theirs)
+        for baseline, theirs in best.items()
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,19 +201,18 @@ def time_ranking(features: Features, *, queries: int, threads: int) -> list[Time
     ]
 
 
+def _system(graph: Graph) -> Graph:
+    """I − αÂ, rows sorted."""
+    system = csr_array(eye_array(graph.shape[0], dtype=np.float32) - np.float32(0.99) * graph)
+    system.sort_indices()
+    return system
+
+
 def _one_by_one(system: Graph, anchors: list[int]) -> None:
     for anchor in anchors:
         right = np.zeros(system.shape[0], np.float32)
         right[anchor] = 1
         cg(system, right, rtol=1e-10, maxiter=20)
-
-
-def _alternately(
-    ours: Callable[[], object], theirs: Callable[[], object], repeats: int
-) -> tuple[float, float]:
-    """The best time of each, taken in turns."""
-    best = _in_turns({"ours": ours, "theirs": theirs}, repeats)
-    return best["ours"], best["theirs"]
 
 
 def _in_turns(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:

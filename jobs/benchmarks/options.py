@@ -49,14 +49,14 @@ class KnnOptions(SyntheticFeatures, Threads):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionOptions(SyntheticFeatures, Threads):
-    """Compare diffusion with `scipy.sparse.linalg.cg`, anchor by anchor."""
+    """Compare diffusion with scipy anchor by anchor, and with blocks of 16 by scipy and torch."""
 
     k: int = 30
     """Neighbours of an item in the graph."""
     anchors: int = 64
     """Anchors diffused from."""
     solved: int = 4
-    """How many of these scipy solves; its time is scaled to all."""
+    """How many of these scipy solves one by one; its time is scaled to all."""
     repeats: int = 3
     """Times that each side is measured; the best counts."""
 

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from mmray.config.choices import QuerySearch
 from mmray.evaluation.ranking import rank, similarity_blocks
 from mmray.mining.diffusion.reordering import reorder
-from mmray.mining.diffusion.solver import Solver, diffuse_blocks
+from mmray.mining.diffusion.solver import Diffuser, Solver
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import ExactIndex
 from mmray.system.arrays import Features, Floats, Ids
@@ -129,8 +129,8 @@ def rank_by_diffusion(database: Features, queries: Features, own: Ids, *, thread
     y = csr_array((weights[asking, places], (asking, columns)), shape=(len(queries), len(sources)))
     manifold = np.zeros((len(queries), n))
     solver = Solver(rtol=DIFFUSION_RTOL, max_iter=DIFFUSION_STEPS)
-    reordered = reorder(normalize_graph(graph))
-    for rows, block in diffuse_blocks(reordered, sources, solver, threads=threads):
+    diffuser = Diffuser(reorder(normalize_graph(graph)), solver, threads=threads)
+    for rows, block in diffuser.blocks(sources):
         manifold += y[:, rows] @ block.similarity
     ranks = np.empty((n, len(queries)), np.int64)
     for start, euclidean in similarity_blocks(database, queries):

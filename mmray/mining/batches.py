@@ -16,6 +16,7 @@ from mmray.mining.baselines import (
     random_negatives,
 )
 from mmray.mining.diffusion.reordering import ReorderedGraph
+from mmray.mining.diffusion.solver import Diffuser
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.results import Neighbors, pair_similarities
 from mmray.mining.pool_lists import Pools
@@ -72,7 +73,7 @@ class MiningInput:
         Parameters
         ----------
         features : (n, d) float32, l2-normalised
-            Rows: they are too large to be shared; `mine_batch` is then given the neighbours, and
+            Rows: they are too large to be shared; a `Miner` is then given the neighbours, and
             there are no cyclic positives.
         raw : (n, n) CSR
             A of eq. (1).
@@ -118,60 +119,79 @@ class MiningInput:
         return tuple(pair_similarities(some, some[np.searchsorted(read, anchors)], places))
 
 
-def mine_batch(
-    given: MiningInput,
-    anchors: Ids,
-    method: MiningMethod,
-    *,
-    nearest: Neighbors | None = None,
-    device: Device = "cpu",
-    threads: int = 1,
-) -> Pools:
-    """Mine the pools of some anchors, by image id.
+class Miner:
+    """Mining of batches of anchors: it keeps in place what all batches share.
 
-    For positives or negatives of a baseline, the similarities are s_e, and the manifold ranks of
-    negatives are 0: not known. If both are of baselines, nothing is diffused.
+    A worker makes it once: the work arrays of the diffusion and, on a GPU, the graph.
 
     Parameters
     ----------
     given : prepared for the kinds of pools of `method`
-    anchors : (a,) int64, in 0..n-1
     method : kinds and sizes of the pools
     nearest : the `method.compared(n)` nearest items of each anchor; None: the index finds them
     device, threads
         See `diffuse`.
-
-    Returns
-    -------
-    Pools : those of an anchor are the same, bit for bit, whatever the other anchors are.
     """
-    if nearest is None:
-        assert given.index is not None, "without an index, neighbours are found before"
-        queries, k = given.index.database[anchors], method.compared(len(given.items))
-        nearest = given.index.search(queries, k, device=device, threads=threads)
-    if "manifold" in (method.positives, method.negatives):
-        pools = pools_of(nearest, given.normalized, anchors, method, device=device, threads=threads)
-    else:
-        pools = Pools.empty(anchors)
-    if method.positives != "manifold":
-        positives = _positives(given, nearest, anchors, method)
-        pools = replace(
-            pools,
-            positives=positives,
-            positive_similarity=given.similarities(anchors, positives),
-            positive_rank_e=tuple(map(nearest.places, range(len(anchors)), positives)),
-            manifold_neighbors=positives,
-            zero_positives=np.zeros(len(positives), np.int64),
-        )
-    if method.negatives != "manifold":
-        negatives = _negatives(given, nearest, anchors, method)
-        pools = replace(
-            pools,
-            negatives=negatives,
-            negative_similarity=given.similarities(anchors, negatives),
-            negative_rank_m=tuple(np.zeros(len(ids), np.int64) for ids in negatives),
-        )
-    return pools.renamed(given.items)
+
+    def __init__(
+        self,
+        given: MiningInput,
+        method: MiningMethod,
+        *,
+        device: Device = "cpu",
+        threads: int = 1,
+    ) -> None:
+        self.given, self.method, self.device, self.threads = given, method, device, threads
+        self.diffuser = None
+        if "manifold" in (method.positives, method.negatives):
+            self.diffuser = Diffuser(
+                given.normalized, method.solver, device=device, threads=threads
+            )
+
+    def mine(self, anchors: Ids, nearest: Neighbors | None = None) -> Pools:
+        """Mine the pools of some anchors (a,) int64, in 0..n-1, by image id.
+
+        For positives or negatives of a baseline, the similarities are s_e, and the manifold ranks
+        of negatives are 0: not known. If both are of baselines, nothing is diffused.
+
+        Parameters
+        ----------
+        anchors : (a,) int64, in 0..n-1
+        nearest : their `method.compared(n)` nearest items; None: the index finds them
+
+        Returns
+        -------
+        Pools : those of an anchor are the same, bit for bit on CPUs, whatever the other anchors
+            are.
+        """
+        given, method = self.given, self.method
+        if nearest is None:
+            assert given.index is not None, "without an index, neighbours are found before"
+            queries, k = given.index.database[anchors], method.compared(len(given.items))
+            nearest = given.index.search(queries, k, device=self.device, threads=self.threads)
+        if self.diffuser is not None:
+            pools = pools_of(nearest, self.diffuser, anchors, method)
+        else:
+            pools = Pools.empty(anchors)
+        if method.positives != "manifold":
+            positives = _positives(given, nearest, anchors, method)
+            pools = replace(
+                pools,
+                positives=positives,
+                positive_similarity=given.similarities(anchors, positives),
+                positive_rank_e=tuple(map(nearest.places, range(len(anchors)), positives)),
+                manifold_neighbors=positives,
+                zero_positives=np.zeros(len(positives), np.int64),
+            )
+        if method.negatives != "manifold":
+            negatives = _negatives(given, nearest, anchors, method)
+            pools = replace(
+                pools,
+                negatives=negatives,
+                negative_similarity=given.similarities(anchors, negatives),
+                negative_rank_m=tuple(np.zeros(len(ids), np.int64) for ids in negatives),
+            )
+        return pools.renamed(given.items)
 
 
 def _positives(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmray.mining.diffusion.reordering import ReorderedGraph
-from mmray.mining.diffusion.solver import Solver, diffuse_blocks
+from mmray.mining.diffusion.solver import Diffuser, Solver
 from mmray.system.arrays import Features, Ids
 
 
@@ -94,7 +94,7 @@ def manifold_neighbors(
     k = min(k + 1, normalized.graph.shape[0])
     neighbors: dict[int, Ids] = {}
     similarity: dict[int, Features] = {}
-    for rows, diffusion in diffuse_blocks(normalized, items, solver, threads=threads):
+    for rows, diffusion in Diffuser(normalized, solver, threads=threads).blocks(items):
         for row, values in zip(rows, diffusion.similarity, strict=True):
             near = Ranking(values).first(k)
             near = near[(near != items[row]) & (values[near] > 0)][: k - 1]

@@ -11,14 +11,14 @@ import numpy as np
 
 from mmray.config.choices import Negatives, Positives
 from mmray.config.sections import MiningConfig
-from mmray.mining.diffusion.reordering import ReorderedGraph, reorder
-from mmray.mining.diffusion.solver import Solver, diffuse_blocks
+from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.diffusion.solver import Diffuser, Solver
 from mmray.mining.graph import normalize_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.knn.results import Neighbors
 from mmray.mining.manifold import Ranking
 from mmray.mining.pool_lists import Pools
-from mmray.system.arrays import Device, Features, Graph, Ids
+from mmray.system.arrays import Features, Graph, Ids
 
 EUCLIDEAN_K = 5  # NN^e_5 of Table 1, the anchor counted
 
@@ -152,45 +152,42 @@ def mine_pools(
         positive_cut=positive_cut,
         solver=Solver(alpha, rtol, max_iter),
     )
-    places, reordered = np.searchsorted(kept, anchors), reorder(normalize_graph(graph))
-    _check_sizes(len(kept), reordered.graph, method)
+    places, diffuser = (
+        np.searchsorted(kept, anchors),
+        Diffuser(reorder(normalize_graph(graph)), method.solver),
+    )
+    _check_sizes(len(kept), diffuser.graph.graph, method)
     nearest = nearest_neighbors(features, features[places], method.compared(len(kept)))
-    return pools_of(nearest, reordered, places, method).renamed(kept)
+    return pools_of(nearest, diffuser, places, method).renamed(kept)
 
 
 def pools_of(
     nearest: Neighbors,
-    normalized: ReorderedGraph,
+    diffuser: Diffuser,
     anchors: Ids,
     method: MiningMethod,
-    *,
-    device: Device = "cpu",
-    threads: int = 1,
 ) -> Pools:
     """Mine the pools of some anchors from their neighbours and a prepared graph, eqs. (2)-(6).
 
     Parameters
     ----------
     nearest : NN^e of each anchor, of `method.compared(n)` places or more
-    normalized : (n, n)
-        Â from `normalize_graph`, reordered.
+    diffuser : on Â of the n items
     anchors : (a,) int64, in 0..n-1
-    method : sizes and solver; its kinds are not used, both pools are those of the manifold
-    device, threads
-        See `diffuse`.
+    method : sizes of the pools; its kinds are not used, both pools are those of the manifold
 
     Returns
     -------
-    Pools : those of an anchor are the same, bit for bit, whatever the other anchors are.
+    Pools : those of an anchor are the same, bit for bit on CPUs, whatever the other anchors are.
 
     Raises
     ------
     ValueError
         There are too few neighbours, a number is outside its range, or an argument is refused by
-        `diffuse`.
+        `Diffuser`.
     """
-    n = len(normalized.items)
-    _check_sizes(n, normalized.graph, method)
+    n = len(diffuser.graph.items)
+    _check_sizes(n, diffuser.graph.graph, method)
     found, compared = nearest.ids.shape[1], method.compared(n)
     if found < compared:
         raise ValueError(
@@ -199,9 +196,7 @@ def pools_of(
     method = replace(method, negative_k=min(method.negative_k, -(-n // 2)))
     mined: dict[int, _AnchorPools] = {}
     residual, iterations = np.empty(len(anchors)), np.empty(len(anchors), np.int64)
-    for rows, diffusion in diffuse_blocks(
-        normalized, anchors, method.solver, device=device, threads=threads
-    ):
+    for rows, diffusion in diffuser.blocks(anchors):
         for row, similarity in zip(rows, diffusion.similarity, strict=True):
             euclidean = nearest.ids[row], nearest.similarities[row]
             mined[row] = _select(anchors[row], Ranking(similarity), euclidean, method)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array, eye_array
 
 from mmray.__main__ import run
 from mmray.config.sections import TrainingConfig
@@ -15,6 +16,9 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import Collection
 from mmray.images.containers import read_images
 from mmray.images.sources import find
+from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.diffusion.solver import diffuse
+from mmray.mining.graph import normalize_graph
 from mmray.pipeline.distributed.units import shard_name
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -23,12 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 
 # As the script imports them: its own folder is first in sys.path.
 import benchmark as job
+from benchmarks.block_solvers import as_tensor, solve_by_scipy, solve_by_torch
 from benchmarks.mining import Comparison, manifold_features
 from benchmarks.search import stored_features
 from benchmarks.simulated_collection import SimulatedCollection
 from benchmarks.training import compare_training
 
 from tests.made import synthetic
+from tests.made.synthetic import random_graph
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +69,14 @@ def test_a_ratio_says_how_many_times_faster():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("knn", "--queries", "50"), "exact k-NN, 50 of 600 x 8, k = 10 | faiss.knn"),
+        (("knn", "--queries", "50"), ["exact k-NN, 50 of 600 x 8, k = 10 | faiss.knn"]),
         (
             ("diffusion", "--anchors", "5", "--solved", "2"),
-            r"diffusion, 5 anchors, 600 items, [\d,]+ entries | scipy.sparse.linalg.cg",
+            [
+                r"diffusion, 5 anchors, 600 items, [\d,]+ entries | scipy.sparse.linalg.cg",
+                r"diffusion, 5 anchors, 600 items, [\d,]+ entries | blocks of 16, scipy's product",
+                r"diffusion, 5 anchors, 600 items, [\d,]+ entries | blocks of 16, torch's product",
+            ],
         ),
     ],
 )
@@ -76,7 +86,20 @@ def test_each_part_ends_with_a_table(monkeypatch, capsys, arguments, words):
     assert job.main() == 0
     head, _, *rows = capsys.readouterr().out.strip().splitlines()
     assert "times faster" in head
-    assert re.search(words.replace(" | ", r" +\| +"), rows[0])
+    for row, expected in zip(rows, words, strict=False):
+        assert re.search(expected.replace(" | ", r" +\| +"), row)
+
+
+@pytest.mark.parametrize("anchors", [5, 40])
+def test_the_block_solvers_that_it_compares_with_solve_the_same(anchors):
+    graph = normalize_graph(random_graph(3, 300, 0.05, np.float32))
+    given, chosen = reorder(graph), np.arange(anchors)
+    expected = diffuse(given, chosen).similarity
+    system = csr_array(eye_array(300, dtype=np.float32) - np.float32(0.99) * given.graph)
+    rows = given.positions[chosen]
+    for solve, matrix in ((solve_by_scipy, system), (solve_by_torch, as_tensor(system))):
+        solved = solve(matrix, rows, given.positions)
+        np.testing.assert_allclose(solved, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_command_of_the_package_runs_the_script(capsys):

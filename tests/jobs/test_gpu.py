@@ -80,6 +80,7 @@ def test_all_parts_of_this_process_print_their_measurements(capsys):
         ("knn", "products of 256, bf16", None),
         ("knn", "settling 256, 60 candidates of each", None),
         ("mine", "graph and its order", None),
+        ("mine", "graph and work arrays in place", "cpu"),
         ("mine", "diffusion of 32 anchors alone", "cpu"),
         ("mine", "a unit of 32 anchors as it is", "cpu"),
     ]

@@ -13,7 +13,7 @@ from mmray.mining.baselines import (
     geodesic_negatives,
     random_negatives,
 )
-from mmray.mining.batches import MiningInput, mine_batch
+from mmray.mining.batches import Miner, MiningInput
 from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.files import pools_table
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
@@ -52,7 +52,7 @@ def test_every_pair_of_methods_gives_its_own_lists_by_image_id(mined_on, positiv
     anchors = np.arange(0, len(items), 5)
     method = MiningMethod(positives=positives, negatives=negatives, seed=3, **SIZES)
     given = given_for(mined_on, positives=positives, negatives=negatives)
-    mined = mine_batch(given, anchors, method)
+    mined = Miner(given, method).mine(anchors)
     sizes = {name: SIZES[name] for name in ("positive_k", "negative_k", "max_negatives")}
     manifold = mine_pools(features, graph, items[anchors], items=items, **sizes)
     nearest = nearest_neighbors(y, y[anchors], -(-len(items) // 2)).ids
@@ -81,7 +81,7 @@ def test_what_the_manifold_does_not_give_is_euclidean_or_not_known(mined_on):
     features, _, items = mined_on
     anchors = np.array([3, 17])
     method = MiningMethod(positives="euclidean", negatives="random", **SIZES)
-    mined = mine_batch(given_for(mined_on), anchors, method)
+    mined = Miner(given_for(mined_on), method).mine(anchors)
     s_e = oracles.similarities(features, features[items[anchors]])
     within = oracles.similarities(features[items], features[items[anchors]])
     for row in range(2):
@@ -108,9 +108,9 @@ def test_a_batch_changes_nothing(mined_on, positives):
     method = MiningMethod(positives=positives, negatives="random", seed=1, **SIZES)
     given = given_for(mined_on, positives=positives)
     anchors = np.array([0, 9, 21, 29])
-    whole = mine_batch(given, anchors, method)
+    whole = Miner(given, method).mine(anchors)
     for row in range(4):
-        single = mine_batch(given, anchors[row : row + 1], method)
+        single = Miner(given, method).mine(anchors[row : row + 1])
         for field in dataclasses.fields(whole):
             np.testing.assert_array_equal(
                 getattr(single, field.name)[0], getattr(whole, field.name)[row]
@@ -121,13 +121,13 @@ def test_nothing_is_diffused_for_rivals_alone(mined_on, monkeypatch):
     monkeypatch.setattr("mmray.mining.batches.pools_of", lambda *_, **__: pytest.fail("diffused"))
     method = MiningMethod(positives="cyclic", negatives="geodesic", **SIZES)
     given = given_for(mined_on, positives="cyclic", negatives="geodesic")
-    mine_batch(given, np.array([1]), method)
+    Miner(given, method).mine(np.array([1]))
 
 
 def test_another_seed_draws_other_negatives(mined_on):
     given, anchors = given_for(mined_on), np.arange(10)
     one, other = (
-        mine_batch(given, anchors, MiningMethod(negatives="random", seed=seed, **SIZES))
+        Miner(given, MiningMethod(negatives="random", seed=seed, **SIZES)).mine(anchors)
         for seed in (0, 1)
     )
     assert any(set(a) != set(b) for a, b in zip(one.negatives, other.negatives, strict=True))
@@ -150,11 +150,11 @@ def test_zero_vectors_and_lone_items_have_no_edges_and_are_never_anchors():
         assert degrees[anchors].min() > 0
     every = np.arange(len(features))
     given = MiningInput.of(features, graph, reorder(normalize_graph(graph)), every)
-    mined = mine_batch(given, np.flatnonzero(degrees), MiningMethod(**SIZES))
+    mined = Miner(given, MiningMethod(**SIZES)).mine(np.flatnonzero(degrees))
     for positives in mined.positives:
         assert degrees[positives].min(initial=1) > 0
     for item in (121, len(features) - 1):
         assert degrees[item] == 0
-        alone = mine_batch(given, np.array([item]), MiningMethod(**SIZES))
+        alone = Miner(given, MiningMethod(**SIZES)).mine(np.array([item]))
         assert [len(alone.positives[0]), len(alone.manifold_neighbors[0])] == [0, 0]
         assert alone.positive_similarity[0].tolist() == []

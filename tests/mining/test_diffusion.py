@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.mining.diffusion import cpu, solver
+from mmray.mining.diffusion import cpu, reordering, solver
 from mmray.mining.diffusion.cuda import TorchVectors
-from mmray.mining.diffusion.reordering import reorder, unordered
-from mmray.mining.diffusion.solver import diffuse
+from mmray.mining.diffusion.reordering import ordered, reorder
+from mmray.mining.diffusion.solver import Diffuser, Solver, diffuse
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from tests import oracles
@@ -127,6 +127,8 @@ def long_path(dtype):
 def test_parts_that_are_not_reached_are_passed_over_exactly(monkeypatch, dtype):
     graph, anchors = long_path(dtype), np.array([0, 511, 512, 1500, 2990, 5, 512])
     banded = diffuse(graph, anchors)
+    monkeypatch.setattr(cpu, "_FEW", 3000)
+    assert diffuse(graph, anchors).similarity.tobytes() == banded.similarity.tobytes()
     monkeypatch.setattr(cpu, "_BAND_ROWS", 3000)
     whole = diffuse(graph, anchors)
     np.testing.assert_allclose(banded.similarity, whole.similarity, rtol=1e-5, atol=1e-12)
@@ -135,15 +137,47 @@ def test_parts_that_are_not_reached_are_passed_over_exactly(monkeypatch, dtype):
         assert np.abs(reached - anchor).max() in (18, 19, 20)
 
 
-def test_a_block_begins_with_the_bands_of_its_own_anchors():
+def test_a_step_works_on_the_rows_that_it_can_reach_and_no_others():
     """Else every block after the first would pay for all that was reached before."""
-    vectors = cpu.CpuVectors(unordered(long_path(np.float32)), 0.99, 1)
-    for anchor, first in ((0, 0), (2999, 5)):
+    vectors = cpu.CpuVectors(ordered(long_path(np.float32)), 0.99, 1)
+    for anchor in (0, 511, 2999):
         vectors.start(np.array([anchor]))
-        assert np.flatnonzero(vectors.reached).tolist() == [first]
+        for steps in range(4):
+            reached = np.arange(max(0, anchor - steps), min(3000, anchor + steps + 1))
+            np.testing.assert_array_equal(np.flatnonzero(vectors.reached), reached)
+            np.testing.assert_array_equal(vectors.bands, np.unique(reached // 512))
+            vectors.multiply()
+            vectors.step_solution(np.ones(32), np.ones(32))
+
+
+def test_steps_that_reach_many_rows_end_the_search_for_rows_to_skip():
+    vectors = cpu.CpuVectors(ordered(graph_of([(0, i, 0.5) for i in range(1, 40)], 45)), 0.99, 1)
+    vectors.start(np.array([0]))
+    vectors.multiply()
+    assert vectors.reached.all()
+    assert len(vectors.newest) == 0
+
+
+def test_the_best_iterate_holds_nothing_of_an_earlier_block():
+    """Rows that are reached after it was saved were 0 then."""
+    vectors, chosen = cpu.CpuVectors(ordered(long_path(np.float64)), 0.99, 1), []
+    for steps in (9, 2):
+        vectors.start(np.array([700]))
+        take_steps(vectors, steps)
+        vectors.save(np.ones(32, bool))
+        chosen.append(vectors.solution.copy())
+        take_steps(vectors, 20)
+        vectors.restore(np.ones(32, bool))
+        np.testing.assert_array_equal(vectors.solution, chosen[-1])
+    assert np.count_nonzero(chosen[0]) > np.count_nonzero(chosen[1])
+
+
+def take_steps(vectors, steps):
+    half = np.full(32, 0.5)
+    for _ in range(steps):
         vectors.multiply()
-        assert 1 <= np.count_nonzero(vectors.reached) <= 2
-        vectors.step_solution(np.ones(16), np.ones(16))
+        vectors.step_remainder(half)
+        vectors.step_solution(half, half)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -182,6 +216,20 @@ def test_the_vectors_of_pytorch_give_the_same(monkeypatch, dtype, max_iter):
         np.testing.assert_array_equal(other.iterations, compiled.iterations)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pytorch_takes_as_many_columns_as_there_are_anchors(monkeypatch, dtype):
+    """The rounding is the same, on its CPU device; and one object serves all widths."""
+    monkeypatch.setattr(solver, "CpuVectors", on_torch)
+    graph = reorder(normalize_graph(random_graph(11, 200, 0.012, dtype)))
+    diffuser, anchors = Diffuser(graph), np.arange(40)
+    wide = diffuse(graph, anchors)
+    for few, columns in ((anchors[:5], 32), (anchors, 64), (anchors[:32], 32)):
+        for rows, block in diffuser.blocks(few):
+            assert block.similarity.tobytes() == wide.similarity[few[rows]].tobytes()
+            assert block.residual.tobytes() == wide.residual[few[rows]].tobytes()
+        assert diffuser._vectors.columns == columns
+
+
 def on_torch(graph, alpha, threads):
     return TorchVectors(graph, alpha, "cpu")
 
@@ -209,6 +257,35 @@ def test_an_isolated_item_is_similar_to_itself_alone():
     np.testing.assert_array_equal(solved.residual[[0, 2]], [0, 0])
     np.testing.assert_array_equal(solved.iterations[[0, 2]], [1, 1])
     np.testing.assert_array_equal(solved.similarity[1, 3:], [0, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_diffuser_answers_again_as_a_new_one_does(dtype):
+    graph, rng = reorder(curve_graph(dtype=dtype)), np.random.default_rng(4)
+    diffuser = Diffuser(graph, Solver(max_iter=6), threads=2)
+    for size in (3, 70, 1, 33):
+        anchors = rng.choice(120, size, replace=False)
+        fresh = diffuse(graph, anchors, max_iter=6)
+        seen = []
+        for rows, block in diffuser.blocks(anchors):
+            seen += rows.tolist()
+            for field in ("similarity", "residual", "iterations"):
+                assert getattr(block, field).tobytes() == getattr(fresh, field)[rows].tobytes()
+        assert sorted(seen) == list(range(size))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_graph_of_many_items_is_reordered_whatever_the_anchors_are(monkeypatch, dtype):
+    graph, anchors = curve_graph(dtype=dtype), np.array([5, 80, 44])
+    plain = diffuse(graph, anchors).similarity
+    monkeypatch.setattr(reordering, "_PAYS_FROM", 120)
+    moved = diffuse(graph, anchors).similarity
+    assert moved.tobytes() == diffuse(reorder(graph), anchors).similarity.tobytes()
+    if dtype is np.float32:
+        assert moved.tobytes() != plain.tobytes()
+    for row, anchor in enumerate(anchors):
+        alone = diffuse(graph, np.array([anchor])).similarity
+        assert alone.tobytes() == moved[row].tobytes()
 
 
 def test_nothing_is_left_over_from_other_anchors_of_the_call():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmray.mining.anchors import select_anchors
 from mmray.mining.diffusion.reordering import reorder
-from mmray.mining.diffusion.solver import diffuse
+from mmray.mining.diffusion.solver import Diffuser, diffuse
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pools import MiningMethod, mine_pools, pools_of
@@ -29,8 +29,9 @@ def graph_of_features(features, k=8):
 
 def prepared_pools(features, normalized, anchors, **sizes):
     method = MiningMethod(**sizes)
+    diffuser = Diffuser(reorder(normalized), method.solver)
     nearest = nearest_neighbors(features, features[anchors], method.compared(len(features)))
-    return pools_of(nearest, reorder(normalized), anchors, method)
+    return pools_of(nearest, diffuser, anchors, method)
 
 
 def assert_same(left, right):
@@ -293,7 +294,9 @@ def test_features_and_graph_of_different_sizes_are_refused():
         mine_pools(features[1:], graph, np.array([3]), **SIZES)
     few = nearest_neighbors(features, features[[3]], 29)
     with pytest.raises(ValueError, match="29 nearest items of each anchor, but 30 are compared"):
-        pools_of(few, reorder(normalize_graph(graph)), np.array([3]), MiningMethod(**SIZES))
+        pools_of(
+            few, Diffuser(reorder(normalize_graph(graph))), np.array([3]), MiningMethod(**SIZES)
+        )
 
 
 @pytest.fixture(scope="module")

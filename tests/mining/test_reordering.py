@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.mining.diffusion.reordering import inverse, reorder, unordered
+from mmray.mining.diffusion import reordering
+from mmray.mining.diffusion.reordering import inverse, ordered, reorder
 from tests.made.synthetic import graph_of, permuted, random_graph
 
 
@@ -31,11 +32,15 @@ def test_a_shuffled_path_is_unshuffled():
     assert np.abs(shuffled.indices - rows).max() > 50
 
 
-def test_a_graph_may_stay_as_it_is():
+def test_only_a_graph_of_many_items_is_reordered(monkeypatch):
     graph = random_graph(1, 30, 0.2)
-    plain = unordered(graph)
+    plain = ordered(graph)
     assert plain.graph is graph
     np.testing.assert_array_equal(plain.positions, np.arange(30))
+    assert ordered(plain) is plain
+    monkeypatch.setattr(reordering, "_PAYS_FROM", 30)
+    np.testing.assert_array_equal(ordered(graph).items, reorder(graph).items)
+    assert ordered(plain) is plain
 
 
 def test_the_inverse_undoes_a_permutation():

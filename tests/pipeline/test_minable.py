@@ -11,7 +11,7 @@ from mmray.config.presets import MINE_PRESETS
 from mmray.config.sections import MiningConfig
 from mmray.config.validation import validate
 from mmray.mining.anchors import select_anchors
-from mmray.mining.batches import MiningInput, mine_batch
+from mmray.mining.batches import Miner, MiningInput
 from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
@@ -46,7 +46,7 @@ def mined(features, **changes):
         positives=config.positives,
         negatives=config.negatives,
     )
-    pools = mine_batch(given, anchors, MiningMethod.of(config, 0))
+    pools = Miner(given, MiningMethod.of(config, 0)).mine(anchors)
     need_pairs(config, pools)
     return pools
 
@@ -123,7 +123,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("name", "end"), ENDS)
 def test_both_ends_of_a_bound_are_taken_or_refused_in_a_sentence(name, end):
-    value = type(getattr(MINE.mining, name) or 1)(end)
+    value = end if end % 1 else type(getattr(MINE.mining, name) or 1)(end)
     validate(dataclasses.replace(MINE, mining=dataclasses.replace(MINE.mining, **{name: value})))
     with contextlib.suppress(InputError):
         mined(directions(60, d=8), **{name: value})

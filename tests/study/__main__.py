@@ -35,7 +35,7 @@ from mmray.evaluation.purity import pool_purity
 from mmray.evaluation.ranking import mean_average_precision, rank
 from mmray.images.collection import Collection, ImageFile
 from mmray.mining.anchors import select_anchors
-from mmray.mining.batches import MiningInput, mine_batch
+from mmray.mining.batches import Miner, MiningInput
 from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
@@ -156,7 +156,7 @@ def mined(features, mining: MiningConfig, seed: int):
     anchors = select_anchors(raw, mining.anchors, selection=mining.selection, seed=seed)
     kinds = {"positives": mining.positives, "negatives": mining.negatives}
     given = MiningInput.of(features[items], raw, normal, items, power=mining.power, **kinds)
-    pools = mine_batch(given, anchors, MiningMethod.of(mining, seed))
+    pools = Miner(given, MiningMethod.of(mining, seed)).mine(anchors)
     drawn = select_anchors(raw, STEADY.training.validation_items, selection="random", seed=seed)
     near = manifold_neighbors(normal, drawn, NEIGHBORS).renamed(items)
     return pools, near, mining

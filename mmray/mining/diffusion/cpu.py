@@ -1,10 +1,10 @@
 """Vectors of a block of conjugate gradients on CPUs.
 
-n items, b = 16 columns, rows in the order of the graph given.
+n items, b = 32 columns, rows in the order of the graph given.
 
 Rows are taken in bands; sums over a band are added up in double precision and the bands' sums in
 their order, so that bits depend neither on the number of threads nor on the other columns. From one
-item, t steps reach t edges far: bands that no column has reached hold zeros and are skipped.
+item, t steps reach t edges far: rows that no column has reached hold zeros and are skipped.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.mining.diffusion import kernels
+from mmray.mining.diffusion import bands, kernels
 from mmray.mining.diffusion.kernels import COLUMNS
 from mmray.mining.diffusion.reordering import ReorderedGraph
 from mmray.system.arrays import Features, Floats, Ids, read_only
 
 _BAND_ROWS = 512
-_MOST_BANDS = 2048  # bands of a larger graph are wider, as `touches` is a square table of bands
+_FEW = 8  # a step that reaches more than one in so many rows ends the search for rows to skip
 
 _Block = NDArray[np.floating]  # (n, b), of the graph's dtype
 
@@ -28,7 +28,7 @@ _Block = NDArray[np.floating]  # (n, b), of the graph's dtype
 class CpuVectors:
     """Vectors f, the best f so far, r, p and (I − αÂ) p of b columns, reused for every block."""
 
-    columns = COLUMNS
+    columns = most_columns = COLUMNS
 
     def __init__(self, graph: ReorderedGraph, alpha: float, threads: int) -> None:
         matrix = graph.graph
@@ -37,24 +37,28 @@ class CpuVectors:
         self.positions = graph.positions
         self.alpha = self.dtype.type(alpha)
         self.solution, self.best, self.remainder, self.direction, self.image = (
-            _zeros(n, self.dtype) for _ in range(5)
+            _block(n, self.dtype) for _ in range(5)
         )
-        self.height = max(_BAND_ROWS, -(-n // _MOST_BANDS))
-        count = -(-n // self.height)
-        self.sums = np.zeros((count, COLUMNS))
-        self.touches = np.zeros((count, count), bool)
-        kernels.mark_touched(*self.graph[1:], self.height, self.touches)
-        self.reached = np.zeros(count, bool)
+        for block in (self.solution, self.remainder, self.direction):
+            block[:] = 0
+        self.saved = False  # whether `best` holds anything
+        self.sums = np.zeros((-(-n // _BAND_ROWS), COLUMNS))
+        self.reached, self.bands = np.zeros(n, bool), np.empty(0, np.int64)
+        self.newest = np.empty(0, np.int64)  # rows that the last step reached
+        self.found = np.empty(n // _FEW + 1, np.int64)
         self.threads = threads
         self.pool = ThreadPoolExecutor(max(1, threads - 1))
 
     def start(self, sources: Ids) -> None:
         """Set the columns' right-hand sides e_i and first directions, and f = 0."""
         rows, columns = self.positions[sources], np.arange(len(sources))
-        blocks = (self.solution, self.remainder, self.direction, self.image)
-        self._each(kernels.clear, *blocks)
+        for block in (self.solution, self.remainder, self.direction):
+            self._run(bands.clear, block)
+        self.saved = False
         self.reached[:] = False
-        self.reached[rows // self.height] = True
+        self.reached[rows] = True
+        self.newest = np.unique(rows)
+        self._choose_bands()
         self.remainder[rows, columns] = 1
         self.direction[rows, columns] = 1
 
@@ -64,59 +68,80 @@ class CpuVectors:
 
     def step_remainder(self, step: Floats) -> Floats:
         """Update r −= step (I − αÂ) p; return ‖r‖² (b,)."""
-        self._each(kernels.add, self.remainder, self.image, -step.astype(self.dtype))
-        return self._sums()
+        return self._sums(kernels.add, self.remainder, self.image, -step.astype(self.dtype))
 
     def step_solution(self, step: Floats, conjugation: Floats) -> None:
         """Update f += step p, then p = r + conjugation p."""
         lengths = step.astype(self.dtype), conjugation.astype(self.dtype)
-        self._each(kernels.advance, self.solution, self.direction, self.remainder, *lengths)
+        self._run(kernels.advance, self.solution, self.direction, self.remainder, *lengths)
 
     def save(self, columns: NDArray[np.bool_]) -> None:
         """Remember f of these columns (b,) as their best."""
-        self._each(kernels.take, self.best, self.solution, columns)
+        if not self.saved:
+            self.best[:] = 0  # as f is where it will only be reached later
+            self.saved = True
+        self._run(kernels.take, self.best, self.solution, columns)
 
     def restore(self, columns: NDArray[np.bool_]) -> None:
         """Put the best f of these columns (b,) back."""
-        self._each(kernels.take, self.solution, self.best, columns)
+        self._run(kernels.take, self.solution, self.best, columns)
 
     def residuals(self, sources: Ids) -> Floats:
         """Compute ‖e_i − (I − αÂ) f‖ (b,) from the current f, not from the r of the iteration."""
         self._multiply(self.solution)
         self.image[self.positions[sources], np.arange(len(sources))] -= 1
-        self._each(kernels.add, self.image, self.image, np.zeros(COLUMNS, self.dtype))
-        return np.sqrt(self._sums())
+        nothing = np.zeros(COLUMNS, self.dtype)
+        return np.sqrt(self._sums(kernels.add, self.image, self.image, nothing))
 
-    def write(self, similarity: Features) -> None:
-        """Write f of the first m columns to `similarity` (m, n) float32, by item."""
-        kernels.transpose(self.solution, self.positions, similarity)
+    def similarity(self, count: int) -> Features:
+        """Return f of the first columns (count, n) float32, by item, until the next block."""
+        # In the memory of `image`, which is not needed any more.
+        memory = self.image.reshape(-1).view(np.float32)[: count * len(self.positions)]
+        result: Features = memory.reshape(count, -1)
+        everything = np.zeros(1, np.int64), np.arange(len(self.sums))
+        self._share(bands.transpose, self.solution, self.positions, result, _BAND_ROWS, *everything)
+        return result
 
-    def _sums(self) -> Floats:
+    def _multiply(self, vectors: _Block) -> Floats:
+        self._spread()
+        return self._sums(kernels.product, *self.graph, vectors, self.image, -self.alpha)
+
+    def _spread(self) -> None:
+        """Reach the neighbours of the rows reached last; all rows once they become many."""
+        count = bands.spread(*self.graph[1:], self.newest, self.reached, self.found)
+        if count < 0:
+            self.reached[:] = True
+        self.newest = self.found[: max(0, count)].copy()
+        if count:
+            self._choose_bands()
+
+    def _choose_bands(self) -> None:
+        starts = np.arange(0, len(self.reached), _BAND_ROWS)
+        self.bands = np.flatnonzero(np.logical_or.reduceat(self.reached, starts))
+
+    def _sums(self, kernel: Callable[..., None], *arguments: Any) -> Floats:
+        self.sums[:] = 0
+        self._run(kernel, *arguments, self.sums)
         totals: Floats = self.sums.sum(axis=0)
         return totals
 
-    def _multiply(self, vectors: _Block) -> Floats:
-        self.reached |= self.touches[:, self.reached].any(axis=1)
-        self._each(kernels.product, *self.graph, vectors, self.image, -self.alpha)
-        return self._sums()
+    def _run(self, kernel: Callable[..., None], *arguments: Any) -> None:
+        """Run a kernel on the rows reached."""
+        turn = np.zeros(1, np.int64)
+        self._share(kernel, *arguments, _BAND_ROWS, turn, self.reached, self.bands)
 
-    def _each(self, kernel: Callable[..., None], *arguments: Any) -> None:
-        """Run a kernel on the bands reached, in equal shares per thread."""
-        self.sums[:] = 0
-        shares = np.array_split(np.flatnonzero(self.reached), self.threads)
-        runs = [
-            self.pool.submit(kernel, *arguments, share, self.height, self.sums)
-            for share in shares[1:]
-        ]
-        kernel(*arguments, shares[0], self.height, self.sums)
+    def _share(self, kernel: Callable[..., None], *arguments: Any) -> None:
+        """Run a kernel whose threads take one band after the other, whichever is free."""
+        runs = [self.pool.submit(kernel, *arguments) for _ in range(self.threads - 1)]
+        kernel(*arguments)
         for run in runs:
-            run.result()
+            if not run.cancel():  # a thread that has not begun is not needed any more
+                run.result()
 
 
-def _zeros(n: int, dtype: np.dtype) -> _Block:
-    """Allocate zeros (n, b) whose rows begin at multiples of 64 bytes, a cache line in float32."""
+def _block(n: int, dtype: np.dtype) -> _Block:
+    """Allocate a block (n, b) whose rows begin at multiples of 64 bytes, as cache lines do."""
     spare = 64 // dtype.itemsize
     memory = np.empty(n * COLUMNS + spare, dtype)  # asks for huge pages, unlike np.zeros
-    memory[:] = 0
     first = -(memory.ctypes.data // dtype.itemsize) % spare
     return memory[first : first + n * COLUMNS].reshape(n, COLUMNS)

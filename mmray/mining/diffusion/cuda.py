@@ -1,8 +1,9 @@
 """Vectors of a block of conjugate gradients in PyTorch, for a GPU.
 
-n items, b = 64 columns, rows in the order of the graph given. Passes are those of
+n items, b = 32 or 64 columns, rows in the order of the graph given. Passes are those of
 `mmray.mining.diffusion.cpu`, with sums in double precision too. Bits differ from those of a CPU,
-and from run to run where the GPU's sparse product (cuSPARSE) is not deterministic.
+and may from run to run: PyTorch multiplies by cuSPARSE's CSR_ALG2, which is not promised to add up
+in the same order each time.
 """
 
 import warnings
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 from mmray.mining.diffusion.reordering import ReorderedGraph
 from mmray.system.arrays import Features, Floats, Ids
 
-COLUMNS = 64  # a GPU wants more in flight than a CPU; five arrays of n x b still fit
+# Columns of a block; the fewest that hold the sources. A GPU wants more in flight than a CPU, and
+# five arrays of n x 64 still fit.
+WIDTHS = (32, 64)
 
 
 class TorchVectors:
     """Vectors f, the best f so far, r, p and (I − αÂ) p of b columns, reused for every block."""
 
-    columns = COLUMNS
+    columns = most_columns = WIDTHS[-1]
 
     def __init__(self, graph: ReorderedGraph, alpha: float, device: str) -> None:
         self.device, self.alpha = device, alpha
@@ -35,13 +38,14 @@ class TorchVectors:
             self.graph = torch.sparse_csr_tensor(indptr, indices, data, graph.graph.shape)
         self.positions = graph.positions
         self.order = torch.from_numpy(self.positions).to(device)
-        shape = (len(self.positions), COLUMNS)
-        self.solution, self.best, self.remainder, self.direction, self.image = (
-            torch.zeros(shape, dtype=self.graph.dtype, device=device) for _ in range(5)
-        )
+        shape = (5, len(self.positions) * self.most_columns)
+        self.memory = torch.zeros(shape, dtype=self.graph.dtype, device=device)
+        self._shape()
 
     def start(self, sources: Ids) -> None:
         """Set the columns' right-hand sides e_i and first directions, and f = 0."""
+        self.columns = next(width for width in WIDTHS if len(sources) <= width)
+        self._shape()
         self.solution.zero_()
         self.remainder.zero_()
         self.remainder[self.positions[sources], np.arange(len(sources))] = 1
@@ -78,10 +82,18 @@ class TorchVectors:
         self.image[self.positions[sources], np.arange(len(sources))] -= 1
         return np.sqrt(_sums(self.image.square()))
 
-    def write(self, similarity: Features) -> None:
-        """Write f of the first m columns to `similarity` (m, n) float32, by item."""
-        chosen = self.solution[:, : len(similarity)][self.order]
-        similarity[:] = chosen.T.float().cpu().numpy()
+    def similarity(self, count: int) -> Features:
+        """Return f of the first columns (count, n) float32, by item."""
+        chosen = self.solution[:, :count][self.order]
+        result: Features = chosen.T.float().contiguous().cpu().numpy()
+        return result
+
+    def _shape(self) -> None:
+        """Lay the blocks out in their memory with the columns of the block at hand."""
+        n = len(self.positions)
+        self.solution, self.best, self.remainder, self.direction, self.image = (
+            part[: n * self.columns].view(n, self.columns) for part in self.memory
+        )
 
     def _multiply(self, vectors: torch.Tensor) -> None:
         torch.mm(self.graph, vectors, out=self.image)

@@ -1,29 +1,32 @@
 """Compiled passes over the vectors of a block of conjugate gradients.
 
-n items, e entries of the graph, b = 16 columns; a block is (n, b), its rows taken in bands of
-`height` rows. A pass works on m of the bands, of which there are t in total.
+n items, e entries of the graph, b = 32 columns; a block is (n, b), its rows taken in t bands of
+`height` rows, of which a pass works on m: see `mmray.mining.diffusion.bands`.
 
 A product gathers one row of b numbers for each entry of the graph. In single precision that row is
-one cache line and one register, which numba's own loops do not make of it: each row operation is
+two cache lines and two registers, which numba's own loops do not make of it: each row operation is
 written as vector instructions of LLVM, which the compiler fits to the machine.
 """
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from mmray.mining.compiling import compiled
+from mmray.mining.diffusion.bands import run, taken
 
-COLUMNS = 16
-_AHEAD = 64  # entries of the graph between asking for a row and using it
+COLUMNS = 32
+_AHEAD = 128  # entries of the graph between asking for a row and using it
+_LINE = 64  # bytes that one prefetch asks for
 
 # -- row operations, as vector instructions -------------------------------------------------------
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 _POINTER = ir.PointerType(ir.IntType(8))
+_WIDE = ir.VectorType(ir.DoubleType(), COLUMNS)
+_FIRST, _ONE = ir.Constant(_INT64, 0), ir.Constant(_INT64, 1)
 
 
 class _Rows:
@@ -68,65 +71,78 @@ class _Rows:
         product = self.builder.fmul(left, right, flags=flags)
         return self.builder.fadd(product, addend, flags=flags)
 
-    def add_product(self, sums: int, row: Any, left: Any, right: Any) -> None:
-        """Add left * right to a row of the float64 array `sums`, in double precision."""
-        wide = ir.VectorType(ir.DoubleType(), COLUMNS)
-        if left.type != wide:
-            left, right = self.builder.fpext(left, wide), self.builder.fpext(right, wide)
-        self.store(self.multiply_add(left, right, self.load(sums, row)), sums, row)
+    def variable(self, value: Any) -> Any:
+        """Make a variable that begins with a value; the compiler keeps it in registers."""
+        place = cgutils.alloca_once(self.builder, value.type)
+        self.builder.store(value, place)
+        return place
+
+    def add_product(self, total: Any, left: Any, right: Any) -> None:
+        """Add left * right to the variable `total`, in double precision."""
+        if left.type != _WIDE:
+            left, right = self.builder.fpext(left, _WIDE), self.builder.fpext(right, _WIDE)
+        added = self.multiply_add(left, right, self.builder.load(total))
+        self.builder.store(added, total)
 
     def prefetch(self, array: int, row: Any) -> None:
         kind = ir.FunctionType(ir.VoidType(), [_POINTER, _INT32, _INT32, _INT32])
         ask = self.builder.module.declare_intrinsic("llvm.prefetch", [_POINTER], kind)
         to_read, keep_near, is_data = (ir.Constant(_INT32, value) for value in (0, 3, 1))
         address = self.builder.bitcast(self.row(array, row), _POINTER)
-        self.builder.call(ask, [address, to_read, keep_near, is_data])
-
-
-_FIRST = ir.Constant(_INT64, 0)
+        for line in range(0, COLUMNS * self.types[array].dtype.bitwidth // 8, _LINE):
+            place = self.builder.gep(address, [ir.Constant(_INT64, line)])
+            self.builder.call(ask, [place, to_read, keep_near, is_data])
 
 
 @intrinsic
-def _product_row(_, data, indices, start, stop, last, vectors, image, factor, row, sums, band):
-    """Set image row = vectors row + factor Σ data vectors; add their product to the band's sums."""
+def _product_rows(
+    _, data, indices, indptr, vectors, image, factor, start, stop, stored, sums, band
+):  # fmt: skip
+    """Set image = vectors + factor Σ data vectors in some rows; add their product to the sums."""
     signature = types.void(
-        data, indices, types.intp, types.intp, types.intp, vectors, image, factor, types.intp, sums,
+        data, indices, indptr, vectors, image, factor, types.intp, types.intp, types.intp, sums,
         types.intp,
     )  # fmt: skip
 
     def generate(context, builder, signature, arguments):
         rows = _Rows(context, builder, signature, arguments)
-        _, _, start, stop, last, _, _, factor, row, _, band = arguments
-        zero = ir.Constant(ir.VectorType(factor.type, COLUMNS), [0.0] * COLUMNS)
-        total = cgutils.alloca_once_value(builder, zero)
-        one = ir.Constant(_INT64, 1)
-        with cgutils.for_range_slice(builder, start, stop, one) as (place, _):
-            ahead = builder.add(place, ir.Constant(_INT64, _AHEAD))
-            ahead = builder.select(builder.icmp_signed("<", ahead, last), ahead, last)
-            rows.prefetch(5, rows.entry(1, ahead))
-            gathered = rows.load(5, rows.entry(1, place))
-            weight = rows.splat(rows.entry(0, place))
-            builder.store(rows.multiply_add(weight, gathered, builder.load(total)), total)
-        own = rows.load(5, row)
-        result = rows.multiply_add(rows.splat(factor), builder.load(total), own)
-        rows.store(result, 6, row)
-        rows.add_product(9, band, own, result)
+        factor, start, stop, stored, _, band = arguments[5:]
+        sums = rows.variable(rows.load(9, band))
+        with cgutils.for_range_slice(builder, start, stop, _ONE) as (row, _):
+            total = rows.variable(ir.Constant(ir.VectorType(factor.type, COLUMNS), [0.0] * COLUMNS))
+            bounds = rows.entry(2, row), rows.entry(2, builder.add(row, _ONE))
+            end = builder.add(bounds[1], ir.Constant(_INT64, _AHEAD))
+            inside = builder.icmp_signed("<=", end, stored)
+            ahead = builder.select(inside, ir.Constant(_INT64, _AHEAD), _FIRST)
+            with cgutils.for_range_slice(builder, *bounds, _ONE) as (place, _):
+                rows.prefetch(3, rows.entry(1, builder.add(place, ahead)))
+                gathered = rows.load(3, rows.entry(1, place))
+                weight = rows.splat(rows.entry(0, place))
+                builder.store(rows.multiply_add(weight, gathered, builder.load(total)), total)
+            own = rows.load(3, row)
+            result = rows.multiply_add(rows.splat(factor), builder.load(total), own)
+            rows.store(result, 4, row)
+            rows.add_product(sums, own, result)
+        rows.store(builder.load(sums), 9, band)
         return context.get_dummy_value()
 
     return signature, generate
 
 
 @intrinsic
-def _add_row(_, target, source, length, row, sums, band):
-    """Add length * source row to the target row, and target² to the band's sums."""
-    signature = types.void(target, source, length, types.intp, sums, types.intp)
+def _add_rows(_, target, source, length, start, stop, sums, band):
+    """Add length * source to some rows of the target; add their squares to the band's sums."""
+    signature = types.void(target, source, length, types.intp, types.intp, sums, types.intp)
 
     def generate(context, builder, signature, arguments):
         rows = _Rows(context, builder, signature, arguments)
-        row, band = arguments[3], arguments[5]
-        value = rows.multiply_add(rows.load(2, _FIRST), rows.load(1, row), rows.load(0, row))
-        rows.store(value, 0, row)
-        rows.add_product(4, band, value, value)
+        _, _, _, start, stop, _, band = arguments
+        sums, length = rows.variable(rows.load(5, band)), rows.load(2, _FIRST)
+        with cgutils.for_range_slice(builder, start, stop, _ONE) as (row, _):
+            value = rows.multiply_add(length, rows.load(1, row), rows.load(0, row))
+            rows.store(value, 0, row)
+            rows.add_product(sums, value, value)
+        rows.store(builder.load(sums), 5, band)
         return context.get_dummy_value()
 
     return signature, generate
@@ -169,8 +185,10 @@ def _take_row(_, target, source, flags, row):
 
 
 @compiled
-def product(data, indices, indptr, vectors, image, factor, bands, height, sums):
-    """Set image = vectors + factor Â vectors in some bands, and add vectors · image to their sums.
+def product(
+    data, indices, indptr, vectors, image, factor, sums, height, turn, reached, bands
+):  # fmt: skip
+    """Set image = vectors + factor Â vectors, and add vectors · image to the bands' sums.
 
     Parameters
     ----------
@@ -179,40 +197,51 @@ def product(data, indices, indptr, vectors, image, factor, bands, height, sums):
     vectors, image : (n, b) float of the type of data
         Read; written.
     factor : number of the same type
-    bands : (m,) int64
-        Numbers of the bands to work on.
-    height : rows of a band
     sums : (t, b) float64
-        Sums of each band over its rows.
+        Sums of each band over its rows, 0 before.
+    height : rows of a band
+    turn : (1,) int64
+        See `taken`.
+    reached : (n,) bool
+        The rows to work on.
+    bands : (m,) int64
+        Numbers of the bands that have such rows.
     """
-    last = len(indices) - 1
-    for band in bands:
-        for row in range(band * height, min((band + 1) * height, len(vectors))):
-            start, stop = np.intp(indptr[row]), np.intp(indptr[row + 1])
-            _product_row(
-                data, indices, start, stop, last, vectors, image, factor, row, sums, band
+    stored = len(indices)
+    band = taken(bands, turn)
+    while band >= 0:
+        row, stop = band * height, min((band + 1) * height, len(vectors))
+        while row < stop:
+            first, row = run(reached, row, stop)
+            _product_rows(
+                data, indices, indptr, vectors, image, factor, first, row, stored, sums, band
             )  # fmt: skip
+        band = taken(bands, turn)
 
 
 @compiled
-def add(target, source, length, bands, height, sums):
-    """Add length * source to target in some bands, and target² to their sums.
+def add(target, source, length, sums, height, turn, reached, bands):
+    """Add length * source to target, and target² to the bands' sums.
 
     Parameters
     ----------
     target, source : (n, b) float
         Changed; read.
     length : (b,) of the same type
-    bands, height, sums
+    sums, height, turn, reached, bands
         See `product`.
     """
-    for band in bands:
-        for row in range(band * height, min((band + 1) * height, len(target))):
-            _add_row(target, source, length, row, sums, band)
+    band = taken(bands, turn)
+    while band >= 0:
+        row, stop = band * height, min((band + 1) * height, len(target))
+        while row < stop:
+            first, row = run(reached, row, stop)
+            _add_rows(target, source, length, first, row, sums, band)
+        band = taken(bands, turn)
 
 
 @compiled
-def advance(solution, direction, remainder, step, conjugation, bands, height, sums):
+def advance(solution, direction, remainder, step, conjugation, height, turn, reached, bands):
     """Update solution += step * direction, then direction = remainder + conjugation * direction.
 
     Parameters
@@ -220,62 +249,32 @@ def advance(solution, direction, remainder, step, conjugation, bands, height, su
     solution, direction, remainder : (n, b) float
         The first two are changed.
     step, conjugation : (b,) of the same type
-    bands, height, sums
-        See `product`; sums are not used.
+    height, turn, reached, bands
+        See `product`.
     """
-    for band in bands:
+    band = taken(bands, turn)
+    while band >= 0:
         for row in range(band * height, min((band + 1) * height, len(solution))):
-            _advance_row(solution, direction, remainder, step, conjugation, row)
+            if reached[row]:
+                _advance_row(solution, direction, remainder, step, conjugation, row)
+        band = taken(bands, turn)
 
 
 @compiled
-def take(target, source, flags, bands, height, sums):
-    """Copy source to target in the columns flagged, in some bands.
+def take(target, source, flags, height, turn, reached, bands):
+    """Copy source to target in the columns flagged.
 
     Parameters
     ----------
     target, source : (n, b) float
         Changed; read.
     flags : (b,) bool
-    bands, height, sums
-        See `product`; sums are not used.
+    height, turn, reached, bands
+        See `product`.
     """
-    for band in bands:
+    band = taken(bands, turn)
+    while band >= 0:
         for row in range(band * height, min((band + 1) * height, len(target))):
-            _take_row(target, source, flags, row)
-
-
-@compiled
-def clear(solution, remainder, direction, image, bands, height, sums):
-    """Set some bands of four blocks to zero.
-
-    Parameters
-    ----------
-    solution, remainder, direction, image : (n, b) float
-        Changed.
-    bands, height, sums
-        See `product`; sums are not used.
-    """
-    for band in bands:
-        rows = slice(band * height, (band + 1) * height)
-        solution[rows] = 0
-        remainder[rows] = 0
-        direction[rows] = 0
-        image[rows] = 0
-
-
-@compiled
-def mark_touched(indices, indptr, height, touches):
-    """Mark in touches (t, t) bool the pairs of bands between which the graph has an entry."""
-    for row in range(len(indptr) - 1):
-        for place in range(indptr[row], indptr[row + 1]):
-            touches[row // height, indices[place] // height] = True
-
-
-@compiled
-def transpose(solution, positions, similarity):
-    """Transpose the first columns of a block, by position, to the rows of similarity, by item."""
-    for item in range(len(positions)):
-        row = solution[positions[item]]
-        for column in range(len(similarity)):
-            similarity[column, item] = row[column]
+            if reached[row]:
+                _take_row(target, source, flags, row)
+        band = taken(bands, turn)

@@ -10,6 +10,8 @@ from scipy.sparse import csgraph, csr_array
 
 from mmray.system.arrays import Graph, Ids
 
+_PAYS_FROM = 100_000  # items; with about 100 anchors there, 40 at 300,000
+
 
 @dataclass(frozen=True, eq=False)
 class ReorderedGraph:
@@ -54,9 +56,16 @@ def reorder(graph: Graph) -> ReorderedGraph:
     return ReorderedGraph(result, items)
 
 
-def unordered(graph: Graph) -> ReorderedGraph:
-    """Wrap a graph without reordering it."""
-    return ReorderedGraph(graph, np.arange(graph.shape[0]))
+def ordered(graph: Graph | ReorderedGraph) -> ReorderedGraph:
+    """Reorder a graph of 100,000 items or more; leave a smaller or a reordered one as it is.
+
+    The number of anchors plays no part: a result must not depend on it, and the order changes the
+    rounding.
+    """
+    if isinstance(graph, ReorderedGraph):
+        return graph
+    n = graph.shape[0]
+    return ReorderedGraph(graph, np.arange(n)) if n < _PAYS_FROM else reorder(graph)
 
 
 def inverse(permutation: Ids) -> Ids:

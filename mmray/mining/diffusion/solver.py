@@ -3,9 +3,9 @@
 n items, a anchors, b columns solved at a time.
 
 Conjugate gradients on b right-hand sides share every pass over the graph, which takes most of the
-time. Columns do not affect one another: the width of the arrays is always b, so that no column's
-rounding depends on the number of others, and a column that has converged takes steps of length 0.
-The iteration is written once; the vectors live on CPUs or on a GPU.
+time. Columns do not affect one another: on CPUs there are always b of them, so that no column's
+rounding depends on the number of others, and one that has converged takes steps of length 0. The
+iteration is written once; the vectors live on CPUs or on a GPU.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmray.mining.diffusion.cpu import CpuVectors
-from mmray.mining.diffusion.reordering import ReorderedGraph, unordered
+from mmray.mining.diffusion.reordering import ReorderedGraph, ordered
 from mmray.system.arrays import Device, Features, Floats, Graph, Ids
 
 
@@ -77,7 +77,8 @@ class Diffusion:
 class Vectors(Protocol):
     """The work arrays of b columns, on some device, and the passes over them."""
 
-    columns: int
+    most_columns: int  # that a block can have
+    columns: int  # of the block begun last
 
     def start(self, sources: Ids) -> None: ...
     def multiply(self) -> Floats: ...
@@ -86,7 +87,71 @@ class Vectors(Protocol):
     def save(self, columns: NDArray[np.bool_]) -> None: ...
     def restore(self, columns: NDArray[np.bool_]) -> None: ...
     def residuals(self, sources: Ids) -> Floats: ...
-    def write(self, similarity: Features) -> None: ...
+    def similarity(self, count: int) -> Features: ...
+
+
+class Diffuser:
+    """Diffusion on one graph, by one thread of Python: it keeps graph and work arrays in place.
+
+    A worker makes it once; on a GPU the graph is then copied there once.
+
+    Parameters
+    ----------
+    normalized : (n, n) float32 or float64 CSR
+        Â from `normalize_graph`, see `diffuse`.
+    solver
+        Parameters of the diffusion.
+    device, threads
+        See `diffuse`.
+
+    Raises
+    ------
+    ValueError
+        The graph is not square or not float, or threads is below 1.
+    """
+
+    def __init__(
+        self,
+        normalized: Graph | ReorderedGraph,
+        solver: Solver = Solver(),
+        *,
+        device: Device = "cpu",
+        threads: int = 1,
+    ) -> None:
+        _check(normalized, threads)
+        self.solver, self.device, self.threads = solver, device, threads
+        self.graph = ordered(normalized)
+        self._positions = self.graph.positions
+        self._vectors = _vectors(self.graph, solver.alpha, device, threads)
+
+    def blocks(self, anchors: Ids) -> Iterator[tuple[Ids, Diffusion]]:
+        """Diffuse from a few anchors at a time, where (a, n) numbers are too many to hold.
+
+        Parameters
+        ----------
+        anchors : (a,) int64, in 0..n-1
+
+        Yields
+        ------
+        (m,) int64 and Diffusion : rows of `anchors`, each once, and their solutions; valid until
+            the next are taken.
+
+        Raises
+        ------
+        ValueError
+            An anchor is outside 0..n-1.
+        """
+        n, vectors = len(self._positions), self._vectors
+        outside = np.flatnonzero((anchors < 0) | (anchors >= n))
+        if len(outside):
+            raise ValueError(f"anchor {anchors[outside[0]]} is outside 0..{n - 1}")
+        # Anchors that are near each other reach the same part of the graph first.
+        nearby = np.argsort(self._positions[anchors], kind="stable")
+        for start in range(0, len(anchors), vectors.most_columns):
+            rows = nearby[start : start + vectors.most_columns]
+            iterations = _conjugate_gradient(vectors, anchors[rows], self.solver)
+            residual = vectors.residuals(anchors[rows])[: len(rows)]
+            yield rows, Diffusion(vectors.similarity(len(rows)), residual, iterations)
 
 
 def diffuse(
@@ -106,7 +171,8 @@ def diffuse(
     Parameters
     ----------
     normalized : (n, n) float32 or float64 CSR
-        Â from `normalize_graph`, reordered for speed or not; the solver works in its precision.
+        Â from `normalize_graph`; the solver works in its precision. A graph of many items is
+        reordered for speed, see `ordered`; for several calls, do it once and pass `reorder(graph)`.
     anchors : (a,) int64, in 0..n-1
     alpha, rtol, max_iter
         See `Solver`.
@@ -117,8 +183,8 @@ def diffuse(
 
     Returns
     -------
-    Diffusion : by item of the graph before it was reordered; each row the same, bit for bit,
-        whatever the other anchors are.
+    Diffusion : by item of the graph before it was reordered; on CPUs, each row is the same, bit for
+        bit, whatever the other anchors are.
 
     Raises
     ------
@@ -134,55 +200,18 @@ def diffuse(
     >>> diffuse(normalize_graph(path), np.array([0]), alpha=0.5).similarity.round(3)
     array([[1.167, 0.471, 0.167]], dtype=float32)
     """
-    n = normalized.items.size if isinstance(normalized, ReorderedGraph) else normalized.shape[0]
+    solver = Solver(alpha, rtol, max_iter)
+    diffuser = Diffuser(normalized, solver, device=device, threads=threads)
     result = Diffusion(
-        similarity=np.empty((len(anchors), n), np.float32),
+        similarity=np.empty((len(anchors), len(diffuser.graph.items)), np.float32),
         residual=np.empty(len(anchors)),
         iterations=np.empty(len(anchors), np.int64),
     )
-    for rows, block in diffuse_blocks(
-        normalized, anchors, Solver(alpha, rtol, max_iter), device=device, threads=threads
-    ):
+    for rows, block in diffuser.blocks(anchors):
         result.similarity[rows] = block.similarity
         result.residual[rows] = block.residual
         result.iterations[rows] = block.iterations
     return result
-
-
-def diffuse_blocks(
-    normalized: Graph | ReorderedGraph,
-    anchors: Ids,
-    solver: Solver = Solver(),
-    *,
-    device: Device = "cpu",
-    threads: int = 1,
-) -> Iterator[tuple[Ids, Diffusion]]:
-    """Diffuse from a few anchors at a time, where (a, n) numbers are too many to hold.
-
-    Parameters
-    ----------
-    normalized, anchors, device, threads
-        See `diffuse`.
-    solver
-        Parameters of the diffusion.
-
-    Yields
-    ------
-    (m,) int64 and Diffusion : rows of `anchors`, each once, and their solutions; valid until the
-        next are taken.
-    """
-    graph = normalized if isinstance(normalized, ReorderedGraph) else unordered(normalized)
-    _check(graph.graph, anchors, threads)
-    vectors = _vectors(graph, solver.alpha, device, threads)
-    similarity = np.empty((vectors.columns, len(graph.items)), np.float32)
-    # Anchors that are near each other reach the same part of the graph first.
-    nearby = np.argsort(graph.positions[anchors], kind="stable")
-    for start in range(0, len(anchors), vectors.columns):
-        rows = nearby[start : start + vectors.columns]
-        iterations = _conjugate_gradient(vectors, anchors[rows], solver)
-        residual = vectors.residuals(anchors[rows])[: len(rows)]
-        vectors.write(similarity[: len(rows)])
-        yield rows, Diffusion(similarity[: len(rows)], residual, iterations)
 
 
 def _vectors(graph: ReorderedGraph, alpha: float, device: Device, threads: int) -> Vectors:
@@ -228,15 +257,13 @@ def _quotient(numerator: Floats, denominator: Floats, where: NDArray[np.bool_]) 
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=where)
 
 
-def _check(normalized: Graph, anchors: Ids, threads: int) -> None:
-    n = normalized.shape[0]
-    if normalized.shape != (n, n) or normalized.dtype not in (np.float32, np.float64):
+def _check(normalized: Graph | ReorderedGraph, threads: int) -> None:
+    graph = normalized.graph if isinstance(normalized, ReorderedGraph) else normalized
+    n = graph.shape[0]
+    if graph.shape != (n, n) or graph.dtype not in (np.float32, np.float64):
         raise ValueError(
             "the graph must be square and float32 or float64, "
-            f"got shape {normalized.shape} and {normalized.dtype}"
+            f"got shape {graph.shape} and {graph.dtype}"
         )
-    outside = np.flatnonzero((anchors < 0) | (anchors >= n))
-    if len(outside):
-        raise ValueError(f"anchor {anchors[outside[0]]} is outside 0..{n - 1}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")

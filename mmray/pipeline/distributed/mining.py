@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from mmray.mining.batches import MiningInput, mine_batch
+from mmray.mining.batches import Miner, MiningInput
 from mmray.mining.files import neighbors_in, pools_table
 from mmray.mining.pools import MiningMethod
 from mmray.pipeline.distributed.neighbors import QUERIES, query_units
@@ -28,15 +28,14 @@ class MiningWorker:
         nearest: Folder | None,
         options: dict[str, Any],
     ) -> None:
-        self.given: MiningInput = ray.get(given[0])  # its arrays are views of shared memory
-        self.method, self.nearest, self.options = method, nearest, options
+        shared: MiningInput = ray.get(given[0])  # its arrays are views of shared memory
+        self.miner, self.nearest = Miner(shared, method, **options), nearest
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
         anchors, near = np.asarray(unit[QUERIES], np.int64), None
         if self.nearest is not None:
             near = neighbors_in(self.nearest.read_table(shard_name(unit[UNIT])))
-        pools = mine_batch(self.given, anchors, self.method, nearest=near, **self.options)
-        return pools_table(pools)
+        return pools_table(self.miner.mine(anchors, near))
 
 
 def mine(
