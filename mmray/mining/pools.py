@@ -4,6 +4,7 @@ n items, d dimensions, a anchors. NN^m are the items by manifold similarity s_m 
 those by Euclidean similarity s_e (inner product); both break ties by id and include the anchor.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -196,11 +197,16 @@ def pools_of(
     method = replace(method, negative_k=min(method.negative_k, -(-n // 2)))
     mined: dict[int, _AnchorPools] = {}
     residual, iterations = np.empty(len(anchors)), np.empty(len(anchors), np.int64)
-    for rows, diffusion in diffuser.blocks(anchors):
-        for row, similarity in zip(rows, diffusion.similarity, strict=True):
-            euclidean = nearest.ids[row], nearest.similarities[row]
-            mined[row] = _select(anchors[row], Ranking(similarity), euclidean, method)
-        residual[rows], iterations[rows] = diffusion.residual, diffusion.iterations
+
+    def select(row: int, similarity: Features) -> _AnchorPools:
+        euclidean = nearest.ids[row], nearest.similarities[row]
+        return _select(anchors[row], Ranking(similarity), euclidean, method)
+
+    with ThreadPoolExecutor(diffuser.threads) as threads:
+        for rows, diffusion in diffuser.blocks(anchors):
+            found_pools = threads.map(select, rows.tolist(), diffusion.similarity)
+            mined.update(zip(rows.tolist(), found_pools, strict=True))
+            residual[rows], iterations[rows] = diffusion.residual, diffusion.iterations
     chosen = [mined[row] for row in range(len(anchors))]
     positives = tuple(pools.positives for pools in chosen)
     return Pools(

@@ -104,13 +104,14 @@ def test_what_the_manifold_does_not_give_is_euclidean_or_not_known(mined_on):
 
 
 @pytest.mark.parametrize("positives", POSITIVES)
-def test_a_batch_changes_nothing(mined_on, positives):
+def test_neither_the_batch_nor_earlier_ones_change_anything(mined_on, positives):
     method = MiningMethod(positives=positives, negatives="random", seed=1, **SIZES)
     given = given_for(mined_on, positives=positives)
     anchors = np.array([0, 9, 21, 29])
-    whole = Miner(given, method).mine(anchors)
+    miner = Miner(given, method)
+    whole = miner.mine(anchors)
     for row in range(4):
-        single = Miner(given, method).mine(anchors[row : row + 1])
+        single = miner.mine(anchors[row : row + 1])
         for field in dataclasses.fields(whole):
             np.testing.assert_array_equal(
                 getattr(single, field.name)[0], getattr(whole, field.name)[row]

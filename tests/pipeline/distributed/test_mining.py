@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+import ray
 
 from mmray.mining.batches import MiningInput
 from mmray.mining.diffusion.reordering import reorder
+from mmray.mining.diffusion.solver import Diffuser
 from mmray.mining.files import read_neighbors, read_pools
 from mmray.mining.graph import largest_component, normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.approximate import ApproximateIndex
@@ -14,8 +16,9 @@ from mmray.mining.knn.exact import ExactIndex, nearest_neighbors
 from mmray.mining.knn.results import Neighbors
 from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import MiningMethod, mine_pools
-from mmray.pipeline.distributed.mining import mine
+from mmray.pipeline.distributed.mining import MiningWorker, mine
 from mmray.pipeline.distributed.neighbors import (
+    QUERIES,
     find_neighbors,
     find_neighbors_in_parts,
     query_units,
@@ -142,3 +145,18 @@ def test_pools_equal_the_core_and_go_by_image_id(tmp_path, maximum):
     pools = read_pools(Folder(str(tmp_path)))
     assert_equal(pools, mine_pools(features, graph, items[anchors], items=items, **SETTINGS))
     assert len((Folder(str(tmp_path)) / "pools").names()) == -(-len(anchors) // 3)
+
+
+def test_a_worker_builds_its_work_arrays_once(monkeypatch):
+    features = synthetic.curves(4)
+    found = nearest_neighbors(features, features, 6)
+    raw = reciprocal_knn_graph(found.ids, found.similarities)
+    given = MiningInput.of(features, raw, reorder(normalize_graph(raw)), np.arange(len(features)))
+    built, made = [], Diffuser.__init__
+    monkeypatch.setattr(
+        Diffuser, "__init__", lambda *given, **options: built.append(made(*given, **options))
+    )
+    worker = MiningWorker([ray.put(given)], MiningMethod(**SETTINGS), None, {"threads": 2})
+    for anchors in ([0, 5], [7], [5, 0, 7]):
+        assert worker({QUERIES: anchors}).num_rows == len(anchors)
+    assert len(built) == 1
