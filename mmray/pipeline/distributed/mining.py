@@ -64,5 +64,6 @@ def mine(
     """
     options = {"device": device, "threads": pool.cpus}
     arguments = ([ray.put(given)], method, nearest, options)
+    del given  # a second copy, unless the caller keeps it
     work = query_units(anchors, block)
     run_units(work, MiningWorker, arguments, output=output, pool=pool, label="diffusion")

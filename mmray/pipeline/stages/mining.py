@@ -154,19 +154,18 @@ def mine_stage(
             nearest, k = stage.folder / f"{PARTS}/nearest", method.compared(len(rows))
             units = distributed.query_units(anchors, block)
             rows = find_in_parts(stage, rows, units, k, parts, nearest, pool=pool, device=device)
-        given = MiningInput.of(
-            rows if parts > 1 else np.asarray(rows.read()),
-            stored.raw,
-            stored.normalized,
-            stored.items,
-            power=config.power,
-            positives=config.positives,
-            negatives=config.negatives,
-            half=False if device == "cuda" else None,
-            threads=cpu_count(),
-        )
-        distributed.mine(
-            given,
+        distributed.mine(  # which frees what it is given once that is shared
+            MiningInput.of(
+                rows if parts > 1 else np.asarray(rows.read()),
+                stored.raw,
+                stored.normalized,
+                stored.items,
+                power=config.power,
+                positives=config.positives,
+                negatives=config.negatives,
+                half=False if device == "cuda" else None,
+                threads=cpu_count(),
+            ),
             anchors,
             method,
             block=block,

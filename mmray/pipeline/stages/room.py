@@ -93,7 +93,8 @@ def needs_here(sizes: Sizes, config: MiningConfig, seconds: float | None) -> Tab
     told = needs(sizes, _known(config), seconds=seconds)
     for need in told:
         beside = workers if need.worker else 0
-        parts = f" in {sizes.parts} parts" if need.stage == "knn" and sizes.parts > 1 else ""
+        in_parts = need.stage == "knn" and config.search == "exact" and sizes.parts > 1
+        parts = f" in {sizes.parts} parts" if in_parts else ""
         bytes_of = (need.job, need.shared, need.worker, need.machine(beside), need.disk)
         time = "" if need.seconds is None else _duration(need.seconds / (cpus if beside else 1))
         rows.append((need.stage + parts, *map(gigabytes, bytes_of), time))
