@@ -8,7 +8,7 @@ import runpy
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -28,6 +28,10 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
 
+if TYPE_CHECKING:
+    from mmray.config.learning import LearningConfig
+    from mmray.pipeline.reports.tables import Table
+
 # Jobs import their recipes only when they run: --help and a misspelt flag should not wait for
 # torch, Ray and MLflow.
 
@@ -42,6 +46,9 @@ def retrieval(arguments: list[str]) -> None:
     Ctrl-C and 143 after SIGTERM (both resumable).
     """
     config = parse(PRESETS, arguments, _help(retrieval))
+    if config.dry_run:
+        _plan(config)
+        return
     from mmray.pipeline.recipes.retrieval import run
     from mmray.pipeline.reports.tables import results_table
 
@@ -61,6 +68,9 @@ def finegrained(arguments: list[str]) -> None:
     Ctrl-C and 143 after SIGTERM (both resumable).
     """
     config = parse(FINEGRAINED_PRESETS, arguments, _help(finegrained))
+    if config.dry_run:
+        _plan(config)
+        return
     from mmray.pipeline.recipes.finegrained import run
     from mmray.pipeline.reports.tables import results_table
 
@@ -80,12 +90,8 @@ def mine(arguments: list[str]) -> None:
     """
     config = parse(MINE_PRESETS, arguments, _help(mine))
     from mmray.pipeline.recipes.mining import run
-    from mmray.pipeline.reports.tables import table
 
-    found = run(config)
-    print(table(found.head, found.rows, numbers=found.numbers))
-    if found.note:
-        print(f"\n{found.note}")
+    _print(run(config))
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -120,6 +126,9 @@ def ablation(arguments: list[str]) -> None:
         RETRIEVAL_ABLATIONS if application == "retrieval" else FINEGRAINED_ABLATIONS
     )
     config = parse(presets, arguments, _help(ablation))
+    if config.dry_run:
+        _plan(config)
+        return
     from mmray.pipeline.recipes.ablation import run
 
     print(run(config))
@@ -257,6 +266,21 @@ def main(arguments: list[str] | None = None) -> int:
 def run(name: str, arguments: list[str]) -> int:
     """Run a job with the arguments after its name, and return the exit status."""
     return exit_status(lambda: JOBS[name](arguments))
+
+
+def _plan(config: "LearningConfig") -> None:
+    """Print what a job that learns needs, instead of running it."""
+    from mmray.pipeline.recipes.planning import plan_learning
+
+    _print(plan_learning(config))
+
+
+def _print(found: "Table") -> None:
+    from mmray.pipeline.reports.tables import table
+
+    print(table(found.head, found.rows, numbers=found.numbers))
+    if found.note:
+        print(f"\n{found.note}")
 
 
 def _help(job: Callable[..., Any]) -> str:

@@ -47,6 +47,10 @@ class RunConfig:
 class MiningRunConfig(RunConfig):
     """Settings shared by all jobs that mine."""
 
+    dry_run: Annotated[bool, EXECUTION] = False
+    """Only say what the stages need of memory, disk and time, here or on the cluster."""
+    dry_run_items: Annotated[int | None, Between(3, 10**12), EXECUTION] = None
+    """Items or images that a dry run tells of; None: as many as there are features."""
     mining: MiningConfig = field(default_factory=MiningConfig)
 
 

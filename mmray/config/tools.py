@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from mmray.config.bounds import EXECUTION, MAY_BE_EMPTY, Between
+from mmray.config.bounds import MAY_BE_EMPTY, Between
 from mmray.config.choices import IndexKind, MinePreset
 from mmray.config.describing import DescribingConfig
 from mmray.config.run import NEWEST, ListingConfig, MiningRunConfig, RunConfig
@@ -20,10 +20,6 @@ class MineConfig(MiningRunConfig):
     """File .npy (n x d), folder of Parquet (column embedding), or MATLAB .mat (V, d x n)."""
     labels: str | None = None
     """A label for each item (.npy, or text with one a line), to measure the purity of the pools."""
-    dry_run: Annotated[bool, EXECUTION] = False
-    """Only say what each stage needs of memory, disk and time, here or on the cluster."""
-    dry_run_items: Annotated[int | None, Between(3, 10**12), EXECUTION] = None
-    """Items that a dry run tells of, of the same dimensions; None: as many as there are."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Needs of the mining stages, in memory, disk and time, told from sizes before they begin.
+"""Needs of describing and mining, in memory, disk and time, told from sizes before they begin.
 
 n items, d dimensions, k neighbours of an item.
 
@@ -19,6 +19,8 @@ JOB = 0.75 * GB  # the process of the job, with all that it imports
 WORKER = 0.6 * GB  # a process of a worker
 
 RECIPROCAL = 0.8  # share of the pairs (i, j) of a k-NN graph that have a (j, i); 0.76 to 0.79 seen
+DESCRIBER = 1.2 * GB  # a process that decodes and describes
+_LISTED, _ROW = 700, 300  # bytes for each image: in the job's process, and in a row of its shard
 COLUMNS = 32  # anchors from which a worker diffuses at a time
 _ITEM = 60  # bytes for each item in the job's process, while the graph is looked at
 _JOIN = 0.35 * GB  # while pairs are joined with their reverse
@@ -96,9 +98,26 @@ def needs(
     return search, _graph(sizes.n, k), _mining(sizes, k, config)
 
 
+def description_needs(n: int, width: int, seconds: float) -> Needs:
+    """Tell what describing n images needs, by `width` numbers each, in so many seconds of a CPU."""
+    return Needs(
+        stage="extract",
+        job=JOB + _LISTED * n,
+        worker=DESCRIBER,
+        disk=n * (2 * 4.0 * width + _ROW),  # shards, and rows in one file
+        seconds=seconds,
+    )
+
+
+def pool_images(n: int, config: MiningConfig) -> int:
+    """Return the most images that can be in pools: anchors with all positives and negatives."""
+    anchors = config.anchors or n
+    return min(n, anchors * (config.chosen_sizes[1] + config.max_negatives))
+
+
 def worker_bytes(n: int) -> float:
-    """Return the bytes of the arrays in which a worker diffuses: five blocks and their result."""
-    return 6 * 4.0 * COLUMNS * n
+    """Return the bytes of the arrays in which a worker diffuses: five blocks of columns."""
+    return 5 * 4.0 * COLUMNS * n
 
 
 def _exact(sizes: Sizes, k: int, seconds: float | None) -> Needs:

@@ -5,7 +5,16 @@ import dataclasses
 import pytest
 
 from mmray.config.sections import MiningConfig
-from mmray.mining.needs import JOB, RAY, WORKER, Sizes, needs, worker_bytes
+from mmray.mining.needs import (
+    JOB,
+    RAY,
+    WORKER,
+    Sizes,
+    description_needs,
+    needs,
+    pool_images,
+    worker_bytes,
+)
 
 MILLION = Sizes(n=1_000_000, d=512, half=True, share=1e12)
 
@@ -42,6 +51,19 @@ def test_they_grow_no_faster_than_the_items_but_for_time(search):
         for name in ("job", "shared", "worker", "disk"):
             few, many = getattr(one, name), getattr(other, name)
             assert few <= many <= 10 * few, name
+
+
+def test_pools_have_no_more_images_than_there_are():
+    config = MiningConfig(anchors=100, positive_k=50, max_negatives=20)
+    assert pool_images(1_000_000, config) == 7000
+    assert pool_images(5000, config) == 5000
+    assert pool_images(500, MiningConfig(anchors=None)) == 500
+
+
+def test_describing_keeps_the_rows_twice():
+    one, other = (description_needs(1_000_000, width, 60.0) for width in (512, 1024))
+    assert other.disk - one.disk == 1_000_000 * 512 * 8
+    assert one.seconds == 60
 
 
 def test_float32_alone_takes_two_thirds():

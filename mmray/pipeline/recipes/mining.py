@@ -3,14 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-
 from mmray.config.tools import MineConfig
 from mmray.descriptors.files.reading import read_feature_set
 from mmray.evaluation.purity import Purity, percent, read_labels
-from mmray.mining.knn.forecast import SAMPLE, exact_seconds
-from mmray.mining.sizes import LARGEST_K
-from mmray.pipeline import distributed
+from mmray.pipeline.recipes.planning import plan_mining
 from mmray.pipeline.recipes.publishing import graph_picture, write_report
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
@@ -18,31 +14,30 @@ from mmray.pipeline.session import running, usable_storage
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.mining import MiningResult, graph_stage, measure_purity, mine_stage
 from mmray.pipeline.stages.neighbors import FeatureSource, neighbors_stages
-from mmray.pipeline.stages.room import needs_here, sizes_of
 from mmray.system.progress import announce
 from mmray.system.rows import Rows
 
 
 def run(config: MineConfig) -> Table:
-    """Mine anchors and pools, skipping stages that are done; or only tell what it needs.
+    """Mine anchors and pools, skipping stages that are done.
 
     Returns
     -------
-    The results, or the needs.
+    The results.
 
     Raises
     ------
     InputError
         A setting, an input or the cluster cannot be used. Stages that are done are kept.
     """
-    storage = usable_storage(config)
     given = read_feature_set(config.features)
+    if config.dry_run:
+        return plan_mining(config, given.features)
+    storage = usable_storage(config)
     labels = read_labels(config.labels, len(given.features)) if config.labels else None
     if given.normalized:
         announce(f"{config.features}: rows are not of unit length; they are l2-normalised")
     source = FeatureSource(given.fingerprint, len(given.features), Rows(lambda: given.features))
-    if config.dry_run:
-        return _needs(config, source)
     with running(config, storage, ("graph", "mine")) as session:
         session, neighbors = neighbors_stages(session, source)
         graph = graph_stage(session, source, neighbors)
@@ -61,19 +56,6 @@ def run(config: MineConfig) -> Table:
     announce(f"anchors: {mined.stage.folder.location('anchors.parquet')}")
     announce(f"pools: {mined.stage.folder.location('pools')}")
     return results
-
-
-def _needs(config: MineConfig, source: FeatureSource) -> Table:
-    """Tell what mining these features, or as many as are asked for, needs on this Ray."""
-    capacity = distributed.Capacity(given_cpus=config.num_cpus, given_gpus=config.num_gpus)
-    distributed.connect(capacity)
-    device = distributed.mining_device(config.mining.device, capacity)
-    sizes = sizes_of(source.rows, config.mining, device, config.dry_run_items)
-    seconds = None
-    if device == "cpu" and config.mining.search == "exact":
-        k = config.mining.graph_k or LARGEST_K
-        seconds = exact_seconds(np.asarray(source.rows.read(0, SAMPLE)), sizes.n, k)
-    return needs_here(sizes, config.mining, seconds)
 
 
 def _rows(graph: StageFolder, mined: MiningResult, purity: Purity | None) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Room for the mining stages: whether machines have the memory, before a stage begins."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from mmray.config.sections import MiningConfig
@@ -65,7 +66,7 @@ def check_room(stage: str, sizes: Sizes, config: MiningConfig) -> None:
     InputError
         The shared objects of the stage are larger than the memory for them.
     """
-    (need,) = (each for each in needs(sizes, _known(config)) if each.stage == stage)
+    (need,) = (each for each in needs(sizes, known(config)) if each.stage == stage)
     machines = distributed.machines()
     least = min(machine.shared for machine in machines)
     if need.shared > least:
@@ -79,40 +80,41 @@ def check_room(stage: str, sizes: Sizes, config: MiningConfig) -> None:
         announce(f"{stage}: {_told(need)}")
 
 
-def needs_here(sizes: Sizes, config: MiningConfig, seconds: float | None) -> Table:
-    """Tell what the stages need, and what the machines that are there have.
+def needs_here(
+    what: str, told: Sequence[Needs], sizes: Sizes, config: MiningConfig, *, note: str = ""
+) -> Table:
+    """Compare what stages need with what the machines that are there have.
 
     Parameters
     ----------
-    sizes, config, seconds : see `needs`
+    what : the items, for the head of the table
+    told : needs of the stages
+    sizes, config : what these follow from
+    note : to be added to that below the table
     """
     machines = _with_cpus()
     largest, cpus = max(machines, key=lambda each: each.cpus), sum(each.cpus for each in machines)
     threads = config.threads or _threads(largest, WORKER + worker_bytes(sizes.n))
-    workers, rows = largest.cpus // threads, []
-    told = needs(sizes, _known(config), seconds=seconds)
+    rows, fits = [], True
     for need in told:
-        beside = workers if need.worker else 0
+        workers = largest.cpus // (threads if need.stage == "mine" else 1) if need.worker else 0
+        of_machine = need.machine(workers)
+        fits &= need.shared <= largest.shared
+        fits &= of_machine - RAY - need.shared <= largest.memory
         in_parts = need.stage == "knn" and config.search == "exact" and sizes.parts > 1
-        parts = f" in {sizes.parts} parts" if in_parts else ""
-        bytes_of = (need.job, need.shared, need.worker, need.machine(beside), need.disk)
-        time = "" if need.seconds is None else _duration(need.seconds / (cpus if beside else 1))
-        rows.append((need.stage + parts, *map(gigabytes, bytes_of), time))
-    fits = all(
-        need.shared <= largest.shared
-        and need.machine(workers if need.worker else 0) - need.shared - RAY <= largest.memory
-        for need in told
+        stage = f"{need.stage} in {sizes.parts} parts" if in_parts else need.stage
+        bytes_of = (need.job, need.shared, need.worker, of_machine, need.disk)
+        time = "" if need.seconds is None else _duration(need.seconds / (cpus if workers else 1))
+        rows.append((stage, *map(gigabytes, bytes_of), time))
+    beside = f"{largest.cpus // threads} workers of {threads} threads"
+    given = (gigabytes(largest.memory), gigabytes(largest.shared))
+    enough = (
+        f"{largest.cpus} CPUs run {beside} in mining. This machine's {given[0]} GB for processes "
+        f"and {given[1]} GB for shared objects are {'enough' if fits else 'too little'}."
     )
+    columns = ("the job", "shared", "a worker", "a machine", "the storage", "about")
     return Table(
-        head=(
-            f"{sizes.n:,} items of {sizes.d} dimensions, GB",
-            *("the job", "shared", "a worker", "a machine", "the storage", "about"),
-        ),
-        rows=tuple(rows),
-        numbers=6,
-        note=f"{largest.cpus} CPUs run {workers} workers of {threads} threads beside the job. This "
-        f"machine's {gigabytes(largest.memory)} GB for processes and {gigabytes(largest.shared)} "
-        f"GB for shared objects are {'enough' if fits else 'too little'}.",
+        head=(f"{what}, GB", *columns), rows=tuple(rows), numbers=6, note=f"{enough} {note}".strip()
     )
 
 
@@ -120,7 +122,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
-def _known(config: MiningConfig) -> MiningConfig:
+def known(config: MiningConfig) -> MiningConfig:
     """Return the settings with the largest numbers that may be chosen where none is given."""
     graph_k = config.graph_k or LARGEST_K
     positive_k, negative_k = config.positive_k or 2 * graph_k, config.negative_k or 10_000
