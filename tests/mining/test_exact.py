@@ -12,6 +12,7 @@ from mmray.mining.knn import exact as neighbors
 from mmray.mining.knn import exact_cuda
 from mmray.mining.knn.exact import ExactIndex, nearest_in_parts, nearest_neighbors
 from mmray.mining.knn.products import scaled
+from mmray.system.errors import InputError
 from mmray.system.rows import Rows
 from tests import oracles
 from tests.made.synthetic import clouds, curves, unit_rows
@@ -170,6 +171,15 @@ def test_a_gpu_finds_the_same_bits(monkeypatch, features, k, d):
     np.testing.assert_array_equal(found.ids, plain.ids)
     np.testing.assert_array_equal(found.similarities, plain.similarities)
     assert on_device.half_error == pytest.approx(ExactIndex.of(features, half=True).half_error)
+
+
+def test_a_gpu_that_has_no_room_for_the_database_is_named_with_what_to_do(monkeypatch):
+    def full(self, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(InputError, match=r"^500,000 features of 2 dimensions take 0.0 GB of a GPU"):
+        exact_cuda.DeviceIndex(np.zeros((500_000, 2), np.float32), 1.0, "cpu")
 
 
 @pytest.mark.parametrize("part", [1, 7, 250, 1000])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmray.mining.knn.products import scaled, tensor
 from mmray.system.arrays import Features, Ids
+from mmray.system.errors import InputError
 
 _TILE_ITEMS = 65_536
 _GATHERED = 2**26  # numbers of candidates' rows held at a time
@@ -23,7 +24,13 @@ Found = tuple[NDArray[np.bool_], Ids, Features]
 
 
 class DeviceIndex:
-    """A database in the memory of a device, in single precision and in bfloat16."""
+    """A database in the memory of a device, in single precision and in bfloat16.
+
+    Raises
+    ------
+    InputError
+        The device has too little memory for it.
+    """
 
     def __init__(self, database: Features, norm: float, device: str) -> None:
         if device != "cpu":
@@ -31,8 +38,16 @@ class DeviceIndex:
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
             torch.backends.cuda.matmul.allow_tf32 = False
         self.norm, self.device = norm, device
-        self.items = tensor(database).to(device)
-        self.half = self.items.bfloat16()
+        try:
+            self.items = tensor(database).to(device)
+            self.half = self.items.bfloat16()
+        except torch.OutOfMemoryError as error:
+            (n, d), needed = database.shape, 6 * database.size / 1e9
+            raise InputError(
+                f"{n:,} features of {d} dimensions take {needed:.1f} GB of a GPU, which has less "
+                f"free: choose --mining.memory {needed / 3:.2g}, by which they are searched in "
+                "parts, or --mining.device cpu"
+            ) from error
         self.half_error = max(
             (
                 float(torch.linalg.vector_norm(rounded.double() - rows, dim=1).max())
