@@ -81,6 +81,7 @@ _ADDED = {
     "ranked_images": None,
     "fixed_batches": False,
     "near_duplicates": "keep",
+    "hops": None,
 }
 
 

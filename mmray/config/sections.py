@@ -82,6 +82,9 @@ class MiningConfig:
     """Relative residual at which conjugate gradients stop (as released)."""
     max_iter: Annotated[int, Between(1, 1_000_000)] = 20
     """Most iterations of conjugate gradients (as released)."""
+    hops: Annotated[int | None, Between(1, 1000)] = None
+    """Diffuse within so many edges of an anchor only, for graphs whose vectors no machine has the
+    memory for; None: in the whole graph, as in the paper."""
     positive_k: Annotated[int | None, Between(2, 1_000_000)] = 50
     """Neighbours compared for the positives, eq. (5), the anchor itself included; None: twice those
     in the graph."""

@@ -22,6 +22,7 @@ RECIPROCAL = 0.8  # share of the pairs (i, j) of a k-NN graph that have a (j, i)
 DESCRIBER = 1.2 * GB  # a process that decodes and describes
 _LISTED, _ROW = 700, 300  # bytes for each image: in the job's process, and in a row of its shard
 COLUMNS = 32  # anchors from which a worker diffuses at a time
+_RANKED = 25  # bytes for each item: its number, place and similarity, and these sorted
 _ITEM = 60  # bytes for each item in the job's process, while the graph is looked at
 _JOIN = 0.35 * GB  # while pairs are joined with their reverse
 # Seconds of a CPU: for a pair that is joined; for an entry of the graph, a step and an anchor.
@@ -115,9 +116,13 @@ def pool_images(n: int, config: MiningConfig) -> int:
     return min(n, anchors * (config.chosen_sizes[1] + config.max_negatives))
 
 
-def worker_bytes(n: int) -> float:
-    """Return the bytes of the arrays in which a worker diffuses: five blocks of columns."""
-    return 5 * 4.0 * COLUMNS * n
+def worker_bytes(n: int, config: MiningConfig) -> float:
+    """Return the bytes of the arrays in which a worker diffuses.
+
+    Five blocks of columns, or, where it goes but so many hops, a ranking of all items, and the
+    part of the graph within the hops, which is not counted.
+    """
+    return (5 * 4.0 * COLUMNS if config.hops is None else _RANKED) * n
 
 
 def _exact(sizes: Sizes, k: int, seconds: float | None) -> Needs:
@@ -165,7 +170,7 @@ def _mining(sizes: Sizes, k: int, config: MiningConfig) -> Needs:
         stage="mine",
         job=JOB + _ITEM * n + (sizes.index if whole else 0),
         shared=(sizes.index if whole else 0) + 8 * entries + 12 * n,
-        worker=WORKER + worker_bytes(n),
+        worker=WORKER + worker_bytes(n, config),
         disk=found + 20.0 * anchors * (positive_k + config.max_negatives),
         seconds=anchors * config.max_iter * entries * _GATHERED,
     )

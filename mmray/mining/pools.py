@@ -70,7 +70,7 @@ class MiningMethod:
             max_negatives=config.max_negatives,
             positive_cut=config.positive_cut,
             geodesic_far=config.geodesic_far,
-            solver=Solver(config.alpha, config.rtol, config.max_iter),
+            solver=Solver(config.alpha, config.rtol, config.max_iter, config.hops),
             seed=seed,
         )
 
@@ -82,6 +82,8 @@ class MiningMethod:
         """Return all but the seed as JSON-like values, for a stage's fingerprint."""
         flat = asdict(self)
         solver: dict[str, Any] = flat.pop("solver")
+        if solver["hops"] is None:  # as it was before there was such a limit
+            del solver["hops"]
         return solver | flat | {"seed": 0}
 
 

@@ -330,3 +330,34 @@ def test_a_graph_that_is_not_square_or_not_float_is_refused():
         diffuse(graph[:5], np.array([0]))
     with pytest.raises(ValueError, match=r"float32 or float64, got .* int64"):
         diffuse(graph.astype(np.int64), np.array([0]))
+
+
+@pytest.mark.parametrize("hops", [1, 3, 6])
+def test_hops_solve_on_what_is_near_as_if_there_were_nothing_beyond(hops):
+    graph = curve_graph(seed=2, dtype=np.float64)
+    dense, anchor = graph.toarray(), 40
+    near = np.flatnonzero(np.linalg.matrix_power((dense > 0) + np.eye(120), hops)[anchor])
+    assert 1 < len(near) < 120
+    solver = Solver(max_iter=1000, hops=hops)
+    (_, solved), (_, again) = Diffuser(graph, solver).blocks(np.array([anchor, anchor]))
+    np.testing.assert_array_equal(solved.similarity, again.similarity)
+    expected = np.zeros(120)
+    place = int(np.searchsorted(near, anchor))
+    expected[near] = oracles.diffusion(dense[np.ix_(near, near)], place, 0.99)
+    np.testing.assert_allclose(solved.similarity[0], expected, rtol=1e-5, atol=1e-6)
+    assert solved.residual[0] < 1e-8
+
+
+def test_enough_hops_solve_on_the_whole_graph_whatever_was_solved_before():
+    graph, anchors = reorder(curve_graph(seed=3)), np.array([5, 90, 17])
+    whole = diffuse(graph, anchors)
+    near = Diffuser(graph, Solver(hops=120))
+    assert len(list(near.blocks(anchors[::-1]))) == 3
+    for rows, solved in near.blocks(anchors):
+        np.testing.assert_allclose(solved.similarity, whole.similarity[rows], rtol=1e-3, atol=1e-5)
+        np.testing.assert_array_equal(solved.iterations, whole.iterations[rows])
+
+
+def test_hops_below_one_are_refused():
+    with pytest.raises(ValueError, match="hops must be at least 1, got 0"):
+        Solver(hops=0)

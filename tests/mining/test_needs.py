@@ -27,7 +27,7 @@ def test_they_are_the_arrays_that_are_held():
     assert search.disk == 1e6 * 30 * 12
     assert (search.worker, search.seconds) == (WORKER, 100.0)
     assert mine.shared == search.shared + 1e6 * (24 * 8 + 12)
-    assert mine.worker == WORKER + worker_bytes(1_000_000)
+    assert mine.worker == WORKER + worker_bytes(1_000_000, MiningConfig())
     assert graph.worker == graph.shared == 0
     assert search.machine(4) == RAY + search.job + search.shared + 4 * WORKER
 
@@ -58,6 +58,11 @@ def test_pools_have_no_more_images_than_there_are():
     assert pool_images(1_000_000, config) == 7000
     assert pool_images(5000, config) == 5000
     assert pool_images(500, MiningConfig(anchors=None)) == 500
+
+
+def test_few_hops_need_little_memory_of_a_worker():
+    whole, near = (worker_bytes(10**8, MiningConfig(hops=hops)) for hops in (None, 8))
+    assert (whole, near) == (64e9, 2.5e9)
 
 
 def test_describing_keeps_the_rows_twice():

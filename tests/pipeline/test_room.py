@@ -29,19 +29,19 @@ def having(monkeypatch):
 def test_an_actor_takes_the_cpus_that_leave_room_for_all(having, memory, threads):
     n = 2_000_000
     having(HEAD, distributed.Machine(16, memory * GB, 8 * GB))
-    assert mining_threads(n) == threads
-    assert 16 // threads * (WORKER + worker_bytes(n)) <= memory * GB
+    assert mining_threads(n, MiningConfig()) == threads
+    assert 16 // threads * (WORKER + worker_bytes(n, MiningConfig())) <= memory * GB
 
 
 def test_a_machine_too_small_for_one_actor_is_refused(having):
     having(HEAD, distributed.Machine(16, 1 * GB, 8 * GB))
     with pytest.raises(InputError, match=r"^mine: diffusion among 2,000,000 items takes 1.9 GB"):
-        mining_threads(2_000_000)
+        mining_threads(2_000_000, MiningConfig())
 
 
 def test_before_a_machine_with_cpus_is_there_an_actor_takes_one(having):
     having(HEAD)
-    assert mining_threads(10**9) == 1
+    assert mining_threads(10**9, MiningConfig()) == 1
 
 
 @pytest.mark.parametrize(

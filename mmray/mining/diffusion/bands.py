@@ -1,4 +1,4 @@
-"""Bands of rows, which threads share, and the rows of them that a diffusion has reached.
+"""Bands of rows, which threads share, and the rows that a diffusion has reached.
 
 n items, m bands of `height` rows to work on.
 """
@@ -107,3 +107,30 @@ def spread(indices, indptr, newest, reached, found):
                 found[count] = neighbor
                 count += 1
     return count
+
+
+@compiled
+def cut(old_data, old_indices, old_indptr, rows, places, data, indices, indptr):
+    """Write the entries between some rows of a graph as CSR; return their number.
+
+    Parameters
+    ----------
+    old_data, old_indices, old_indptr
+        Of (n, n) CSR.
+    rows : (m,) int64
+        Ascending.
+    places : (n,) int
+        Number of each of them among the rows; -1 for all others.
+    data, indices, indptr
+        Written: (e,), (e,) with room for all entries of the rows, and (m + 1,).
+    """
+    end = 0
+    for row in range(len(rows)):
+        indptr[row] = end
+        for entry in range(old_indptr[rows[row]], old_indptr[rows[row] + 1]):
+            place = places[old_indices[entry]]
+            if place >= 0:
+                data[end], indices[end] = old_data[entry], place
+                end += 1
+    indptr[len(rows)] = end
+    return end

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmray.mining.diffusion.cpu import CpuVectors
+from mmray.mining.diffusion.local import LocalVectors
 from mmray.mining.diffusion.reordering import ReorderedGraph, ordered
 from mmray.system.arrays import Device, Features, Floats, Graph, Ids
 
@@ -34,16 +35,20 @@ class Solver:
         A column stops when its residual, as updated by the iteration, is at most this.
     max_iter : int
         Most steps, from 1. The f of smallest residual is returned, not the last.
+    hops : int or None
+        Solve on what is within so many edges of the anchor, from 1, as if there were nothing
+        beyond; None: on the whole graph, as in the paper.
 
     Raises
     ------
     ValueError
-        alpha is outside [0, 1), rtol is negative, or max_iter is below 1.
+        alpha is outside [0, 1), rtol is negative, or max_iter or hops is below 1.
     """
 
     alpha: float = 0.99
     rtol: float = 1e-10
     max_iter: int = 20
+    hops: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < 1:
@@ -52,6 +57,8 @@ class Solver:
             raise ValueError(f"rtol must not be negative, got {self.rtol}")
         if self.max_iter < 1:
             raise ValueError(f"max_iter must be at least 1, got {self.max_iter}")
+        if self.hops is not None and self.hops < 1:
+            raise ValueError(f"hops must be at least 1, got {self.hops}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +129,7 @@ class Diffuser:
         self.solver, self.device, self.threads = solver, device, threads
         self.graph = ordered(normalized)
         self._positions = self.graph.positions
-        self._vectors = _vectors(self.graph, solver.alpha, device, threads)
+        self._vectors = _vectors(self.graph, solver, device, threads)
 
     def blocks(self, anchors: Ids) -> Iterator[tuple[Ids, Diffusion]]:
         """Diffuse from a few anchors at a time, where (a, n) numbers are too many to hold.
@@ -214,12 +221,14 @@ def diffuse(
     return result
 
 
-def _vectors(graph: ReorderedGraph, alpha: float, device: Device, threads: int) -> Vectors:
+def _vectors(graph: ReorderedGraph, solver: Solver, device: Device, threads: int) -> Vectors:
+    if solver.hops is not None:
+        return LocalVectors(graph, solver.alpha, solver.hops)
     if device == "cpu":
-        return CpuVectors(graph, alpha, threads)
+        return CpuVectors(graph, solver.alpha, threads)
     from mmray.mining.diffusion.cuda import TorchVectors  # not before: CPUs need no torch here
 
-    return TorchVectors(graph, alpha, device)
+    return TorchVectors(graph, solver.alpha, device)
 
 
 def _conjugate_gradient(vectors: Vectors, sources: Ids, solver: Solver) -> Ids:

@@ -221,7 +221,8 @@ def check_stage(
     neighbors : most neighbours of each item
     """
     config, seed = session.config.mining, session.config.seed
-    solver = (config.alpha, config.rtol, config.max_iter)
+    limit = () if config.hops is None else (config.hops,)
+    solver = (config.alpha, config.rtol, config.max_iter, *limit)
 
     def work(stage: StageFolder) -> Counts:
         stored = read_graph(graph.folder)

@@ -201,5 +201,5 @@ def workers(
 
 def cpu_pool(session: Session[MiningRunConfig], items: int) -> "distributed.ActorPool":
     """Return the actor pool of a mining stage on so many items, without GPUs."""
-    pool, threads = session.pool, session.config.mining.threads
-    return dataclasses.replace(pool, cpus=threads or mining_threads(items))
+    pool, config = session.pool, session.config.mining
+    return dataclasses.replace(pool, cpus=config.threads or mining_threads(items, config))

@@ -26,7 +26,7 @@ def sizes_of(rows: Rows, config: MiningConfig, device: Device, n: int | None = N
     return Sizes(n=n or len(rows), d=rows.shape[1], half=half, share=share)
 
 
-def mining_threads(n: int) -> int:
+def mining_threads(n: int, config: MiningConfig) -> int:
     """Return the CPUs that an actor takes, so that all of a machine's actors fit into its memory.
 
     Raises
@@ -34,12 +34,13 @@ def mining_threads(n: int) -> int:
     InputError
         A machine has too little memory for one actor.
     """
-    needed, machines = WORKER + worker_bytes(n), _with_cpus()
+    needed, machines = WORKER + worker_bytes(n, config), _with_cpus()
     least = min((machine.memory for machine in machines), default=needed)
     if least < needed:
         raise InputError(
             f"mine: diffusion among {n:,} items takes {needed / GB:.1f} GB of a worker, and a "
-            f"machine has {least / GB:.1f} GB for them: take machines with more memory"
+            f"machine has {least / GB:.1f} GB for them: choose --mining.hops 8, or take machines "
+            "with more memory"
         )
     return max((_threads(machine, needed) for machine in machines), default=1)
 
@@ -94,7 +95,7 @@ def needs_here(
     """
     machines = _with_cpus()
     largest, cpus = max(machines, key=lambda each: each.cpus), sum(each.cpus for each in machines)
-    threads = config.threads or _threads(largest, WORKER + worker_bytes(sizes.n))
+    threads = config.threads or _threads(largest, WORKER + worker_bytes(sizes.n, config))
     rows, fits = [], True
     for need in told:
         workers = largest.cpus // (threads if need.stage == "mine" else 1) if need.worker else 0
