@@ -110,6 +110,11 @@ def description_needs(n: int, width: int, seconds: float) -> Needs:
     )
 
 
+def check_needs(n: int, config: MiningConfig) -> Needs:
+    """Tell what the check without labels needs: the job itself diffuses, by all its CPUs."""
+    return Needs(stage="check", job=JOB + _ITEM * n + worker_bytes(n, config))
+
+
 def pool_images(n: int, config: MiningConfig) -> int:
     """Return the most images that can be in pools: anchors with all positives and negatives."""
     anchors = config.anchors or n

@@ -10,6 +10,7 @@ from mmray.mining.needs import (
     RAY,
     WORKER,
     Sizes,
+    check_needs,
     description_needs,
     needs,
     pool_images,
@@ -63,6 +64,13 @@ def test_pools_have_no_more_images_than_there_are():
 def test_few_hops_need_little_memory_of_a_worker():
     whole, near = (worker_bytes(10**8, MiningConfig(hops=hops)) for hops in (None, 8))
     assert (whole, near) == (64e9, 2.5e9)
+
+
+def test_the_check_diffuses_in_the_process_of_the_job():
+    config = MiningConfig()
+    found = check_needs(1_000_000, config)
+    assert found.job - JOB == worker_bytes(1_000_000, config) + 60e6
+    assert found.worker == 0
 
 
 def test_describing_keeps_the_rows_twice():

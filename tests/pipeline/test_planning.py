@@ -39,6 +39,6 @@ def test_a_dry_run_of_learning_tells_of_so_many_images(tmp_path, job):
     told = run_here(job, *given, "--dry-run-items", 100_000).succeeded.stdout
     head, _, *stages = rows_of(told)
     assert head.startswith("100,000 images, ")
-    assert stages == ["extract", "knn", "graph", "mine"]
+    assert stages == ["extract", "knn", "graph", "mine", "check"]
     assert "Training keeps up to " in told
     assert not (tmp_path / "runs").exists()

@@ -15,7 +15,15 @@ from mmray.descriptors.embedding import configure_torch, embed
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import build
 from mmray.mining.knn.forecast import SAMPLE, exact_seconds
-from mmray.mining.needs import GB, Needs, Sizes, description_needs, needs, pool_images
+from mmray.mining.needs import (
+    GB,
+    Needs,
+    Sizes,
+    check_needs,
+    description_needs,
+    needs,
+    pool_images,
+)
 from mmray.pipeline import distributed
 from mmray.pipeline.reports.tables import Table
 from mmray.pipeline.stages.room import known, needs_here, sizes_of
@@ -60,7 +68,7 @@ def plan_learning(config: LearningConfig) -> Table:
     sizes, mining = _mining(config, Rows(lambda: directions))
     seconds = n * (_DECODED + _described(config, network))
     width = len(poolings) * network.dimensions(poolings[0])
-    told = [description_needs(n, width, seconds), *mining]
+    told = [description_needs(n, width, seconds), *mining, check_needs(n, config.mining)]
     side, images = config.training.longest_side, pool_images(n, known(config.mining))
     cached = images * 3 * side * side * 0.75 / GB
     return needs_here(
