@@ -20,6 +20,7 @@ from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_descriptors, extract_stage, features_stage
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.rows import Rows
 from tests.made import synthetic
 
 
@@ -33,9 +34,9 @@ class Descriptors:
         self.fingerprint = self.stage.fingerprint
         self.items = Collection.of([ImageFile(uri="", name=str(i)) for i in range(len(features))])
 
-    def features(self, pooling):
+    def rows_of(self, pooling):
         assert pooling == "rmac"
-        return self.rows
+        return Rows(lambda: self.rows)
 
 
 def session(tmp_path, **extraction):

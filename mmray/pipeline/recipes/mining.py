@@ -19,21 +19,21 @@ from mmray.system.rows import Rows
 
 
 def run(config: MineConfig) -> Table:
-    """Mine anchors and pools, skipping stages that are done.
+    """Mine anchors and pools, skipping stages that are done; or only tell what that needs.
 
     Returns
     -------
-    The results.
+    The results, or the needs.
 
     Raises
     ------
     InputError
         A setting, an input or the cluster cannot be used. Stages that are done are kept.
     """
-    given = read_feature_set(config.features)
-    if config.dry_run:
-        return plan_mining(config, given.features)
+    if config.dry_run:  # which leaves no folder
+        return plan_mining(config)
     storage = usable_storage(config)
+    given = read_feature_set(config.features)
     labels = read_labels(config.labels, len(given.features)) if config.labels else None
     if given.normalized:
         announce(f"{config.features}: rows are not of unit length; they are l2-normalised")

@@ -11,7 +11,9 @@ import torch
 from mmray.config.learning import LearningConfig
 from mmray.config.run import MiningRunConfig
 from mmray.config.tools import MineConfig
+from mmray.config.validation import validate
 from mmray.descriptors.embedding import configure_torch, embed
+from mmray.descriptors.files.reading import read_feature_set
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import build
 from mmray.mining.knn.forecast import SAMPLE, exact_seconds
@@ -27,7 +29,6 @@ from mmray.mining.needs import (
 from mmray.pipeline import distributed
 from mmray.pipeline.reports.tables import Table
 from mmray.pipeline.stages.room import known, needs_here, sizes_of
-from mmray.system.arrays import Features
 from mmray.system.errors import InputError
 from mmray.system.rows import Rows
 
@@ -36,14 +37,16 @@ _FULL_SIDE = 1024  # pixels, where photos are not reduced
 _DECODED = 0.012  # seconds of a CPU to read and decode a photo of a megapixel
 
 
-def plan_mining(config: MineConfig, features: Features) -> Table:
-    """Tell what mining needs.
+def plan_mining(config: MineConfig) -> Table:
+    """Tell what mining needs on the features that are given, or on as many like them as are asked.
 
-    Parameters
-    ----------
-    config : settings of the job
-    features : (n, d) float32, those to mine on, or like them where `config.dry_run_items` are more
+    Raises
+    ------
+    InputError
+        A setting or the features cannot be used.
     """
+    validate(config)
+    features = read_feature_set(config.features).features
     sizes, told = _mining(config, Rows(lambda: features))
     return needs_here(f"{sizes.n:,} items of {sizes.d} dimensions", told, sizes, config.mining)
 
@@ -54,8 +57,9 @@ def plan_learning(config: LearningConfig) -> Table:
     Raises
     ------
     InputError
-        The number of images is not given.
+        A setting cannot be used, or the number of images is not given.
     """
+    validate(config)
     n = config.dry_run_items
     if n is None:
         raise InputError("--dry-run: say of how many images, with --dry-run-items 1000000")
