@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from math import inf
 from typing import TypeVar
 
 import ray
@@ -80,7 +81,9 @@ def machines() -> list[Machine]:
         if node["Alive"]:
             has = node["Resources"]
             cpus = int(has.get("CPU", 0) - has.get(SPARE_CPUS, 0))
-            found.append(Machine(cpus, has.get("memory", 0), has.get("object_store_memory", 0)))
+            # What a machine does not tell is no limit.
+            memory, shared = (has.get(name, inf) for name in ("memory", "object_store_memory"))
+            found.append(Machine(cpus, memory, shared))
     return found
 
 

@@ -47,7 +47,7 @@ def mining_threads(n: int, config: MiningConfig) -> int:
 
 def _threads(machine: "distributed.Machine", needed: float) -> int:
     """Return the CPUs for each of a machine's actors of so many bytes; a single one takes all."""
-    return -(-machine.cpus // max(1, int(machine.memory // needed)))
+    return -(-machine.cpus // max(1, int(min(machine.memory // needed, machine.cpus))))
 
 
 def _with_cpus() -> "list[distributed.Machine]":

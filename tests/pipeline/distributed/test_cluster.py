@@ -11,7 +11,7 @@ import ray
 from ray.util.state import get_actor
 
 from mmray.pipeline.distributed import cluster
-from mmray.pipeline.distributed.capacity import Capacity, shared_memory
+from mmray.pipeline.distributed.capacity import Capacity, machines, shared_memory
 from mmray.pipeline.distributed.units import ActorPool
 from mmray.system.errors import InputError, MachineError
 from tests.end_to_end import clusters
@@ -195,6 +195,8 @@ def test_the_least_shared_memory_of_a_machine_that_is_there_is_taken(monkeypatch
     ]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     assert shared_memory() == 3e9
+    (one, other) = machines()
+    assert (one.cpus, one.memory, one.shared, other.shared) == (0, float("inf"), 3e9, 5e9)
 
 
 @pytest.mark.usefixtures("ray_cluster")
