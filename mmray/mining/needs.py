@@ -138,9 +138,14 @@ def _exact(sizes: Sizes, k: int, seconds: float | None) -> Needs:
         job=JOB + (shared / 3 if sizes.half else 0),
         shared=shared,
         worker=WORKER,
-        disk=found if sizes.parts == 1 else (sizes.parts + 1) * found,
+        disk=_kept(sizes.parts) * found,
         seconds=seconds,
     )
+
+
+def _kept(parts: int) -> int:
+    """Return how often what is found is on the disk: up to the last part, and the one before."""
+    return 1 if parts == 1 else 2
 
 
 def _approximate(sizes: Sizes, k: int, config: MiningConfig) -> Needs:
@@ -170,7 +175,7 @@ def _mining(sizes: Sizes, k: int, config: MiningConfig) -> Needs:
     _, positive_k, negative_k = config.chosen_sizes
     anchors, compared = config.anchors or n, min(n, max(positive_k, negative_k))
     whole = sizes.parts == 1
-    found = 0.0 if whole else 12.0 * anchors * compared * (sizes.parts + 1)
+    found = 0.0 if whole else 12.0 * anchors * compared * _kept(sizes.parts)
     return Needs(
         stage="mine",
         job=JOB + _ITEM * n + (sizes.index if whole else 0),

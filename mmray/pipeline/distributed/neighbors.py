@@ -1,8 +1,9 @@
 """k-NN search on Ray: blocks of queries against an index that a node's workers share.
 
 A database that is larger than a node's share of memory is searched part by part: its parts follow
-one another, each is shared by all nodes while it is searched, and the neighbours found in each are
-joined. No node ever holds more than a part, and the result does not depend on their number.
+one another, each is shared by all nodes while it is searched, and what is found is joined with what
+was found in the parts before. No node ever holds more than a part, and the result does not depend
+on their number.
 
 n items in the database, k neighbours.
 """
@@ -42,37 +43,35 @@ class NeighborWorker:
     ----------
     shared : references to the index and to the Rows of the queries (None: those of the index)
     k : neighbours of a query
-    first : number of the index's first item in the whole database
     options : further keyword arguments of the index's `search`
+    first : number of the index's first item in the whole database
+    before : folder of the neighbours among the items before the first, in the same shards
     """
 
     def __init__(
-        self, shared: list[ray.ObjectRef[Any]], k: int, first: int, options: dict[str, Any]
+        self,
+        shared: list[ray.ObjectRef[Any]],
+        k: int,
+        options: dict[str, Any],
+        first: int = 0,
+        before: Folder | None = None,
     ) -> None:
         # The arrays of both are views of shared memory.
         self.index: ExactIndex | ApproximateIndex = ray.get(shared[0])
         queries: Rows | None = ray.get(shared[1])
         self.queries = Rows(lambda: self.index.database) if queries is None else queries
-        self.k, self.first, self.options = k, first, options
+        self.k, self.options, self.first, self.before = k, options, first, before
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
         asked = np.asarray(unit[QUERIES], np.int64)
         ascending, back = np.unique(asked, return_inverse=True)
-        queries = self.queries.take(ascending)[back]
-        found = self.index.search(queries, self.k, **self.options)
-        return neighbors_table(Neighbors(found.ids + self.first, found.similarities))
-
-
-class JoiningWorker:
-    """Worker that joins the neighbours of a unit's queries that were found in each part."""
-
-    def __init__(self, parts: list[Folder], k: int) -> None:
-        self.parts, self.k = parts, k
-
-    def __call__(self, unit: dict[str, Any]) -> pa.Table:
-        name = shard_name(unit[UNIT])
-        found = [neighbors_in(part.read_table(name)) for part in self.parts]
-        return neighbors_table(joined(found, self.k))
+        queries, size = self.queries.take(ascending)[back], len(self.index.database)
+        found = self.index.search(queries, min(self.k, size), **self.options)
+        found = Neighbors(found.ids + self.first, found.similarities)
+        if self.before is not None:
+            earlier = neighbors_in(self.before.read_table(shard_name(unit[UNIT])))
+            found = joined([earlier, found], min(self.k, self.first + size))
+        return neighbors_table(found)
 
 
 def query_units(queries: Ids, block: int) -> pa.Table:
@@ -109,9 +108,9 @@ def find_neighbors(
     options : further keyword arguments of the index's `search`
     """
     work = query_units(np.arange(len(index.database)), block)
-    shared = [ray.put(index), ray.put(None)]
+    arguments = ([ray.put(index), ray.put(None)], k, options | {"threads": pool.cpus})
     del index  # a second copy, unless the caller keeps it
-    _search(work, shared, k, 0, options, output=output, pool=pool, label="k-NN")
+    run_units(work, NeighborWorker, arguments, output=output, pool=pool, label="k-NN")
 
 
 def find_neighbors_in_parts(
@@ -133,42 +132,42 @@ def find_neighbors_in_parts(
     work : from `query_units`, rows of the database
     k : neighbours of a query, in 1..n
     parts : of the database, from 1; the result does not depend on it
-    scratch : folder for what is found in each part, for as long as it is needed
+    scratch : folder for what is found up to a part, until the next one is searched
     output : folder of the shards; existing ones are kept
     pool : the actors to run
     device : "cpu" or "cuda"
     """
-    if not len(missing_units(work, output)[0]):
+    if _complete(work, output):
         return
-    bounds = np.linspace(0, len(database), parts + 1).astype(int).tolist()
-    folders = [scratch / f"{first:012d}-{stop:012d}" for first, stop in pairwise(bounds)]
-    queries, options = ray.put(database), {"device": device}
-    for number, folder in enumerate(folders):
-        if not len(missing_units(work, folder)[0]):
-            continue
-        first, stop = bounds[number], bounds[number + 1]
+    n = len(database)
+    # Each folder has the neighbours among all items below its number.
+    known = [int(name) for name in scratch.folders() if name.isdigit()]
+    reached = max((stop for stop in known if _complete(work, scratch / _name(stop))), default=0)
+    left = -(-parts * (n - reached) // n)
+    bounds = np.linspace(reached, n, left + 1).astype(int).tolist()
+    queries, options = ray.put(database), {"device": device, "threads": pool.cpus}
+    for number, (first, stop) in enumerate(pairwise(bounds), parts - left + 1):
+        before = scratch / _name(first) if first else None
         release_kept()  # of the part before
-        announce(f"k-NN: part {number + 1} of {parts}, items {first:,} to {stop - 1:,}")
+        announce(f"k-NN: part {number} of {parts}, items {first:,} to {stop - 1:,}")
         half = None if device == "cpu" else False
         index = ray.put(ExactIndex.of(database.read(first, stop), half=half))
-        most, label = min(k, stop - first), f"k-NN {number + 1}/{parts}"
-        _search(work, [index, queries], most, first, options, output=folder, pool=pool, label=label)
+        run_units(
+            work,
+            NeighborWorker,
+            ([index, queries], k, options, first, before),
+            output=output if stop == n else scratch / _name(stop),
+            pool=pool,
+            label=f"k-NN {number}/{parts}",
+        )
         del index
-    run_units(work, JoiningWorker, (folders, k), output=output, pool=pool, label="k-NN, joining")
-    for folder in folders:
-        folder.remove()
+        if before is not None:
+            before.remove()
 
 
-def _search(
-    work: pa.Table,
-    shared: list[Any],
-    k: int,
-    first: int,
-    options: dict[str, Any],
-    *,
-    output: Folder,
-    pool: ActorPool,
-    label: str,
-) -> None:
-    arguments = (shared, k, first, options | {"threads": pool.cpus})
-    run_units(work, NeighborWorker, arguments, output=output, pool=pool, label=label)
+def _name(stop: int) -> str:
+    return f"{stop:012d}"
+
+
+def _complete(work: pa.Table, output: Folder) -> bool:
+    return not len(missing_units(work, output)[0])

@@ -23,7 +23,7 @@ from mmray.pipeline.distributed.neighbors import (
     find_neighbors_in_parts,
     query_units,
 )
-from mmray.pipeline.distributed.units import ActorPool
+from mmray.pipeline.distributed.units import ActorPool, run_units
 from mmray.system.folder import Folder
 from mmray.system.rows import Rows
 from tests.made import synthetic
@@ -78,6 +78,35 @@ def test_neighbors_in_parts_equal_the_core(tmp_path, parts):
     np.testing.assert_array_equal(found.ids, wanted.ids)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)
     assert (folder / "parts").folders() == []
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_a_search_in_parts_goes_on_where_it_was_stopped(tmp_path, parts, monkeypatch):
+    """In the second of three parts; then with other parts, on what was found among a third."""
+    features, folder = synthetic.curves(3), Folder(str(tmp_path))
+    rows, units = Rows(lambda: features).stored(folder, "rows.npy"), query_units(np.arange(120), 40)
+    given = {"scratch": folder / "parts", "output": folder / "neighbors"}
+    pool, begun = ActorPool(maximum=1), []
+
+    def run_one(*arguments, **options):
+        begun.append(options["label"])
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        run_units(*arguments, **options)
+
+    monkeypatch.setattr("mmray.pipeline.distributed.neighbors.run_units", run_one)
+    with pytest.raises(KeyboardInterrupt):
+        find_neighbors_in_parts(rows, units, 50, parts=3, pool=pool, **given)
+    assert (folder / "parts").folders() == ["000000000040"]
+    find_neighbors_in_parts(rows, units, 50, parts=parts, pool=pool, **given)
+    assert begun[2] == {2: "k-NN 1/2", 5: "k-NN 2/5"}[parts]
+    assert len(begun) == {2: 4, 5: 6}[parts]
+    found, wanted = read_neighbors(folder, 120, 50), nearest_neighbors(features, features, 50)
+    found = whole(found)
+    np.testing.assert_array_equal(found.ids, wanted.ids)
+    np.testing.assert_array_equal(found.similarities, wanted.similarities)
+    find_neighbors_in_parts(rows, units, 50, parts=7, pool=pool, **given)
+    assert len(begun) == {2: 4, 5: 6}[parts], "nothing is left to do"
 
 
 @pytest.mark.parametrize("method", ["ivf", "hnsw"])
