@@ -14,9 +14,9 @@ from mmray.descriptors.moments import Moments
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
-from mmray.system.formats import read_array, write_header
+from mmray.system.formats import write_header
 from mmray.system.locations import prefetch
-from mmray.system.rows import StoredMatrix
+from mmray.system.rows import Rows, StoredMatrix
 
 HASH = "perceptual_hash"
 HASHES = pa.schema([(HASH, pa.uint64())])  # which shards of earlier versions lack
@@ -250,7 +250,7 @@ def array_name(column: str) -> str:
 
 def read_features(folder: Folder, poolings: Sequence[str], pooling: str) -> Features:
     """Read the descriptors (n, d) float32 of one pooling, in the order of images.parquet."""
-    return read_array(folder, array_name(column_of(poolings, pooling)))
+    return Rows(stored_features(folder, poolings, pooling)).read()
 
 
 def stored_features(folder: Folder, poolings: Sequence[str], pooling: str) -> StoredMatrix:

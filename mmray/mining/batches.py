@@ -65,7 +65,7 @@ class MiningInput:
         power: float = 3.0,
         positives: Positives = "manifold",
         negatives: Negatives = "manifold",
-        half: bool | None = None,
+        device: Device = "cpu",
         threads: int = 1,
     ) -> "MiningInput":
         """Prepare features and graph for mining these kinds of pools.
@@ -85,7 +85,7 @@ class MiningInput:
             Exponent of A, above 0; used for geodesic negatives.
         positives, negatives
             Kinds of pools, see `MiningMethod`.
-        half
+        device
             See `ExactIndex.of`.
         threads : int
             CPU threads, from 1; the result does not depend on them.
@@ -94,7 +94,7 @@ class MiningInput:
         if isinstance(features, Rows):
             rows = features
         else:
-            index = ExactIndex.of(features, half=half)
+            index = ExactIndex.of(features, device=device)
             if positives == "cyclic":
                 k = min(CYCLE_NEIGHBORS + 1, len(features))
                 neighbors = index.search(features, k, threads=threads).ids
@@ -128,7 +128,6 @@ class Miner:
     ----------
     given : prepared for the kinds of pools of `method`
     method : kinds and sizes of the pools
-    nearest : the `method.compared(n)` nearest items of each anchor; None: the index finds them
     device, threads
         See `diffuse`.
     """

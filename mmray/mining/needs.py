@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 
 from mmray.config.sections import MiningConfig
+from mmray.mining.diffusion.kernels import COLUMNS
+from mmray.mining.pools import MiningMethod
 
 GB = 1e9
 
@@ -21,7 +23,6 @@ WORKER = 0.6 * GB  # a process of a worker
 RECIPROCAL = 0.8  # share of the pairs (i, j) of a k-NN graph that have a (j, i); 0.76 to 0.79 seen
 DESCRIBER = 1.2 * GB  # a process that decodes and describes
 _LISTED, _ROW = 700, 300  # bytes for each image: in the job's process, and in a row of its shard
-COLUMNS = 32  # anchors from which a worker diffuses at a time
 _RANKED = 25  # bytes for each item: its number, place and similarity, and these sorted
 _ITEM = 60  # bytes for each item in the job's process, while the graph is looked at
 _JOIN = 0.35 * GB  # while pairs are joined with their reverse
@@ -172,15 +173,14 @@ def _graph(n: int, k: int) -> Needs:
 
 def _mining(sizes: Sizes, k: int, config: MiningConfig) -> Needs:
     n, entries = sizes.n, RECIPROCAL * sizes.n * k
-    _, positive_k, negative_k = config.chosen_sizes
-    anchors, compared = config.anchors or n, min(n, max(positive_k, negative_k))
+    method, anchors = MiningMethod.of(config, seed=0), config.anchors or n
     whole = sizes.parts == 1
-    found = 0.0 if whole else 12.0 * anchors * compared * _kept(sizes.parts)
+    found = 0.0 if whole else 12.0 * anchors * method.compared(n) * _kept(sizes.parts)
     return Needs(
         stage="mine",
         job=JOB + _ITEM * n + (sizes.index if whole else 0),
         shared=(sizes.index if whole else 0) + 8 * entries + 12 * n,
         worker=WORKER + worker_bytes(n, config),
-        disk=found + 20.0 * anchors * (positive_k + config.max_negatives),
+        disk=found + 20.0 * anchors * (method.positive_k + method.max_negatives),
         seconds=anchors * config.max_iter * entries * _GATHERED,
     )

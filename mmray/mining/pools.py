@@ -155,10 +155,8 @@ def mine_pools(
         positive_cut=positive_cut,
         solver=Solver(alpha, rtol, max_iter),
     )
-    places, diffuser = (
-        np.searchsorted(kept, anchors),
-        Diffuser(reorder(normalize_graph(graph)), method.solver),
-    )
+    places = np.searchsorted(kept, anchors)
+    diffuser = Diffuser(reorder(normalize_graph(graph)), method.solver)
     _check_sizes(len(kept), diffuser.graph.graph, method)
     nearest = nearest_neighbors(features, features[places], method.compared(len(kept)))
     return pools_of(nearest, diffuser, places, method).renamed(kept)

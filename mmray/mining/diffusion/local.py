@@ -32,6 +32,7 @@ class LocalVectors:
         self.alpha = self.dtype.type(alpha)
         n = matrix.shape[0]
         self.places = np.full(n, -1, matrix.indices.dtype)  # of rows in the neighbourhood
+        self.reached = np.zeros(n, bool)
         self.rows = np.empty(0, np.int64)
         self.near = np.zeros((1, n), np.float32)
 
@@ -40,7 +41,7 @@ class LocalVectors:
         self.near[0, self.items[self.rows]] = 0
         self.rows = self._within(self.positions[sources])
         self.places[self.rows] = np.arange(len(self.rows))
-        entries = int(np.diff(self.graph[2])[self.rows].sum())
+        entries = self._entries(self.rows)
         data, indices = np.empty(entries, self.dtype), np.empty(entries, self.places.dtype)
         indptr = np.empty(len(self.rows) + 1, self.graph[2].dtype)
         count = bands.cut(*self.graph, self.rows, self.places, data, indices, indptr)
@@ -91,14 +92,22 @@ class LocalVectors:
         return image
 
     def _within(self, newest: Ids) -> Ids:
-        """Return the rows within the hops of these, ascending."""
+        """Return the rows within the hops of these, ascending; nothing takes time for all items."""
         _, indices, indptr = self.graph
-        reached = np.zeros(len(self.positions), bool)
-        reached[newest] = True
+        self.reached[newest] = True
+        rings = [newest]
         for _ in range(self.hops):
-            found = np.empty(int(np.diff(indptr)[newest].sum()), np.int64)
-            newest = found[: bands.spread(indices, indptr, newest, reached, found)].copy()
-        return np.flatnonzero(reached)
+            found = np.empty(self._entries(rings[-1]), np.int64)
+            count = bands.spread(indices, indptr, rings[-1], self.reached, found)
+            rings.append(found[:count].copy())
+        rows = np.sort(np.concatenate(rings))
+        self.reached[rows] = False
+        return rows
+
+    def _entries(self, rows: Ids) -> int:
+        """Count the entries of some rows of the graph."""
+        indptr = self.graph[2]
+        return int((indptr[rows + 1] - indptr[rows]).sum())
 
 
 def _inner(left: _Vector, right: _Vector) -> Floats:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mmray.mining.knn import kernels
 from mmray.mining.knn.exact_cuda import DeviceIndex, Found
-from mmray.mining.knn.products import halved, multiplies_bfloat16_fast, scaled, tensor
+from mmray.mining.knn.products import halved, scaled, starts_in_bfloat16, tensor
 from mmray.mining.knn.results import (
     Neighbors,
     checked_norms,
@@ -117,7 +117,9 @@ class ExactIndex:
     half_error: float
 
     @classmethod
-    def of(cls, database: Features, *, half: bool | None = None) -> "ExactIndex":
+    def of(
+        cls, database: Features, *, half: bool | None = None, device: Device = "cpu"
+    ) -> "ExactIndex":
         """Prepare a database for searches.
 
         Parameters
@@ -125,7 +127,9 @@ class ExactIndex:
         database : (n, d) float32
         half : bool
             Whether searches on CPUs start in bfloat16; by default where they have instructions for
-            it. A GPU needs no such bits.
+            it.
+        device : "cpu" or "cuda"
+            Where it will be searched: a GPU makes its own bfloat16.
 
         Raises
         ------
@@ -136,7 +140,7 @@ class ExactIndex:
         database = np.ascontiguousarray(database)
         n, d = database.shape
         if half is None:
-            half = n >= _FEWEST_HALF[1] and multiplies_bfloat16_fast()
+            half = n >= _FEWEST_HALF[1] and starts_in_bfloat16(device)
         bits, error = np.empty((n if half else 0, d), np.uint16), 0.0
         for start in range(0, len(bits), _TILE_ITEMS):
             rows = slice(start, start + _TILE_ITEMS)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmray.system.arrays import Features, Floats
+from mmray.system.arrays import Device, Features, Floats
 
 _ROUNDED = 2.0**-9  # by which bfloat16 rounds a number of at most 1
 
@@ -59,7 +59,7 @@ def tensor(array: NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
-def multiplies_bfloat16_fast() -> bool:
-    """Tell whether this CPU has instructions for products of bfloat16."""
+def starts_in_bfloat16(device: Device) -> bool:
+    """Tell whether an index for this device holds bfloat16: for CPUs with instructions for it."""
     found = torch.cpu.get_capabilities()
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+    return device == "cpu" and bool(found.get("amx_bf16") or found.get("avx512_bf16"))

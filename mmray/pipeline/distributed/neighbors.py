@@ -150,8 +150,7 @@ def find_neighbors_in_parts(
         before = scratch / _name(first) if first else None
         release_kept()  # of the part before
         announce(f"k-NN: part {number} of {parts}, items {first:,} to {stop - 1:,}")
-        half = None if device == "cpu" else False
-        index = ray.put(ExactIndex.of(database.read(first, stop), half=half))
+        index = ray.put(ExactIndex.of(database.read(first, stop), device=device))
         run_units(
             work,
             NeighborWorker,

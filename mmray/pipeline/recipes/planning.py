@@ -71,7 +71,7 @@ def plan_learning(config: LearningConfig) -> Table:
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     sizes, mining = _mining(config, Rows(lambda: directions))
     seconds = n * (_DECODED + _described(config, network))
-    width = len(poolings) * network.dimensions(poolings[0])
+    width = len(poolings) * network.width(poolings)
     told = [description_needs(n, width, seconds), *mining, check_needs(n, config.mining)]
     side, images = config.training.longest_side, pool_images(n, known(config.mining))
     cached = images * 3 * side * side * 0.75 / GB

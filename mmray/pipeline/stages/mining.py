@@ -163,7 +163,7 @@ def mine_stage(
                 power=config.power,
                 positives=config.positives,
                 negatives=config.negatives,
-                half=False if device == "cuda" else None,
+                device=device,
                 threads=cpu_count(),
             ),
             anchors,

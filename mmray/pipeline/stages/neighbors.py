@@ -104,9 +104,8 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
             return counts
         block = config.query_block
         if config.search == "exact":
-            half = False if device == "cuda" else None
             distributed.find_neighbors(  # which frees the index once it is shared
-                ExactIndex.of(np.asarray(source.load()), half=half),
+                ExactIndex.of(np.asarray(source.load()), device=device),
                 k,
                 block=block,
                 output=output,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmray.config.sections import MiningConfig
-from mmray.mining.knn.products import multiplies_bfloat16_fast
+from mmray.mining.knn.products import starts_in_bfloat16
 from mmray.mining.needs import GB, JOB, RAY, WORKER, Needs, Sizes, needs, worker_bytes
 from mmray.mining.sizes import LARGEST_K
 from mmray.pipeline import distributed
@@ -22,7 +22,7 @@ _SAID_FROM = 2 * GB  # beside what processes take anyway
 def sizes_of(rows: Rows, config: MiningConfig, device: Device, n: int | None = None) -> Sizes:
     """Return the sizes that needs follow from; of n items, where they are not those of the rows."""
     share = config.memory * GB if config.memory else _SHARE * distributed.shared_memory()
-    half = device == "cpu" and multiplies_bfloat16_fast()
+    half = starts_in_bfloat16(device)
     return Sizes(n=n or len(rows), d=rows.shape[1], half=half, share=share)
 
 
@@ -68,15 +68,14 @@ def check_room(stage: str, sizes: Sizes, config: MiningConfig) -> None:
         The shared objects of the stage are larger than the memory for them.
     """
     (need,) = (each for each in needs(sizes, known(config)) if each.stage == stage)
-    machines = distributed.machines()
-    least = min(machine.shared for machine in machines)
+    least = distributed.shared_memory()
     if need.shared > least:
         raise InputError(
             f"{stage}: {sizes.n:,} items take {need.shared / GB:.1f} GB of shared memory on each "
             f"machine, and one has {least / GB:.1f} GB: {_remedy(stage, sizes, config)}, or start "
             "Ray with a larger --object-store-memory"
         )
-    workers = max(machine.cpus for machine in machines)
+    workers = max(machine.cpus for machine in distributed.machines())
     if need.machine(workers) - RAY - JOB - workers * WORKER >= _SAID_FROM:
         announce(f"{stage}: {_told(need)}")
 
