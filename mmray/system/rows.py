@@ -3,6 +3,8 @@
 n rows, d columns.
 """
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from mmray.system.arrays import Features, Ids
+from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_header
 
 _WRITTEN_AT_ONCE = 2**16  # rows
 _READ_AT_ONCE = 2**26  # bytes of a remote file, of which only some rows are wanted
+_IN_MEMORY = 2**28  # bytes of rows that are no trouble in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,30 @@ class Rows:
             return part
         return self._at(self.chosen[first:stop])
 
+    def mapped(self) -> Features:
+        """Return all rows: a memory map where they are large, of a temporary file if need be.
+
+        Raises
+        ------
+        InputError
+            The folder for temporary files has no room for them.
+        """
+        size = 4 * len(self) * self.shape[1]
+        in_place = self.chosen is None and isinstance(self._matrix, np.ndarray)
+        if in_place or size <= _IN_MEMORY:
+            return self.read()
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise InputError(
+                f"{folder}: a copy of {size / 1e9:.1f} GB of features does not fit into the "
+                f"{free / 1e9:.1f} GB that are free: name another folder by TMPDIR"
+            )
+        with tempfile.TemporaryFile() as copy:  # which is gone once no array maps it
+            self._write(copy)
+            copy.flush()
+            return np.memmap(copy, np.float32, "r", shape=self.shape)
+
     def take(self, ids: Ids) -> Features:
         """Return a copy of the rows ids (m,), ascending, counted as those that were chosen are."""
         return self._at(ids if self.chosen is None else self.chosen[ids])
@@ -68,9 +96,12 @@ class Rows:
             return Rows(StoredMatrix(folder, name))
         with folder.writing(name) as sink:
             write_header(sink, self.shape)
-            for first in range(0, len(self), _WRITTEN_AT_ONCE):
-                sink.write(self.read(first, first + _WRITTEN_AT_ONCE).tobytes())
+            self._write(sink)
         return Rows(StoredMatrix(folder, name))
+
+    def _write(self, sink: Any) -> None:
+        for first in range(0, len(self), _WRITTEN_AT_ONCE):
+            sink.write(self.read(first, first + _WRITTEN_AT_ONCE).tobytes())
 
     def _at(self, places: Ids) -> Features:
         matrix = self._matrix

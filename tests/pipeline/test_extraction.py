@@ -52,10 +52,10 @@ def test_features_are_whitened_block_by_block_as_by_the_core(tmp_path, monkeypat
     rows = synthetic.clouds(1, 50, 6)
     described = Descriptors(rows, Folder(str(tmp_path)))
     source = features_stage(session(tmp_path, pca=4), described)
-    np.testing.assert_allclose(source.load(), pca_whitening(rows).apply(rows, 4), atol=1e-6)
+    np.testing.assert_allclose(source.rows.read(), pca_whitening(rows).apply(rows, 4), atol=1e-6)
     assert source.count == 50
     plain = features_stage(session(tmp_path), described)
-    np.testing.assert_array_equal(plain.load(), rows)
+    np.testing.assert_array_equal(plain.rows.read(), rows)
     assert len({source.fingerprint, plain.fingerprint}) == 2
 
 

@@ -97,7 +97,7 @@ def test_one_of_each_group_goes_on(find, capfd):
     sources = [features_stage(session, each) for each in (described, kept)]
     assert sources[0].fingerprint == described.stage.fingerprint
     assert sources[1].fingerprint != sources[0].fingerprint
-    assert [len(source.load()) for source in sources] == [9, 6]
+    assert [len(source.rows.read()) for source in sources] == [9, 6]
 
 
 def test_too_few_images_may_be_left(find):

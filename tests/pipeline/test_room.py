@@ -6,7 +6,13 @@ import pytest
 from mmray.config.sections import MiningConfig
 from mmray.mining.needs import GB, WORKER, Sizes, needs, worker_bytes
 from mmray.pipeline import distributed
-from mmray.pipeline.stages.room import check_room, mining_threads, needs_here, sizes_of
+from mmray.pipeline.stages.room import (
+    check_room,
+    gigabytes,
+    mining_threads,
+    needs_here,
+    sizes_of,
+)
 from mmray.system.errors import InputError
 from mmray.system.rows import Rows
 
@@ -26,22 +32,17 @@ def having(monkeypatch):
 @pytest.mark.parametrize(
     ("memory", "threads"), [(1000.0, 1), (40.0, 1), (16.0, 2), (13.0, 3), (9.0, 4), (4.0, 8)]
 )
-def test_an_actor_takes_the_cpus_that_leave_room_for_all(having, memory, threads):
+def test_an_actor_takes_the_cpus_that_leave_room_for_all(memory, threads):
     n = 2_000_000
-    having(HEAD, distributed.Machine(16, memory * GB, 8 * GB))
-    assert mining_threads(n, MiningConfig()) == threads
+    machines = [distributed.Machine(16, memory * GB, 8 * GB)]
+    assert mining_threads(n, MiningConfig(), machines) == threads
     assert 16 // threads * (WORKER + worker_bytes(n, MiningConfig())) <= memory * GB
 
 
-def test_a_machine_too_small_for_one_actor_is_refused(having):
-    having(HEAD, distributed.Machine(16, 1 * GB, 8 * GB))
+def test_a_machine_too_small_for_one_actor_is_refused():
+    machines = [distributed.Machine(16, 1 * GB, 8 * GB)]
     with pytest.raises(InputError, match=r"^mine: diffusion among 2,000,000 items takes 1.9 GB"):
-        mining_threads(2_000_000, MiningConfig())
-
-
-def test_before_a_machine_with_cpus_is_there_an_actor_takes_one(having):
-    having(HEAD)
-    assert mining_threads(10**9, MiningConfig()) == 1
+        mining_threads(2_000_000, MiningConfig(), machines)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,13 @@ def test_a_dry_run_tells_of_each_stage_and_of_the_machines(having, memory, enoug
     assert found.rows[0][-1] == "2.0 h"
     assert found.head[0] == "10,000,000 items, GB"
     assert found.note.endswith(f"are {enough}. More.")
+
+
+def test_a_dry_run_before_a_machine_with_cpus_is_there_tells_of_one_worker(having):
+    having(HEAD)
+    sizes, config = Sizes(n=1_000_000, d=64, half=True, share=GB), MiningConfig()
+    told = needs(sizes, config, seconds=7200.0)
+    found = needs_here("items", told, sizes, config)
+    assert found.rows[0][-1] == "2.0 h"
+    assert found.rows[-1][4] == gigabytes(told[-1].machine(1))
+    assert found.note == "No machine with CPUs is there yet: this is one with a single worker."

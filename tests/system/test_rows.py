@@ -1,8 +1,11 @@
 """Rows read in parts: of arrays, of local files and of remote ones."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.rows import RemoteMatrix, Rows, StoredMatrix
 from tests.made.synthetic import clouds
@@ -44,6 +47,30 @@ def test_rows_that_are_stored_are_not_written_again(tmp_path):
     again = Rows(lambda: pytest.fail("written before")).stored(folder, "rows.npy")
     assert again.shape == (9, 3)
     assert folder.names() == ["rows.npy"]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_all_rows_are_mapped_where_they_are_large(rows, large, monkeypatch, tmp_path):
+    monkeypatch.setattr("mmray.system.rows._IN_MEMORY", 0 if large else 4 * 500 * 6)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    (given, features), some = rows, np.arange(1, 500, 3)
+    for each, expected in ((given, features), (given.only(some), features[some])):
+        found = each.mapped()
+        np.testing.assert_array_equal(found, expected)
+        copied = large and (each is not given or isinstance(given.open(), RemoteMatrix))
+        if copied:
+            assert isinstance(found, np.memmap)
+            assert not found.flags.writeable
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_copy_without_room_is_refused(monkeypatch):
+    monkeypatch.setattr("mmray.system.rows._IN_MEMORY", 0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    given = Rows(lambda: clouds(0, 9, 3)).only(np.arange(9))
+    with pytest.raises(InputError, match=r"does not fit into the 0.0 GB that are free.*TMPDIR"):
+        given.mapped()
 
 
 def test_a_remote_file_of_something_else_is_refused(tmp_path):

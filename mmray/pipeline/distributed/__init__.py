@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmray.pipeline.distributed.capacity import Machine as Machine
     from mmray.pipeline.distributed.capacity import machines as machines
     from mmray.pipeline.distributed.capacity import shared_memory as shared_memory
+    from mmray.pipeline.distributed.capacity import working_machines as working_machines
     from mmray.pipeline.distributed.cluster import connect as connect
     from mmray.pipeline.distributed.cluster import cpus_beside_gpu as cpus_beside_gpu
     from mmray.pipeline.distributed.cluster import mining_device as mining_device
@@ -54,6 +55,7 @@ __all__ = [
     "sum_up_regions",
     "training_workers",
     "with_gpus",
+    "working_machines",
 ]
 
 __getattr__ = lazy(
@@ -65,6 +67,7 @@ __getattr__ = lazy(
         "Machine": "capacity",
         "machines": "capacity",
         "shared_memory": "capacity",
+        "working_machines": "capacity",
         "connect": "cluster",
         "cpus_beside_gpu": "cluster",
         "mining_device": "cluster",

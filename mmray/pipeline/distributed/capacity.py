@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 
@@ -87,6 +87,36 @@ def machines() -> list[Machine]:
     return found
 
 
+def working_machines(stage: str, timeout: float) -> list[Machine]:
+    """Return the machines with CPUs; where there is none, have an autoscaler start one.
+
+    Parameters
+    ----------
+    stage : name of the stage in messages
+    timeout : seconds to wait for one
+
+    Raises
+    ------
+    InputError
+        None came in time.
+    """
+    if not any(machine.cpus for machine in machines()):  # idle ones were stopped
+        scout: Any = ray.remote(_ScaleUpProbe).options(num_cpus=1).remote()
+        watchdog = WorkerWatchdog(
+            stage, workers=_ScaleUpProbe.__name__, needs={"CPU": 1.0}, timeout=timeout
+        )
+        run_watched(lambda: ray.get(scout.ping.remote()), watchdog.check)
+        ray.kill(scout)
+    return [machine for machine in machines() if machine.cpus]
+
+
+class _ScaleUpProbe:
+    """An actor that makes an autoscaler start a machine."""
+
+    def ping(self) -> None:
+        """Return once the actor runs."""
+
+
 def shared_memory() -> float:
     """Return the bytes for shared objects on the machine that has the least of them."""
     return min(machine.shared for machine in machines())
@@ -155,10 +185,18 @@ class WorkerWatchdog:
     def _lack(self) -> str:
         free, present = ray.available_resources(), {name: _present(name) for name in self.needs}
         present["CPU"] = Capacity().real_cpus
-        needs = " and ".join(f"{amount:g} {name}" for name, amount in self.needs.items() if amount)
-        has = " and ".join(f"{present[name]} {name}" for name in self.needs)
-        left = " and ".join(f"{min(free.get(name, 0), present[name]):g}" for name in self.needs)
-        return f"one needs {needs}, the cluster has {has}, {left} of them free"
+        left = {name: min(free.get(name, 0), amount) for name, amount in present.items()}
+        return (
+            f"one needs {_told(self.needs)}, the cluster has {_told(present)}, free {_told(left)}"
+        )
+
+
+def _told(amounts: Mapping[str, float]) -> str:
+    """Tell amounts of resources in a phrase such as "4 CPU and 7.0 GB of memory"."""
+    return " and ".join(
+        f"{amount / 1e9:.1f} GB of memory" if name == "memory" else f"{amount:g} {name}"
+        for name, amount in amounts.items()
+    )
 
 
 def run_watched(work: Callable[[], T], check: Callable[[], None]) -> T:

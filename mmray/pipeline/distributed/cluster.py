@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import ray
 import ray.data
 
 from mmray.config.run import RunConfig
-from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog, run_watched
+from mmray.pipeline.distributed.capacity import Capacity, working_machines
 from mmray.pipeline.distributed.ray_internals import (
     kept_sigterm_handler,
     on_loopback,
@@ -249,35 +249,11 @@ def training_workers(workers: int | None, *, fewest: int, capacity: Capacity) ->
         )
     resources = {"GPU": 1.0, "CPU": 1.0}
     if not gpus:
-        resources = {"CPU": float(min(cpus // count, _largest_machine(capacity)))}
+        largest = max(machine.cpus for machine in working_machines("train", capacity.timeout))
+        resources = {"CPU": float(min(cpus // count, largest))}
     return TrainingWorkers(
         fewest=min(fewest, count), most=count, resources=resources, timeout=capacity.timeout
     )
-
-
-def _largest_machine(capacity: Capacity) -> int:
-    """Return the largest number of CPUs on one machine, starting a machine if there is none."""
-
-    def largest() -> int:
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return max(int(resources.get("CPU", 0)) for resources in machines)
-
-    if not largest():  # idle machines were stopped: their size is known when one is back
-        needs = {"CPU": 1.0}
-        scout: Any = ray.remote(_ScaleUpProbe).options(num_cpus=1).remote()
-        watchdog = WorkerWatchdog(
-            "train", workers=_ScaleUpProbe.__name__, needs=needs, timeout=capacity.timeout
-        )
-        run_watched(lambda: ray.get(scout.ping.remote()), watchdog.check)
-        ray.kill(scout)
-    return largest()
-
-
-class _ScaleUpProbe:
-    """An actor that makes an autoscaler start a machine."""
-
-    def ping(self) -> None:
-        """Return once the actor runs."""
 
 
 def mining_device(asked: Literal["auto", "cpu", "cuda"], capacity: Capacity) -> Device:

@@ -67,6 +67,7 @@ class ActorPool:
     minimum : fewest actors, which share GPUs where these are fewer
     maximum : most actors; None: as many as there is room for
     cpus, gpus : of one actor
+    memory : bytes of one actor, which no machine promises to more actors than it has room for
     capacity : CPUs and GPUs that the job may use
     """
 
@@ -74,6 +75,7 @@ class ActorPool:
     maximum: int | None = None
     cpus: int = 1
     gpus: float = 0.0
+    memory: float = 0.0
     capacity: Capacity = field(default_factory=Capacity)
 
     def size(self) -> int:
@@ -100,7 +102,8 @@ class ActorPool:
     @property
     def needs(self) -> dict[str, float]:
         """Return the resources of an actor, name -> amount."""
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
+        return {name: amount for name, amount in amounts.items() if amount}
 
 
 def shard_name(unit: int) -> str:
@@ -210,7 +213,8 @@ def run_units(
             # machines, and start when these are there.
             actors = ray.data.ActorPoolStrategy(size=size)
             how = {"fn": _ShardWriter, "fn_constructor_args": made, "compute": actors}
-        receipts = dataset.map(**how, num_cpus=pool.cpus, num_gpus=pool.gpus)
+        amounts = {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "memory": pool.memory or None}
+        receipts = dataset.map(**how, **amounts)
         watchdog = WorkerWatchdog(
             label,
             workers=None if few else ACTORS,

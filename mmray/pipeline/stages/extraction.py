@@ -62,8 +62,8 @@ class ExtractedDescriptors:
         return fingerprint(self.stage.fingerprint, sha256(self.rows.tobytes()).hexdigest())
 
     def features(self, pooling: Descriptor) -> Features:
-        """Read the descriptors (n, d) float32 of one kind, a row for each item."""
-        return self.rows_of(pooling).read()
+        """Return the descriptors (n, d) float32 of one kind, a row for each item, see `mapped`."""
+        return self.rows_of(pooling).mapped()
 
     def rows_of(self, pooling: Descriptor) -> Rows:
         """Return what `features` reads, to be read in parts."""
@@ -251,7 +251,7 @@ def features_stage(
         return source
 
     def work(stage: StageFolder) -> Counts:
-        features = source.load()
+        features = source.rows.mapped()
         with explained(f"--extraction.pca {dims}", "choose None, or other images"):
             whitening = pca_whitening(features)
         write_whitening(stage.folder, "pca.npz", whitening)

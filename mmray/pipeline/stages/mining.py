@@ -105,7 +105,7 @@ def graph_stage(
         found = read_neighbors(neighbors.folder, source.count, neighbors.counts["k"]).first(k)
         whole = reciprocal_graph(found, power=config.power)
         need_edges(config, whole, found, source.what)
-        report = graph_report(whole, source.load())
+        report = graph_report(whole, source.rows.mapped())
         counts = dataclasses.asdict(report)
         write_json(stage.folder, "report.json", counts)
         only_largest = config.component == "largest"
@@ -147,8 +147,9 @@ def mine_stage(
         every = len(stored.items) == source.count
         rows = source.rows if every else source.rows.only(stored.items)
         sizes, block, nearest = sizes_of(rows, config, device), config.anchor_block, None
-        check_room("mine", sizes, config)
-        parts, pool = sizes.parts, workers(session, len(rows), device)[0]
+        memory = check_room("mine", sizes, config).worker
+        pool = dataclasses.replace(workers(session, len(rows), device)[0], memory=memory)
+        parts = sizes.parts
         if parts > 1:
             need_no_cycles(config)
             nearest, k = stage.folder / f"{PARTS}/nearest", method.compared(len(rows))

@@ -22,7 +22,7 @@ from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.minable import need_items
 from mmray.pipeline.stages.room import check_room, mining_threads, sizes_of
-from mmray.system.arrays import Device, Features
+from mmray.system.arrays import Device
 from mmray.system.folder import Folder
 from mmray.system.formats import read_array, write_array
 from mmray.system.progress import announce
@@ -51,10 +51,6 @@ class FeatureSource:
     count: int
     rows: Rows
     what: str = "items"
-
-    def load(self) -> Features:
-        """Return all of them, memory-mapped where that is possible."""
-        return self.rows.read()
 
 
 def neighbors_stages(
@@ -93,7 +89,8 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
         pool, device = workers(session, source.count)
         counts, output = {"items": source.count, "k": k}, stage.folder / "neighbors"
         sizes = sizes_of(source.rows, config, device)
-        check_room("knn", sizes, config)
+        memory = check_room("knn", sizes, config).worker
+        pool = dataclasses.replace(pool, memory=memory)
         parts = sizes.parts
         if config.search == "exact" and device == "cpu":
             _say_how_long(source, k, config, cpus=pool.size() * pool.cpus)
@@ -105,7 +102,7 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
         block = config.query_block
         if config.search == "exact":
             distributed.find_neighbors(  # which frees the index once it is shared
-                ExactIndex.of(np.asarray(source.load()), device=device),
+                ExactIndex.of(np.asarray(source.rows.read()), device=device),
                 k,
                 block=block,
                 output=output,
@@ -113,10 +110,10 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
                 device=device,
             )
             return counts
-        exact = ExactIndex.of(np.asarray(source.load()), half=False)
+        exact = ExactIndex.of(np.asarray(source.rows.read()), half=False)
         index = _approximate(stage, exact, config.search, session.config.seed)
         effort = config.search_effort
-        pool = cpu_pool(session, source.count)
+        pool = dataclasses.replace(cpu_pool(session, source.count), memory=memory)
         distributed.find_neighbors(index, k, block=block, output=output, pool=pool, effort=effort)
         found = measured_recall(index, exact, k, effort=effort)
         announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (1,000 sampled items)")
@@ -201,4 +198,8 @@ def workers(
 def cpu_pool(session: Session[MiningRunConfig], items: int) -> "distributed.ActorPool":
     """Return the actor pool of a mining stage on so many items, without GPUs."""
     pool, config = session.pool, session.config.mining
-    return dataclasses.replace(pool, cpus=config.threads or mining_threads(items, config))
+    threads = config.threads
+    if threads is None:
+        there = distributed.working_machines("mine", pool.capacity.timeout)
+        threads = mining_threads(items, config, there)
+    return dataclasses.replace(pool, cpus=threads)

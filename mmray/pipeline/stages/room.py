@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 from mmray.config.sections import MiningConfig
 from mmray.mining.knn.products import starts_in_bfloat16
@@ -26,35 +27,38 @@ def sizes_of(rows: Rows, config: MiningConfig, device: Device, n: int | None = N
     return Sizes(n=n or len(rows), d=rows.shape[1], half=half, share=share)
 
 
-def mining_threads(n: int, config: MiningConfig) -> int:
+def mining_threads(n: int, config: MiningConfig, machines: "Sequence[distributed.Machine]") -> int:
     """Return the CPUs that an actor takes, so that all of a machine's actors fit into its memory.
+
+    Parameters
+    ----------
+    n : items
+    config : settings of mining
+    machines : those with CPUs, one at least
 
     Raises
     ------
     InputError
         A machine has too little memory for one actor.
     """
-    needed, machines = WORKER + worker_bytes(n, config), _with_cpus()
-    least = min((machine.memory for machine in machines), default=needed)
+    needed = WORKER + worker_bytes(n, config)
+    least = min(machine.memory for machine in machines)
     if least < needed:
         raise InputError(
             f"mine: diffusion among {n:,} items takes {needed / GB:.1f} GB of a worker, and a "
             f"machine has {least / GB:.1f} GB for them: choose --mining.hops 8, or take machines "
             "with more memory"
         )
-    return max((_threads(machine, needed) for machine in machines), default=1)
+    return max(_threads(machine, needed) for machine in machines)
 
 
 def _threads(machine: "distributed.Machine", needed: float) -> int:
     """Return the CPUs for each of a machine's actors of so many bytes; a single one takes all."""
-    return -(-machine.cpus // max(1, int(min(machine.memory // needed, machine.cpus))))
+    actors = int(min(machine.memory, machine.cpus * needed) // needed)
+    return -(-machine.cpus // max(1, actors))
 
 
-def _with_cpus() -> "list[distributed.Machine]":
-    return [machine for machine in distributed.machines() if machine.cpus]
-
-
-def check_room(stage: str, sizes: Sizes, config: MiningConfig) -> None:
+def check_room(stage: str, sizes: Sizes, config: MiningConfig) -> Needs:
     """Say what a stage needs, where that is much, and refuse what no machine has room for.
 
     Parameters
@@ -78,6 +82,7 @@ def check_room(stage: str, sizes: Sizes, config: MiningConfig) -> None:
     workers = max(machine.cpus for machine in distributed.machines())
     if need.machine(workers) - RAY - JOB - workers * WORKER >= _SAID_FROM:
         announce(f"{stage}: {_told(need)}")
+    return need
 
 
 def needs_here(
@@ -92,8 +97,10 @@ def needs_here(
     sizes, config : what these follow from
     note : to be added to that below the table
     """
-    machines = _with_cpus()
-    largest, cpus = max(machines, key=lambda each: each.cpus), sum(each.cpus for each in machines)
+    machines = [machine for machine in distributed.machines() if machine.cpus]
+    unknown = distributed.Machine(1, inf, inf)  # where an autoscaler will start the first one
+    largest = max(machines, key=lambda each: each.cpus, default=unknown)
+    cpus = sum(each.cpus for each in machines) or 1
     threads = config.threads or _threads(largest, WORKER + worker_bytes(sizes.n, config))
     rows, fits = [], True
     for need in told:
@@ -112,6 +119,8 @@ def needs_here(
         f"{largest.cpus} CPUs run {beside} in mining. This machine's {given[0]} GB for processes "
         f"and {given[1]} GB for shared objects are {'enough' if fits else 'too little'}."
     )
+    if not machines:
+        enough = "No machine with CPUs is there yet: this is one with a single worker."
     columns = ("the job", "shared", "a worker", "a machine", "the storage", "about")
     return Table(
         head=(f"{what}, GB", *columns), rows=tuple(rows), numbers=6, note=f"{enough} {note}".strip()

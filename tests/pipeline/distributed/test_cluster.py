@@ -134,7 +134,7 @@ def test_a_cluster_that_starts_from_zero_is_planned_for_by_what_it_will_have():
     assert cluster.mining_device("auto", told) == "cuda"
     assert cluster.mining_device("cpu", told) == "cpu"
     # Without GPUs a worker has the CPUs of one machine, and of no machine more than there are.
-    largest = int(ray.cluster_resources()["CPU"])
+    largest = Capacity().real_cpus
     wide = cluster.training_workers(2, fewest=1, capacity=Capacity(given_cpus=64))
     assert wide.resources == {"CPU": min(31, largest)}
 
@@ -150,7 +150,7 @@ def test_the_size_of_a_machine_that_is_not_there_yet_is_waited_for(monkeypatch):
         return [head] if len(asked) == 1 else [head, *nodes]
 
     monkeypatch.setattr(ray, "nodes", answers)
-    largest = int(ray.cluster_resources()["CPU"])
+    largest = joblib.cpu_count()
     workers = cluster.training_workers(2, fewest=1, capacity=Capacity(given_cpus=64))
     assert workers.resources == {"CPU": min(31, largest)}
     assert len(asked) == 2

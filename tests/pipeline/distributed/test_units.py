@@ -303,6 +303,28 @@ class SlowToStart:
         return pa.table({"x": [1]})
 
 
+def test_a_machine_has_no_more_actors_than_it_has_memory_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "FEW", 0)
+    memory = ray.cluster_resources()["memory"]
+    pool = ActorPool(memory=0.6 * memory)
+    assert pool.size() > 1
+    folder = Folder(str(tmp_path / "x"))
+    run_units(work(6), NotesItsProcess, (), output=folder, pool=pool, label="x")
+    pids = {pid for name in folder.names() for pid in folder.read_table(name)["pid"].to_pylist()}
+    assert len(pids) == 1
+    monkeypatch.setattr(capacity, "CHECK_EVERY", 0.1)
+    pool = ActorPool(memory=1.1 * memory, capacity=Capacity(timeout=1.0))
+    with pytest.raises(InputError, match=rf"needs 1 CPU and {1.1e-9 * memory:.1f} GB of memory"):
+        run_units(work(6), NotesItsProcess, (), output=folder / "y", pool=pool, label="x")
+
+
+class NotesItsProcess:
+    """Return the number of its process."""
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        return pa.table({"pid": [os.getpid()]})
+
+
 def test_a_worker_that_takes_long_to_start_is_not_called_missing(tmp_path, monkeypatch, capsys):
     """Not even by a stage that gives up earlier, nor where no other would find room."""
     monkeypatch.setattr(capacity, "CHECK_EVERY", 0.1)
