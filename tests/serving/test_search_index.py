@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmray.images.collection import Collection, ImageFile
-from mmray.mining.knn.approximate import faiss
+from mmray.mining.knn.faiss_library import faiss
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.pipeline.named_indexes import current_index
 from mmray.serving import search_index
