@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mmray.images.collection import Collection, ImageFile
-from mmray.mining.knn.faiss_library import faiss
 from mmray.mining.knn.exact import nearest_neighbors
+from mmray.mining.knn.faiss_library import faiss
 from mmray.pipeline.named_indexes import current_index
 from mmray.serving import search_index
 from mmray.serving.catalog import FRESH, UNREADABLE, Catalog
