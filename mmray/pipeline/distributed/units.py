@@ -240,9 +240,14 @@ def run_once(work: Callable[..., T], *arguments: Any, pool: ActorPool, label: st
         It was raised by `work`, or no worker could start in time.
     """
     # A process of one call: what it took of a GPU is free again.
-    task = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_calls=1)(_answer)
+    task: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_calls=1)(_answer)
+    called = task.remote(work, *arguments)
     watchdog = WorkerWatchdog(label, workers=None, needs=pool.needs, timeout=pool.capacity.timeout)
-    answer, refused = run_watched(lambda: ray.get(task.remote(work, *arguments)), watchdog.check)
+    try:
+        answer, refused = run_watched(lambda: ray.get(called), watchdog.check)
+    except InputError:
+        ray.cancel(called)  # which has not begun
+        raise
     if refused:
         raise InputError(refused)
     return cast(T, answer)
