@@ -52,7 +52,7 @@ from mmray.images.containers import index as list_container
 from mmray.images.containers import read_images
 from mmray.images.decoding import decode
 from mmray.images.lists import cells, lines
-from mmray.mining.knn.approximate import faiss
+from mmray.mining.knn.faiss_library import faiss
 from mmray.pipeline.named_indexes import current_index
 from mmray.serving.catalog import Catalog
 from mmray.serving.compressed_index import digest_of

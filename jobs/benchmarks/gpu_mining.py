@@ -1,12 +1,13 @@
-"""Exact k-NN and mining on a GPU, step by step.
+"""Exact and approximate k-NN and mining on a GPU, step by step.
 
 n items, d dims, k neighbours.
 """
 
+import importlib
+import os
 import time
 from functools import partial
 
-import faiss
 import numpy as np
 import torch
 
@@ -15,8 +16,11 @@ from mmray.mining.batches import Miner, MiningInput
 from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.diffusion.solver import Diffuser
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
+from mmray.mining.knn.approximate import ApproximateIndex
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.exact_cuda import DeviceIndex
+from mmray.mining.knn.faiss_library import faiss, faiss_has_gpu
+from mmray.mining.knn.recall import recall
 from mmray.mining.knn.results import Neighbors
 from mmray.mining.pools import MiningMethod
 from mmray.system.arrays import Device, Features, Ids
@@ -26,6 +30,8 @@ _ROOM = 4 * K + 512  # candidates of a query, as `ExactIndex.search` has it
 _TILE_ITEMS = 65_536
 _ANCHORS = 32  # in a unit of mining
 _ALL_ANCHORS = 1500  # of a run
+_PROBES = 64  # lists, the default of --mining.search-effort
+_NO_GPU = "faiss has no GPU here, and is not compared on one"
 
 
 def knn(trial: Trial) -> None:
@@ -64,7 +70,10 @@ def _time_search(trial: Trial, features: Features, norm: float) -> None:
     right = torch.from_numpy(asked).to(trial.device)
     settle = partial(on_device.settled, right, candidates, K)
     say(f"settling {m:,}, {candidates.shape[1]} candidates of each", trial.seconds(settle, 2))
-    if hasattr(faiss, "StandardGpuResources") and trial.cuda:
+    if not faiss_has_gpu():
+        trial.say("knn", step=_NO_GPU)
+    elif trial.cuda:
+        importlib.import_module("faiss.contrib.torch_utils")  # else it takes no tensors
         resources = faiss.StandardGpuResources()
         database, metric = torch.from_numpy(features).to(trial.device), faiss.METRIC_INNER_PRODUCT
         library = partial(faiss.knn_gpu, resources, right, database, K, metric=metric)
@@ -74,6 +83,30 @@ def _time_search(trial: Trial, features: Features, norm: float) -> None:
 def _products(database: torch.Tensor, queries: torch.Tensor) -> None:
     for first in range(0, len(database), _TILE_ITEMS):
         queries @ database[first : first + _TILE_ITEMS].T
+
+
+def ivf(trial: Trial) -> None:
+    """Time building and searching inverted lists on the GPU, and on all CPUs."""
+    n, d, block = (1_000_000, 512, 4096) if trial.full else (3000, 64, 512)
+    features, threads = _features(trial, n, d), os.cpu_count() or 1
+    gpu = faiss_has_gpu()
+    if not gpu:
+        trial.say("ivf", step=_NO_GPU)
+    devices: tuple[Device, ...] = ("cuda", "cpu") if gpu else ("cpu",)
+    for device in devices:
+        start = time.perf_counter()
+        index = ApproximateIndex.of(features, "ivf", device=device, threads=threads)
+        seconds = time.perf_counter() - start
+        trial.say("ivf", step="building", device=device, threads=threads, seconds=seconds)
+    found = []
+    for device in devices:  # in one index, that of the CPUs
+        search = partial(index.search, effort=_PROBES, device=device, threads=threads)
+        seconds = trial.seconds(partial(search, features[:block], K), 2)
+        whole = {"seconds": seconds, "whole_seconds": seconds * n / block}
+        trial.say("ivf", step="a unit", device=device, queries=block, threads=threads, **whole)
+        found.append(search(features[:block], K))
+    if gpu:
+        trial.say("ivf", step="of the CPUs' neighbours, found on the GPU", share=recall(*found))
 
 
 def mine(trial: Trial) -> None:

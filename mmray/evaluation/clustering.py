@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.mining.knn.approximate import faiss, faiss_threads
+from mmray.mining.knn.faiss_library import faiss, faiss_threads
 from mmray.mining.knn.results import finite_norms
 from mmray.system.arrays import Features, Ids
 

@@ -29,7 +29,7 @@ def check_restorable(stored: bytes) -> None:
 def _main() -> None:
     import numpy as np  # in this process alone
 
-    from mmray.mining.knn.approximate import faiss
+    from mmray.mining.knn.faiss_library import faiss
 
     stored = np.frombuffer(sys.stdin.buffer.read(), np.uint8)
     with Path("/proc/self/statm").open() as file:

@@ -20,8 +20,8 @@ from mmray.images.collection import Collection
 from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.results import Neighbors
 from mmray.serving.catalog import COLUMNS, UNREADABLE, Catalog
-from mmray.serving.compressed_index import CompressedIndex
-from mmray.system.arrays import Features, Ids
+from mmray.serving.compressed_index import CompressedIndex, digest_of
+from mmray.system.arrays import Device, Features, Ids
 from mmray.system.folder import Folder
 from mmray.system.foreign import JsonObject, read_npy, reported
 from mmray.system.formats import read_array, write_header
@@ -62,6 +62,21 @@ def write_vectors(
             if not is_old.all():
                 block[~is_old] = whiten(new[-1 - part[~is_old]])
             sink.write(block.tobytes())
+
+
+def write_codes(folder: Folder, seed: int, device: Device, threads: int) -> str:
+    """Write the compressed index of the vectors in a folder, and return its checksum.
+
+    Parameters
+    ----------
+    folder : of the vectors
+    seed, device, threads : see `CompressedIndex.of`
+    """
+    vectors = read_array(folder, VECTORS)
+    compressed = CompressedIndex.of(vectors, seed=seed, device=device, threads=threads)
+    stored = compressed.to_bytes()
+    folder.write(COMPRESSED, stored)
+    return digest_of(stored)
 
 
 # -- reading --------------------------------------------------------------------------------------

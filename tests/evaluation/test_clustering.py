@@ -15,7 +15,7 @@ from mmray.evaluation.clustering import (
     kmeans_clusters,
     normalized_mutual_information,
 )
-from mmray.mining.knn.approximate import faiss
+from mmray.mining.knn.faiss_library import faiss
 
 FEW = 2  # groups at most, so that one group and equal groups are met often
 KINDS = {

@@ -15,6 +15,9 @@ import benchmark as job
 from benchmarks import gpu, gpu_jobs
 from benchmarks.gpu_trial import Trial
 
+from mmray.mining.knn.faiss_library import faiss
+from tests.made.faiss_gpu import FakeGpu
+
 NETWORKS = {
     ("net", precision, batch, poolings)
     for precision in ("float32", "tf32", "bfloat16", "float16")
@@ -35,6 +38,7 @@ def sigterm():
 def no_gpu(monkeypatch):
     """On a machine with GPUs too, these are tests of the parts on a CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
 
 
 def lines_of(text):
@@ -42,12 +46,12 @@ def lines_of(text):
 
 
 def test_all_parts_of_this_process_print_their_measurements(capsys):
-    parts = ("env", "net", "shapes", "extract", "train", "knn", "mine")
+    parts = ("env", "net", "shapes", "extract", "train", "knn", "ivf", "mine")
     job.measure(["gpu", "--scale", "small", "--parts", *parts])
     lines = lines_of(capsys.readouterr().out)
     assert not any("failed" in line for line in lines)
     assert {line["part"] for line in lines} == {
-        *("env", "net", "shapes", "deviation", "unit", "train", "knn", "mine"),
+        *("env", "net", "shapes", "deviation", "unit", "train", "knn", "ivf", "mine"),
     }
     nets = [line for line in lines if line["part"] == "net"]
     assert {
@@ -56,7 +60,7 @@ def test_all_parts_of_this_process_print_their_measurements(capsys):
     steps = [
         (line["part"], line.get("step"), line.get("precision") or line.get("device"))
         for line in lines
-        if line["part"] in ("unit", "train", "knn", "mine")
+        if line["part"] in ("unit", "train", "knn", "ivf", "mine")
     ]
     assert steps == [
         ("unit", None, None),
@@ -79,6 +83,10 @@ def test_all_parts_of_this_process_print_their_measurements(capsys):
         ("knn", "search of 256, bf16", None),
         ("knn", "products of 256, bf16", None),
         ("knn", "settling 256, 60 candidates of each", None),
+        ("knn", "faiss has no GPU here, and is not compared on one", None),
+        ("ivf", "faiss has no GPU here, and is not compared on one", None),
+        ("ivf", "building", "cpu"),
+        ("ivf", "a unit", "cpu"),
         ("mine", "graph and its order", None),
         ("mine", "graph and work arrays in place", "cpu"),
         ("mine", "diffusion of 32 anchors alone", "cpu"),
@@ -98,6 +106,18 @@ def test_all_parts_of_this_process_print_their_measurements(capsys):
             "whole_seconds",
         ):
             assert line.get(name, 1.0) > 0, line
+
+
+def test_inverted_lists_are_compared_where_faiss_has_a_gpu(monkeypatch, capsys):
+    gpu = FakeGpu.on(monkeypatch)
+    job.measure(["gpu", "--scale", "small", "--parts", "ivf"])
+    lines = lines_of(capsys.readouterr().out)
+    assert [(line["step"], line.get("device")) for line in lines] == [
+        *(("building", "cuda"), ("building", "cpu"), ("a unit", "cuda"), ("a unit", "cpu")),
+        ("of the CPUs' neighbours, found on the GPU", None),
+    ]
+    assert lines[-1]["share"] == 1
+    assert sum(gpu.assigned) == 3000
 
 
 def test_a_deviation_keeps_its_digits_however_small_it_is(capsys):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from mmray.images.collection import Collection, ImageFile
-from mmray.mining.knn.approximate import faiss
 from mmray.mining.knn.exact import nearest_neighbors
+from mmray.mining.knn.faiss_library import faiss
 from mmray.pipeline.named_indexes import current_index
 from mmray.serving import search_index
 from mmray.serving.catalog import FRESH, UNREADABLE, Catalog
 from mmray.serving.compressed_index import CompressedIndex, digest_of
-from mmray.serving.search_index import SearchIndex, write_vectors
+from mmray.serving.search_index import SearchIndex, write_codes, write_vectors
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.formats import write_json
@@ -294,6 +294,13 @@ def test_vectors_that_are_large_are_mapped(stored, monkeypatch):
     index = SearchIndex.read(stored)
     assert isinstance(index.vectors, np.memmap)
     assert index.nearest(np.array(index.vectors[:1]), 1, probes=4).ids.tolist() == [[0]]
+
+
+def test_codes_are_written_with_their_checksum(stored):
+    before = stored.read("ivf-pq.faiss")
+    stored.write("ivf-pq.faiss", b"")
+    assert write_codes(stored, 0, "cuda", 1) == digest_of(before)
+    assert stored.read("ivf-pq.faiss") == before
 
 
 def test_codes_of_too_few_items_are_refused_and_not_searched_for_ever(compressed):

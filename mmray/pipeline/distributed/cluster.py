@@ -197,15 +197,19 @@ def with_gpus(pool: ActorPool) -> ActorPool:
     return replace(pool, gpus=1 / -(-pool.minimum // gpus))
 
 
+def with_gpus_and_cpus(pool: ActorPool) -> ActorPool:
+    """Give every actor a GPU, or a share of one, and a share of the CPUs beside it."""
+    pool = with_gpus(pool)
+    return replace(pool, cpus=max(pool.cpus, int(pool.gpus * cpus_beside_gpu())))
+
+
 def cpus_beside_gpu() -> int:
     """Return the CPUs that an actor on a GPU may take: a share of the machine with the fewest.
 
     Two CPUs of each machine are left to tasks. It is 1 while no machine with a GPU is there.
     """
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    shares = [
-        (machine.get("CPU", 0) - 2) // machine["GPU"] for machine in machines if "GPU" in machine
-    ]
+    shares = [(has.get("CPU", 0) - 2) // has["GPU"] for has in machines if "GPU" in has]
     return max(1, int(min(shares, default=1)))
 
 

@@ -15,21 +15,26 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from mmray.config.choices import ApproximateSearch
 from mmray.mining.files import neighbors_in, neighbors_table
 from mmray.mining.knn.approximate import ApproximateIndex
 from mmray.mining.knn.exact import ExactIndex
+from mmray.mining.knn.faiss_library import faiss_has_gpu
 from mmray.mining.knn.results import Neighbors, joined
+from mmray.pipeline.distributed.cluster import with_gpus_and_cpus
 from mmray.pipeline.distributed.units import (
     ITEMS,
     UNIT,
     ActorPool,
     missing_units,
     release_kept,
+    run_once,
     run_units,
     shard_name,
 )
-from mmray.system.arrays import Device, Ids
+from mmray.system.arrays import Device, Features, Ids
 from mmray.system.folder import Folder
+from mmray.system.formats import write_array
 from mmray.system.progress import announce
 from mmray.system.rows import Rows
 
@@ -111,6 +116,43 @@ def find_neighbors(
     arguments = ([ray.put(index), ray.put(None)], k, options | {"threads": pool.cpus})
     del index  # a second copy, unless the caller keeps it
     run_units(work, NeighborWorker, arguments, output=output, pool=pool, label="k-NN")
+
+
+def faiss_pool(pool: ActorPool, label: str) -> tuple[ActorPool, Device]:
+    """Return the pool and the device for inverted lists: GPUs if there are any that faiss can use.
+
+    Where there are GPUs, but the package there is faiss-cpu, it says that CPUs do the work.
+    """
+    gpus = with_gpus_and_cpus(pool)
+    if not gpus.gpus:
+        return pool, "cpu"
+    if run_once(faiss_has_gpu, pool=gpus, label=label):
+        return gpus, "cuda"
+    announce(
+        f"{label}: faiss cannot use the GPUs, and works on CPUs; requirements-gpu.txt has the "
+        "package that can"
+    )
+    return pool, "cpu"
+
+
+def write_index(
+    database: Features,
+    method: ApproximateSearch,
+    folder: Folder,
+    name: str,
+    seed: int,
+    device: Device,
+    threads: int,
+) -> None:
+    """Build an approximate index, and write its bytes as an array into a folder.
+
+    Parameters
+    ----------
+    database, method, seed, device, threads : see `ApproximateIndex.of`
+    folder, name : of the file
+    """
+    index = ApproximateIndex.of(database, method, seed=seed, device=device, threads=threads)
+    write_array(folder, name, index.trained)
 
 
 def find_neighbors_in_parts(

@@ -12,6 +12,7 @@ from mmray.config.tools import IndexConfig
 from mmray.descriptors.settings import DescriptorSettings
 from mmray.images.collection import Collection
 from mmray.images.sources import Stamp, probe
+from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
 from mmray.pipeline.named_indexes import current_index, set_current_index
 from mmray.pipeline.recipes.publishing import write_report
@@ -23,11 +24,10 @@ from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_descriptors
 from mmray.pipeline.stages.listing import list_each, read_exclusion_list
 from mmray.serving.catalog import FRESH, Catalog
-from mmray.serving.compressed_index import FEWEST, CompressedIndex, digest_of
+from mmray.serving.compressed_index import FEWEST
 from mmray.serving.encoder import TrainedModel
 from mmray.serving.search_index import (
     ABOUT,
-    COMPRESSED,
     CONTAINERS,
     DIGEST,
     IMAGES,
@@ -36,6 +36,7 @@ from mmray.serving.search_index import (
     read_about,
     read_catalog,
     read_vectors,
+    write_codes,
     write_vectors,
 )
 from mmray.system.arrays import Features, Ids
@@ -143,7 +144,7 @@ def _index_stage(
         write_vectors(stage.folder, origins, old=old, new=new, whiten=model.whiten)
         stage.folder.write_table(IMAGES, catalog.masked().table)
         write_json(stage.folder, CONTAINERS, containers)
-        kind, digest = _compress(config, stage)
+        kind, digest = _compress(session, stage)
         for name in folder.names():
             (stage.folder / MODEL).write(name, folder.read(name))
         write_json(stage.folder, ABOUT, about | digest)
@@ -217,23 +218,28 @@ def _described(
     return read, why, described.features("embedding")
 
 
-def _compress(config: IndexConfig, stage: StageFolder) -> tuple[str, dict[str, str]]:
+def _compress(session: Session[IndexConfig], stage: StageFolder) -> tuple[str, dict[str, str]]:
     """Choose the kind of the index; write its compressed form if it has one, with its checksum."""
-    vectors = read_array(stage.folder, VECTORS)
-    kind = config.kind
+    count = len(read_array(stage.folder, VECTORS))
+    kind, config = session.config.kind, session.config
     if kind == "auto":
-        kind = "ivf-pq" if len(vectors) >= LARGE else "flat"
+        kind = "ivf-pq" if count >= LARGE else "flat"
     if kind == "ivf-pq":
-        if len(vectors) < FEWEST:
+        if count < FEWEST:
             raise InputError(
-                f"--kind ivf-pq: {len(vectors):,} images are too few to learn codes from "
+                f"--kind ivf-pq: {count:,} images are too few to learn codes from "
                 f"({FEWEST:,}); flat compares so few at once"
             )
-        announce(f"index: cells and codes of {len(vectors):,} vectors")
-        compressed = CompressedIndex.of(vectors, seed=config.seed, threads=cpu_count())
-        stored = compressed.to_bytes()
-        stage.folder.write(COMPRESSED, stored)
-        return kind, {DIGEST: digest_of(stored)}
+        pool, device = distributed.faiss_pool(session.pool, "index")
+        announce(
+            f"index: cells and codes of {count:,} vectors{' on a GPU' if device == 'cuda' else ''}"
+        )
+        what = (stage.folder, config.seed, device)
+        if device == "cuda":  # the job's own machine may have none
+            digest = distributed.run_once(write_codes, *what, pool.cpus, pool=pool, label="index")
+        else:
+            digest = write_codes(*what, cpu_count())
+        return kind, {DIGEST: digest}
     return kind, {}
 
 

@@ -24,12 +24,13 @@ from mmray.pipeline.stages.minable import need_items
 from mmray.pipeline.stages.room import check_room, mining_threads, sizes_of
 from mmray.system.arrays import Device
 from mmray.system.folder import Folder
-from mmray.system.formats import read_array, write_array
+from mmray.system.formats import read_array
 from mmray.system.progress import announce
 from mmray.system.rows import Rows
 
 _LARGE = 500_000  # items from which an exact search on CPUs may be long
 _LONG = 1.0  # hours
+INDEX = "index.npy"  # file of an approximate index in the folder of its stage
 PARTS = "parts"  # folder of a stage that searches part by part, while it does
 
 Settings = TypeVar("Settings", bound=MiningRunConfig)
@@ -111,10 +112,14 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
             )
             return counts
         exact = ExactIndex.of(np.asarray(source.rows.read()), half=False)
-        index = _approximate(stage, exact, config.search, session.config.seed)
+        pool, on_gpus = cpu_pool(session, source.count), device == "cuda" and config.search == "ivf"
+        pool, device = distributed.faiss_pool(pool, "knn") if on_gpus else (pool, "cpu")
+        pool = dataclasses.replace(pool, memory=memory)
+        index = _approximate(stage, exact, config.search, session.config.seed, pool, device)
         effort = config.search_effort
-        pool = dataclasses.replace(cpu_pool(session, source.count), memory=memory)
-        distributed.find_neighbors(index, k, block=block, output=output, pool=pool, effort=effort)
+        distributed.find_neighbors(
+            *(index, k), block=block, output=output, pool=pool, effort=effort, device=device
+        )
         found = measured_recall(index, exact, k, effort=effort)
         announce(f"knn: {config.search} finds {found:.1%} of the {k} nearest (1,000 sampled items)")
         return {**counts, "recall": found}
@@ -122,7 +127,7 @@ def neighbors_stage(session: Session[MiningRunConfig], source: FeatureSource) ->
     how = None if config.search == "exact" else (config.search, config.search_effort)
     seed = None if config.search == "exact" else session.config.seed
     inputs = (source.fingerprint, k, config.query_block, how, seed)
-    internal = ["index.npy", PARTS]
+    internal = [INDEX, PARTS]
     return session.run_stage("knn", *inputs, work=work, stage_flag="graph", internal=internal)
 
 
@@ -167,18 +172,25 @@ def find_in_parts(
 
 
 def _approximate(
-    stage: StageFolder, exact: ExactIndex, method: ApproximateSearch, seed: int
+    stage: StageFolder,
+    exact: ExactIndex,
+    method: ApproximateSearch,
+    seed: int,
+    pool: "distributed.ActorPool",
+    device: Device,
 ) -> ApproximateIndex:
     """Build an approximate index, or read the one that an interrupted run built."""
-    if stage.folder.has("index.npy"):
-        trained = np.asarray(read_array(stage.folder, "index.npy"))
-        return ApproximateIndex(
-            database=exact.database, norm=exact.norm, trained=trained, method=method
-        )
-    announce(f"knn: building an index ({method})")
-    index = ApproximateIndex.of(exact.database, method, seed=seed, threads=cpu_count())
-    write_array(stage.folder, "index.npy", index.trained)
-    return index
+    if not stage.folder.has(INDEX):
+        announce(f"knn: building an index ({method}){' on a GPU' if device == 'cuda' else ''}")
+        what = (exact.database, method, stage.folder, INDEX, seed, device)
+        if device == "cuda":  # the job's own machine may have none
+            distributed.run_once(distributed.write_index, *what, pool.cpus, pool=pool, label="knn")
+        else:
+            distributed.write_index(*what, cpu_count())
+    trained = np.asarray(read_array(stage.folder, INDEX))
+    return ApproximateIndex(
+        database=exact.database, norm=exact.norm, trained=trained, method=method
+    )
 
 
 def workers(
@@ -188,11 +200,7 @@ def workers(
     pool = cpu_pool(session, items)
     if device is None:
         device = distributed.mining_device(session.config.mining.device, pool.capacity)
-    if device == "cuda":
-        pool = distributed.with_gpus(pool)
-        share = int(pool.gpus * distributed.cpus_beside_gpu())
-        pool = dataclasses.replace(pool, cpus=max(pool.cpus, share))
-    return pool, device
+    return distributed.with_gpus_and_cpus(pool) if device == "cuda" else pool, device
 
 
 def cpu_pool(session: Session[MiningRunConfig], items: int) -> "distributed.ActorPool":

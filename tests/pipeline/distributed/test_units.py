@@ -14,7 +14,7 @@ import ray
 
 from mmray.pipeline.distributed import capacity, units
 from mmray.pipeline.distributed.capacity import Capacity, run_watched
-from mmray.pipeline.distributed.units import ActorPool, run_units
+from mmray.pipeline.distributed.units import ActorPool, run_once, run_units
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
@@ -351,3 +351,28 @@ def test_work_that_is_attended_gives_its_result_or_what_was_raised(monkeypatch):
         run_watched(fails, lambda: None)
     with pytest.raises(InputError, match="enough"):
         run_watched(lambda: time.sleep(5), stops)
+
+
+def _halved(number):
+    if number % 2:
+        raise InputError(f"{number} is odd: choose another")
+    return number // 2, os.getpid()
+
+
+def test_a_task_of_its_own_gives_its_result_or_what_it_says_of_its_input():
+    pool = ActorPool(maximum=1)
+    half, process = run_once(_halved, 6, pool=pool, label="halves")
+    assert half == 3
+    assert process != os.getpid()
+    assert run_once(_halved, 8, pool=pool, label="halves")[1] != process  # it ends with the task
+    with pytest.raises(InputError, match=r"^7 is odd: choose another$"):
+        run_once(_halved, 7, pool=pool, label="halves")
+    with pytest.raises(TypeError):
+        run_once(_halved, "x", pool=pool, label="halves")
+
+
+def test_a_task_that_gets_no_machine_gives_up(monkeypatch):
+    monkeypatch.setattr(capacity, "CHECK_EVERY", 0.2)
+    pool = ActorPool(gpus=1.0, capacity=Capacity(given_gpus=4, timeout=1.5))
+    with pytest.raises(InputError, match=r"^halves: no worker could start for 1\.5 s"):
+        run_once(_halved, 6, pool=pool, label="halves")
