@@ -17,6 +17,7 @@ from torch import nn
 from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import ImageFile
 from mmray.images.cropping import RandomCrop, center_crop
+from mmray.images.pixel_shards import PixelShards
 from mmray.system.arrays import Features, Ids
 from mmray.system.progress import Progress
 from mmray.training import tuples
@@ -240,7 +241,7 @@ class FineTuning:
         rows = self._embedded(self.measured, self._images(items), np.arange(len(items)))
         return {"map": labelled.mean_average_precision(rows)}
 
-    def _images(self, items: Sequence[ImageFile]) -> ImageSource:
+    def _images(self, items: Sequence[ImageFile] | PixelShards) -> ImageSource:
         """Prepare images for embedding; a network trained on crops sees the centre of each."""
         config = self.config
         source = ImageSource(

@@ -1,4 +1,4 @@
-"""Images by id, decoded ahead of use, and their embedding by all ranks."""
+"""Images by id, made ready ahead of use, and their embedding by all ranks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -14,13 +14,14 @@ from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import MAX_PIXELS, load_image
+from mmray.images.pixel_shards import PixelShards
 from mmray.system.arrays import Features, Ids, Pixels
-from mmray.system.errors import DamagedFileError, InputError
+from mmray.system.errors import InputError
 from mmray.system.locations import prefetch
 
 CHUNK = 256  # images decoded together when a set is embedded
 AHEAD = 64  # images read ahead of use
-THREADS = 2  # threads that read images
+THREADS = 2  # fewest threads that read images
 
 View = Callable[[Pixels, int], Pixels]
 
@@ -30,7 +31,8 @@ class ImageSource:
 
     Parameters
     ----------
-    items : the images; the id of an image is its place among them
+    items : the images, or the pixels of images that are reduced already; the id of an image is its
+        place among them
     longest_side : pixels to which images are reduced
     max_pixels : an image with more cannot be read
     view : (pixels, key) -> pixels, a transformation of each image, such as a crop
@@ -38,7 +40,7 @@ class ImageSource:
 
     def __init__(
         self,
-        items: Sequence[ImageFile],
+        items: Sequence[ImageFile] | PixelShards,
         *,
         longest_side: int,
         max_pixels: int = MAX_PIXELS,
@@ -55,11 +57,11 @@ class ImageSource:
 
     def _load(self, request: tuple[int, int]) -> Pixels:
         image_id, key = request
+        if isinstance(self.items, PixelShards):
+            return self.view(self.items[image_id], key)
         item = self.items[image_id]
         decoded = load_image(item, longest_side=self.longest_side, max_pixels=self.max_pixels)
         if decoded.pixels is None:
-            if item.row_group is not None:  # a row of the cache
-                raise DamagedFileError(item.uri, f"{item.name}: {decoded.error}")
             raise InputError(
                 f"{item.location}: {decoded.error}; this image could be read before: restore it, "
                 "or start again with another --storage"
@@ -72,7 +74,8 @@ class ImageSource:
         """Yield the images of each group of ids; `keys` has a key of the view for each image."""
         flat = np.concatenate([*groups, np.empty(0, np.int64)]).tolist()
         of_images = [0] * len(flat) if keys is None else np.concatenate(keys).tolist()
-        images = prefetch(self._load, zip(flat, of_images, strict=True), AHEAD, threads=THREADS)
+        threads = max(THREADS, torch.get_num_threads())
+        images = prefetch(self._load, zip(flat, of_images, strict=True), AHEAD, threads=threads)
         for group in groups:
             yield list(islice(images, len(group)))
 

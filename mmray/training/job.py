@@ -11,6 +11,7 @@ from mmray.config.sections import TrainingConfig
 from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.images.collection import Collection
+from mmray.images.pixel_shards import PixelShards
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
 from mmray.training.optimization import learning_rate, make_optimizer
@@ -38,7 +39,7 @@ class TrainingJob:
     """
 
     model: EmbeddingNet
-    images: Collection
+    images: Collection | PixelShards
     pools: Pools
     validation_neighbors: ManifoldNeighbors
     config: TrainingConfig

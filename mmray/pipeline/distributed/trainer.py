@@ -2,22 +2,26 @@
 
 import inspect
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch.nn.parallel import DistributedDataParallel
 
 from mmray.descriptors.embedding import allow_tf32, configure_torch
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import load
+from mmray.images.collection import Collection
+from mmray.images.pixel_shards import PixelShards
 from mmray.pipeline.distributed.capacity import WorkerWatchdog, run_watched
 from mmray.pipeline.distributed.cluster import TrainingWorkers
 from mmray.pipeline.distributed.ray_internals import (
@@ -203,7 +207,9 @@ def _train_on_rank(arguments: dict[str, Any]) -> None:
 def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log, folder: Folder) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train prints every report in full
     configure_torch(threads)
-    tuning = FineTuning(ray.get(job), get_device())
+    given, local_rank = ray.get(job), ray.train.get_context().get_local_rank()
+    images = _near(given.images, folder, local_rank)
+    tuning = FineTuning(replace(given, images=images), get_device())
     allow_tf32(tuning.config.precision == "tf32")
     first = rank_and_size()[0] == 0
     checkpoint = ray.train.get_checkpoint()
@@ -236,6 +242,29 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log, folder: Fold
             log(tuning.history)
 
     tuning.run(prepare_model(tuning.network, parallel_strategy_kwargs=_ddp_options()), report)
+    if isinstance(images, PixelShards) and images.origin is not None and local_rank == 0:
+        images.folder.remove()
+
+
+def _near(
+    images: Collection | PixelShards, stage: Folder, local_rank: int
+) -> Collection | PixelShards:
+    """Return images of which each machine has a copy, made by its first rank, if they are remote.
+
+    The copies are removed when training ends; if it is interrupted, the same command takes them.
+    """
+    if not isinstance(images, PixelShards) or images.folder.local is not None:
+        return images
+    own = Path(tempfile.gettempdir()) / f"mmray-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    if own.stat().st_uid != os.getuid():
+        raise InputError(f"{own} belongs to somebody else: name another folder by TMPDIR")
+    names = (each.uri.partition("?")[0].rpartition("/")[2] for each in (stage, images.folder))
+    target = own / "-".join(names)
+    near = images.copied(target) if local_rank == 0 else None
+    if rank_and_size()[1] > 1:
+        torch.distributed.barrier()
+    return near or PixelShards(Folder(str(target)), images.counts, images.folder)
 
 
 def _ddp_options() -> dict[str, bool]:

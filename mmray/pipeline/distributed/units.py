@@ -30,6 +30,7 @@ from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress
+from mmray.system.tables import table_file
 
 T = TypeVar("T")
 
@@ -108,9 +109,20 @@ class ActorPool:
         return {name: amount for name, amount in amounts.items() if amount}
 
 
-def shard_name(unit: int) -> str:
+@dataclass(frozen=True)
+class ShardForm:
+    """Format of shards: the ending of their names, and what makes a file's content of a table."""
+
+    ending: str
+    encode: Callable[[pa.Table], bytes | bytearray]
+
+
+PARQUET = ShardForm("parquet", table_file)
+
+
+def shard_name(unit: int, form: ShardForm = PARQUET) -> str:
     """Return the file name of a unit's shard."""
-    return f"part-{unit:06d}.parquet"
+    return f"part-{unit:06d}.{form.ending}"
 
 
 class _ShardWriter:
@@ -121,18 +133,18 @@ class _ShardWriter:
         worker: Callable[..., Worker],
         arguments: tuple[Any, ...],
         output: Folder,
-        layout: Mapping[str, Any],
+        form: ShardForm,
     ) -> None:
         self.worker = worker(*arguments)
-        self.output, self.layout = output, layout
+        self.output, self.form = output, form
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = row | {RESTARTED: was_restarted()}
-        name = shard_name(unit[UNIT])
+        name = shard_name(unit[UNIT], self.form)
         try:
             # A block that is tried again has units that were done.
             if not (unit[RESTARTED] and self.output.has(name)):
-                self.output.write_table(name, self.worker(unit), **self.layout)
+                self.output.write(name, self.form.encode(self.worker(unit)))
         except InputError as error:  # an exception would reach the driver wrapped in Ray's own
             return dict.fromkeys(RECEIPT, 0) | {"refused": str(error)}
         return {name: unit.get(name, 0) for name in RECEIPT} | {"refused": ""}
@@ -162,7 +174,7 @@ def run_units(
     output: Folder,
     pool: ActorPool,
     label: str,
-    layout: Mapping[str, Any] | None = None,
+    form: ShardForm = PARQUET,
     report: Callable[[Mapping[str, float]], None] | None = None,
     most_bad: int | None = None,
 ) -> None:
@@ -181,8 +193,8 @@ def run_units(
         The workers to run.
     label
         Name of the stage in the progress display and in messages.
-    layout
-        Options of `Folder.write_table` for the shards.
+    form
+        Format of the shards.
     report
         Receives the figures of the progress now and then.
     most_bad
@@ -194,7 +206,7 @@ def run_units(
         An input of a worker cannot be used, or no worker could start in time. Shards that are
         written stay.
     """
-    missing, items = missing_units(work, output)
+    missing, items = missing_units(work, output, form)
     total = int(items.sum())
     with Progress(
         label, total=total, done=total - int(items[missing].sum()), report=report
@@ -205,7 +217,7 @@ def run_units(
         # `from_arrow` would inspect each block in a task, which takes a CPU and thus a machine.
         together = max(1, min(TOGETHER, len(missing) // (64 * size)))
         dataset = ray.data.from_blocks(blocks_of(work, missing, together))
-        made = (worker, arguments, output, layout or {})
+        made = (worker, arguments, output, form)
         few = not pool.gpus and len(missing) <= FEW * size
         if few:
             compute = ray.data.TaskPoolStrategy(size=size)
@@ -282,10 +294,10 @@ def release_kept() -> None:
     _KEPT.clear()
 
 
-def missing_units(work: pa.Table, output: Folder) -> tuple[Ids, Ids]:
+def missing_units(work: pa.Table, output: Folder, form: ShardForm = PARQUET) -> tuple[Ids, Ids]:
     """Return the rows of a table of work whose shards are not there, and the items of all rows."""
     done = set(output.names())
-    missing = [shard_name(unit) not in done for unit in work[UNIT].to_pylist()]
+    missing = [shard_name(unit, form) not in done for unit in work[UNIT].to_pylist()]
     return np.flatnonzero(missing), work[ITEMS].to_numpy()
 
 

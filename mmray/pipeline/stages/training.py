@@ -15,6 +15,7 @@ from mmray.descriptors.weights import load, save, state_digest
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import TUNED
 from mmray.images.collection import Collection
+from mmray.images.pixel_shards import PixelShards
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline import distributed
 from mmray.pipeline.session import Counts, Session
@@ -152,9 +153,9 @@ def train_stage(
             try:
                 return trained_on(cached_images, places, stage)
             except DamagedFileError as error:
-                _remove_cached(cached_images, error)
+                _remove_cached(cached_images.folder, error)
 
-    def trained_on(cached_images: Collection, places: Ids, stage: StageFolder) -> Counts:
+    def trained_on(cached_images: PixelShards, places: Ids, stage: StageFolder) -> Counts:
         job = TrainingJob(
             model=network,
             images=cached_images,
@@ -204,7 +205,7 @@ def _cached(
     images: Collection,
     mined: MiningResult,
     validation_neighbors: ManifoldNeighbors,
-) -> tuple[Collection, Ids]:
+) -> tuple[PixelShards, Ids]:
     """Run the stage that caches the images of training; return them and the place of each image."""
     config, rng = session.config.training, np.random.default_rng(session.config.seed)
     size = config.longest_side
@@ -229,7 +230,7 @@ def _cached(
 
     stage = session.run_stage(
         "cache",
-        *(chosen.digest(), size, shard_size),
+        *(chosen.digest(), size, shard_size, "arrow"),
         work=work,
         stage_flag="train",
         read_by_part=["part-"],
@@ -238,14 +239,14 @@ def _cached(
     return entries, places
 
 
-def _remove_cached(images: Collection, error: DamagedFileError) -> None:
+def _remove_cached(cache: Folder, error: DamagedFileError) -> None:
     """Delete a damaged file of the cache, which is then made again; raise errors of other files."""
-    uris = images.table["uri"].unique().to_pylist()
-    if error.location not in uris:
+    name = error.location.rpartition("/")[2]
+    if error.location != cache.location(name):
         raise error
     announce(f"cache: {error.location}: {error.reason}; made again")
-    parent, _, name = error.location.rpartition("/")
-    Folder(parent).delete(name)
+    if cache.has(name):
+        cache.delete(name)
 
 
 def _needed(
