@@ -150,6 +150,7 @@ def _random_job(
 def _cached(job: TrainingJob, folder: Folder) -> tuple[TrainingJob, float]:
     """Return the same work on resized images, and the seconds that it took to write them."""
     start, size = time.perf_counter(), job.config.longest_side
+    assert isinstance(job.images, Collection), "not cached yet"
     cache_images(
         job.images,
         longest_side=size,

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.extraction import Photos
 from mmray.descriptors.embedding import as_batch, configure_torch
+from mmray.images.collection import Collection
 from mmray.images.decoding import same_shape_batches
 from mmray.system.arrays import Ids, Pixels
 from mmray.training import tuples
@@ -76,6 +77,7 @@ def plain(job: TrainingJob, forward: Forward, threads: int) -> Course:
 def _epochs(job: TrainingJob, model: nn.Module, forward: Forward, threads: int) -> Course:
     """Run all epochs of one rank; the losses are those of all ranks."""
     config, (rank, size) = job.config, rank_and_size()
+    assert isinstance(job.images, Collection), "not cached"
     photos, optimizer = Photos(job.images, config.longest_side), optimizer_of(model, config)
     losses, seconds = [], []
     model.train()

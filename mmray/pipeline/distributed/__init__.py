@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     )
     from mmray.pipeline.distributed.neighbors import query_units as query_units
     from mmray.pipeline.distributed.neighbors import write_index as write_index
+    from mmray.pipeline.distributed.tasks import run_once as run_once
     from mmray.pipeline.distributed.trainer import fine_tune as fine_tune
     from mmray.pipeline.distributed.units import ActorPool as ActorPool
-    from mmray.pipeline.distributed.units import run_once as run_once
 
 __all__ = [
     "ActorPool",
@@ -89,8 +89,8 @@ __getattr__ = lazy(
         "find_neighbors_in_parts": "neighbors",
         "query_units": "neighbors",
         "write_index": "neighbors",
+        "run_once": "tasks",
         "fine_tune": "trainer",
         "ActorPool": "units",
-        "run_once": "units",
     },
 )

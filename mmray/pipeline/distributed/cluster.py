@@ -251,8 +251,9 @@ def training_workers(workers: int | None, *, fewest: int, capacity: Capacity) ->
             f"--training.workers {count}: the cluster has {capacity.real_cpus} CPUs, of which "
             f"{cpus} are free for workers, and {gpus} GPUs; ask for fewer workers or add machines"
         )
-    resources = {"GPU": 1.0, "CPU": 1.0}
-    if not gpus:
+    if gpus:
+        resources = {"GPU": 1.0, "CPU": float(cpus_beside_gpu())}
+    else:
         largest = max(machine.cpus for machine in working_machines("train", capacity.timeout))
         resources = {"CPU": float(min(cpus // count, largest))}
     return TrainingWorkers(

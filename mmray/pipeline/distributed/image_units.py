@@ -24,9 +24,11 @@ from mmray.pipeline.distributed.decoding import PIXEL_BUDGET, Decoder, ImageGrou
 from mmray.pipeline.distributed.ray_internals import map_blocks, was_restarted
 from mmray.pipeline.distributed.units import (
     ACTORS,
+    PARQUET,
     RESTARTED,
     UNIT,
     ActorPool,
+    ShardForm,
     blocks_of,
     keep_until_next,
     missing_units,
@@ -131,7 +133,7 @@ class _Collator:
     ----------
     items : images of each missing unit, by its number
     shard : makes a shard of the rows of a unit
-    output, layout : of the shards
+    output, form : of the shards
     """
 
     def __init__(
@@ -139,9 +141,9 @@ class _Collator:
         items: Mapping[int, int],
         shard: Callable[[pa.Table], pa.Table],
         output: Folder,
-        layout: Mapping[str, Any],
+        form: ShardForm,
     ) -> None:
-        self.items, self.shard, self.output, self.layout = items, shard, output, layout
+        self.items, self.shard, self.output, self.form = items, shard, output, form
         self.rows: dict[int, list[pa.Table]] = {}
         self.threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="shards")
         self.writing: deque[Future[None]] = deque()
@@ -158,7 +160,7 @@ class _Collator:
 
     def _write(self, unit: int, parts: list[pa.Table]) -> None:
         shard = self.shard(pa.concat_tables(parts))
-        self.output.write_table(shard_name(unit), shard, **self.layout)
+        self.output.write(shard_name(unit, self.form), self.form.encode(shard))
 
     def close(self) -> None:
         """Wait for the shards that are being written."""
@@ -199,7 +201,7 @@ def stream_image_units(
     output: Folder,
     pool: ActorPool,
     label: str,
-    layout: Mapping[str, Any] | None = None,
+    form: ShardForm = PARQUET,
     report: Callable[[Mapping[str, float]], None] | None = None,
     most_bad: int | None = None,
 ) -> None:
@@ -212,14 +214,14 @@ def stream_image_units(
     worker, arguments
         Each actor builds `worker(*arguments)` once.
     limit : of the images of one shape that are described together
-    output, pool, label, layout, report, most_bad : as for `run_units`
+    output, pool, label, form, report, most_bad : as for `run_units`
 
     Raises
     ------
     InputError
         As for `run_units`.
     """
-    missing, items = missing_units(work, output)
+    missing, items = missing_units(work, output, form)
     total = int(items.sum())
     with Progress(
         label, total=total, done=total - int(items[missing].sum()), report=report
@@ -237,7 +239,7 @@ def stream_image_units(
             dict(zip(numbers.tolist(), items[missing].tolist(), strict=True)),
             worker.shard,
             output,
-            layout or {},
+            form,
         )
         try:
             for rows in described.iter_batches(batch_size=None, batch_format="pyarrow"):

@@ -22,13 +22,13 @@ from mmray.mining.knn.exact import ExactIndex
 from mmray.mining.knn.faiss_library import faiss_has_gpu
 from mmray.mining.knn.results import Neighbors, joined
 from mmray.pipeline.distributed.cluster import with_gpus_and_cpus
+from mmray.pipeline.distributed.tasks import run_once
 from mmray.pipeline.distributed.units import (
     ITEMS,
     UNIT,
     ActorPool,
     missing_units,
     release_kept,
-    run_once,
     run_units,
     shard_name,
 )

@@ -13,14 +13,14 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 
-from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog, run_watched
+from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog
 from mmray.pipeline.distributed.ray_internals import (
     ExecutionCallback,
     set_callbacks,
@@ -31,8 +31,6 @@ from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress
 from mmray.system.tables import table_file
-
-T = TypeVar("T")
 
 UNIT = "unit"  # column of a table of work: number of the unit
 ITEMS = "items"  # column of a table of work: items of the unit, for the progress display
@@ -245,36 +243,6 @@ def run_units(
             if most_bad is not None and progress.sums.get("bad", 0) > most_bad:
                 return
         keep_until_next(arguments, since=start)
-
-
-def run_once(work: Callable[..., T], *arguments: Any, pool: ActorPool, label: str) -> T:
-    """Return `work(*arguments)`, called in a task with the resources of an actor of a pool.
-
-    Raises
-    ------
-    InputError
-        It was raised by `work`, or no worker could start in time.
-    """
-    # A process of one call: what it took of a GPU is free again.
-    task: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_calls=1)(_answer)
-    called = task.remote(work, *arguments)
-    watchdog = WorkerWatchdog(label, workers=None, needs=pool.needs, timeout=pool.capacity.timeout)
-    try:
-        answer, refused = run_watched(lambda: ray.get(called), watchdog.check)
-    except InputError:
-        ray.cancel(called)  # which has not begun
-        raise
-    if refused:
-        raise InputError(refused)
-    return cast(T, answer)
-
-
-def _answer(work: Callable[..., T], *arguments: Any) -> tuple[T | None, str]:
-    """Return the result of a call and the message of its InputError, one of them empty."""
-    try:
-        return work(*arguments), ""
-    except InputError as error:  # an exception would reach the driver wrapped in Ray's own
-        return None, str(error)
 
 
 def blocks_of(work: pa.Table, rows: Ids, most: int) -> list[pa.Table]:

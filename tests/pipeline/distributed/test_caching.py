@@ -1,10 +1,10 @@
 """A cached image is the original decoded and reduced, bit for bit, wherever either of them lies."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
@@ -15,7 +15,7 @@ from mmray.images.sources import find
 from mmray.pipeline.distributed.caching import CachingWorker, cache_images, cached
 from mmray.pipeline.distributed.decoding import Decoder
 from mmray.pipeline.distributed.units import ActorPool
-from mmray.system.errors import InputError
+from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
 from tests.made import synthetic
 from tests.made.bad_images import scene
@@ -69,8 +69,8 @@ def files(folder):
     return {name: folder.read(name) for name in folder.names()}
 
 
-def pixels(images, longest_side=SIDE):
-    decoded = [load_image(image, longest_side=longest_side) for image in images]
+def pixels(images):
+    decoded = [load_image(image, longest_side=SIDE) for image in images]
     assert [each.error for each in decoded] == [None] * len(images)
     return [each.pixels for each in decoded]
 
@@ -92,8 +92,8 @@ def test_cached_images_equal_those_decoded_from_folder_and_tar_with_and_without_
     whole, images
 ):
     stored, wanted = cached(images, whole, **SIZES), pixels(images)
-    assert_equal(pixels(stored), wanted)
-    assert_equal(pixels(stored, None), wanted)
+    assert len(stored) == len(images) == 23
+    assert_equal(stored, wanted)
     # Of these shapes: reduced as they should be, none enlarged, parts by the scale of the whole.
     shapes = [image.shape[:2] for image in wanted]
     assert shapes[:3] == [(48, 37), (64, 49), (49, 64)]
@@ -101,31 +101,12 @@ def test_cached_images_equal_those_decoded_from_folder_and_tar_with_and_without_
     assert shapes[20:] == [(24, 39), (49, 64), (43, 38)]
 
 
-def test_cached_images_keep_order_and_names_and_are_whole(whole, images):
-    stored = cached(images, whole, **SIZES)
-    assert stored.table["name"].equals(images.table["name"])
-    assert len({(image.uri, image.row_group) for image in stored}) == len(images) == 23
-    assert {image.box for image in stored} == {None}
-    assert stored[22].location == f"{whole.uri}/part-000004.parquet#aside.jpg"
-
-
-def test_they_are_read_in_any_order_and_in_part(whole, images):
+def test_they_are_read_in_any_order_and_by_threads(whole, images):
     stored, wanted = cached(images, whole, **SIZES), pixels(images)
     order = np.random.default_rng(0).permutation(len(images))
-    assert_equal(pixels(stored.take(order)), [wanted[i] for i in order])
-    assert_equal(pixels(stored.take(np.arange(23)[1::4])), wanted[1::4])
-
-
-def test_every_image_is_a_row_group_as_it_is(whole):
-    """So the bytes of one image, and the footer, are all that a random read takes."""
-    for name, rows in zip(whole.names(), [5, 5, 5, 5, 3], strict=True):
-        file = pq.ParquetFile(Path(whole.uri) / name).metadata
-        assert (file.num_rows, file.num_row_groups, file.num_columns) == (rows, rows, 1)
-        for group in range(rows):
-            chunk = file.row_group(group).column(0)
-            assert chunk.compression == "UNCOMPRESSED"
-            assert set(chunk.encodings) == {"PLAIN", "RLE"}  # no dictionary
-            assert chunk.statistics is None
+    with ThreadPoolExecutor(4) as pool:
+        assert_equal(pool.map(stored.__getitem__, order), [wanted[i] for i in order])
+    assert_equal(stored[1::4], wanted[1::4])
 
 
 def test_any_number_of_actors_gives_equal_files(whole, images, tmp_path):
@@ -148,12 +129,23 @@ def test_only_shards_that_are_missing_are_written_again(whole, images, tmp_path,
         assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_cache_in_a_bucket_is_the_same(whole, images, s3):
+def test_a_cache_in_a_bucket_is_the_same_and_copied_once(whole, images, s3, tmp_path):
     folder = Folder(f"s3://caches/run 1/cache{s3}&allow_bucket_creation=true".replace(" ", "%20"))
     stored = cache(images, folder)
     assert files(folder) == files(whole)
-    assert stored[0].uri == folder.location("part-000000.parquet")
-    assert_equal(pixels(stored), pixels(images))
+    near = stored.copied(tmp_path / "near")
+    assert_equal(near, pixels(images))
+    before = {path: path.stat().st_ino for path in (tmp_path / "near").iterdir()}
+    cut, kept = sorted(before)[:2]
+    cut.write_bytes(cut.read_bytes()[:-8])
+    assert_equal(stored.copied(tmp_path / "near"), pixels(images))
+    assert kept.stat().st_ino == before[kept]
+    # What is damaged in a copy is said of the original; the next copy is made anew.
+    kept.write_bytes(kept.read_bytes()[:-2000] + bytes(2000))
+    with pytest.raises(DamagedFileError) as caught:
+        list(stored.copied(tmp_path / "near"))
+    assert caught.value.location == folder.location(kept.name)
+    assert not kept.exists()
 
 
 @needs_ray
@@ -172,9 +164,9 @@ def test_a_vanished_original_is_named_and_restored_it_goes_on(tmp_path):
         "restore it, then run the same command again; what is done is kept"
     )
     kept = {name: (tmp_path / "cache" / name).stat().st_ino for name in folder.names()}
-    assert "part-000002.parquet" not in kept
+    assert "part-000002.arrow" not in kept
     gone.write_bytes(content)
-    assert_equal(pixels(cache(listed, folder)), pixels(listed))
+    assert_equal(cache(listed, folder), pixels(listed))
     assert len(folder.names()) == 3
     assert all((tmp_path / "cache" / name).stat().st_ino == kept[name] for name in kept)
 
@@ -201,11 +193,11 @@ def test_what_became_of_an_original_is_said(tmp_path, change, reason):
 
 def test_missing_shards_are_said_with_the_remedy(photos, tmp_path):
     folder = Folder(str(tmp_path))
-    folder.write("part-000000.parquet", b"")
+    folder.write("part-000000.arrow", b"")
     with pytest.raises(InputError) as caught:
         cached(Collection.joined([photos] * 2), folder, **SIZES)
     assert str(caught.value) == (
-        f"{tmp_path}/part-000001.parquet: missing, as 3 of the 4 files of cached images are; "
+        f"{tmp_path}/part-000001.arrow: missing, as 3 of the 4 files of cached images are; "
         f"delete the folder {tmp_path}, then run the same command again"
     )
 

@@ -33,7 +33,7 @@ from mmray.pipeline.distributed.describing import ExtractionWorker
 from mmray.pipeline.distributed.extraction import extract, sum_up_regions
 from mmray.pipeline.distributed.image_units import stream_image_units
 from mmray.pipeline.distributed.listing import index_containers
-from mmray.pipeline.distributed.units import ActorPool
+from mmray.pipeline.distributed.units import PARQUET, ActorPool
 from mmray.pipeline.stage import StageFolder
 from mmray.system.arrays import read_only
 from mmray.system.folder import Folder
@@ -523,7 +523,7 @@ def test_a_shard_is_written_when_its_rows_are_complete_in_whatever_order_they_co
     output, rng = Folder(str(tmp_path)), np.random.default_rng(0)
     unit, item = np.repeat(np.arange(20), 5), rng.permutation(100)
     order = rng.permutation(99)  # one never comes
-    collator = image_units._Collator(dict.fromkeys(range(20), 5), by_item, output, {})
+    collator = image_units._Collator(dict.fromkeys(range(20), 5), by_item, output, PARQUET)
     for part in np.array_split(order, 17):
         collator.add(pa.table({"unit": unit[part], "item": item[part]}))
     collator.close()
@@ -539,7 +539,7 @@ def by_item(rows):
 
 def test_a_shard_that_cannot_be_written_ends_the_stage(tmp_path):
     (tmp_path / "file").write_text("")
-    collator = image_units._Collator({0: 1}, by_item, Folder(str(tmp_path / "file")), {})
+    collator = image_units._Collator({0: 1}, by_item, Folder(str(tmp_path / "file")), PARQUET)
 
     def collate():
         collator.add(pa.table({"unit": [0], "item": [0]}))

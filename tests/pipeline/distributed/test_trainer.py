@@ -2,23 +2,28 @@
 
 import copy
 import dataclasses
+import os
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray.train
 import torch
 from pyarrow import fs
+from ray.train.torch import TorchTrainer
 
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.weights import load
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.ranking import Query
 from mmray.images.collection import Collection
+from mmray.images.decoding import load_image
+from mmray.images.pixel_shards import PixelShards, arrow_file, pixel_table
 from mmray.pipeline.distributed.cluster import TrainingWorkers
 from mmray.pipeline.distributed.trainer import _ddp_options, fine_tune
-from mmray.system.errors import InputError
+from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import Folder
 from mmray.training.fine_tuning import FineTuning
 from tests.made import synthetic
@@ -187,17 +192,44 @@ def without_images(job):
 def test_a_bucket_keeps_the_checkpoints_and_ray_no_credentials(job, alone, s3, monkeypatch):
     bucket = fs.FileSystem.from_uri(f"s3://test:test@trained{s3}&allow_bucket_creation=true")[0]
     bucket.create_dir("trained")
-    given = {}
-    real = ray.train.RunConfig
-    monkeypatch.setattr(ray.train, "RunConfig", lambda **each: real(**given.setdefault("", each)))
+    given = []
+
+    def noting(*arguments, **options):
+        given.append(str((arguments[1:], {**options, "train_loop_config": None})))
+        return TorchTrainer(*arguments, **options)
+
+    monkeypatch.setattr("mmray.pipeline.distributed.trainer.TorchTrainer", noting)
     state, history = trained(job, f"s3://KEY:SECRET@trained/x{s3}")
     assert_near(state, alone.last, 1e-5)
     assert len(history) == 3
-    assert "SECRET" not in str(given)
+    assert "trained/x" in given[0]
+    assert "SECRET" not in given[0]
     (network, _) = bucket.get_file_info(
         [f"trained/x/checkpoints/epoch-{epoch:03d}/model.safetensors" for epoch in (2, 3)]
     )
     assert network.is_file
+
+
+def test_images_in_a_bucket_are_copied_to_the_machine_and_train_the_same(job, alone, s3, tmp_path):
+    folder = Folder(f"s3://caches/cache-x{s3}&allow_bucket_creation=true")
+    pixels = [load_image(image, longest_side=CONFIG.longest_side).pixels for image in job.images]
+    counts = {"a.arrow": 5, "b.arrow": len(pixels) - 5}
+    folder.write("a.arrow", arrow_file(pixel_table(pixels[:5])))
+    folder.write("b.arrow", arrow_file(pixel_table(pixels[5:])))
+    given = dataclasses.replace(job, images=PixelShards(folder, counts))
+    stage = tmp_path / "train-a"
+    state, history = trained(given, stage, workers=2)
+    assert_near(alone.last, state, atol=1e-5)
+    assert_same(alone.history, history, rel=1e-3)
+    own = Path(tempfile.gettempdir()) / f"mmray-{os.getuid()}"
+    assert own.stat().st_mode & 0o77 == 0
+    assert not (own / "train-a-cache-x").exists()
+    # What is damaged there is said by the name that it has in the bucket.
+    content = folder.read("b.arrow")
+    folder.write("b.arrow", content.replace(pixels[-1].tobytes(), bytes(pixels[-1].nbytes)))
+    with pytest.raises(DamagedFileError) as caught:
+        trained(given, tmp_path / "train-b", workers=2)
+    assert caught.value.location == folder.location("b.arrow")
 
 
 def test_images_that_were_never_there_leave_the_initial_network_to_begin_with(job, tmp_path):

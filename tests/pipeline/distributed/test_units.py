@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ray
 
 from mmray.pipeline.distributed import capacity, units
 from mmray.pipeline.distributed.capacity import Capacity, run_watched
-from mmray.pipeline.distributed.units import ActorPool, run_once, run_units
+from mmray.pipeline.distributed.tasks import run_once
+from mmray.pipeline.distributed.units import ActorPool, ShardForm, run_units
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
@@ -104,11 +104,15 @@ def test_what_workers_add_to_units_is_summed_up_for_the_display(tmp_path, capsys
     assert "x: 13/13, " in capsys.readouterr().err
 
 
-def test_shards_are_laid_out_as_asked(tmp_path):
-    folder = run(tmp_path, "x", count=3, layout={"row_group_size": 1})
-    assert pq.ParquetFile(folder / "part-000002.parquet").num_row_groups == 3
-    table = Folder(str(folder)).read_table("part-000002.parquet")
-    assert table["square"].to_pylist() == [36, 49, 64]
+def test_shards_are_of_the_form_that_is_asked(tmp_path):
+    form = ShardForm("txt", lambda table: str(table["square"].to_pylist()).encode())
+    folder = run(tmp_path, "x", count=3, form=form)
+    assert (folder / "part-000002.txt").read_text() == "[36, 49, 64]"
+    (folder / "part-000001.txt").unlink()
+    written = (folder / "part-000002.txt").stat().st_mtime_ns
+    run(tmp_path, "x", count=3, form=form)
+    assert len(files(folder)) == 3
+    assert (folder / "part-000002.txt").stat().st_mtime_ns == written
 
 
 def test_it_ends_early_when_too_much_is_bad(tmp_path):
