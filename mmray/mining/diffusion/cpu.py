@@ -77,7 +77,7 @@ class CpuVectors:
         self.outgoing = np.zeros(COLUMNS, bool)
 
     def save(self, columns: NDArray[np.bool_]) -> None:
-        """Remember f of these columns (b,) as their best: when it changes, which reads it anyway."""
+        """Remember f of these columns (b,) as their best: the next step does, which reads f."""
         self.outgoing = columns
 
     def restore(self, columns: NDArray[np.bool_]) -> None:
@@ -124,8 +124,12 @@ class CpuVectors:
         return totals
 
     def _run(self, kernel: Callable[..., None], *arguments: Any) -> None:
-        """Run a kernel on the rows reached."""
+        """Run a kernel on the rows reached, in turns from the first and from the last.
+
+        So a pass begins where the one before ended: what that left in the cache is still there.
+        """
         turn = np.zeros(1, np.int64)
+        self.bands = self.bands[::-1].copy()
         self._share(kernel, *arguments, _BAND_ROWS, turn, self.reached, self.bands)
 
     def _share(self, kernel: Callable[..., None], *arguments: Any) -> None:
