@@ -7,6 +7,7 @@ their order, so that bits depend neither on the number of threads nor on the oth
 item, t steps reach t edges far: rows that no column has reached hold zeros and are skipped.
 """
 
+import mmap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -37,11 +38,9 @@ class CpuVectors:
         self.positions = graph.positions
         self.alpha = self.dtype.type(alpha)
         self.solution, self.best, self.remainder, self.direction, self.image = (
-            _block(n, self.dtype) for _ in range(5)
+            _zeros(n, self.dtype) for _ in range(5)
         )
-        for block in (self.solution, self.remainder, self.direction):
-            block[:] = 0
-        self.saved = False  # whether `best` holds anything
+        self.outgoing = np.zeros(COLUMNS, bool)  # columns whose f the next step saves
         self.sums = np.zeros((-(-n // _BAND_ROWS), COLUMNS))
         self.reached, self.bands = np.zeros(n, bool), np.empty(0, np.int64)
         self.newest = np.empty(0, np.int64)  # rows that the last step reached
@@ -52,9 +51,9 @@ class CpuVectors:
     def start(self, sources: Ids) -> None:
         """Set the columns' right-hand sides e_i and first directions, and f = 0."""
         rows, columns = self.positions[sources], np.arange(len(sources))
-        for block in (self.solution, self.remainder, self.direction):
+        # `best` too: f is 0 where it will only be reached later.
+        for block in (self.solution, self.best, self.remainder, self.direction):
             self._run(bands.clear, block)
-        self.saved = False
         self.reached[:] = False
         self.reached[rows] = True
         self.newest = np.unique(rows)
@@ -73,14 +72,13 @@ class CpuVectors:
     def step_solution(self, step: Floats, conjugation: Floats) -> None:
         """Update f += step p, then p = r + conjugation p."""
         lengths = step.astype(self.dtype), conjugation.astype(self.dtype)
-        self._run(kernels.advance, self.solution, self.direction, self.remainder, *lengths)
+        blocks = self.solution, self.direction, self.remainder, self.best
+        self._run(kernels.advance, *blocks, *lengths, self.outgoing)
+        self.outgoing = np.zeros(COLUMNS, bool)
 
     def save(self, columns: NDArray[np.bool_]) -> None:
-        """Remember f of these columns (b,) as their best."""
-        if not self.saved:
-            self.best[:] = 0  # as f is where it will only be reached later
-            self.saved = True
-        self._run(kernels.take, self.best, self.solution, columns)
+        """Remember f of these columns (b,) as their best: the next step does, which reads f."""
+        self.outgoing = columns
 
     def restore(self, columns: NDArray[np.bool_]) -> None:
         """Put the best f of these columns (b,) back."""
@@ -126,8 +124,12 @@ class CpuVectors:
         return totals
 
     def _run(self, kernel: Callable[..., None], *arguments: Any) -> None:
-        """Run a kernel on the rows reached."""
+        """Run a kernel on the rows reached, in turns from the first and from the last.
+
+        So a pass begins where the one before ended: what that left in the cache is still there.
+        """
         turn = np.zeros(1, np.int64)
+        self.bands = self.bands[::-1].copy()
         self._share(kernel, *arguments, _BAND_ROWS, turn, self.reached, self.bands)
 
     def _share(self, kernel: Callable[..., None], *arguments: Any) -> None:
@@ -139,9 +141,13 @@ class CpuVectors:
                 run.result()
 
 
-def _block(n: int, dtype: np.dtype) -> _Block:
-    """Allocate a block (n, b) whose rows begin at multiples of 64 bytes, as cache lines do."""
-    spare = 64 // dtype.itemsize
-    memory = np.empty(n * COLUMNS + spare, dtype)  # asks for huge pages, unlike np.zeros
-    first = -(memory.ctypes.data // dtype.itemsize) % spare
-    return memory[first : first + n * COLUMNS].reshape(n, COLUMNS)
+def _zeros(n: int, dtype: np.dtype) -> _Block:
+    """Make a block (n, b) of zeros, its rows at multiples of 64 bytes, as cache lines are.
+
+    The system zeroes each page for the thread that writes there first; all of them share that.
+    """
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = mmap.mmap(-1, max(1, n) * COLUMNS * dtype.itemsize, flags=private)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype)[: n * COLUMNS].reshape(n, COLUMNS)

@@ -241,21 +241,29 @@ def add(target, source, length, sums, height, turn, reached, bands):
 
 
 @compiled
-def advance(solution, direction, remainder, step, conjugation, height, turn, reached, bands):
+def advance(
+    solution, direction, remainder, best, step, conjugation, outgoing, height, turn, reached, bands
+):
     """Update solution += step * direction, then direction = remainder + conjugation * direction.
 
     Parameters
     ----------
     solution, direction, remainder : (n, b) float
         The first two are changed.
+    best : (n, b) float
+        Gets the solution, before the update, in the columns outgoing.
     step, conjugation : (b,) of the same type
+    outgoing : (b,) bool
     height, turn, reached, bands
         See `product`.
     """
+    saving = outgoing.any()
     band = taken(bands, turn)
     while band >= 0:
         for row in range(band * height, min((band + 1) * height, len(solution))):
             if reached[row]:
+                if saving:
+                    _take_row(best, solution, outgoing, row)
                 _advance_row(solution, direction, remainder, step, conjugation, row)
         band = taken(bands, turn)
 
