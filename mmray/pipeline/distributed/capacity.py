@@ -11,8 +11,12 @@ from typing import Any, TypeVar
 import ray
 
 from mmray.config.run import RunConfig
-from mmray.pipeline.distributed.ray_internals import available_resources_per_node, living_actors
-from mmray.system.errors import InputError
+from mmray.pipeline.distributed.ray_internals import (
+    available_resources_per_node,
+    living_actors,
+    other_jobs,
+)
+from mmray.system.errors import InputError, first_names
 from mmray.system.progress import announce
 
 T = TypeVar("T")
@@ -20,6 +24,7 @@ T = TypeVar("T")
 CHECK_EVERY = 5.0  # seconds
 SAY_AFTER = 20.0  # seconds without a worker until a message; starting one takes a few
 SAY_EVERY = 60.0
+_COMMAND = 80  # most letters of another job's command in a message
 SPARE_CPUS = "mmray_spare_cpus"  # resource: logical CPUs beyond those of a machine, for tasks
 
 
@@ -159,6 +164,9 @@ class WorkerWatchdog:
         if self._has_worker():
             self.alone_since, self.said = now, now + SAY_AFTER - SAY_EVERY
             return
+        others = other_jobs() if self._could_fit() else []
+        if others:  # whose stages end, so that it is worth waiting
+            self.alone_since = now
         if now - self.alone_since > self.timeout:
             raise InputError(
                 f"{self.stage}: no worker could start for {self.timeout:g} s "
@@ -167,13 +175,22 @@ class WorkerWatchdog:
             )
         if now - self.said > SAY_EVERY and not self._has_room():
             self.said = now
-            announce(f"{self.stage}: waiting for a worker: {self._lack()}")
+            taken = f"; also at work: {first_names(map(_shortened, others))}" if others else ""
+            announce(f"{self.stage}: waiting for a worker: {self._lack()}{taken}")
 
     def _has_worker(self) -> bool:
         if self.workers is None:
             free, total = ray.available_resources(), ray.cluster_resources()
             return bool(free.get("CPU", 0) < total.get("CPU", 0))
         return any(name.startswith(self.workers) for name in living_actors())
+
+    def _could_fit(self) -> bool:
+        """Tell whether a machine would have room for a worker, if nothing else ran there."""
+        return any(
+            all(node["Resources"].get(name, 0) >= amount for name, amount in self.needs.items())
+            for node in ray.nodes()
+            if node["Alive"]
+        )
 
     def _has_room(self) -> bool:
         """Tell whether a machine has room for a worker, which may then be on its way."""
@@ -189,6 +206,10 @@ class WorkerWatchdog:
         return (
             f"one needs {_told(self.needs)}, the cluster has {_told(present)}, free {_told(left)}"
         )
+
+
+def _shortened(command: str) -> str:
+    return command if len(command) <= _COMMAND else f"{command[: _COMMAND - 3]}..."
 
 
 def _told(amounts: Mapping[str, float]) -> str:

@@ -113,6 +113,20 @@ def living_actors() -> list[str]:
     ]
 
 
+def other_jobs() -> list[str]:
+    """Return the commands of other jobs on this cluster whose actors live."""
+    own = ray.get_runtime_context().get_job_id()
+    return [
+        str(job["Entrypoint"])
+        for job in state.jobs()
+        if not job["IsDead"] and job["JobID"] != own and _lives(ray.JobID.from_hex(job["JobID"]))
+    ]
+
+
+def _lives(job: ray.JobID) -> bool:
+    return any(actor["State"] == "ALIVE" for actor in state.actors(job_id=job).values())
+
+
 def was_restarted() -> bool:
     """Tell whether this actor, or this task, runs again because its process or machine was lost."""
     context, core_worker = ray.get_runtime_context(), vars(global_worker)["core_worker"]
