@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -40,10 +40,14 @@ Forward = Callable[[nn.Module, Sequence[Pixels]], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """Mean losses and seconds of the epochs of one manner of training, and its start-up."""
+    """Mean losses and seconds of the epochs of one manner of training, and its start-up.
+
+    `embedding` is the seconds of embedding all images before each epoch, where that was done.
+    """
 
     losses: list[float]
     seconds: list[float]
+    embedding: list[float] = field(default_factory=list)
     startup: float = 0.0
 
 
@@ -71,29 +75,40 @@ def by_shape(model: nn.Module, images: Sequence[Pixels]) -> Tensor:
 
 def plain(job: TrainingJob, forward: Forward, threads: int) -> Course:
     """Train in this process, images being decoded by it or by so many others."""
-    return _epochs(job, copy.deepcopy(job.model), forward, threads)
+    return _epochs(job, copy.deepcopy(job.model), forward, threads, embeds=forward is by_shape)
 
 
-def _epochs(job: TrainingJob, model: nn.Module, forward: Forward, threads: int) -> Course:
+def _epochs(
+    job: TrainingJob, model: nn.Module, forward: Forward, threads: int, *, embeds: bool
+) -> Course:
     """Run all epochs of one rank; the losses are those of all ranks."""
     config, (rank, size) = job.config, rank_and_size()
     assert isinstance(job.images, Collection), "not cached"
     photos, optimizer = Photos(job.images, config.longest_side), optimizer_of(model, config)
-    losses, seconds = [], []
-    model.train()
+    losses, seconds, embedding = [], [], []
     for epoch in range(EPOCHS):
+        decoders = threads if epoch == EPOCHS - 1 else 0
+        start = time.perf_counter()
+        if embeds:
+            model.eval()
+            with torch.no_grad():
+                ids, size_of_batch = np.arange(len(photos))[rank::size], config.embed_batch_size
+                batches = np.array_split(ids, -(-len(ids) // size_of_batch))
+                for images in _loader(photos, batches, decoders):
+                    forward(model, images)
+            embedding.append(time.perf_counter() - start)
+        model.train()
         start = time.perf_counter()
         drawn = tuples_of(job, epoch)
         members = np.hstack([drawn.anchors[:, None], drawn.positives, drawn.negatives])
         firsts = range(0, len(members), config.batch_size)
         stripes = [members[first : first + config.batch_size][rank::size] for first in firsts]
-        decoders = threads if epoch == EPOCHS - 1 else 0
         total = _epoch(job, model, optimizer, _loader(photos, stripes, decoders), forward)
         if size > 1:
             torch.distributed.all_reduce(total)
         losses.append(total.item() / len(members))
         seconds.append(time.perf_counter() - start)
-    return Course(losses=losses, seconds=seconds)
+    return Course(losses=losses, seconds=seconds, embedding=embedding)
 
 
 def _loader(photos: Photos, stripes: Sequence[Ids], decoders: int) -> DataLoader[Pixels]:
@@ -147,7 +162,7 @@ def _ddp_rank(
     # frozen: there is nothing to broadcast.
     model = DistributedDataParallel(copy.deepcopy(job.model), broadcast_buffers=False)
     ready = time.time()
-    course = _epochs(job, model, by_shape, threads)
+    course = _epochs(job, model, by_shape, threads, embeds=True)
     if rank == 0:
         answers.put((course, ready))
     torch.distributed.barrier()

@@ -213,6 +213,11 @@ def test_all_ways_of_training_take_the_same_steps(tmp_path, on_cluster):
         "mmray, train_epoch",
         "mmray, Ray Train, 1 worker",
         "mmray, Ray Train, 2 workers",
+        "bare loop, batches of one shape, and embedding",
+        "bare DDP loop, 2 processes, and embedding",
+        "bare DDP loop, 2 processes, beside Ray, and embedding",
+        "mmray, Ray Train, 1 worker, and embedding",
+        "mmray, Ray Train, 2 workers, and embedding",
     ]
     assert all(float(row[2]) < 1e-4 for row in cells)
     assert all(float(row[3]) > 0 for row in cells)
