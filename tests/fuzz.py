@@ -41,6 +41,7 @@ from sklearn.decomposition import PCA
 
 from mmray.descriptors import weights
 from mmray.descriptors.files.reading import read_feature_set
+from mmray.descriptors.network import Variant
 from mmray.descriptors.published import read_published
 from mmray.descriptors.settings import Preprocessing
 from mmray.descriptors.weight_files import fill, read_checkpoint
@@ -239,8 +240,12 @@ def whitenings() -> list[Sample]:
 
 
 def configs() -> list[Sample]:
-    config = {"format_version": 2, "network": "vgg16", "pooling": "gem", "dim": 512, "head": True}
-    return one("config.json", json.dumps(config | Preprocessing(224).stored(), indent=2).encode())
+    config = {"format_version": 3, "network": "vgg16", "pooling": "gem", "dim": 512, "head": True}
+    config |= {
+        "variant": Variant(p=2.9, mean=(1.0, 2.0, 3.0)).stored(),
+        **Preprocessing(224).stored(),
+    }
+    return one("config.json", json.dumps(config, indent=2).encode())
 
 
 def read_model(folder: Path) -> object:

@@ -166,6 +166,8 @@ def test_a_start_has_the_exponent_and_not_the_whitening_layer(tmp_path, capsys):
     assert (network.head, network.variant.p) == (None, pytest.approx(2.6))
     bare = save_cirtorch(tmp_path / "bare.pth", whitening=False)
     assert_equal(network, bare)
+    network.train()(torch.full((1, 3, 64, 64), 99, dtype=torch.uint8)).sum().backward()
+    assert all(torch.isfinite(each.grad).all() for each in network.parameters())
     headed = with_head(network, np.eye(4, 2048, dtype="f4"), np.zeros(4, "f4"))
     assert headed.variant == network.variant
     assert np.abs(theirs(photo(64, 64, 5)) - bare(photo(64, 64, 5))).max() > WITHIN
