@@ -37,11 +37,14 @@ import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from scipy.io import savemat
+from sklearn.decomposition import PCA
 
 from mmray.descriptors import weights
 from mmray.descriptors.files.reading import read_feature_set
+from mmray.descriptors.network import Variant
+from mmray.descriptors.published import read_published
 from mmray.descriptors.settings import Preprocessing
-from mmray.descriptors.weight_files import fill, read_state
+from mmray.descriptors.weight_files import fill, read_checkpoint
 from mmray.descriptors.whitening import Whitening
 from mmray.evaluation.benchmarks.classes import class_set
 from mmray.evaluation.benchmarks.layouts import read_instre
@@ -193,8 +196,34 @@ def weights_files() -> list[Sample]:
 
 def read_weights(folder: Path) -> object:
     (file,) = folder.iterdir()
-    fill(tiny().state_dict(), read_state(file), source=str(file), network="tiny")
+    state = read_checkpoint(file).state
+    fill(tiny().state_dict(), state, source=str(file), network="tiny")
     return None
+
+
+def published_files() -> list[Sample]:
+    told = {"architecture": "vgg16", "pooling": "gem", "whitening": True}
+    told |= {"mean": [0.5] * 3, "std": [0.2] * 3}
+    learned = {"m": np.zeros((2, 1)), "P": np.eye(2)}
+    told |= {"Lw": {"retrieval-SfM-120k": {"ss": learned, "ms": learned}}}
+    layer = {"whiten.weight": torch.ones(3, 4), "whiten.bias": torch.ones(3)}
+    old = {"_use_new_zipfile_serialization": False}
+    cirtorch = {"meta": told, "state_dict": {"pool.p": torch.ones(1) * 3, **layer}}
+    pca = PCA(whiten=True).fit(rows(9, 3))
+    dirtorch = {
+        "model_options": {"arch": "resnet50_rmac", "without_fc": True},
+        "state_dict": {"module.adpool.p": torch.ones(1) * 3},
+        "pca": {"Landmarks_clean": pca},
+    }
+    return [
+        *one("w.pth", torch_saved(cirtorch, **old), torch_saved(dirtorch, **old)),
+        inside("w.pth", torch_saved(cirtorch), "archive/data.pkl"),
+    ]
+
+
+def read_published_file(folder: Path) -> object:
+    (file,) = folder.iterdir()
+    return read_published(read_checkpoint(file), file)
 
 
 def whitening_bytes(d: int = 6) -> bytes:
@@ -211,8 +240,12 @@ def whitenings() -> list[Sample]:
 
 
 def configs() -> list[Sample]:
-    config = {"format_version": 2, "network": "vgg16", "pooling": "gem", "dim": 512, "head": True}
-    return one("config.json", json.dumps(config | Preprocessing(224).stored(), indent=2).encode())
+    config = {"format_version": 3, "network": "vgg16", "pooling": "gem", "dim": 512, "head": True}
+    config |= {
+        "variant": Variant(p=2.9, mean=(1.0, 2.0, 3.0)).stored(),
+        **Preprocessing(224).stored(),
+    }
+    return one("config.json", json.dumps(config, indent=2).encode())
 
 
 def read_model(folder: Path) -> object:
@@ -395,6 +428,7 @@ READERS = {
         lambda folder: read_named_labels(str(folder / "l.csv")),
     ),
     "weights": Reader(weights_files, read_weights),
+    "published networks": Reader(published_files, read_published_file),
     "whitening.npz": Reader(whitenings, lambda folder: Whitening.load(folder / "w.npz")),
     "config.json": Reader(configs, read_model, share=0.5),
     "index, flat": Reader(flat_indexes, read_index),

@@ -57,7 +57,8 @@ class LearningConfig(MiningRunConfig, ListingConfig, ABC):
     all of them, or only the one with the most pixels of each group."""
     network: Network = "vgg16"
     weights: str | None = None
-    """File with the initial weights (.pth or .safetensors); by default the published ones."""
+    """File with the initial weights (.pth or .safetensors), or a published network of cirtorch or
+    dirtorch (its --network and --training.pooling); by default those of ImageNet."""
     oracle: Oracle | None = None
     """Uses labels: remove false positives or false negatives from the mined pools, by the labels
     that otherwise measure their purity, to see how much purer pools would help."""

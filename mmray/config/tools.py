@@ -28,7 +28,8 @@ class EvaluateJobConfig(LabelledSetsConfig, DescribingConfig, RunConfig):
 
     model: tuple[str, ...] = ()
     """Networks, a row of the table each: folders `model` that a run left, MLflow's URIs of models,
-    or names such as vgg16 for the published weights, or vgg16:FILE for weights from a file."""
+    names such as vgg16 for the published weights, or vgg16:FILE for weights from a file, or files
+    of cirtorch and dirtorch; NAME= before one is its name in the table."""
     pca_sample: Annotated[int, Between(2, 10**9)] = 5000
     """Most images to draw at random from those for PCA whitening."""
 

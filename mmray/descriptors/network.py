@@ -9,7 +9,8 @@ channels-last memory layout, on CPUs 1.2 to 1.3 times as fast as the default one
 
 import math
 from collections.abc import Sequence
-from typing import Self, cast
+from dataclasses import asdict, dataclass
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
@@ -17,19 +18,66 @@ from torch import Tensor, nn
 
 from mmray.config.choices import Descriptor, Network, Pooling
 from mmray.descriptors.backbones import BACKBONES, convolutional_layers
-from mmray.descriptors.pooling import EPS, POOLINGS, Rmac, rmac
+from mmray.descriptors.pooling import EPS, POOLINGS, Rmac, gem, rmac
 from mmray.system.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Differences between a network that others published and one that is made here.
+
+    Attributes
+    ----------
+    p, floor : exponent of GeM, and the activation that smaller ones count as, see `gem`
+    mean, std : normalisation of pixels in 0..255, per RGB channel; None: the backbone's
+    normalized : False: the head is applied to the pooled map as it is, without l2-normalisation
+    """
+
+    p: float = 3.0
+    floor: float = 0.0
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    normalized: bool = True
+
+    def stored(self) -> dict[str, Any]:
+        """Return the attributes as JSON-like values, from which `read` makes a variant again."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, values: Any) -> "Variant":
+        """Make a variant of the values that `stored` returned, or of others of the same names.
+
+        Raises
+        ------
+        ValueError
+            p is below 1, the floor below 0, a deviation not above 0, or a value not finite; for
+            values of other types or names, that or a TypeError.
+        """
+        values = dict(values)
+        for name in ("mean", "std"):
+            if values.get(name) is not None:
+                red, green, blue = map(float, values[name])
+                values[name] = (red, green, blue)
+        found = cls(**values)
+        numbers = (found.p, found.floor, *(found.mean or ()), *(found.std or ()))
+        if not all(map(math.isfinite, numbers)) or type(found.normalized) is not bool:
+            raise ValueError(f"{found}: finite numbers are wanted, and normalized is true or false")
+        if found.p < 1 or found.floor < 0 or min(found.std or (1,)) <= 0:
+            raise ValueError(f"{found}: p is at least 1, floor at least 0, and std above 0")
+        return found
 
 
 class EmbeddingNet(nn.Module):
     """A network from images to l2-normalised rows: backbone, global pooling, optionally a head.
 
-    The weights of a new one are random: see `build` and `load`.
+    The weights of a new one are random: see `build` and `load`. ValueError: R-MAC with a variant
+    that does not normalise.
 
     Attributes
     ----------
     network, pooling : names of the backbone and of the pooling
     head : the fully connected layer (c -> d) after the l2-normalised pooling, or None
+    variant : differences of a published network
     channels : c
     stride : pixels per cell of the last map
     """
@@ -37,14 +85,25 @@ class EmbeddingNet(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Network, pooling: Pooling, dim: int | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        pooling: Pooling,
+        dim: int | None = None,
+        variant: Variant | None = None,
+    ) -> None:
         super().__init__()
         self.network: Network = network
         self.pooling: Pooling = pooling
+        self.variant = variant or Variant()
+        if pooling == "rmac" and not self.variant.normalized:
+            raise ValueError("rmac sums up l2-normalised vectors: normalized must be true")
         facts = BACKBONES[network]
         self.channels, self.stride = facts.dim, facts.stride
-        self.register_buffer("mean", torch.tensor(facts.mean).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(facts.std).reshape(1, 3, 1, 1), persistent=False)
+        mean = torch.tensor(self.variant.mean or facts.mean).reshape(1, 3, 1, 1)
+        std = torch.tensor(self.variant.std or facts.std).reshape(1, 3, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
         self.backbone: nn.Module = convolutional_layers(network)
         # The weights too, not the input alone: DDP wants gradients laid out as their parameters.
         self.backbone.to(memory_format=torch.channels_last)
@@ -115,7 +174,8 @@ class EmbeddingNet(nn.Module):
         Parameters
         ----------
         images : as for `forward`
-        poolings : p names; "embedding" is the result of `forward`, the others are without the head
+        poolings : p names; "embedding" is the result of `forward`, the others are without the
+            head; "gem" is with the exponent of a published network
         scales : multiples of an image's size; the descriptors at several are summed and
             l2-normalised
         regions : the variant of R-MAC for "rmac"; None: the defaults of `rmac`
@@ -139,7 +199,7 @@ class EmbeddingNet(nn.Module):
         def pool(name: Descriptor, maps: Tensor) -> Tensor:
             if name == "embedding":
                 return self._embedding(maps)
-            return (regions or rmac)(maps) if name == "rmac" else POOLINGS[name](maps)
+            return (regions or rmac)(maps) if name == "rmac" else self._pooled(name, maps)
 
         rows = []
         for batch in batches:
@@ -155,8 +215,19 @@ class EmbeddingNet(nn.Module):
 
     def _embedding(self, maps: Tensor) -> Tensor:
         """Pool maps (b, c, h', w') and apply the head: (b, d)."""
-        pooled = POOLINGS[self.pooling](maps)
-        return pooled if self.head is None else F.normalize(self.head(pooled), eps=EPS)
+        if self.head is None:
+            return self._pooled(self.pooling, maps)
+        pooled = self._pooled(self.pooling, maps, normalized=self.variant.normalized)
+        return F.normalize(self.head(pooled), eps=EPS)
+
+    def _pooled(self, pooling: Pooling, maps: Tensor, *, normalized: bool = True) -> Tensor:
+        """Pool maps (b, c, h', w') to (b, c)."""
+        if pooling == "gem":
+            variant = self.variant
+            return gem(maps, variant.p, floor=variant.floor, normalized=normalized)
+        if normalized:
+            return POOLINGS[pooling](maps)
+        return maps.amax((2, 3)) if pooling == "mac" else maps.mean((2, 3))
 
     def width(self, poolings: Sequence[Descriptor]) -> int:
         """Return the number of dimensions that these descriptors share.

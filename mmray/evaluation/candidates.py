@@ -8,6 +8,7 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.whitening import Whitening
 
 PLAIN, PCA, LDA = "none", "PCA", "LDA"  # whitenings, as the table calls them
+OWN = "own"  # the one in the file of a published network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,8 @@ class EvaluatedNetwork:
     Attributes
     ----------
     label : name of the row in the table of results
-    whitenings : (name, descriptor) -> whitening, the name being PCA or LDA; the descriptor without
-        whitening is always measured too
+    whitenings : (name, descriptor) -> whitening, the name being PCA, LDA or OWN; the descriptor
+        without whitening is always measured too
     """
 
     label: str

@@ -12,7 +12,7 @@ class Score:
     Attributes
     ----------
     network : label of the network in the table
-    whitening : "none", "PCA" or "LDA"
+    whitening : "none", "PCA", "LDA" or "own"
     benchmark : the labelled set
     measure : mAP, mP@10 or R@1, with the protocol where the set has several
     search : method of the search, as `plain` or `diffusion`

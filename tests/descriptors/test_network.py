@@ -585,7 +585,7 @@ def saved(lite0, tmp_path) -> Folder:
     return folder
 
 
-@pytest.mark.parametrize("change", [{"format_version": 3}, {"network": ["x"]}, {"pooling": "sum"}])
+@pytest.mark.parametrize("change", [{"format_version": 4}, {"network": ["x"]}, {"pooling": "sum"}])
 def test_an_unknown_model_is_refused(saved, change):
     config = {**json.loads(saved.read("config.json")), **change}
     saved.write("config.json", json.dumps(config).encode())

@@ -71,6 +71,17 @@ def test_gem_matches_the_formula(shape, p):
     np.testing.assert_allclose(gem(maps, p), expected, rtol=1e-10, atol=1e-14)
 
 
+def test_gem_with_a_floor_raises_smaller_activations_to_it():
+    maps = random_maps(6, 8)
+    maps[:, 0] = 0  # a channel that is never active has the mean of the floor
+    pooled = gem(maps, 2.5, floor=1e-6, normalized=False)
+    expected = np.maximum(maps.numpy(), 1e-6) ** 2.5
+    np.testing.assert_allclose(pooled, expected.mean((2, 3)) ** (1 / 2.5), rtol=1e-10)
+    assert (pooled[:, 0] > 0.9e-6).all()
+    norms = pooled.norm(dim=1, keepdim=True)
+    np.testing.assert_allclose(gem(maps, 2.5, floor=1e-6), pooled / norms, rtol=1e-10)
+
+
 def test_gem_of_a_large_power_is_mac():
     maps = random_maps(6, 8).abs()
     np.testing.assert_allclose(gem(maps, 2000.0), mac(maps), atol=3e-3)

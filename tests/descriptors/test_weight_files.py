@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmray.descriptors import torch_pickle
-from mmray.descriptors.weight_files import fill, read_state
+from mmray.descriptors.weight_files import fill, read_checkpoint
 from mmray.system.errors import InputError
 
 WANTED = torch.zeros(3, 4)
@@ -23,7 +23,7 @@ ROWS = torch.arange(12.0).reshape(3, 4)
 def filled(path, value):
     """The tensor a of a network, from a file."""
     wanted = {"a": value.clone(), "num_batches_tracked": torch.tensor(0)}
-    fill(wanted, read_state(path), source=str(path), network="tiny")
+    fill(wanted, read_checkpoint(path).state, source=str(path), network="tiny")
     return wanted["a"]
 
 
@@ -76,10 +76,10 @@ def test_quantised_tensors_are_refused_by_name(tmp_path, zipped):
 def test_a_checkpoint_around_a_state_dict_is_named(tmp_path):
     torch.save({"epoch": 3, "state_dict": {"a": ROWS}}, tmp_path / "w.pth")
     with pytest.raises(InputError, match="'epoch' is of type int; save one of 'state_dict' alone"):
-        read_state(tmp_path / "w.pth")
+        read_checkpoint(tmp_path / "w.pth")
     torch.save([ROWS], tmp_path / "w.pth")
     with pytest.raises(InputError, match="a mapping of names to tensors is wanted"):
-        read_state(tmp_path / "w.pth")
+        read_checkpoint(tmp_path / "w.pth")
 
 
 def repacked(path, change, **options):
@@ -101,10 +101,10 @@ def test_a_tensor_beyond_its_storage_is_refused_before_memory_is_taken(tmp_path)
     path = tmp_path / "w.pth"
     repacked(path, lambda parts: parts.update({storage_of(parts): bytes(8)}))
     with pytest.raises(InputError, match=r"w\.pth: 'a': cannot be read"):
-        read_state(path)
+        read_checkpoint(path)
     repacked(path, lambda parts: parts.pop(storage_of(parts)))
     with pytest.raises(InputError, match=r"w\.pth: cannot be read as a state dict"):
-        read_state(path)
+        read_checkpoint(path)
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path):
@@ -113,7 +113,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
     repacked(path, lambda parts: parts.update({storage_of(parts): bytes(80 << 20)}), **options)
     assert path.stat().st_size < 200_000
     with pytest.raises(InputError, match="bytes out of"):
-        read_state(path)
+        read_checkpoint(path)
 
 
 def test_keys_that_hash_for_ever_are_refused(tmp_path):
@@ -130,7 +130,7 @@ def test_keys_that_hash_for_ever_are_refused(tmp_path):
 
     repacked(tmp_path / "w.pth", change)
     with pytest.raises(InputError, match=r"w\.pth: "):
-        read_state(tmp_path / "w.pth")
+        read_checkpoint(tmp_path / "w.pth")
 
 
 def test_old_files_that_claim_terabytes_are_refused(tmp_path):
@@ -140,10 +140,10 @@ def test_old_files_that_claim_terabytes_are_refused(tmp_path):
     count = struct.pack("<q", 12)
     path.write_bytes(data[::-1].replace(count[::-1], struct.pack(">q", 2**40), 1)[::-1])
     with pytest.raises(InputError, match="bytes, which are not there"):
-        read_state(path)
+        read_checkpoint(path)
     path.write_bytes(pickle.dumps(1) + data)
     with pytest.raises(InputError, match=r"w\.pth: "):
-        read_state(path)
+        read_checkpoint(path)
 
 
 def test_torch_itself_reads_what_is_read_here(tmp_path):
@@ -152,7 +152,7 @@ def test_torch_itself_reads_what_is_read_here(tmp_path):
     sink = io.BytesIO()
     torch.save(net.state_dict(), sink)
     (tmp_path / "w.pth").write_bytes(sink.getvalue())
-    ours = read_state(tmp_path / "w.pth")
+    ours = read_checkpoint(tmp_path / "w.pth").state
     theirs = torch.load(tmp_path / "w.pth", weights_only=True)
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -167,11 +167,11 @@ def test_a_pickle_that_takes_minutes_is_not_read_to_its_end(tmp_path, monkeypatc
     repacked(path, lambda parts: parts.update({"w/data.pkl": marks}), **packed)
     assert path.stat().st_size < 5000
     with pytest.raises(InputError, match=r"w\.pth: .*has more than 100000 bytes"):
-        read_state(path)
+        read_checkpoint(path)
     before = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": sys.byteorder == "little"})
     path.write_bytes(b"".join(pickle.dumps(each, 2) for each in before) + marks)
     with pytest.raises(InputError, match=r"w\.pth: .*has more than 100000 bytes"):
-        read_state(path)
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -183,7 +183,7 @@ def test_a_damaged_archive_packed_in_any_way_is_refused(tmp_path, method):
     for place in range(40, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         with contextlib.suppress(InputError):
-            read_state(path)
+            read_checkpoint(path)
             continue
         refused += 1
     assert refused > 10
@@ -197,7 +197,7 @@ def test_numbers_of_four_bits_are_refused_by_name():
 
 def test_an_empty_tensor_keeps_its_shape(tmp_path):
     torch.save({"a": torch.empty(0, 3)}, tmp_path / "w.pth")
-    assert read_state(tmp_path / "w.pth")["a"].shape == (0, 3)
+    assert read_checkpoint(tmp_path / "w.pth").state["a"].shape == (0, 3)
 
 
 def test_the_ending_of_safetensors_is_known_in_capitals(tmp_path):

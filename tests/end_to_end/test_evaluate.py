@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mmray.config.tools import EvaluateJobConfig
 from mmray.descriptors.embedding import embed
 from mmray.descriptors.weights import build, save
 from mmray.descriptors.whitening import lda_whitening, pca_whitening, write_whitening
@@ -16,9 +17,12 @@ from mmray.evaluation.expansion import expand
 from mmray.evaluation.ranking import Query, mean_average_precision, rank
 from mmray.evaluation.recall import recall_at_k
 from mmray.images.decoding import decode
+from mmray.pipeline.recipes.evaluation import read_candidate
+from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from tests.end_to_end.small_job import ONE, cells, run_here
 from tests.made import synthetic
+from tests.made.published import lw, save_cirtorch
 
 BOX = (4, 8, 40, 44)
 POSITIVES, JUNK = ([1, 5], [2, 3, 7]), ([9], [])  # of the queries 00 and 04
@@ -163,6 +167,49 @@ def test_a_model_of_a_run_is_measured_with_its_whitenings_on_classes(data, ray_c
         clustering = clustering_nmi(described_rows, labels)
         assert found["own", "NMI", "mac", name, "plain"] == pytest.approx(clustering.mean)
         assert found["own", "NMI sd", "mac", name, "plain"] == pytest.approx(clustering.spread)
+
+
+def test_a_published_network_is_measured_with_the_whitening_in_its_file(
+    data, ray_cluster, tmp_path
+):
+    describe = save_cirtorch(tmp_path / "w.pth", "vgg16", whitening=False, learned=True)
+    rival = ("--model", f"rival={tmp_path / 'w.pth'}", "--images", data / "own")
+    done = evaluated(*rival, "--storage", tmp_path / "runs", "--poolings", "gem")
+    assert [row[:3] for row in rows(done)[1:]] == [["GeM", "rival", w] for w in ("none", "own")]
+    files = sorted((data / "own").rglob("*.png"))
+    features = np.array([describe(file.read_bytes()) for file in files])
+    learned = lw(512, 2)
+    whitened = (features - learned["m"][:, 0]) @ learned["P"].T
+    labels, found = np.array([file.parent.name for file in files]), metrics(tmp_path / "runs")
+    for name, of_photos in (("none", features), ("own", whitened)):
+        norms = np.linalg.norm(of_photos, axis=1, keepdims=True)
+        for k, value in recall_at_k((of_photos / norms).astype("f4"), labels).items():
+            assert found["own", f"R@{k}", "gem", name, "plain"] == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("scales", "poolings", "whitened", "said"),
+    [
+        ((1.0,), ("gem",), [("own", "gem", 2)], False),
+        ((1.0, 0.7), ("embedding",), [("own", "embedding", 3)], False),
+        ((1.0,), ("rmac", "mac"), [], True),
+    ],
+)
+def test_the_whitening_is_that_of_the_scales_and_the_descriptor(
+    tmp_path, capsys, scales, poolings, whitened, said
+):
+    save_cirtorch(tmp_path / "w.pth", "vgg16", whitening=False, learned=True)
+    config = EvaluateJobConfig(scales=scales, poolings=poolings)
+    storage = Folder(str(tmp_path / "runs"))
+    found = read_candidate(f"rival={tmp_path / 'w.pth'}", config, storage=storage)
+    assert list(found.whitenings) == [(name, pooling) for name, pooling, _ in whitened]
+    for name, pooling, seed in whitened:
+        mean = found.whitenings[name, pooling].mean
+        np.testing.assert_allclose(mean, lw(512, seed)["m"][:, 0], rtol=1e-6)
+    hint = "models: rival is not measured as published: give --poolings embedding"
+    assert (hint in capsys.readouterr().err) == said
+    with pytest.raises(InputError, match=r"w\.pth is a vgg16 with gem, not a resnet50 with"):
+        read_candidate(f"resnet50:{tmp_path / 'w.pth'}", config, storage=storage)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from pathlib import Path
 from typing import get_args
 
 from mmray.config.choices import Descriptor, Network, Pooling
 from mmray.config.tools import EvaluateJobConfig
 from mmray.descriptors.settings import CONFIG, DescriptorSettings, Preprocessing
-from mmray.descriptors.weights import build, load
+from mmray.descriptors.weights import build, load, load_published
 from mmray.descriptors.whitening import pca_whitening, read_whitening, whitening_name
-from mmray.evaluation.candidates import LDA, PCA, EvaluatedNetwork
+from mmray.evaluation.candidates import LDA, OWN, PCA, EvaluatedNetwork
 from mmray.evaluation.scores import Score
 from mmray.pipeline.recipes.pictures import searches
 from mmray.pipeline.recipes.publishing import scores_table, write_report
@@ -24,6 +25,7 @@ from mmray.pipeline.stages.evaluation import (
 from mmray.pipeline.stages.labelled_descriptors import PART, describe_sample
 from mmray.system.errors import InputError, explained
 from mmray.system.folder import Folder
+from mmray.system.progress import announce
 
 NETWORKS = get_args(Network)
 
@@ -41,10 +43,7 @@ def run(config: EvaluateJobConfig) -> list[Score]:
         A setting, an input or the cluster cannot be used. Stages that are done are kept.
     """
     storage = usable_storage(config)
-    candidates = [
-        read_candidate(model, config.poolings, storage=storage, uri=config.tracking_uri)
-        for model in config.model
-    ]
+    candidates = [read_candidate(model, config, storage=storage) for model in config.model]
     for label, count in Counter(candidate.label for candidate in candidates).items():
         if count > 1:
             raise InputError(f"--model: {count} networks are called {label}: write OTHER={label}")
@@ -76,31 +75,34 @@ def _listed(names: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def read_candidate(
-    model: str, poolings: Sequence[Descriptor], *, storage: Folder, uri: str | None
-) -> EvaluatedNetwork:
-    """Load a network that --model names: [LABEL=]FOLDER, [LABEL=]NETWORK or [LABEL=]NETWORK:FILE.
+def read_candidate(model: str, config: EvaluateJobConfig, *, storage: Folder) -> EvaluatedNetwork:
+    """Load a network that --model names: a folder, a network, its weights, or a published file.
 
     Parameters
     ----------
-    model : the value of --model; a URI of MLflow may stand for FOLDER
-    poolings : descriptors whose whitenings are read from the folder, where it has any
-    storage, uri : storage of the runs and tracking server, for a URI of MLflow
+    model : the value of --model: [LABEL=]FOLDER, [LABEL=]NETWORK, [LABEL=]NETWORK:FILE or
+        [LABEL=]FILE, the last of cirtorch or dirtorch; a URI of MLflow may stand for FOLDER
+    config : which descriptors are measured, whose whitenings are read where there are any, at which
+        scales; the tracking server for a URI of MLflow
+    storage : of the runs, for a URI of MLflow
 
     Raises
     ------
     InputError
-        The value is neither the model of a run nor the name of a network.
+        The value is neither the model of a run, the name of a network nor a published file.
     """
     label, mark, named = model.partition("=")
     if not mark:
         label, named = model, model
+    poolings, uri = config.poolings, config.tracking_uri
     known, _, weights = named.partition(":")
     if known in NETWORKS:
         name: Network = known  # type: ignore[assignment] # it is one of them
         pooling: Pooling = "mac" if poolings[0] == "embedding" else poolings[0]
         built = build(name, pooling=pooling, weights=weights or None)
         return EvaluatedNetwork(label=label, network=built)
+    if Path(named).is_file():
+        return _read_rival(label, Path(named), config)
     with model_folder(named, storage=storage, uri=uri) as folder:
         if not folder.has(CONFIG):
             raise InputError(
@@ -114,6 +116,20 @@ def read_candidate(
             for pooling, file in files.items()
             if folder.has(file)
         }
+    return EvaluatedNetwork(label=label, network=network, whitenings=whitenings)
+
+
+def _read_rival(label: str, path: Path, config: EvaluateJobConfig) -> EvaluatedNetwork:
+    """Load a published network, with the whitening in its file for its own descriptor."""
+    network, found = load_published(path)
+    own: set[Descriptor] = {"embedding"} if network.head else {"embedding", network.pooling}
+    measured = [pooling for pooling in config.poolings if pooling in own]
+    if not measured:
+        announce(
+            f"models: {label} is not measured as published: give --poolings embedding for that"
+        )
+    whitening = found.whitening if len(config.scales) == 1 else found.whitening_of_scales
+    whitenings = {} if whitening is None else {(OWN, pooling): whitening for pooling in measured}
     return EvaluatedNetwork(label=label, network=network, whitenings=whitenings)
 
 
