@@ -37,6 +37,7 @@ from mmray.config.presets import PRESETS
 from mmray.config.validation import validate
 
 ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "cluster"
 LAUNCHER, KUBERAY = ("aws.yaml", "gcp.yaml", "local.yaml"), "kuberay-rayjob.yaml"
 SCALED = ("aws.yaml", "gcp.yaml", KUBERAY)
 TOKEN, REQUIREMENTS = "~/.ray/auth_token", "~/mmray/requirements.txt"
@@ -49,7 +50,7 @@ def load(name: str) -> Any:
 
 @cache
 def as_json(name: str) -> str:
-    return json.dumps(yaml.safe_load((ROOT / "cluster" / name).read_text()))
+    return json.dumps(yaml.safe_load((CLUSTER / name).read_text()))
 
 
 def requirements() -> dict[str, Requirement]:
@@ -99,7 +100,8 @@ def run_instances() -> Any:
 
 
 def check_aws(node_config: dict[str, Any]) -> None:
-    counted = {**node_config, "MinCount": 1, "MaxCount": 1}  # as Ray does
+    counted = {**node_config, "MinCount": 1, "MaxCount": 1}  # as Ray does, as it does with subnets
+    counted["SubnetId"] = counted.pop("SubnetIds")[0]
     report = ParamValidator().validate(counted, run_instances())
     assert not report.has_errors(), report.generate_report()
 
@@ -113,6 +115,8 @@ def schema(name: str) -> Any:
 
 def check_gcp(node_config: dict[str, Any]) -> None:
     schema("gcp-instance.json").validate(node_config)
+    for labelled in (node_config, *(disk["initializeParams"] for disk in node_config["disks"])):
+        assert labelled["labels"].keys() == {"project", "owner"}  # any others would do for Google
 
 
 def check_rayjob(job: dict[str, Any]) -> None:
@@ -199,7 +203,7 @@ def test_a_misspelt_key_of_the_environment_is_refused(key):
 @pytest.mark.parametrize("name", [*LAUNCHER, KUBERAY])
 def test_images_have_the_pinned_ray(name):
     version = str(requirements()["ray"].specifier).removeprefix("==")
-    images = re.findall(r"rayproject/\S+", (ROOT / "cluster" / name).read_text())
+    images = re.findall(r"rayproject/\S+", (CLUSTER / name).read_text())
     tags = {image.strip('"}') for image in images}
     assert tags
     assert tags <= {f"rayproject/ray:{version}-py311-{unit}" for unit in ("cpu", "gpu")}
@@ -291,7 +295,7 @@ def test_the_job_can_be_parsed_and_counts_on_what_its_groups_bring():
 
 
 def test_the_job_of_the_readme_can_be_parsed():
-    text = (ROOT / "cluster" / "README.md").read_text()
+    text = (CLUSTER / "README.md").read_text()
     (command,) = re.findall(r"python jobs/retrieval\.py (.*?)\n +ray job stop", text, re.S)
     validate(parse(PRESETS, shlex.split(command.replace("\\\n", " ")), ""))
 
@@ -302,6 +306,7 @@ def test_the_job_of_the_readme_can_be_parsed():
 def launched(name: str, need: dict[str, float], count: int, monitor: Any = None) -> dict[str, int]:
     """The machines that Ray starts, from none, for so many tasks or actors with this need."""
     document = load(name)
+    document.get("auth", {}).pop("ssh_private_key", None)  # read for a hash; here is none
     if name == KUBERAY:
         resource = {"metadata": {"name": "mmray", "namespace": "default"}}
         resource["spec"] = document["spec"]["rayClusterSpec"]
@@ -361,7 +366,7 @@ def test_a_refusal_changes_nothing(name):
 
 def sums() -> list[tuple[str, str, str]]:
     """Each `expression = value` of cluster/README.md, and the rest of its line: what it cites."""
-    text = (ROOT / "cluster" / "README.md").read_text()
+    text = (CLUSTER / "README.md").read_text()
     return re.findall(r"`([^`=]+) = ([\d,.]+)`(.*)", text)
 
 
