@@ -48,7 +48,8 @@ def served(metadata: Metadata) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body.encode())
 
-        do_PUT = do_GET
+        def do_PUT(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass

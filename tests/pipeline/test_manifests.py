@@ -1,6 +1,7 @@
-"""cluster/mlflow.yaml and redis.yaml: valid for Kubernetes, closed, and what they refer to exists."""
+"""mlflow.yaml and redis.yaml: valid for Kubernetes, closed, and what they refer to exists."""
 
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -9,7 +10,7 @@ import yaml
 
 from tests.pipeline.test_cluster_files import CLUSTER, KUBERAY, key_paths, load, misspelt, schema
 
-MANIFESTS = ("mlflow.yaml",)
+MANIFESTS = ("mlflow.yaml", "redis.yaml")
 
 
 def documents(name: str) -> list[Any]:
@@ -22,9 +23,7 @@ def pods(name: str) -> list[Any]:
 
 
 def one(name: str, kind: str, called: str) -> Any:
-    (found,) = [
-        d for d in documents(name) if (d["kind"], d["metadata"]["name"]) == (kind, called)
-    ]
+    (found,) = [d for d in documents(name) if (d["kind"], d["metadata"]["name"]) == (kind, called)]
     return found
 
 
@@ -99,7 +98,7 @@ def test_what_a_manifest_refers_to_exists(name):
             for d in documents(name)
             for claim in d.get("spec", {}).get("volumeClaimTemplates", [])
         }
-        volumes = {volume["name"] for volume in pod["spec"]["volumes"]} | claims
+        volumes = {volume["name"] for volume in pod["spec"].get("volumes", [])} | claims
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
 
 
@@ -138,3 +137,20 @@ def test_the_job_reaches_mlflow_by_a_name_that_it_allows():
     entrypoint = load(KUBERAY)["spec"]["entrypoint"].split()
     uri = entrypoint[entrypoint.index("--tracking-uri") + 1]
     assert uri.removeprefix("http://") in allowed
+
+
+def test_a_cluster_that_stays_finds_redis_by_the_options_of_the_readme():
+    text = (CLUSTER / "README.md").read_text()
+    (block,) = re.findall(r"(?m)^    gcsFaultToleranceOptions:\n(?: {6,}.*\n)+", text)
+    options = yaml.safe_load(block)
+    job = load(KUBERAY)
+    job["spec"]["rayClusterSpec"] |= options
+    schema("rayjob.json").validate(job)
+    job["spec"]["rayClusterSpec"]["gcsFaultToleranceOptions"]["redisAddres"] = "redis:6379"
+    with pytest.raises(jsonschema.ValidationError):
+        schema("rayjob.json").validate(job)
+    redis = options["gcsFaultToleranceOptions"]
+    service = one("redis.yaml", "Service", "redis")
+    assert redis["redisAddress"] == f"redis.default.svc:{service['spec']['ports'][0]['port']}"
+    (container,) = pods("redis.yaml")[0]["spec"]["containers"]
+    assert redis["redisPassword"]["valueFrom"] == container["env"][0]["valueFrom"]
