@@ -63,9 +63,11 @@ def ask(url: str, headers: dict[str, str], method: str = "GET") -> str:
 def drain(address: str, mine: str | None, deadline: int) -> int:
     """Drain the node of this machine, as `ray drain-node` does; return 0 if Ray accepts it."""
     from ray._private.services import get_node_ip_address
-    from ray._raylet import GcsClient
-    from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
-    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+    from ray.core.generated.autoscaler_pb2 import (  # type: ignore[attr-defined]  # generated
+        DRAIN_NODE_REASON_PREEMPTION,
+    )
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 
     mine = mine or get_node_ip_address(address)
     gcs = GcsClient(address=address)
