@@ -99,6 +99,7 @@ def test_an_answer_without_a_token_is_no_notice_and_said(monkeypatch, capsys):
     assert "401" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_node_with_a_notice_is_drained_and_tasks_go_elsewhere(tmp_path):
     import ray
 

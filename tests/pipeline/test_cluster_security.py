@@ -12,7 +12,7 @@ from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.command_runner import SSHCommandRunner
 from ray.autoscaler._private.util import prepare_config
 
-from tests.pipeline.test_cluster_files import CLUSTER, LAUNCHER, load
+from tests.pipeline.test_cluster_files import CLUSTER, KUBERAY, LAUNCHER, groups, load
 
 CLOUDS = ("aws.yaml", "gcp.yaml")
 MACHINES = {
@@ -93,6 +93,23 @@ def test_nothing_is_called_latest(name):
     values = re.sub(r"#.*", "", text)
     assert "latest" not in values
     assert ":main" not in values
+
+
+def test_pods_of_ray_have_few_rights_and_the_head_alone_speaks_to_kubernetes():
+    head, *workers = groups(load(KUBERAY)["spec"]["rayClusterSpec"])
+    for group in (head, *workers):
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert pod.get("automountServiceAccountToken", True) == (group is head)
+        secrets = {v["name"]: v["valueFrom"]["secretKeyRef"]["name"] for v in container["env"]}
+        names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+        assert secrets == dict.fromkeys(names, "mlflow-client")
 
 
 @pytest.fixture
