@@ -43,7 +43,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd jobs && MYPYPATH=..:../cluster ../$(BIN)/mypy --config-file ../pyproject.toml -p benchmarks -m demo $(JOBS:jobs/%.py=-m %)
+	cd jobs && MYPYPATH=..:../cluster ../$(BIN)/mypy --config-file ../pyproject.toml -p benchmarks -m demo -m drain_on_notice -m certificates $(JOBS:jobs/%.py=-m %)
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/docstrings.py
 

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import subprocess
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -37,10 +38,11 @@ from mmray.config.presets import PRESETS
 from mmray.config.validation import validate
 
 ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "cluster"
 LAUNCHER, KUBERAY = ("aws.yaml", "gcp.yaml", "local.yaml"), "kuberay-rayjob.yaml"
 SCALED = ("aws.yaml", "gcp.yaml", KUBERAY)
 TOKEN, REQUIREMENTS = "~/.ray/auth_token", "~/mmray/requirements.txt"
-GPU_REQUIREMENTS = "~/mmray/requirements-gpu.txt"
+GPU_REQUIREMENTS, DRAIN = "~/mmray/requirements-gpu.txt", "~/mmray/drain_on_notice.py"
 
 
 def load(name: str) -> Any:
@@ -49,7 +51,7 @@ def load(name: str) -> Any:
 
 @cache
 def as_json(name: str) -> str:
-    return json.dumps(yaml.safe_load((ROOT / "cluster" / name).read_text()))
+    return json.dumps(yaml.safe_load((CLUSTER / name).read_text()))
 
 
 def requirements() -> dict[str, Requirement]:
@@ -79,7 +81,8 @@ def check_launcher(config: dict[str, Any]) -> None:
         assert node_type["resources"].keys() <= {"CPU", "GPU", "memory"}
         {"aws": check_aws, "gcp": check_gcp}[kind](node_type["node_config"])
     # Paths that others read: Ray looks for the token there, and the set-up for the packages.
-    assert config["file_mounts"].keys() == {TOKEN, REQUIREMENTS, GPU_REQUIREMENTS}
+    paths = {TOKEN, REQUIREMENTS, GPU_REQUIREMENTS} | ({DRAIN} if kind != "local" else set())
+    assert config["file_mounts"].keys() == paths
     validate_config(prepare_config(copy.deepcopy(config)))
 
 
@@ -99,7 +102,8 @@ def run_instances() -> Any:
 
 
 def check_aws(node_config: dict[str, Any]) -> None:
-    counted = {**node_config, "MinCount": 1, "MaxCount": 1}  # as Ray does
+    counted = {**node_config, "MinCount": 1, "MaxCount": 1}  # as Ray does, as it does with subnets
+    counted["SubnetId"] = counted.pop("SubnetIds")[0]
     report = ParamValidator().validate(counted, run_instances())
     assert not report.has_errors(), report.generate_report()
 
@@ -113,6 +117,8 @@ def schema(name: str) -> Any:
 
 def check_gcp(node_config: dict[str, Any]) -> None:
     schema("gcp-instance.json").validate(node_config)
+    for labelled in (node_config, *(disk["initializeParams"] for disk in node_config["disks"])):
+        assert labelled["labels"].keys() == {"project", "owner"}  # any others would do for Google
 
 
 def check_rayjob(job: dict[str, Any]) -> None:
@@ -199,7 +205,7 @@ def test_a_misspelt_key_of_the_environment_is_refused(key):
 @pytest.mark.parametrize("name", [*LAUNCHER, KUBERAY])
 def test_images_have_the_pinned_ray(name):
     version = str(requirements()["ray"].specifier).removeprefix("==")
-    images = re.findall(r"rayproject/\S+", (ROOT / "cluster" / name).read_text())
+    images = re.findall(r"rayproject/\S+", (CLUSTER / name).read_text())
     tags = {image.strip('"}') for image in images}
     assert tags
     assert tags <= {f"rayproject/ray:{version}-py311-{unit}" for unit in ("cpu", "gpu")}
@@ -236,7 +242,8 @@ def test_packages_are_those_of_requirements():
         assert config["file_mounts"][REQUIREMENTS] == "requirements.txt"
         assert config["file_mounts"][GPU_REQUIREMENTS] == "requirements-gpu.txt"
         first, second = config["setup_commands"][-2:]
-        assert first == f"pip install -r {REQUIREMENTS}"
+        assert first == f'test -n "$MMRAY_INSTALLED" || pip install -r {REQUIREMENTS}'
+        assert second.startswith('if test -z "$MMRAY_INSTALLED" && ')
         assert second.endswith(
             f"pip uninstall --yes faiss-cpu && pip install -r {GPU_REQUIREMENTS}; fi"
         )
@@ -257,6 +264,34 @@ def test_no_node_starts_without_a_token_and_the_dashboard_is_on_loopback(name):
     options = {name for option in start.params for name in option.opts}
     given = {word.partition("=")[0] for word in head + worker if word.startswith("--")}
     assert given <= options
+
+
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
+def test_workers_of_a_cloud_drain_themselves_on_a_notice(name):
+    config = load(name)
+    source = config["file_mounts"][DRAIN]
+    assert (ROOT / source).is_file()
+    assert not [line for line in config["head_start_ray_commands"] if "drain" in line]
+    command = config["worker_start_ray_commands"][-1]
+    assert f"python {DRAIN} {config['provider']['type']} --address=$RAY_HEAD_IP:6379" in command
+    assert command.endswith("&")
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_an_image_with_the_packages_installs_nothing(name, tmp_path):
+    (tmp_path / "pip").write_text("#!/bin/sh\necho installed\n")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    for path in tmp_path.iterdir():
+        path.chmod(0o755)
+    config = load(name)
+    commands = [*config["setup_commands"][1:], *config.get("head_setup_commands", [])]
+    for command in commands:
+        for variable, output in (({}, True), ({"MMRAY_INSTALLED": "gpu"}, False)):
+            environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **variable}
+            ran = subprocess.run(
+                ["bash", "-c", command], env=environment, capture_output=True, text=True, check=True
+            )
+            assert bool(ran.stdout) == output
 
 
 def test_on_kubernetes_only_pods_reach_the_dashboard_and_it_asks_for_the_token():
@@ -291,7 +326,7 @@ def test_the_job_can_be_parsed_and_counts_on_what_its_groups_bring():
 
 
 def test_the_job_of_the_readme_can_be_parsed():
-    text = (ROOT / "cluster" / "README.md").read_text()
+    text = (CLUSTER / "README.md").read_text()
     (command,) = re.findall(r"python jobs/retrieval\.py (.*?)\n +ray job stop", text, re.S)
     validate(parse(PRESETS, shlex.split(command.replace("\\\n", " ")), ""))
 
@@ -302,6 +337,7 @@ def test_the_job_of_the_readme_can_be_parsed():
 def launched(name: str, need: dict[str, float], count: int, monitor: Any = None) -> dict[str, int]:
     """The machines that Ray starts, from none, for so many tasks or actors with this need."""
     document = load(name)
+    document.get("auth", {}).pop("ssh_private_key", None)  # read for a hash; here is none
     if name == KUBERAY:
         resource = {"metadata": {"name": "mmray", "namespace": "default"}}
         resource["spec"] = document["spec"]["rayClusterSpec"]
@@ -361,7 +397,7 @@ def test_a_refusal_changes_nothing(name):
 
 def sums() -> list[tuple[str, str, str]]:
     """Each `expression = value` of cluster/README.md, and the rest of its line: what it cites."""
-    text = (ROOT / "cluster" / "README.md").read_text()
+    text = (CLUSTER / "README.md").read_text()
     return re.findall(r"`([^`=]+) = ([\d,.]+)`(.*)", text)
 
 
@@ -377,3 +413,30 @@ def test_the_sums_of_the_readme_hold(expression, value, source):
         (content,) = [part for part in parts if part.startswith(f"{section}\n")]
         assert re.search(rf"(?<![\d.]){re.escape(rate)}(?![\d.])", content), (section, rate)
         assert rate.replace(",", "") in expression.replace(",", "")
+
+
+# -- the images -----------------------------------------------------------------------------------
+
+
+def test_the_images_have_the_pinned_versions_and_what_the_set_up_would_install():
+    text = (CLUSTER / "Dockerfile").read_text()
+    stages = dict(re.findall(r"(?ms)^FROM \S+ AS (\w+)\n(.*?)(?=^FROM |\Z)", text))
+    bases = dict(re.findall(r"(?m)^FROM (\S+) AS (\w+)$", text))
+    version = str(requirements()["ray"].specifier).removeprefix("==")
+    assert {target: base for base, target in bases.items() if target != "mlflow"} == {
+        unit: f"rayproject/ray:{version}-py311-{unit}" for unit in ("cpu", "gpu")
+    }
+    for unit in ("cpu", "gpu"):
+        assert f"ENV MMRAY_INSTALLED={unit}\n" in stages[unit]
+        assert "-r /tmp/requirements.txt" in stages[unit]
+    assert "download.pytorch.org/whl/cpu" in stages["cpu"]
+    assert re.search(
+        r"uninstall --yes faiss-cpu .*\n.* -r /tmp/requirements-gpu.txt", stages["gpu"]
+    )
+    for name in ("aws.yaml", "gcp.yaml"):  # what the head calls its cloud with
+        assert load(name)["head_setup_commands"][-1].split()[-1] in stages["cpu"]
+    assert f'"mlflow[auth]{requirements()["mlflow"].specifier}"' in stages["mlflow"]
+    assert re.search(r"(?m)^USER 10001$", stages["mlflow"])
+    ignored = (CLUSTER / "Dockerfile.dockerignore").read_text().split("\n")
+    for copied in re.findall(r"(?m)^COPY (.*) /tmp/", text):
+        assert {f"!{file}" for file in copied.split()} <= {*ignored}

@@ -1,0 +1,133 @@
+"""Nodes that speak TLS by the certificates of cluster/certificates.py, and one that has none."""
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray.util import get_node_ip_address
+
+from tests.end_to_end.clusters import free_port, running_head, start_node, stop
+
+SCRIPT = Path(__file__).resolve().parents[2] / "cluster" / "certificates.py"
+
+JOB = """
+import ray
+ray.init(log_to_driver=False)
+spot = ray.remote(num_cpus=0, resources={"spot": 1})
+print(len(ray.nodes()), "nodes:", ray.get(spot(lambda: "ran").remote()))
+"""
+
+
+def made(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    kind, *addresses = arguments
+    command = [sys.executable, str(SCRIPT), kind, str(folder), *addresses]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def settings(folder: Path) -> dict[str, str]:
+    return {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": str(folder / "tls.crt"),
+        "RAY_TLS_SERVER_KEY": str(folder / "tls.key"),
+        "RAY_TLS_CA_CERT": str(folder / "ca.crt"),
+    }
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """A folder with the certificates of a node at 127.0.0.2."""
+    assert made(tmp_path / "node", "authority").returncode == 0
+    assert made(tmp_path / "node", "node", "127.0.0.2", "worker.internal").returncode == 0
+    return tmp_path / "node"
+
+
+def test_keys_are_their_owners_and_an_authority_is_made_once(node, tmp_path):
+    for name in ("ca.key", "tls.key"):
+        assert (node / name).stat().st_mode & 0o777 == 0o600
+    before = (node / "ca.key").read_bytes()
+    again = made(node, "authority")
+    assert (again.returncode, "ca.key: File exists" in again.stderr) == (2, True)
+    assert (node / "ca.key").read_bytes() == before
+    without = made(tmp_path / "empty", "node", "127.0.0.2")
+    assert (without.returncode, "ca.key: No such file" in without.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"), [("127.0.0.2", True), ("worker.internal", True), ("127.0.0.3", False)]
+)
+def test_a_node_is_known_by_its_own_addresses_alone(node, name, accepted):
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=node / "ca.crt")
+    server.load_cert_chain(node / "tls.crt", node / "tls.key")
+    server.verify_mode = ssl.CERT_REQUIRED
+    client = ssl.create_default_context(cafile=node / "ca.crt")
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    client.load_cert_chain(node / "tls.crt", node / "tls.key")
+    hear, say = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        server.wrap_bio(hear, say, server_side=True),
+        client.wrap_bio(say, hear, server_hostname=name),
+    ]
+    refused = None
+    for _ in range(4):
+        for end in reversed(ends):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLError as error:
+                refused = refused or error
+    assert (refused is None) == accepted
+
+
+@pytest.mark.slow
+def test_nodes_with_certificates_work_together_and_others_are_refused(tmp_path, monkeypatch):
+    here = get_node_ip_address()
+    assert made(tmp_path / "good", "authority").returncode == 0
+    assert made(tmp_path / "good", "node", here).returncode == 0
+    shutil.copytree(tmp_path / "good", tmp_path / "other")
+    (tmp_path / "other" / "ca.key").unlink()
+    assert made(tmp_path / "other", "authority").returncode == 0
+    assert made(tmp_path / "other", "node", here).returncode == 0
+    for name, value in settings(tmp_path / "good").items():
+        monkeypatch.setenv(name, value)
+    with running_head(tmp_path, port=free_port(), cpus=1) as address:
+        port = int(address.partition(":")[2])
+        worker = start_node(
+            *(f"--address={here}:{port}", "--num-cpus=1", "--resources", '{"spot": 1}'),
+            *("--object-store-memory", 100_000_000),
+            log=tmp_path / "worker",
+        )
+        try:
+            job = [sys.executable, "-c", JOB]
+            environment = os.environ | {"RAY_ADDRESS": f"{here}:{port}"}
+            ran = subprocess.run(job, env=environment, capture_output=True, text=True, timeout=120)
+            assert ran.stdout == "2 nodes: ran\n", ran.stderr
+            assert answered((here, port), tmp_path / "good")
+            assert not answered((here, port), tmp_path / "other")
+            assert not answered((here, port), tmp_path / "good", certificate=False)
+            assert not answered((here, port), None)
+        finally:
+            stop(worker)
+
+
+def answered(address: tuple[str, int], folder: Path | None, *, certificate: bool = True) -> bool:
+    """Whether the head's GCS says something to who speaks HTTP/2, by TLS if there is a folder."""
+    with socket.create_connection(address, timeout=10) as connection:
+        if folder:
+            # Whoever the head is: here it is the head that chooses.
+            client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+            client.set_alpn_protocols(["h2"])
+            if certificate:
+                client.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+            connection = client.wrap_socket(connection)
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        try:
+            return bool(connection.recv(1))
+        except (ConnectionResetError, ssl.SSLError):
+            return False
