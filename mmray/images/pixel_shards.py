@@ -17,6 +17,7 @@ from mmray.system.arrays import Ids, Pixels
 from mmray.system.errors import DamagedFileError, InputError
 from mmray.system.folder import DAMAGE, Folder
 from mmray.system.locations import error_line, prefetch
+from mmray.system.progress import announce
 
 _SCHEMA = pa.schema(
     {
@@ -26,6 +27,7 @@ _SCHEMA = pa.schema(
         "digest": pa.uint64(),
     }
 )
+_SAID_FROM = 10**9  # bytes
 
 
 def pixel_table(images: Iterable[Pixels]) -> pa.Table:
@@ -140,6 +142,9 @@ class PixelShards(Sequence[Pixels]):
                 f"({free / 1e9:.1f} GB are free): name a folder with more by TMPDIR, or choose a "
                 "smaller --mining.anchors"
             )
+
+        if needed >= _SAID_FROM:
+            announce(f"images: {needed / 1e9:.1f} GB for training are copied to {target}")
 
         def copy(name: str) -> None:
             with self.folder.reading(name) as source, near.folder.writing(name) as sink:

@@ -80,6 +80,18 @@ def test_a_file_that_is_gone_or_something_else_is_damaged(stored, tmp_path):
         read_all(stored)
 
 
+def test_a_large_copy_is_said_before_it_begins(stored, images, tmp_path, monkeypatch, capsys):
+    near = stored.copied(tmp_path / "near")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("mmray.images.pixel_shards._SAID_FROM", 1)
+    stored.copied(tmp_path / "near")  # nothing is left to copy
+    assert capsys.readouterr().err == ""
+    stored.copied(tmp_path / "other")
+    assert capsys.readouterr().err.startswith("images: 0.0 GB for training are copied to ")
+    for one, other in zip(near, images, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_copy_without_room_is_refused(stored, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(InputError, match=r"near: no room for a copy of 0.0 GB .* TMPDIR"):
