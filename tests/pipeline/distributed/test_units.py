@@ -425,6 +425,6 @@ def test_a_task_of_its_own_gives_its_result_or_what_it_says_of_its_input():
 
 def test_a_task_that_gets_no_machine_gives_up(monkeypatch):
     monkeypatch.setattr(capacity, "CHECK_EVERY", 0.2)
-    pool = ActorPool(gpus=1.0, capacity=Capacity(given_gpus=4, timeout=5))
+    pool = ActorPool(gpus=1.0, capacity=Capacity(given_gpus=4, timeout=1.5))
     with pytest.raises(InputError, match=r"^halves: no worker could start for 1\.5 s"):
         run_once(_halved, 6, pool=pool, label="halves")
