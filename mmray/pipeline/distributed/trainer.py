@@ -13,7 +13,6 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,7 +37,7 @@ from mmray.system.progress import announce
 from mmray.system.uris import is_remote
 from mmray.training.checkpoints import BEST, last_measured, saved_history, sound_history
 from mmray.training.fine_tuning import FineTuning
-from mmray.training.image_source import rank_and_size
+from mmray.training.image_source import rank_and_size, slowest
 from mmray.training.job import History, TrainingJob
 from mmray.training.validation import SPREAD, collapsed
 
@@ -207,9 +206,11 @@ def _train_on_rank(arguments: dict[str, Any]) -> None:
 def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log, folder: Folder) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train prints every report in full
     configure_torch(threads)
-    given, local_rank = ray.get(job), ray.train.get_context().get_local_rank()
+    given, device = ray.get(job), get_device()
+    local_rank = ray.train.get_context().get_local_rank()
     images = _near(given.images, folder, local_rank)
-    tuning = FineTuning(replace(given, images=images), get_device())
+    slowest(0.0, device)  # so that all ranks wait for what the first of each machine copies
+    tuning = FineTuning(replace(given, images=images), device)
     allow_tf32(tuning.config.precision == "tf32")
     first = rank_and_size()[0] == 0
     checkpoint = ray.train.get_checkpoint()
@@ -257,14 +258,13 @@ def _near(
         return images
     own = Path(tempfile.gettempdir()) / f"mmray-{os.getuid()}"
     own.mkdir(mode=0o700, exist_ok=True)
-    if own.stat().st_uid != os.getuid():
+    if own.is_symlink() or own.stat().st_uid != os.getuid():
         raise InputError(f"{own} belongs to somebody else: name another folder by TMPDIR")
     names = (each.uri.partition("?")[0].rpartition("/")[2] for each in (stage, images.folder))
     target = own / "-".join(names)
-    near = images.copied(target) if local_rank == 0 else None
-    if rank_and_size()[1] > 1:
-        torch.distributed.barrier()
-    return near or PixelShards(Folder(str(target)), images.counts, images.folder)
+    if local_rank == 0:
+        return images.copied(target)
+    return PixelShards(Folder(str(target)), images.counts, images.folder)
 
 
 def _ddp_options() -> dict[str, bool]:
