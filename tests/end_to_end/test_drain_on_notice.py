@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "cluster" / "drain_on_notice.py"
 
 
 class Metadata:
-    """What both services say; `notice` is set by the test."""
+    """Answer as both metadata services do; the test sets `notice`."""
 
     def __init__(self) -> None:
         self.notice, self.asked = False, 0

@@ -116,7 +116,7 @@ def test_nodes_with_certificates_work_together_and_others_are_refused(tmp_path, 
 
 
 def answered(address: tuple[str, int], folder: Path | None, *, certificate: bool = True) -> bool:
-    """Whether the head's GCS says something to who speaks HTTP/2, by TLS if there is a folder."""
+    """Tell whether the head's GCS answers HTTP/2, over TLS if a folder of certificates is given."""
     with socket.create_connection(address, timeout=10) as connection:
         if folder:
             # Whoever the head is: here it is the head that chooses.

@@ -45,7 +45,7 @@ def read_all(stored):
 
 
 def test_no_changed_byte_goes_unnoticed(stored, images, tmp_path):
-    """What is read is then an error, or equal where the byte stands between the data."""
+    """Change each byte of a file: reading fails, unless the byte lies between the data."""
     file, noticed = tmp_path / "b.arrow", 0
     content = file.read_bytes()
     pixels = [image.tobytes() for image in images]

@@ -57,7 +57,7 @@ class Centroids:
 
 @dataclass
 class FakeGpu:
-    """What copies were made of, and asked.
+    """Record of the copies that were made, and of the calls of them.
 
     Attributes
     ----------

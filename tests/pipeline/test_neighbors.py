@@ -109,7 +109,7 @@ def test_a_gpu_without_memory_ends_the_stage_with_what_to_do(searched, tasks, mo
 
 
 def test_faiss_is_asked_on_the_machines_of_the_pool(ray_cluster, monkeypatch):
-    """In a process of Ray, to which no stand-in of this process goes."""
+    """Run in a process of Ray, which the stand-in of this process does not reach."""
     FakeGpu.on(monkeypatch)
     pool = distributed.ActorPool(maximum=1)
     assert not distributed.run_once(neighbors.faiss_has_gpu, pool=pool, label="knn")

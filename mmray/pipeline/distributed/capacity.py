@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from math import inf
@@ -82,14 +82,18 @@ class Machine:
 def machines() -> list[Machine]:
     """Return the machines that are there now, those without CPUs for workers included."""
     found = []
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            cpus = int(has.get("CPU", 0) - has.get(SPARE_CPUS, 0))
-            # What a machine does not tell is no limit.
-            memory, shared = (has.get(name, inf) for name in ("memory", "object_store_memory"))
-            found.append(Machine(cpus, memory, shared))
+    for node in _living():
+        has = node["Resources"]
+        cpus = int(has.get("CPU", 0) - has.get(SPARE_CPUS, 0))
+        # What a machine does not tell is no limit.
+        memory, shared = (has.get(name, inf) for name in ("memory", "object_store_memory"))
+        found.append(Machine(cpus, memory, shared))
     return found
+
+
+def _living() -> list[dict[str, Any]]:
+    """Return what Ray tells of the machines that are there now."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def working_machines(stage: str, timeout: float) -> list[Machine]:
@@ -164,7 +168,8 @@ class WorkerWatchdog:
         if self._has_worker():
             self.alone_since, self.said = now, now + SAY_AFTER - SAY_EVERY
             return
-        others = other_jobs() if self._could_fit() else []
+        # A machine could run a worker if nothing else ran there.
+        others = other_jobs() if self._fits(node["Resources"] for node in _living()) else []
         if others:  # whose stages end, so that it is worth waiting
             self.alone_since = now
         if now - self.alone_since > self.timeout:
@@ -173,7 +178,8 @@ class WorkerWatchdog:
                 f"(--resource-timeout): {self._lack()}; add machines that have this, or look at "
                 "`ray status` for why none come; the same command goes on from here"
             )
-        if now - self.said > SAY_EVERY and not self._has_room():
+        # One that has room may have a worker on its way.
+        if now - self.said > SAY_EVERY and not self._fits(available_resources_per_node().values()):
             self.said = now
             taken = f"; also at work: {first_names(map(_shortened, others))}" if others else ""
             announce(f"{self.stage}: waiting for a worker: {self._lack()}{taken}")
@@ -184,19 +190,11 @@ class WorkerWatchdog:
             return bool(free.get("CPU", 0) < total.get("CPU", 0))
         return any(name.startswith(self.workers) for name in living_actors())
 
-    def _could_fit(self) -> bool:
-        """Tell whether a machine would have room for a worker, if nothing else ran there."""
+    def _fits(self, machines: Iterable[Mapping[str, float]]) -> bool:
+        """Tell whether one of several machines has the resources of a worker."""
         return any(
-            all(node["Resources"].get(name, 0) >= amount for name, amount in self.needs.items())
-            for node in ray.nodes()
-            if node["Alive"]
-        )
-
-    def _has_room(self) -> bool:
-        """Tell whether a machine has room for a worker, which may then be on its way."""
-        return any(
-            all(free.get(name, 0) >= amount for name, amount in self.needs.items())
-            for free in available_resources_per_node().values()
+            all(machine.get(name, 0) >= amount for name, amount in self.needs.items())
+            for machine in machines
         )
 
     def _lack(self) -> str:

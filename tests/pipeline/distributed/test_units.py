@@ -323,7 +323,7 @@ sys.stdin.readline()
 def test_a_stage_waits_for_cpus_that_another_job_has_and_names_it(
     tmp_path, monkeypatch, capsys, on_cluster
 ):
-    """For longer than it would wait for machines; when that job ends, it begins."""
+    """It waits longer than it would for machines, and begins when that job ends."""
     monkeypatch.setattr(capacity, "CHECK_EVERY", 0.1)
     monkeypatch.setattr(capacity, "SAY_AFTER", 0.5)
     script = tmp_path / "another.py"
