@@ -132,7 +132,9 @@ def _time_mining(trial: Trial, given: MiningInput, anchors: Ids, device: Device)
         positive_k=50, negative_k=min(10_000, len(given.items) // 4), max_negatives=50
     )
     start = time.perf_counter()
-    miner = Miner(given, method, device=device)
+    # An actor on a GPU has the CPUs beside it, another has one: see `cluster.with_gpus_and_cpus`.
+    threads = max(1, (os.cpu_count() or 1) - 2) if device == "cuda" else 1
+    miner = Miner(given, method, device=device, threads=threads)
     seconds = time.perf_counter() - start
     trial.say("mine", step="graph and work arrays in place", device=device, seconds=seconds)
     miner.mine(anchors[:2])  # compiles
@@ -150,6 +152,7 @@ def _time_mining(trial: Trial, given: MiningInput, anchors: Ids, device: Device)
         "mine",
         step=f"a unit of {_ANCHORS} anchors as it is",
         device=device,
+        threads=threads,
         seconds=seconds,
         of_1500_on_one_actor=seconds * _ALL_ANCHORS / _ANCHORS,
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.gpu_trial import Trial, photos
-from mmray.config.choices import Descriptor, Precision, TrainingPrecision
+from mmray.config.choices import Descriptor, Network, Precision, TrainingPrecision
 from mmray.descriptors.embedding import allow_tf32, as_batch
 from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
@@ -37,6 +37,8 @@ from mmray.training.tuples import Tuples
 
 BOTH: tuple[Descriptor, ...] = ("rmac", "mac")
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+NETWORKS: tuple[Network, ...] = ("vgg16", "resnet50", "efficientnet_lite0")  # of `shapes`
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 _TUPLES_IN_STEP = 5
 
 
@@ -51,7 +53,7 @@ def net(trial: Trial) -> None:
     for name in PRECISIONS:
         allow_tf32(name == "tf32")
         with torch.inference_mode():
-            ready = fused(model, precision=name).to(trial.device)
+            ready = fused(model, precision=name).on(trial.torch_device)
             rows[name] = ready.descriptors(pixels, BOTH).double()
             for batch in (1, 4, 16, 64) if trial.full else (1, 4):
                 _time_batch(trial, name, ready, pixels[:batch])
@@ -76,39 +78,69 @@ def _time_batch(trial: Trial, precision: str, model: EmbeddingNet, pixels: Tenso
 
 
 def shapes(trial: Trial) -> None:
-    """Time the first and the second pass of shapes that are new, in ways that may spare waiting.
+    """Time the first and the second pass of shapes that are new, by the layout of memory.
 
-    On a GPU each new shape cost EfficientNet-Lite0 seconds, in channels-last and with cuDNN.
+    On a GPU each new shape costs EfficientNet-Lite0 seconds where channels are last.
     """
+    allow_tf32(False)
     rng, side = np.random.default_rng(0), 256 if trial.full else 48
-    for number, way in enumerate(("channels last", "contiguous", "without cuDNN")):
-        torch.manual_seed(0)
-        model = fused(EmbeddingNet("efficientnet_lite0", "mac")).to(trial.device)
-        if way == "contiguous":
-            model.backbone.to(memory_format=torch.contiguous_format)
-            model.backbone.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+    kinds = [
+        (name, layout, precision, trains)
+        for name in (NETWORKS if trial.full else NETWORKS[-1:])
+        for layout in LAYOUTS
+        for precision in ("float32", "bfloat16")
+        for trains in (False, True)
+    ]
+    for number, (name, layout, precision, trains) in enumerate(kinds):
+        step = _pass_of(trial, name, layout, half=precision == "bfloat16", trains=trains)
         passes = []
-        cudnn = torch.backends.cudnn.flags(enabled=way != "without cuDNN", allow_tf32=False)
-        with cudnn, torch.inference_mode():
-            for shape in range(6 if trial.full else 2):
-                # Each way has shapes of its own, which no library has seen.
-                height, width = side + 7 * (3 * shape + number), side
-                pixels = rng.integers(0, 255, (4, height, width, 3), dtype=np.uint8)
-                batch = as_batch(pixels, trial.torch_device)
-                passes.append([_seconds_of_pass(trial, model, batch) for _ in range(2)])
+        for shape in range(3 if trial.full else 1):
+            # Each kind has shapes of its own, which no library has seen.
+            height, width = side + 2 * (len(kinds) * shape + number), side
+            pixels = rng.integers(0, 255, (4, height, width, 3), dtype=np.uint8)
+            batch = as_batch(pixels, trial.torch_device)
+            passes.append([_seconds_of(trial, partial(step, batch)) for _ in range(2)])
         first, second = np.array(passes).T * 1e3
         trial.say(
             "shapes",
-            way=way,
+            network=name,
+            layout=layout,
+            precision=precision,
+            trains=trains,
             first_ms=float(first.mean()),
             slowest_ms=float(first.max()),
             second_ms=float(second.mean()),
         )
 
 
-def _seconds_of_pass(trial: Trial, model: EmbeddingNet, batch: Tensor) -> float:
+def _pass_of(
+    trial: Trial, name: Network, layout: str, *, half: bool, trains: bool
+) -> Callable[[Tensor], None]:
+    """Return a pass of a network: forward, or forward and backward as in training."""
+    torch.manual_seed(0)
+    model = EmbeddingNet(name, "mac")
+    if not trains:
+        model = fused(model, precision="bfloat16" if half else "float32")
+    model.layout = LAYOUTS[layout]
+    model.backbone.to(memory_format=model.layout)
+    model.to(trial.device)
+
+    def run(batch: Tensor) -> None:
+        if trains:
+            model.zero_grad()
+            with torch.autocast(trial.device, torch.bfloat16, enabled=half):
+                loss = model(batch).sum()
+            loss.backward()
+        else:
+            with torch.inference_mode():
+                model.descriptors(batch, BOTH[1:])
+
+    return run
+
+
+def _seconds_of(trial: Trial, call: Callable[[], None]) -> float:
     start = time.perf_counter()
-    model.descriptors(batch, BOTH[1:])
+    call()
     if trial.cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
@@ -116,7 +148,7 @@ def _seconds_of_pass(trial: Trial, model: EmbeddingNet, batch: Tensor) -> float:
 
 def extract(trial: Trial) -> None:
     """Time a unit of images of mixed shapes in the actor's own code, step by step, without Ray."""
-    groups = _groups(_noise(trial, 256 if trial.full else 16))
+    groups = _groups(_noise(trial, 256 if trial.full else 4))
     if trial.cuda:
         torch.cuda.reset_peak_memory_stats()
     n, repeats = sum(len(group.about) for group in groups), 3 if trial.full else 1
@@ -193,7 +225,7 @@ def _groups(images: list[Pixels]) -> list[ImageGroup]:
 def train(trial: Trial) -> None:
     """Time training steps on JPEG files, and embedding before an epoch."""
     rng, t = np.random.default_rng(0), 150 if trial.full else 5
-    model = network(trial).to(trial.device)
+    model = network(trial).on(trial.torch_device)
     with photos(600 if trial.full else 30, trial.longest_side) as images:
         source = ImageSource(images, longest_side=trial.longest_side)
         members = rng.integers(0, len(images), (t, 3))
@@ -253,6 +285,7 @@ def settings_of(trial: Trial, precision: Precision) -> DescriptorSettings:
         preprocessing=Preprocessing(trial.longest_side),
         poolings=BOTH,
         precision=precision,
+        batch_size=32 if trial.full else 2,
         shard_size=256 if trial.full else 16,
     )
 

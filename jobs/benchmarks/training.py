@@ -1,7 +1,8 @@
 """Training steps beside the loops one would write instead: same tuples, network, sizes, threads.
 
 t tuples of three images in an epoch, d dims. A way is a manner of training. All ways start from one
-network and take the same steps, so their losses are equal to rounding. On CPUs only.
+network and take the same steps, so their losses are equal to rounding. They train on GPUs where
+there are any.
 """
 
 import copy
@@ -11,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.extraction import Rate
 from benchmarks.training_loops import (
-    CPU,
+    DEVICE,
     EPOCHS,
     Course,
     by_shape,
@@ -75,15 +77,17 @@ def compare_training(
     Raises
     ------
     InputError
-        There are fewer than 3 images, or more workers than threads or than tuples in a step.
+        There are fewer than 3 images, or more workers than threads, than tuples in a step or than
+        GPUs, where there are any.
     """
     if len(images) < 3:
         raise InputError(f"{len(images)} images: a tuple has 3, name more with --images")
-    most = min(threads, config.batch_size)
+    gpus = torch.cuda.device_count()
+    most = min(threads, config.batch_size, *([gpus] if gpus else []))
     if not 1 <= workers <= most:
         raise InputError(
-            f"--workers {workers}: from 1 to {most}, as there are {threads} threads to share and "
-            f"{config.batch_size} tuples in a step"
+            f"--workers {workers}: from 1 to {most}, as there are {threads} threads to share, "
+            f"{config.batch_size} tuples in a step, and {gpus} GPUs"
         )
     configure_torch(threads)
     job = _random_job(images, model, config, steps)
@@ -172,7 +176,7 @@ def _cached(job: TrainingJob, folder: Folder) -> tuple[TrainingJob, float]:
 
 def _ours(job: TrainingJob) -> Course:
     """Train as a single worker does."""
-    config, model = job.config, copy.deepcopy(job.model)
+    config, model = job.config, copy.deepcopy(job.model).on(DEVICE)
     optimizer = optimizer_of(model, config)
     source = ImageSource(job.images, longest_side=config.longest_side)
     losses, seconds = [], []
@@ -180,7 +184,8 @@ def _ours(job: TrainingJob) -> Course:
         start = time.perf_counter()
         drawn = tuples_of(job, epoch)
         rule = step_rule(config)
-        metrics = train_epoch(model, [optimizer], TupleSteps(drawn, rule), source, rule, device=CPU)
+        steps = TupleSteps(drawn, rule)
+        metrics = train_epoch(model, [optimizer], steps, source, rule, device=DEVICE)
         losses.append(metrics["loss"])
         seconds.append(time.perf_counter() - start)
     return Course(losses=losses, seconds=seconds)
@@ -195,12 +200,13 @@ def _on_ray(job: TrainingJob, workers: int, threads: int) -> Course:
             if len(history) == 1:  # of the initial network; each epoch comes after it
                 started.write_text(str(time.time()))
 
+        gpu = {"GPU": 1.0} if DEVICE.type == "cuda" else {}
         start = time.time()
         trained = fine_tune(
             job,
             folder=Folder(folder) / "train",
             workers=TrainingWorkers(
-                fewest=workers, most=workers, resources={"CPU": float(threads)}
+                fewest=workers, most=workers, resources={"CPU": float(threads)} | gpu
             ),
             log=note_start,
         )

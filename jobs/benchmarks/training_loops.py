@@ -1,7 +1,8 @@
 """Loops of training that one would write instead of ours, in one process and distributed.
 
 t tuples of three images in an epoch, m images, d dims. They read the originals by a DataLoader and
-take the steps that our own training takes, so their losses are equal to rounding. On CPUs only.
+take the steps that our own training takes, so their losses are equal to rounding. They train on
+GPUs where there are any.
 """
 
 import copy
@@ -33,7 +34,7 @@ from mmray.training.losses import MARGINS, contrastive_loss, triplet_loss
 from mmray.training.tuples import Tuples
 
 EPOCHS = 3  # the first one warms up; the faster of the others counts
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 Forward = Callable[[nn.Module, Sequence[Pixels]], Tensor]
 
@@ -62,20 +63,21 @@ def tuples_of(job: TrainingJob, epoch: int) -> Tuples:
 
 def one_at_a_time(model: nn.Module, images: Sequence[Pixels]) -> Tensor:
     """Embeddings (m, d), one image at a time."""
-    return torch.cat([model(as_batch([image], CPU)) for image in images])
+    return torch.cat([model(as_batch([image], DEVICE)) for image in images])
 
 
 def by_shape(model: nn.Module, images: Sequence[Pixels]) -> Tensor:
     """Embeddings (m, d), the images of one shape together."""
     batches = same_shape_batches([image.shape[:2] for image in images], len(images))
-    rows = model([as_batch([images[place] for place in batch], CPU) for batch in batches])
+    rows = model([as_batch([images[place] for place in batch], DEVICE) for batch in batches])
     ordered: Tensor = rows[np.argsort(np.concatenate(batches))]
     return ordered
 
 
 def plain(job: TrainingJob, forward: Forward, threads: int) -> Course:
     """Train in this process, images being decoded by it or by so many others."""
-    return _epochs(job, copy.deepcopy(job.model), forward, threads, embeds=forward is by_shape)
+    model = copy.deepcopy(job.model).on(DEVICE)
+    return _epochs(job, model, forward, threads, embeds=forward is by_shape)
 
 
 def _epochs(
@@ -95,7 +97,7 @@ def _epochs(
                 ids, size_of_batch = np.arange(len(photos))[rank::size], config.embed_batch_size
                 batches = np.array_split(ids, -(-len(ids) // size_of_batch))
                 for images in _loader(photos, batches, decoders):
-                    forward(model, images)
+                    forward(model, images).cpu()
             embedding.append(time.perf_counter() - start)
         model.train()
         start = time.perf_counter()
@@ -127,9 +129,10 @@ def _epoch(
     config, (_, size) = job.config, rank_and_size()
     function = {"contrastive": contrastive_loss, "triplet": triplet_loss}[config.loss]
     margin = MARGINS[config.loss] if config.margin is None else config.margin
-    total = torch.zeros(())
+    total = torch.zeros((), device=DEVICE)
+    half = config.precision == "bfloat16"
     for images in loader:
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=half):
             rows = forward(model, images)
         anchors, positives, negatives = rows.unflatten(0, (-1, 3)).unbind(1)
         loss = function(anchors, positives, negatives, margin=margin).sum()
@@ -141,7 +144,7 @@ def _epoch(
 
 
 def spawned(job: TrainingJob, workers: int, threads: int) -> Course:
-    """Train in processes of distributed data parallel, which speak by gloo."""
+    """Train in processes of distributed data parallel, which speak by gloo, or NCCL on GPUs."""
     # It is read only after the processes have ended: what they put there is small.
     answers = get_context("spawn").SimpleQueue()
     start = time.time()
@@ -157,10 +160,14 @@ def _ddp_rank(
     rank: int, size: int, threads: int, meeting: str, job: TrainingJob, answers: Any
 ) -> None:
     configure_torch(threads)
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+    backend = "nccl" if DEVICE.type == "cuda" else "gloo"
+    if DEVICE.type == "cuda":
+        torch.cuda.set_device(rank)
+    torch.distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=size)
     # A copy, as torch sends weights in memory that all processes share. BatchNorm's statistics are
     # frozen: there is nothing to broadcast.
-    model = DistributedDataParallel(copy.deepcopy(job.model), broadcast_buffers=False)
+    own = copy.deepcopy(job.model).on(DEVICE)
+    model = DistributedDataParallel(own, broadcast_buffers=False)
     ready = time.time()
     course = _epochs(job, model, by_shape, threads, embeds=True)
     if rank == 0:

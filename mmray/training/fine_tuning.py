@@ -72,7 +72,7 @@ class FineTuning:
 
     def __init__(self, job: TrainingJob, device: torch.device) -> None:
         self.job, self.config, self.device = job, job.config, device
-        self.network = job.model.to(device)
+        self.network = job.model.on(device)
         self.measured = copy.deepcopy(self.network) if self.config.average else self.network
         self.best = copy.deepcopy(job.model).cpu()
         self.source = self._images(job.images)

@@ -316,6 +316,28 @@ def test_one_scale_of_one_is_what_it_was_bit_for_bit(lite0, layout):
         assert torch.equal(lite0.descriptors(images, poolings, scales=(1.0,)), expected)
 
 
+@pytest.mark.parametrize("network", ["efficientnet_lite0", "resnet50"])
+def test_depthwise_convolutions_have_another_layout_on_a_gpu(monkeypatch, network):
+    """There each new shape of a batch would cost seconds; the descriptors are the same."""
+    torch.manual_seed(0)
+    model = EmbeddingNet(network, "mac").eval()
+    images = random_images(2, 70, 90)
+    expected = model(images)
+    # There is no GPU here: the weights stay, in the layout that they would have.
+    monkeypatch.setattr(EmbeddingNet, "to", lambda self, device: self)
+    seen: list[torch.Tensor] = []
+    model.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for device in ("cuda", "cpu"):
+        moved = model.on(torch.device(device))
+        contiguous = network == "efficientnet_lite0" and device == "cuda"
+        layout = torch.contiguous_format if contiguous else torch.channels_last
+        weights = [m.weight for m in moved.modules() if isinstance(m, torch.nn.Conv2d)]
+        assert all(each.is_contiguous(memory_format=layout) for each in weights)
+        seen.clear()
+        torch.testing.assert_close(moved(images), expected, rtol=0, atol=1e-5)
+        assert seen[0].is_contiguous(memory_format=layout)
+
+
 def test_several_scales_of_several_poolings_and_shapes(lite0):
     batches = [random_images(2, 64, 96), random_images(1, 97, 64)]
     with torch.inference_mode():

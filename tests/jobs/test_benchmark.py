@@ -228,7 +228,7 @@ def test_all_ways_of_training_take_the_same_steps(tmp_path, on_cluster):
     [
         ({"images": 2}, "2 images: a tuple has 3, name more with --images"),
         ({"workers": 3}, "--workers 3: from 1 to 2, as there are 2 threads to share"),
-        ({"workers": 6, "threads": 8}, "--workers 6: from 1 to 5.* and 5 tuples in a step"),
+        ({"workers": 6, "threads": 8}, "--workers 6: from 1 to 5.* 5 tuples in a step, and 0 GPUs"),
         ({"workers": 0}, "--workers 0: from 1 to 2"),
     ],
 )

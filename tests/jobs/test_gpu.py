@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 
 # As the script imports them: its own folder is first in sys.path.
 import benchmark as job
-from benchmarks import gpu, gpu_jobs
+from benchmarks import gpu, gpu_jobs, gpu_networks
 from benchmarks.gpu_trial import Trial
 
 from mmray.mining.knn.faiss_library import faiss
@@ -92,8 +92,12 @@ def test_all_parts_of_this_process_print_their_measurements(capsys):
         ("mine", "diffusion of 32 anchors alone", "cpu"),
         ("mine", "a unit of 32 anchors as it is", "cpu"),
     ]
-    ways = [line["way"] for line in lines if line["part"] == "shapes"]
-    assert ways == ["channels last", "contiguous", "without cuDNN"]
+    kinds = {
+        (line["network"], line["layout"], line["precision"], line["trains"])
+        for line in lines
+        if line["part"] == "shapes"
+    }
+    assert len(kinds) == len(gpu_networks.LAYOUTS) * 2 * 2
     for line in lines:
         for name in (
             "first_ms",

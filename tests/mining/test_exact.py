@@ -163,6 +163,7 @@ def test_a_gpu_finds_the_same_bits(monkeypatch, features, k, d):
     )
     plain = nearest_neighbors(features, features[::7], k)
     monkeypatch.setattr(exact_cuda, "_TILE_ITEMS", 100)
+    monkeypatch.setattr(exact_cuda, "_BLOCK", 3)
     monkeypatch.setattr(exact_cuda, "_GATHERED", 20_000)
     index = ExactIndex.of(features, half=False)
     on_device = exact_cuda.DeviceIndex(features, index.norm, "cpu")

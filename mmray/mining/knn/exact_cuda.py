@@ -3,9 +3,10 @@
 n items, m queries, d dimensions, k neighbours.
 
 As on CPUs, a product in bfloat16 proposes candidates, and its error has a bound. Of each tile of
-the product only what reaches the threshold of its query is kept: to sort tiles would take most of
-the time. Candidates are settled here too, with the sums of `kernels.similarity` in their order, so
-that the bits are those of a CPU.
+the product only what reaches the threshold of its query is kept, looked for in those blocks of
+columns whose largest reaches it: to sort tiles, or to compare all of them, would take most of the
+time. Candidates are settled here too, with the sums of `kernels.similarity` in their order, so that
+the bits are those of a CPU.
 """
 
 import numpy as np
@@ -17,6 +18,7 @@ from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
 
 _TILE_ITEMS = 65_536
+_BLOCK = 32  # columns of a tile, of which the largest is compared first
 _GATHERED = 2**26  # numbers of candidates' rows held at a time
 _LANES = 16  # sums side by side, as in `kernels.similarity`
 
@@ -145,7 +147,11 @@ def _candidates(
     threshold = None
     for first in range(0, n, _TILE_ITEMS):
         tile = queries @ items[first : first + _TILE_ITEMS].T
-        reaching, places = _reaching(tile, threshold, room)
+        best = _best_of_blocks(tile)
+        if threshold is None and best.shape[1] >= k:
+            # Blocks have no item in common: the k-th best of them is no more than the k-th item.
+            threshold = best.topk(k, dim=1).values[:, -1].float() - slack
+        reaching, places = _reaching(tile, best, threshold, room)
         values, ids = torch.cat([values, reaching], 1), torch.cat([ids, places + first], 1)
         values, chosen = values.topk(min(room, values.shape[1]), dim=1)
         ids = ids.gather(1, chosen)
@@ -159,26 +165,40 @@ def _candidates(
     return candidates, full
 
 
+def _best_of_blocks(tile: torch.Tensor) -> torch.Tensor:
+    """Return the largest product of each block of columns of a tile (m, t); the last is shorter."""
+    whole = tile.shape[1] - tile.shape[1] % _BLOCK
+    best = [tile[:, :whole].unflatten(1, (-1, _BLOCK)).amax(2)]
+    if whole < tile.shape[1]:
+        best.append(tile[:, whole:].amax(1, keepdim=True))
+    return torch.cat(best, 1)
+
+
 def _reaching(
-    tile: torch.Tensor, threshold: torch.Tensor | None, room: int
+    tile: torch.Tensor, best: torch.Tensor, threshold: torch.Tensor | None, room: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the products (m, c) float32 of a tile that reach a threshold (m,), and their columns.
 
     Where some row has more than the room, or there is no threshold yet: the largest of each row.
-    What is missing to c is -inf.
+    What is missing to c is -inf. `best` has the largest of each block, of which few are looked at.
     """
     if threshold is not None:
-        keep = tile >= threshold[:, None]
-        counts = keep.sum(dim=1)
+        rows, blocks = (best >= threshold[:, None]).nonzero(as_tuple=True)
+        columns = blocks[:, None] * _BLOCK + torch.arange(_BLOCK, device=tile.device)
+        inside = columns < tile.shape[1]
+        found = tile[rows[:, None], columns.clamp(max=tile.shape[1] - 1)].float()
+        chosen, within = (inside & (found >= threshold[rows, None])).nonzero(as_tuple=True)
+        rows = rows[chosen]
+        counts = torch.zeros(len(tile), dtype=torch.int64, device=tile.device)
+        counts.scatter_add_(0, rows, torch.ones_like(rows))
         most = int(counts.max())
         if most <= room:
-            rows, columns = keep.nonzero(as_tuple=True)
             places = torch.arange(len(rows), device=tile.device)
             places -= (counts.cumsum(0) - counts)[rows]
             values = torch.full((len(tile), most), -torch.inf, device=tile.device)
             ids = torch.zeros((len(tile), most), dtype=torch.int64, device=tile.device)
-            values[rows, places] = tile[rows, columns].float()
-            ids[rows, places] = columns
+            values[rows, places] = found[chosen, within]
+            ids[rows, places] = columns[chosen, within]
             return values, ids
     values, ids = tile.topk(min(room, tile.shape[1]), dim=1)
     return values.float(), ids

@@ -52,7 +52,7 @@ class _DeviceWorker:
         with_gpu = bool(assigned_gpus()) and torch.cuda.is_available()
         self.device = torch.device("cuda" if with_gpu else "cpu")
         self.given: EmbeddingNet = ray.get(network[0])
-        self.exact = fused(self.given).to(self.device)
+        self.exact = fused(self.given).on(self.device)
         self.settings, self.regions = settings, settings.regions.to(self.device)
         self.turn, self.local = threading.Lock(), threading.local()
 
@@ -101,7 +101,7 @@ class ExtractionWorker(_DeviceWorker):
         super().__init__(network, settings, threads)
         self.model = self.exact
         if settings.precision in ("bfloat16", "float16"):
-            self.model = fused(self.given, precision=settings.precision).to(self.device)
+            self.model = fused(self.given, precision=settings.precision).on(self.device)
 
     def __call__(self, groups: Sequence[ImageGroup]) -> pa.Table:
         """Describe groups of images; return a row for each image, without an order."""

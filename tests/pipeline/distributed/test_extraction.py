@@ -233,7 +233,7 @@ def test_a_worker_takes_the_gpu_that_ray_gave_it_and_no_other(
     """With --num-gpus 0 nothing touches a GPU, whatever CUDA shows."""
     monkeypatch.setattr(describing, "assigned_gpus", lambda: assigned)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: shown)
-    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     settings = replace(SETTINGS, regions=mock.Mock())
     assert ExtractionWorker([model], settings, torch.get_num_threads()).device.type == device
