@@ -31,7 +31,7 @@ retrieval: install
 test-fast: install
 	$(PYTEST) -m "not (ray or process or slow)" $(ARGS)
 
-# All but the slow: one worker has all tests that run on Ray, the others share the rest.
+# All but the slow: two workers have a Ray each for the tests that need one, and share the rest.
 test: install
 	$(PYTEST) $(ARGS)
 

@@ -120,6 +120,7 @@ def training(options: TrainingOptions) -> Table:
             steps=options.steps,
             workers=options.workers,
             threads=_threads(options),
+            storage=options.storage,
         )
     return _of_rates(rates, "deviation of the loss")
 

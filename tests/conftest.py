@@ -32,8 +32,12 @@ from mmray.system import locations
 
 TESTS = Path(__file__).parent
 MARKS = {"end_to_end": ("ray", "process"), "jobs": ("process",)}  # by folder
-# One after the other in one process of `pytest -n`: with Ray they take all CPUs there are.
-TOGETHER = ("tests/end_to_end/", "tests/chaos/", "tests/jobs/", "tests/pipeline/distributed/")
+# Each group is one after the other in one process of `pytest -n`, on a Ray of its own: they take
+# turns at the CPUs, as what starts waits much of its time. Both take about as long.
+TOGETHER = (
+    ("tests/end_to_end/", "tests/chaos/"),
+    ("tests/jobs/", "tests/pipeline/distributed/"),
+)
 
 # The same examples every time, however slow the machine is.
 hypothesis.settings.register_profile(
@@ -54,11 +58,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
-    class RayInOneWorker(LoadScopeScheduling):
+    class RayTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "ray" if nodeid.startswith(TOGETHER) else nodeid
+            return next((group[0] for group in TOGETHER if nodeid.startswith(group)), nodeid)
 
-    return RayInOneWorker(config, log)
+    return RayTogether(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -154,6 +154,9 @@ class TrainingOptions(Photos):
     """In an epoch of 5 tuples each, 15 images."""
     workers: int = 2
     """Processes that share the threads, where training is distributed."""
+    storage: str | None = None
+    """Folder or URI of the resized images, as s3://bucket/cache; what is there is taken. By default
+    a temporary folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

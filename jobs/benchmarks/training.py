@@ -30,6 +30,7 @@ from mmray.descriptors.embedding import configure_torch
 from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import Collection
 from mmray.images.decoding import MAX_PIXELS
+from mmray.images.pixel_shards import PixelShards
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.mining.pool_lists import Pools
 from mmray.pipeline.distributed import cluster
@@ -55,6 +56,7 @@ def compare_training(
     steps: int,
     workers: int,
     threads: int,
+    storage: str | None = None,
 ) -> list[Rate]:
     """Rates of training steps: three loops over a DataLoader of the originals, and ours.
 
@@ -73,6 +75,7 @@ def compare_training(
     config : its loss, margin, precision, tuples in a step, optimiser and size of images
     steps : in an epoch
     workers : processes of what is distributed; they share the threads
+    storage : folder or URI of the cache; None: a temporary folder. What is there is taken
 
     Raises
     ------
@@ -100,11 +103,12 @@ def compare_training(
     cluster.connect()
     courses[f"{bare}, beside Ray"] = spawned(job, workers, share)
     with tempfile.TemporaryDirectory() as folder:
-        reduced, seconds = _cached(job, Folder(folder))
-        courses["mmray, train_epoch"] = replace(_ours(reduced), startup=seconds)
+        reduced, seconds = _cached(job, Folder(storage or folder))
+        courses["mmray, train_epoch"] = replace(_ours(reduced, Path(folder)), startup=seconds)
         for count in dict.fromkeys((1, workers)):
             course = _on_ray(reduced, count, threads // count)
             name = f"mmray, Ray Train, {_counted(count, 'worker')}"
+            print(f"{name}: {_parts(course)}", flush=True)
             courses[name] = replace(course, startup=seconds + course.startup)
     base = courses["one image at a time"].losses[0]
     timed = {way: (course, course.seconds) for way, course in courses.items()}
@@ -121,6 +125,17 @@ def compare_training(
         )
         for way, (course, seconds) in timed.items()
     ]
+
+
+def _parts(course: Course) -> str:
+    """Describe what the faster epoch of a course spent its time on."""
+    epochs = zip(course.embedding[1:], course.seconds[1:], course.waiting[1:], strict=True)
+    embedding, training, waiting = min(epochs, key=lambda epoch: epoch[0] + epoch[1])
+    whole = embedding + training
+    return (
+        f"an epoch of {whole:.1f} s is {embedding / whole:.0%} embedding, {waiting / whole:.1%} "
+        f"waiting for images and {(training - waiting) / whole:.0%} steps"
+    )
 
 
 def _counted(count: int, noun: str) -> str:
@@ -174,11 +189,13 @@ def _cached(job: TrainingJob, folder: Folder) -> tuple[TrainingJob, float]:
     return replace(job, images=images), time.perf_counter() - start
 
 
-def _ours(job: TrainingJob) -> Course:
-    """Train as a single worker does."""
+def _ours(job: TrainingJob, near: Path) -> Course:
+    """Train as a single worker does, by copies of images that are remote."""
+    assert isinstance(job.images, PixelShards), "cached"
+    images = job.images if job.images.folder.local else job.images.copied(near / "near")
     config, model = job.config, copy.deepcopy(job.model).on(DEVICE)
     optimizer = optimizer_of(model, config)
-    source = ImageSource(job.images, longest_side=config.longest_side)
+    source = ImageSource(images, longest_side=config.longest_side)
     losses, seconds = [], []
     for epoch in range(EPOCHS):
         start = time.perf_counter()
@@ -216,5 +233,6 @@ def _on_ray(job: TrainingJob, workers: int, threads: int) -> Course:
         losses=[epoch["loss"] for epoch in epochs],
         seconds=[epoch["train_seconds"] for epoch in epochs],
         embedding=[epoch["embed_seconds"] for epoch in epochs],
+        waiting=[epoch["image_seconds"] for epoch in epochs],
         startup=ready - start - epochs[0]["embed_seconds"],
     )

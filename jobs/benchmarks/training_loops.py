@@ -43,12 +43,14 @@ Forward = Callable[[nn.Module, Sequence[Pixels]], Tensor]
 class Course:
     """Mean losses and seconds of the epochs of one manner of training, and its start-up.
 
-    `embedding` is the seconds of embedding all images before each epoch, where that was done.
+    `embedding` is the seconds of embedding all images before each epoch, where that was done, and
+    `waiting` those of `seconds` that passed waiting for images, where that was measured.
     """
 
     losses: list[float]
     seconds: list[float]
     embedding: list[float] = field(default_factory=list)
+    waiting: list[float] = field(default_factory=list)
     startup: float = 0.0
 
 

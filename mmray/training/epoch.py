@@ -5,6 +5,7 @@ The code runs in a single process or as one of several ranks of `torch.distribut
 ranks follows the trajectory of one.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from mmray.descriptors.embedding import as_batch
 from mmray.images.decoding import same_shape_batches
 from mmray.system.arrays import Pixels
 from mmray.system.errors import InputError
-from mmray.training.image_source import ImageSource, rank_and_size
+from mmray.training.image_source import ImageSource, rank_and_size, slowest
 from mmray.training.optimization import set_learning_rate
 from mmray.training.steps import StepRule, Steps
 
@@ -34,7 +35,7 @@ def train_epoch(
     learning_rate: Callable[[float], float] | None = None,
     progress: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, float]:
-    """Train for one epoch; return the mean loss and the mean norm of the gradients.
+    """Train for one epoch; return the mean loss, the mean norm of the gradients, and a time.
 
     Parameters
     ----------
@@ -50,7 +51,8 @@ def train_epoch(
 
     Returns
     -------
-    {"loss": ..., "gradient_norm": ...}
+    {"loss": ..., "gradient_norm": ..., "image_seconds": ...}, the last of which is how long the
+    slowest rank waited for its images.
 
     Raises
     ------
@@ -63,7 +65,11 @@ def train_epoch(
     images_of_steps = source.groups([steps.images[each] for each in places], places)
     model.train()
     sums = torch.zeros(2, device=device)  # of the losses, of the norms of the gradients
-    for step, images in enumerate(images_of_steps):
+    waited = 0.0
+    for step in range(count):
+        asked = time.monotonic()
+        images = next(images_of_steps)
+        waited += time.monotonic() - asked
         done += steps.sizes[step]
         if learning_rate is not None:
             set_learning_rate(optimizers[0], learning_rate(done / total))
@@ -89,7 +95,7 @@ def train_epoch(
         raise InputError(
             f"the loss became {loss}: training diverged; lower --training.learning-rate"
         )
-    return {"loss": loss, "gradient_norm": norm}
+    return {"loss": loss, "gradient_norm": norm, "image_seconds": slowest(waited, device)}
 
 
 def _forward(model: nn.Module, images: Sequence[Pixels], device: torch.device) -> Tensor:

@@ -1,17 +1,16 @@
 """Nodes of Ray in processes of their own, to be killed on purpose."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from ray._common.utils import reset_ray_address
-from ray._private.utils import read_ray_address
 
 # A node whose processes are gone refuses connections: asked often, it is missed after seconds.
 # Nodes that are only slow are given as long as ever.
@@ -28,7 +27,11 @@ def start_node(*arguments: object, log: Path, **env: str) -> subprocess.Popen[by
             stderr=output,
             env=os.environ | OFTEN | env,
         )
-    wait_for(lambda: "Ray runtime started" in log.read_text(), node)
+    try:
+        wait_for(lambda: "Ray runtime started" in log.read_text(), node)
+    except BaseException:
+        stop(node)
+        raise
     return node
 
 
@@ -40,9 +43,11 @@ def running_head(
 
     Without its dashboard Ray Train does not see that a driver was killed, and keeps what it had.
     """
+    # There no other Ray program of this machine finds and joins it. Paths of sockets must be short.
+    place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     head = start_node(
         *("--head", f"--port={port}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"),
-        f"--dashboard-port={port + 1}",
+        *(f"--dashboard-port={port + 1}", f"--temp-dir={place}"),
         f"--include-dashboard={str(dashboard).lower()}",
         *("--disable-usage-stats", "--object-store-memory", 300_000_000),
         log=folder / "head",
@@ -55,9 +60,7 @@ def running_head(
         yield f"127.0.0.1:{port}"
     finally:
         stop(head)
-        # What tells others on this machine that a head is here; one that ends kindly removes it.
-        if (read_ray_address() or "").endswith(f":{port}"):
-            reset_ray_address()
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -102,6 +105,23 @@ def processes(name: str) -> list[int]:
 def _command_of(pid: int) -> str:
     text = Path(f"/proc/{pid}/cmdline").read_bytes()
     return text.replace(b"\0", b" ").decode(errors="replace")
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """The IPv4 addresses and ports of TCP at which a process and its descendants listen."""
+    sockets = set()
+    for each in [pid, *descendants(pid)]:
+        with suppress(OSError):
+            for link in Path(f"/proc/{each}/fd").iterdir():
+                with suppress(OSError):
+                    sockets.add(str(link.readlink()))
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *_, inode = line.split()[:10]
+        if state == "0A" and f"socket:[{inode}]" in sockets:
+            host, port = local.split(":")
+            found.add((socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)))
+    return found
 
 
 def descendants(pid: int) -> list[int]:

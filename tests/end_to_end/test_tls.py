@@ -6,12 +6,14 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ray.util import get_node_ip_address
 
 from tests.end_to_end.clusters import free_port, running_head, start_node, stop
+from tests.end_to_end.small_job import SMALL, Ended, run_apart, table
 
 SCRIPT = Path(__file__).resolve().parents[2] / "cluster" / "certificates.py"
 
@@ -84,35 +86,65 @@ def test_a_node_is_known_by_its_own_addresses_alone(node, name, accepted):
     assert (refused is None) == accepted
 
 
-@pytest.mark.slow
-def test_nodes_with_certificates_work_together_and_others_are_refused(tmp_path, monkeypatch):
+@pytest.fixture
+def network(tmp_path, monkeypatch) -> Iterator[tuple[str, dict[str, str]]]:
+    """A head and a machine with certificates and a token: the address, and a job's environment."""
     here = get_node_ip_address()
     assert made(tmp_path / "good", "authority").returncode == 0
     assert made(tmp_path / "good", "node", here).returncode == 0
-    shutil.copytree(tmp_path / "good", tmp_path / "other")
-    (tmp_path / "other" / "ca.key").unlink()
-    assert made(tmp_path / "other", "authority").returncode == 0
-    assert made(tmp_path / "other", "node", here).returncode == 0
-    for name, value in settings(tmp_path / "good").items():
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
+    for name, value in (settings(tmp_path / "good") | secret).items():
         monkeypatch.setenv(name, value)
-    with running_head(tmp_path, port=free_port(), cpus=1) as address:
-        port = int(address.partition(":")[2])
+    with running_head(tmp_path, port=free_port(), cpus=2, dashboard=True) as head:
+        port = int(head.partition(":")[2])
+        address = f"{here}:{port}"
         worker = start_node(
-            *(f"--address={here}:{port}", "--num-cpus=1", "--resources", '{"spot": 1}'),
-            *("--object-store-memory", 100_000_000),
+            *(f"--address={address}", "--num-cpus=2", "--resources", '{"spot": 1}'),
+            *("--object-store-memory", 200_000_000),
             log=tmp_path / "worker",
         )
         try:
-            job = [sys.executable, "-c", JOB]
-            environment = os.environ | {"RAY_ADDRESS": f"{here}:{port}"}
-            ran = subprocess.run(job, env=environment, capture_output=True, text=True, timeout=120)
-            assert ran.stdout == "2 nodes: ran\n", ran.stderr
-            assert answered((here, port), tmp_path / "good")
-            assert not answered((here, port), tmp_path / "other")
-            assert not answered((here, port), tmp_path / "good", certificate=False)
-            assert not answered((here, port), None)
+            yield address, os.environ | {"RAY_ADDRESS": address}
         finally:
             stop(worker)
+
+
+@pytest.mark.slow
+def test_nodes_with_certificates_work_together_and_others_are_refused(network, tmp_path):
+    address, environment = network
+    host, port = address.split(":")
+    shutil.copytree(tmp_path / "good", tmp_path / "other")
+    (tmp_path / "other" / "ca.key").unlink()
+    assert made(tmp_path / "other", "authority").returncode == 0
+    assert made(tmp_path / "other", "node", host).returncode == 0
+    job = [sys.executable, "-c", JOB]
+    ran = subprocess.run(job, env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "2 nodes: ran\n", ran.stderr
+    there = host, int(port)
+    assert answered(there, tmp_path / "good")
+    assert not answered(there, tmp_path / "other")
+    assert not answered(there, tmp_path / "good", certificate=False)
+    assert not answered(there, None)
+
+
+@pytest.mark.slow
+def test_the_whole_job_runs_with_certificates_and_a_token_and_not_without(network, tmp_path):
+    _, environment = network
+
+    def job(name: str, **changes: str) -> Ended:
+        return run_apart(
+            *("retrieval", "--storage", tmp_path / name, *SMALL), env=environment | changes
+        )
+
+    alone = job("alone", RAY_ADDRESS="local", RAY_USE_TLS="0", RAY_AUTH_MODE="disabled")
+    assert table(job("together").succeeded.stdout) == table(alone.succeeded.stdout)
+    for changes in (
+        {"RAY_AUTH_TOKEN": "b" * 64},
+        {"RAY_AUTH_MODE": "disabled"},
+        {"RAY_USE_TLS": "0"},
+    ):
+        assert "cannot be joined" in job("refused", **changes).error
+    assert not (tmp_path / "refused").exists()
 
 
 def answered(address: tuple[str, int], folder: Path | None, *, certificate: bool = True) -> bool:

@@ -25,7 +25,7 @@ from tests import oracles
 from tests.made import synthetic
 
 CPU = torch.device("cpu")
-TIMES = {"embed_seconds", "train_seconds"}
+TIMES = {"embed_seconds", "image_seconds", "train_seconds"}
 CONFIG = TrainingConfig(
     epochs=2,
     anchors_per_epoch=2,
