@@ -88,7 +88,7 @@ def stop(node: subprocess.Popen[bytes]) -> None:
 
 def vanish(node: subprocess.Popen[bytes]) -> None:
     """Kill a node's raylet, as when its machine is switched off."""
-    (raylet,) = [pid for pid in descendants(node.pid) if "raylet/raylet" in _command_of(pid)]
+    (raylet,) = [pid for pid in descendants(node.pid) if "raylet/raylet" in command_of(pid)]
     os.kill(raylet, signal.SIGKILL)
 
 
@@ -97,30 +97,30 @@ def processes(name: str) -> list[int]:
     found = []
     for pid in descendants(os.getpid()):
         with suppress(OSError):
-            if _command_of(pid).startswith(name):
+            if command_of(pid).startswith(name):
                 found.append(pid)
     return found
 
 
-def _command_of(pid: int) -> str:
+def command_of(pid: int) -> str:
     text = Path(f"/proc/{pid}/cmdline").read_bytes()
     return text.replace(b"\0", b" ").decode(errors="replace")
 
 
-def listening(pid: int) -> set[tuple[str, int]]:
-    """The IPv4 addresses and ports of TCP at which a process and its descendants listen."""
+def listening(pid: int) -> set[str]:
+    """The addresses of IP at which a process listens by TCP: :: and 0.0.0.0 are all addresses."""
     sockets = set()
-    for each in [pid, *descendants(pid)]:
+    for link in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
-            for link in Path(f"/proc/{each}/fd").iterdir():
-                with suppress(OSError):
-                    sockets.add(str(link.readlink()))
+            sockets.add(str(link.readlink()))
     found = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, local, _, state, *_, inode = line.split()[:10]
-        if state == "0A" and f"socket:[{inode}]" in sockets:
-            host, port = local.split(":")
-            found.add((socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)))
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                words = bytes.fromhex(local.partition(":")[0])  # of four bytes, the last one first
+                address = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+                found.add(socket.inet_ntop(family, address).removeprefix("::ffff:"))
     return found
 
 

@@ -7,12 +7,21 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from ray.util import get_node_ip_address
 
-from tests.end_to_end.clusters import free_port, running_head, start_node, stop
+from tests.end_to_end.clusters import (
+    command_of,
+    descendants,
+    free_port,
+    listening,
+    running_head,
+    start_node,
+    stop,
+)
 from tests.end_to_end.small_job import SMALL, Ended, run_apart, table
 
 SCRIPT = Path(__file__).resolve().parents[2] / "cluster" / "certificates.py"
@@ -145,6 +154,32 @@ def test_the_whole_job_runs_with_certificates_and_a_token_and_not_without(networ
     ):
         assert "cannot be joined" in job("refused", **changes).error
     assert not (tmp_path / "refused").exists()
+
+
+# Of docs/cluster.md, "What listens": by a part of its command line, where each process listens.
+LISTENERS = {
+    "gcs/gcs_server": {"all"},
+    "raylet/raylet": {"all"},
+    "ray.util.client.server": {"node", "loopback"},
+    "dashboard/dashboard.py": {"loopback"},
+    "ray::DashboardAgent": {"all", "node"},
+    "ray::RuntimeEnvAgent": {"node"},
+    "ray::IDLE": {"all"},
+}
+
+
+@pytest.mark.slow
+def test_nothing_listens_but_what_the_manual_names(network):
+    node = network[0].partition(":")[0]
+    kinds = {"::": "all", "0.0.0.0": "all", "127.0.0.1": "loopback", node: "node"}
+    found: dict[str, set[str]] = {}
+    for pid in descendants(os.getpid()):
+        with suppress(OSError):  # it has ended
+            command, addresses = command_of(pid), listening(pid)
+            name = next((name for name in LISTENERS if name in command), command)
+            if addresses:
+                found.setdefault(name, set()).update(kinds.get(at, at) for at in addresses)
+    assert found == LISTENERS
 
 
 def answered(address: tuple[str, int], folder: Path | None, *, certificate: bool = True) -> bool:
