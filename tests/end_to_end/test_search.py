@@ -148,7 +148,7 @@ def _places(names, wanted):
         (("query", "x.jpg"), "--name mmray: no such index under --storage"),
         (("query",), "no image to search with"),
         (("query", "x.jpg", "--top", "0"), "--top 0: choose a value from 1"),
-        (("index", "--images", "my photos"), "newest: no run has been made under --storage"),
+        (("index", "--images", "my photos"), "--model: no run has been made under --storage"),
         (("index", "--images", "my photos", "--model", ""), "--model is missing"),
         (("index", "--model", "none", "--images", "my photos"), "none: not a model's folder"),
         (("index", "--model", "m"), "--images is missing"),
