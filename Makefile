@@ -9,9 +9,9 @@ quoted = '$(subst ','\'',$(1))'
 # MLflow's database in the storage, as a URI: any Python can tell it.
 DATABASE = $(shell $(PYTHON) -m mmray.pipeline.database $(call quoted,$(value STORAGE)))
 JOBS := $(wildcard jobs/*.py)
-PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8
+PYTEST = -m pytest -n logical --maxprocesses 8
 
-.PHONY: install retrieval test-fast test test-all check ui cluster-demo clean
+.PHONY: install retrieval test-fast test test-all check check-next ui cluster-demo clean
 
 install: .venv/.installed
 
@@ -29,15 +29,15 @@ retrieval: install
 
 # What needs no Ray and no process of its own.
 test-fast: install
-	$(PYTEST) -m "not (ray or process or slow)" $(ARGS)
+	$(BIN)/python $(PYTEST) -m "not (ray or process or slow)" $(ARGS)
 
 # All but the slow: two workers have a Ray each for the tests that need one, and share the rest.
 test: install
-	$(PYTEST) $(ARGS)
+	$(BIN)/python $(PYTEST) $(ARGS)
 
 # With those that take minutes each: training killed anywhere, on a cluster of two nodes.
 test-all: install
-	$(PYTEST) -m "slow or not slow" $(ARGS)
+	$(BIN)/python $(PYTEST) -m "slow or not slow" $(ARGS)
 
 check: install
 	$(BIN)/ruff check .
@@ -46,6 +46,16 @@ check: install
 	cd jobs && MYPYPATH=..:../cluster ../$(BIN)/mypy --config-file ../pyproject.toml -p benchmarks -m demo -m drain_on_notice -m certificates $(JOBS:jobs/%.py=-m %)
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/docstrings.py
+
+# Tests of all that meets Ray, on the newest one that the index has; the other packages as pinned.
+check-next: NEXT := .venv-next
+check-next:
+	$(PYTHON) -m venv $(NEXT)
+	sed 's/^\(ray\[.*\]\)==.*/\1/' requirements.txt > $(NEXT)/requirements.txt
+	$(NEXT)/bin/python -m pip install --disable-pip-version-check --quiet --upgrade -r $(NEXT)/requirements.txt -r requirements-test.txt
+	$(NEXT)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@$(NEXT)/bin/python -c "import ray; print('Ray', ray.__version__)"
+	$(NEXT)/bin/python $(PYTEST) tests/pipeline $(ARGS)
 
 # The job-execution workers of MLflow are not needed to look at runs, and nobody is to be told of it.
 ui: export MLFLOW_DISABLE_TELEMETRY = true
@@ -60,4 +70,4 @@ cluster-demo: install
 	$(BIN)/python cluster/demo.py --storage $(call quoted,$(value STORAGE)/cluster-demo) $(ARGS)
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-next build *.egg-info

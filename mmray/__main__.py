@@ -173,12 +173,14 @@ def export(arguments: list[str]) -> None:
     """
     config = tyro.cli(ExportConfig, args=arguments, description=_help(export))
     check_not_empty(config)
-    from mmray.pipeline.registry import model_folder
+    from mmray.pipeline.registry import model_folder, newest_model
     from mmray.serving.encoder import ImageEncoder
     from mmray.serving.onnx_export import export_onnx
 
-    storage = Folder(absolute(config.storage))
-    with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:
+    storage, uri, model = Folder(absolute(config.storage)), config.tracking_uri, config.model
+    if model is None:
+        model = newest_model(storage, uri=uri, experiment=config.experiment)
+    with model_folder(model, storage=storage, uri=uri) as folder:
         encoder = ImageEncoder.load(folder, dims=config.dims)
     difference = export_onnx(encoder.net, config.output, encoder.preprocessing)
     size = Path(config.output).stat().st_size / 1e6

@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ["RAY_AUTH_MODE"] = "disabled"  # read when ray is imported; else a token outlives us
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # training here takes seconds
+os.environ.setdefault("RAY_metrics_report_interval_ms", "500")  # of 10 s: a test waits for them
 # Of the local S3 server: the workers of Ray inherit them.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 

@@ -198,7 +198,7 @@ def main() -> int:
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "mmray-runs")
+        ignored = shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache", "mmray-runs")
         shutil.copytree(ROOT, copy, ignore=ignored)
         for mutation in wanted:
             start = time.monotonic()

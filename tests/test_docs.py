@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
     path
     for path in ROOT.rglob("*.md")
-    if not {".venv", ".git", "mmray-runs", ".trial"} & {*path.relative_to(ROOT).parts}
+    if not {".venv", ".venv-next", ".git", "mmray-runs", ".trial"} & {*path.relative_to(ROOT).parts}
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 

@@ -21,7 +21,7 @@ from mmray.config.choices import (
     SupervisedBaseline,
 )
 from mmray.config.describing import ExtractionConfig
-from mmray.config.run import FINEGRAINED_MODEL, RETRIEVAL_MODEL, ListingConfig, MiningRunConfig
+from mmray.config.run import ListingConfig, MiningRunConfig, owned_name
 from mmray.config.sections import (
     ClassesConfig,
     DemoConfig,
@@ -62,9 +62,9 @@ class LearningConfig(MiningRunConfig, ListingConfig, ABC):
     oracle: Oracle | None = None
     """Uses labels: remove false positives or false negatives from the mined pools, by the labels
     that otherwise measure their purity, to see how much purer pools would help."""
-    registered_model: Annotated[str, EXECUTION, MAY_BE_EMPTY] = RETRIEVAL_MODEL
-    """Name in MLflow's registry under which the model becomes the newest version; "": do not
-    register it."""
+    registered_model: Annotated[str | None, EXECUTION, MAY_BE_EMPTY] = None
+    """Name in MLflow's registry under which the model becomes the newest version; by default the
+    name of --experiment; "": do not register it."""
     stages: Annotated[str, EXECUTION] = ",".join(STAGES)
     """Stages to run, separated by commas; the others must have been run before."""
     demo: DemoConfig = field(default_factory=DemoConfig)
@@ -74,6 +74,12 @@ class LearningConfig(MiningRunConfig, ListingConfig, ABC):
     @property
     def title(self) -> str:
         return self.network
+
+    @property
+    def model_name(self) -> str | None:
+        """Name under which the model is registered; None: it is not."""
+        named = self.registered_model
+        return owned_name(self.experiment) if named is None else named or None
 
     @property
     @abstractmethod
@@ -125,7 +131,6 @@ class FinegrainedConfig(LearningConfig):
     """Where the defaults come from: rendered photos on one machine, or the paper's CUB-200-2011."""
     recipe: FinegrainedRecipe = "steady"
     """How to train by default: steadily on any collection, or with the paper's own values."""
-    registered_model: Annotated[str, EXECUTION, MAY_BE_EMPTY] = FINEGRAINED_MODEL
     stages: Annotated[str, EXECUTION] = ",".join(FINEGRAINED_STAGES)
     dim: Annotated[int, Between(1, 100_000)] = 64
     """Dimensions of the embedding, the output of a fully connected layer after the pooling

@@ -1,6 +1,7 @@
 """Settings that jobs share: storage, tracking and workers, mining, listing of images."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -10,8 +11,7 @@ from mmray.config.sections import MiningConfig
 from mmray.system.uris import masked
 
 ALIAS = "newest"  # in MLflow's registry: the version that was registered last
-RETRIEVAL_MODEL, FINEGRAINED_MODEL = "mmray-retrieval", "mmray-finegrained"
-NEWEST = f"models:/{RETRIEVAL_MODEL}@{ALIAS}"
+EXPERIMENT = "mmray"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class RunConfig:
     """Seed of every random choice."""
     tracking_uri: Annotated[str | None, EXECUTION] = None
     """MLflow server; by default a database under the storage folder."""
-    experiment: Annotated[str, EXECUTION] = "mmray"
-    """MLflow experiment."""
+    experiment: Annotated[str, EXECUTION] = EXPERIMENT
+    """MLflow experiment; models and search indexes take its name, unless they are given another."""
     min_workers: Annotated[int, Between(1, 100_000), EXECUTION] = 1
     """Fewest actors of a stage where they must share GPUs; training continues with as few."""
     max_workers: Annotated[int | None, Between(1, 100_000), EXECUTION] = None
@@ -68,6 +68,14 @@ class ListingConfig(RunConfig):
     """Number of images to draw at random, by --seed; None: all."""
     relist: Annotated[bool, EXECUTION] = False
     """List the images again, where a rerun would use the list that the first run kept."""
+
+
+def owned_name(experiment: str) -> str:
+    """Return the default name of what belongs to an experiment: its models, its search index.
+
+    MLflow and file systems take every such name, and URIs need no escapes.
+    """
+    return re.sub(r"[^\w-]", "-", experiment)[:100]
 
 
 # Names under which renamed fields are stored: they are part of fingerprints, and a new name there

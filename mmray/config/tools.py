@@ -6,7 +6,7 @@ from typing import Annotated
 from mmray.config.bounds import MAY_BE_EMPTY, Between
 from mmray.config.choices import IndexKind, MinePreset
 from mmray.config.describing import DescribingConfig
-from mmray.config.run import NEWEST, ListingConfig, MiningRunConfig, RunConfig
+from mmray.config.run import EXPERIMENT, ListingConfig, MiningRunConfig, RunConfig, owned_name
 from mmray.config.sections import LabelledSetsConfig
 
 
@@ -42,16 +42,20 @@ class IndexConfig(ListingConfig, DescribingConfig):
     are not described again, and images that are gone from a named folder are removed.
     """
 
-    model: str = NEWEST
-    """Folder `model` that a run left, or MLflow's URI of a model; by default the last one that a
-    run registered."""
-    name: str = "images"
-    """Name of the index below --storage."""
+    model: str | None = None
+    """Folder `model` that a run left, or MLflow's URI of a model; by default the newest that was
+    learned in this storage, of --experiment if it has one."""
+    name: str | None = None
+    """Name of the index below --storage; by default that of --experiment."""
     kind: IndexKind = "auto"
     """flat compares every image; ivf-pq compares those of near cells by 64 bytes each, and the best
     of them exactly, for sets too large for memory; auto: flat up to a million images."""
     longest_side: Annotated[int | None, Between(32, 16_384)] = None
     """Longest side that images are reduced to, pixels; by default that of the model."""
+
+    @property
+    def index_name(self) -> str:
+        return self.name or owned_name(self.experiment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +66,10 @@ class QueryConfig:
     """Image files to search with."""
     storage: str = "mmray-runs"
     """Folder or URI where the index was made."""
-    name: str = "images"
-    """Name of the index."""
+    experiment: str = EXPERIMENT
+    """MLflow experiment of the index."""
+    name: str | None = None
+    """Name of the index; by default that of --experiment."""
     top: Annotated[int, Between(1, 10**9)] = 20
     """Images to find."""
     box: tuple[float, float, float, float] | None = None
@@ -72,6 +78,10 @@ class QueryConfig:
     """Cells of an ivf-pq index to search: more find more, in more time."""
     page: str = "search.html"
     """HTML file to write the page to."""
+
+    @property
+    def index_name(self) -> str:
+        return self.name or owned_name(self.experiment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +127,11 @@ class FigureConfig:
 class ExportConfig:
     """Write a model as an ONNX file, which runs without PyTorch."""
 
-    model: str = NEWEST
-    """Folder `model` that a run left, or MLflow's URI of a model; by default the last one that a
-    run registered."""
+    model: str | None = None
+    """Folder `model` that a run left, or MLflow's URI of a model; by default the newest that was
+    learned in this storage, of --experiment if it has one."""
+    experiment: str = EXPERIMENT
+    """MLflow experiment whose models go before others of the storage."""
     storage: str = "mmray-runs"
     """Folder or URI where the run was made."""
     tracking_uri: str | None = None

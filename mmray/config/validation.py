@@ -68,8 +68,8 @@ def _validate_retrieval(config: RetrievalConfig) -> None:
 def _validate_index(config: IndexConfig) -> None:
     if not config.images:
         raise InputError("--images is missing: name folders, archives or lists of images")
-    if not _INDEX_NAME.fullmatch(config.name):
-        raise InputError(f"--name {config.name!r}: choose letters, digits, - and _ alone")
+    if not _INDEX_NAME.fullmatch(config.index_name):
+        raise InputError(f"--name {config.index_name!r}: choose letters, digits, - and _ alone")
 
 
 def _validate_descriptors(config: ExtractionConfig | LabelledSetsConfig, prefix: str) -> None:

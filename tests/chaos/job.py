@@ -114,7 +114,7 @@ class Outcome:
             table=table(output.with_suffix(".out").read_text()),
             runs=[run.info.status for run in runs],
             epochs=[point.step for point in history],
-            versions=len(client.search_model_versions("name = 'mmray-retrieval'")),
+            versions=len(client.search_model_versions("name = 'mmray'")),
         )
 
     def differences(self, reference: "Outcome") -> list[str]:

@@ -19,7 +19,7 @@ from mmray.config.presets import (
     with_defaults,
 )
 from mmray.config.run import settings
-from mmray.config.tools import IndexConfig, MineConfig
+from mmray.config.tools import IndexConfig, MineConfig, QueryConfig
 from mmray.config.validation import validate
 from mmray.system.errors import InputError
 from mmray.training.optimization import learning_rate
@@ -157,8 +157,25 @@ def test_an_empty_value_is_refused_by_the_name_of_its_flag(config, flag):
         validate(config)
 
 
-def test_an_empty_name_for_the_registry_registers_nothing():
-    validate(replace(DEMO, registered_model=""))
+def test_a_model_has_the_name_of_its_experiment_or_the_one_that_was_typed_or_none():
+    for experiment, typed, name in (
+        ("mmray", None, "mmray"),
+        ("team: Ann/birds.v2", None, "team--Ann-birds-v2"),
+        ("x" * 300, None, "x" * 100),
+        ("mmray", "birds v2", "birds v2"),
+        ("mmray", "", None),
+    ):
+        config = replace(DEMO, experiment=experiment, registered_model=typed)
+        validate(config)
+        assert config.model_name == name
+
+
+def test_an_index_has_the_name_of_its_experiment_or_the_one_that_was_typed():
+    for name, index in ((None, "Ann-s"), ("birds", "birds")):
+        config = IndexConfig(images=("photos",), experiment="Ann's", name=name)
+        validate(config)
+        assert config.index_name == index
+        assert QueryConfig(query=("x",), experiment="Ann's", name=name).index_name == index
 
 
 MEASURED = replace(EVALUATE, model=("vgg16",), images="x")

@@ -128,7 +128,7 @@ def test_with_storage_in_a_bucket_and_a_server_for_mlflow_a_killed_job_goes_on(
         assert run.info.status == "FINISHED"
         history = tracked.get_metric_history(run.info.run_id, "map")
         assert [point.step for point in history] == [0, 1, 2]
-        version = tracked.get_model_version_by_alias("mmray-retrieval", "newest")
+        version = tracked.get_model_version_by_alias("mmray", "newest")
         assert (version.run_id, str(version.version)) == (run.info.run_id, "1")
         # Nothing is kept on the machine itself.
         assert {file.name for file in place.iterdir()} == {"first", "second"}

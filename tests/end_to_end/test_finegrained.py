@@ -78,7 +78,7 @@ def test_without_arguments_rendered_objects_are_told_apart(demo):
     assert min(np.abs(rows - each).max() for each in measured) < 1e-5
     client, logged = the_run(f"sqlite:///{folder / 'mlflow.db'}")
     assert logged.data.params["dim"] == "8"
-    version = client.get_model_version_by_alias("mmray-finegrained", "newest")
+    version = client.get_model_version_by_alias("mmray", "newest")
     assert version.run_id == logged.info.run_id
     artifacts = {file.path for file in client.list_artifacts(logged.info.run_id)}
     assert artifacts >= {"graph", "report"}

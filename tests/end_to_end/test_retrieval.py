@@ -132,7 +132,7 @@ def test_mlflow_has_settings_counts_curves_table_and_model(whole):
     path = client.download_artifacts(run.info.run_id, "results.md")
     assert table(Path(path).read_text()) == table(done.stdout)
     (output,) = client.get_run(run.info.run_id).outputs.model_outputs
-    version = client.get_model_version_by_alias("mmray-retrieval", "newest")
+    version = client.get_model_version_by_alias("mmray", "newest")
     assert version.source == f"models:/{output.model_id}"
     assert version.run_id == run.info.run_id
     (dataset,) = run.inputs.dataset_inputs

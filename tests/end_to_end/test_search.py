@@ -57,7 +57,7 @@ def test_an_index_is_made_added_to_and_searched(photos, model, tmp_path):
     make += ("--exclude", left_out)
     status, rows, said = run(*make)
     assert "list: 2 images left out by the 2 names of --exclude" in said
-    assert (status, rows[-1]) == (0, ["images", "flat", "14", "1", "1,280"])
+    assert (status, rows[-1]) == (0, ["mmray", "flat", "14", "1", "1,280"])
     (first,) = storage.glob("index-*")
     listed = pq.read_table(first / "images.parquet").to_pylist()
     names = [row["name"] for row in listed if row["row"] >= 0]
@@ -87,7 +87,7 @@ def test_an_index_is_made_added_to_and_searched(photos, model, tmp_path):
     save_photos(photos, "new/1.png", "new/2.png", "new/3.png", seed=1)
     (photos / "3.png").unlink()
     status, rows, _ = run(*make)
-    assert (status, rows[-1]) == (0, ["images", "flat", "16", "1", "1,280"])
+    assert (status, rows[-1]) == (0, ["mmray", "flat", "16", "1", "1,280"])
     (added,) = {path.name for path in storage.glob("extract-*")} - before
     assert len(pq.read_table(storage / added / "images.parquet")) == 3
     (second,) = storage.glob("index-*")
@@ -122,9 +122,9 @@ def test_an_index_is_made_added_to_and_searched(photos, model, tmp_path):
     damaged[-1] ^= 1
     (second / "vectors.npy").write_bytes(damaged)
     status, _, said = run("query", query, "--storage", storage)
-    assert (status, "--name images: damaged files (vectors.npy)" in said) == (2, True)
+    assert (status, "--name mmray: damaged files (vectors.npy)" in said) == (2, True)
     status, rows, said = run(*make)
-    assert (status, rows[-1]) == (0, ["images", "flat", "16", "1", "1,280"])
+    assert (status, rows[-1]) == (0, ["mmray", "flat", "16", "1", "1,280"])
     assert "index: vectors.npy damaged or missing: the index is made anew" in said
     assert run("query", query, "--storage", storage)[0] == 0
 
@@ -145,10 +145,10 @@ def _places(names, wanted):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("query", "x.jpg"), "--name images: no such index under --storage"),
+        (("query", "x.jpg"), "--name mmray: no such index under --storage"),
         (("query",), "no image to search with"),
         (("query", "x.jpg", "--top", "0"), "--top 0: choose a value from 1"),
-        (("index", "--images", "my photos"), "newest: no run has been made under --storage"),
+        (("index", "--images", "my photos"), "--model: no run has been made under --storage"),
         (("index", "--images", "my photos", "--model", ""), "--model is missing"),
         (("index", "--model", "none", "--images", "my photos"), "none: not a model's folder"),
         (("index", "--model", "m"), "--images is missing"),
@@ -214,11 +214,11 @@ def test_images_are_told_apart_by_their_place_and_credentials_are_kept_nowhere(
         np.testing.assert_allclose(vectors, encoder.encode(rows), atol=1e-4)
 
     rows = uploaded(seed=0)
-    assert index("SECRET")[:4] == ["images", "flat", "12", "0"]
+    assert index("SECRET")[:4] == ["mmray", "flat", "12", "0"]
     found(rows)
     # Other rows of the same names and sizes are noticed, and other credentials are used.
     rows = uploaded(seed=1)
-    assert index("SECRET2")[:4] == ["images", "flat", "12", "0"]
+    assert index("SECRET2")[:4] == ["mmray", "flat", "12", "0"]
     found(rows)
 
     (tmp_path / "query.bmp").write_bytes(rows[7])

@@ -20,9 +20,10 @@ def storage(tmp_path):
     return Folder(str(tmp_path))
 
 
-def job(storage, seed, *stages, fails=False):
+def job(storage, seed, *stages, fails=False, experiment="mmray"):
     """Run the stages that are named, with 1000 bytes each, in a run of its own; return its id."""
-    config = dataclasses.replace(DEMO, storage=storage.uri, seed=seed)
+    settings = {"storage": storage.uri, "seed": seed, "experiment": experiment}
+    config = dataclasses.replace(DEMO, **settings)
     with running(config, storage, ("extract", "mine")) as session:
         for name in stages:
             made(session, name)
@@ -66,6 +67,16 @@ def test_what_only_a_deleted_run_used_is_removed(storage):
     assert folders(storage) == ["extract", "mine"]
     assert len(list(notes(storage))) == 1
     assert clean(storage)[0] == []
+
+
+def test_who_shares_a_storage_has_runs_of_their_own_of_the_same_stages(storage):
+    alice, bob = (job(storage, 1, "mine-a", experiment=name) for name in ("alice", "bob"))
+    again = job(storage, 1, "mine-a", experiment="alice")
+    assert (again, folders(storage)) == (alice, ["mine"])
+    for run, left in ((bob, ["mine"]), (alice, [])):
+        client(storage).delete_run(run)
+        clean(storage)
+        assert folders(storage) == left
 
 
 def test_rounds_go_with_the_run_that_they_belong_to(storage):

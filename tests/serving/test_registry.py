@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from mmray.images.decoding import decode
-from mmray.pipeline import registry
+from mmray.pipeline import mlflow_model, registry
 from mmray.pipeline.tracking import Run, default_uri, open_run
 from mmray.serving.encoder import ImageEncoder
 from mmray.serving.pyfunc import ImageModel, _load_pyfunc
@@ -138,11 +138,11 @@ def test_a_process_without_mmray_serves_what_torch_and_onnx_compute(
     folder, files, expected, tmp_path, tmp_path_factory
 ):
     saved, rows = tmp_path / "pyfunc", tmp_path / "rows.npy"
-    registry.save(Folder(str(folder)), saved, dims=ImageEncoder.load(folder).net.dim)
+    mlflow_model.save(Folder(str(folder)), saved, dims=ImageEncoder.load(folder).net.dim)
     code = sorted(path for path in (saved / "code").rglob("*") if path.is_file())
     assert {path.name for path in (saved / "code" / "mmray").iterdir()} == {
         "__init__.py",
-        *registry.SERVED_FROM,
+        *mlflow_model.SERVED_FROM,
     }
     assert {path.suffix for path in code} == {".py"}
     assert not list(saved.rglob("*.pkl"))
@@ -175,10 +175,10 @@ def test_a_model_is_saved_though_the_current_folder_is_gone(folder, tmp_path, mo
     (tmp_path / "job").mkdir()
     monkeypatch.chdir(tmp_path / "job")
     (tmp_path / "job").rmdir()
-    registry.save(Folder(str(folder)), tmp_path / "pyfunc", dims=8)
+    mlflow_model.save(Folder(str(folder)), tmp_path / "pyfunc", dims=8)
     assert (tmp_path / "pyfunc" / "MLmodel").exists()
     assert (tmp_path / "pyfunc" / "code" / "mmray" / "serving" / "encoder.py").exists()
-    assert Path.cwd() == Path(registry.__file__).parents[2]
+    assert Path.cwd() == Path(mlflow_model.__file__).parents[2]
 
 
 def test_a_registered_model_is_read_by_its_uri(folder, expected, tmp_path):
@@ -323,6 +323,46 @@ def test_a_model_is_found_in_a_storage_that_was_moved(folder, expected, tmp_path
         with registry.model_folder(name, storage=new, uri=None) as found:
             assert found.names() == given.names()
     assert not old.local.exists()
+
+
+def test_the_newest_model_is_that_of_the_storage_and_of_the_experiment_in_it(
+    quick, folder, tmp_path
+):
+    """Three people at one server, two of whom share a storage."""
+    uri = f"sqlite:///{tmp_path / 'server.db'}"
+    shared, own = Folder(str(tmp_path / "shared")), Folder(str(tmp_path / "it's own"))
+
+    def learn(storage, experiment, name, server=uri):
+        options = {"experiment": experiment, "name": "n", "settings": {}}
+        run = open_run(storage, uri=server, identity=f"{experiment}-{name}", **options)
+        registry.log_model(run, Folder(str(folder)), dims=8, digest=name, registered=name)
+
+    def newest(storage, experiment, server=uri):
+        return registry.newest_model(storage, uri=server, experiment=experiment)
+
+    open_run(own, uri=uri, experiment="e", name="n", identity="0", settings={})
+    with pytest.raises(InputError, match=r"^--model: no model .* name one: .*models:/NAME@newest"):
+        newest(own, "alice")
+    for storage, experiment, name in (
+        (shared, "alice", "alice"),
+        (shared, "bob/birds", "bob-birds"),
+        (own, "alice", "alice"),
+        (own, "alice", "typed"),
+    ):
+        learn(storage, experiment, name)
+    assert newest(shared, "alice") == "models:/alice/1"  # 2 is of the other storage
+    assert newest(shared, "bob/birds") == "models:/bob-birds/1"
+    assert newest(shared, "carol") == "models:/bob-birds/1"
+    assert newest(own, "alice") == "models:/alice/2"
+    assert newest(own, "carol") == "models:/typed/1"
+    # The database in a storage has no other's models: those of a storage that was moved count.
+    with pytest.raises(InputError, match=r"^--model: no run has been made under --storage"):
+        newest(own, "alice", None)
+    learn(own, "alice", "before", default_uri(own))
+    shutil.move(own.local, tmp_path / "moved")
+    assert newest(Folder(str(tmp_path / "moved")), "alice", None) == "models:/before/1"
+    with pytest.raises(InputError, match=r"^--model: MLflow at http://127.0.0.1:9 cannot be used"):
+        newest(own, "alice", "http://127.0.0.1:9")
 
 
 def test_a_server_that_is_not_there_is_said_in_a_sentence(tmp_path):

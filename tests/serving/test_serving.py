@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmray.pipeline import registry
+from mmray.pipeline import mlflow_model
 from mmray.serving import pyfunc
 from mmray.serving.encoder import ImageEncoder
 from mmray.serving.pyfunc import ROOT
@@ -44,7 +44,7 @@ def expected(folder) -> np.ndarray:
 @pytest.fixture(scope="module")
 def model(folder, tmp_path_factory):
     saved = tmp_path_factory.mktemp("served") / "pyfunc"
-    registry.save(Folder(str(folder)), saved, dims=ImageEncoder.load(folder).net.dim)
+    mlflow_model.save(Folder(str(folder)), saved, dims=ImageEncoder.load(folder).net.dim)
     # With the code of this checkout, not the copy: modules are loaded already.
     with warnings.catch_warnings(action="ignore"):
         return mlflow.pyfunc.load_model(str(saved))

@@ -16,6 +16,7 @@ import ray.data
 from mmray.config.run import RunConfig
 from mmray.pipeline.distributed.capacity import Capacity, working_machines
 from mmray.pipeline.distributed.ray_internals import (
+    CHATTY,
     kept_sigterm_handler,
     on_loopback,
     quiet_core,
@@ -63,12 +64,10 @@ def connect(capacity: Capacity | None = None) -> None:
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # they warn of units that are large or slow
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # The first reports each time that its bars are off, the second prints what is raised anyway.
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # It prints what is raised anyway.
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
-    # It calls CPUs and GPUs of one actor experimental.
-    operators = "ray.data._internal.execution.operators"
-    logging.getLogger(f"{operators}.map_operator").setLevel(logging.ERROR)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _join(address: str) -> None:

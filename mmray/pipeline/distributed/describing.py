@@ -29,6 +29,7 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import DescriptorSettings
 from mmray.descriptors.shards import features_table, moments_table
 from mmray.pipeline.distributed.decoding import ImageGroup
+from mmray.pipeline.distributed.metrics import BusyDevice
 from mmray.pipeline.distributed.units import UNIT
 from mmray.system.arrays import Features
 
@@ -55,6 +56,7 @@ class _DeviceWorker:
         self.exact = fused(self.given).on(self.device)
         self.settings, self.regions = settings, settings.regions.to(self.device)
         self.turn, self.local = threading.Lock(), threading.local()
+        self.busy = BusyDevice(self.device.type)
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
@@ -82,14 +84,15 @@ class _DeviceWorker:
                 as_batch(batch, self.device, fill=limit.of_shape(*batch.shape[1:3]) if fixed else 0)
                 for batch in batches
             ]
-            with self.turn:
-                allow_tf32(tf32)
-                found = [compute(batch) for batch in on_device]
-                allow_tf32(False)
-            return [
-                rows.float().cpu().numpy()[: len(batch)]
-                for rows, batch in zip(found, batches, strict=True)
-            ]
+            with self.busy:
+                with self.turn:
+                    allow_tf32(tf32)
+                    found = [compute(batch) for batch in on_device]
+                    allow_tf32(False)
+                return [
+                    rows.float().cpu().numpy()[: len(batch)]
+                    for rows, batch in zip(found, batches, strict=True)
+                ]
 
 
 class ExtractionWorker(_DeviceWorker):

@@ -21,6 +21,7 @@ import ray.data
 from mmray.images.decoding import BatchLimit
 from mmray.pipeline.distributed.capacity import WorkerWatchdog
 from mmray.pipeline.distributed.decoding import PIXEL_BUDGET, Decoder, ImageGroup
+from mmray.pipeline.distributed.metrics import CountedProgress
 from mmray.pipeline.distributed.ray_internals import map_blocks, was_restarted
 from mmray.pipeline.distributed.units import (
     ACTORS,
@@ -38,7 +39,6 @@ from mmray.pipeline.distributed.units import (
 )
 from mmray.system.arrays import Ids
 from mmray.system.folder import Folder
-from mmray.system.progress import Progress
 
 BLOCK = 16 << 20  # bytes of pixels that are described, or travel, together: 60 photos of 362 pixels
 SHARED = 4  # most units whose images share groups: more images fill more of them
@@ -223,7 +223,7 @@ def stream_image_units(
     """
     missing, items = missing_units(work, output, form)
     total = int(items.sum())
-    with Progress(
+    with CountedProgress(
         label, total=total, done=total - int(items[missing].sum()), report=report
     ) as progress:
         if not len(missing):

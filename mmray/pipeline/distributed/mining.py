@@ -12,6 +12,7 @@ import ray
 from mmray.mining.batches import Miner, MiningInput
 from mmray.mining.files import neighbors_in, pools_table
 from mmray.mining.pools import MiningMethod
+from mmray.pipeline.distributed.metrics import BusyDevice, count_residuals
 from mmray.pipeline.distributed.neighbors import QUERIES, query_units
 from mmray.pipeline.distributed.units import UNIT, ActorPool, run_units, shard_name
 from mmray.system.arrays import Device, Ids
@@ -30,12 +31,16 @@ class MiningWorker:
     ) -> None:
         shared: MiningInput = ray.get(given[0])  # its arrays are views of shared memory
         self.miner, self.nearest = Miner(shared, method, **options), nearest
+        self.busy = BusyDevice(options.get("device", "cpu"))
 
     def __call__(self, unit: dict[str, Any]) -> pa.Table:
         anchors, near = np.asarray(unit[QUERIES], np.int64), None
         if self.nearest is not None:
             near = neighbors_in(self.nearest.read_table(shard_name(unit[UNIT])))
-        return pools_table(self.miner.mine(anchors, near))
+        with self.busy:
+            pools = self.miner.mine(anchors, near)
+        count_residuals(pools.residual)
+        return pools_table(pools)
 
 
 def mine(

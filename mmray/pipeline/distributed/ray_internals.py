@@ -27,6 +27,7 @@ from ray._private.worker import global_worker
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 __all__ = [
+    "CHATTY",
     "CHECKPOINT_LIST",
     "ON_LOOPBACK",
     "WRITTEN_FOR",
@@ -54,6 +55,13 @@ WRITTEN_FOR = "2.60.0"
 
 # The environment of processes of a Ray on loopback: what `on_loopback` does for this process.
 ON_LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+
+# Loggers of Ray Data with needless warnings: the first says each time that its progress bars are
+# off, the second calls CPUs and GPUs of one actor experimental.
+CHATTY = (
+    "ray.data._internal.progress",
+    "ray.data._internal.execution.operators.map_operator",
+)
 
 CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's, beside its checkpoints
 

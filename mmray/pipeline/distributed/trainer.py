@@ -23,6 +23,7 @@ from mmray.images.collection import Collection
 from mmray.images.pixel_shards import PixelShards
 from mmray.pipeline.distributed.capacity import WorkerWatchdog, run_watched
 from mmray.pipeline.distributed.cluster import TrainingWorkers
+from mmray.pipeline.distributed.metrics import show_epoch
 from mmray.pipeline.distributed.ray_internals import (
     CHECKPOINT_LIST,
     checkpoint_list,
@@ -231,6 +232,7 @@ def _train(job: ray.ObjectRef[TrainingJob], threads: int, log: Log, folder: Fold
                 reported = ray.train.Checkpoint.from_directory(path)
             ray.train.report(metrics, reported, checkpoint_dir_name=name)
         if first:
+            show_epoch(tuning.epoch, tuning.images_in_epoch, metrics)
             shown = [f"{key} {metrics[key]:.4g}" for key in SHOWN if key in metrics]
             announce(f"  epoch {tuning.epoch}/{tuning.config.epochs}: {', '.join(shown)}")
             if collapsed(tuning.history) and tuning.epoch:

@@ -21,6 +21,7 @@ import ray
 import ray.data
 
 from mmray.pipeline.distributed.capacity import Capacity, WorkerWatchdog
+from mmray.pipeline.distributed.metrics import CountedProgress
 from mmray.pipeline.distributed.ray_internals import (
     ExecutionCallback,
     set_callbacks,
@@ -29,7 +30,6 @@ from mmray.pipeline.distributed.ray_internals import (
 from mmray.system.arrays import Ids
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from mmray.system.progress import Progress
 from mmray.system.tables import table_file
 
 UNIT = "unit"  # column of a table of work: number of the unit
@@ -206,7 +206,7 @@ def run_units(
     """
     missing, items = missing_units(work, output, form)
     total = int(items.sum())
-    with Progress(
+    with CountedProgress(
         label, total=total, done=total - int(items[missing].sum()), report=report
     ) as progress:
         if not len(missing):

@@ -16,7 +16,7 @@ from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
 from mmray.pipeline.named_indexes import current_index, set_current_index
 from mmray.pipeline.recipes.publishing import write_report
-from mmray.pipeline.registry import model_folder
+from mmray.pipeline.registry import model_folder, newest_model
 from mmray.pipeline.reports.run_page import Report, Unreadable
 from mmray.pipeline.reports.tables import Cells, Table, table
 from mmray.pipeline.session import Counts, Session, running, usable_storage
@@ -67,7 +67,12 @@ def update(config: IndexConfig) -> str:
     for source in config.images:
         probe(source, column=config.image_column)
     excluded = read_exclusion_list(config)
-    with model_folder(config.model, storage=storage, uri=config.tracking_uri) as folder:
+    uri, named = config.tracking_uri, config.model
+    if named is None:
+        named = newest_model(storage, uri=uri, experiment=config.experiment)
+    # The run is one of this model and this index, whatever is newest later.
+    config = replace(config, model=named, name=config.index_name)
+    with model_folder(named, storage=storage, uri=uri) as folder:
         model = TrainedModel.read(folder)
         with running(config, storage, STAGES) as session:
             sources = [absolute(source) for source in config.images]
@@ -78,11 +83,11 @@ def update(config: IndexConfig) -> str:
             ]
             stamps = [stamp for _, stamps in listings for stamp in stamps]
             # Another job that updates this index would remove what this one builds upon.
-            with lease(storage, f"index-{config.name}", done=lambda: False):
-                before = current_index(storage, config.name)
+            with lease(storage, f"index-{config.index_name}", done=lambda: False):
+                before = current_index(storage, config.index_name)
                 known = before if before is not None and _is_whole(before) else None
                 stage = _index_stage(session, folder, model, listed, stamps, known)
-                set_current_index(storage, config.name, stage)
+                set_current_index(storage, config.index_name, stage)
                 if before is not None and before.fingerprint != stage.fingerprint:
                     before.folder.remove()
             write_report(session, _report(config, stage))
@@ -158,7 +163,7 @@ def _index_stage(
         }
 
     # The name too: when an index changes, the folder of its previous state is removed.
-    inputs = (wanted.images.digest(), wanted.rows.tolist(), about, config.kind, config.name)
+    inputs = (wanted.images.digest(), wanted.rows.tolist(), about, config.kind, config.index_name)
     # Where rows of a Parquet file have changed, nothing else shows it.
     again = [sorted(changed.items())] if changed else []
     return session.run_stage("index", *inputs, *again, work=work)
@@ -183,9 +188,9 @@ def _known(config: IndexConfig, before: StageFolder | None, about: dict[str, Any
     for key in about:
         if there.get(key) != about[key]:
             raise InputError(
-                f"--name {config.name}: this index was made with another {key.replace('_', ' ')} "
-                f"({shorten(there.get(key))}, not {about[key]}); choose another --name for a new "
-                "index"
+                f"--name {config.index_name}: this index was made with another "
+                f"{key.replace('_', ' ')} ({shorten(there.get(key))}, not {about[key]}); choose "
+                "another --name for a new index"
             )
     return read_catalog(before.folder).masked()
 
@@ -247,14 +252,14 @@ def _cells(config: IndexConfig, stage: StageFolder) -> Cells:
     counts = stage.counts
     head = ("index", "kind", "images", "unreadable", "dimensions")
     numbers = [f"{counts[key]:,}" for key in ("images", "unreadable", "dims")]
-    return head, [(config.name, counts["kind"], *numbers)], len(numbers)
+    return head, [(config.index_name, counts["kind"], *numbers)], len(numbers)
 
 
 def _report(config: IndexConfig, stage: StageFolder) -> Report:
     head, rows, _ = _cells(config, stage)
     bad = Catalog(stage.folder.read_table(IMAGES)).unreadable()
     return Report(
-        title=f"The index {config.name!r}",
+        title=f"The index {config.index_name!r}",
         summary=(f"Images of {', '.join(config.images)}",),
         results=Table(head=head, rows=tuple(rows), numbers=0),
         quarantine=tuple(Unreadable(name=place, reason=why) for place, why in bad),

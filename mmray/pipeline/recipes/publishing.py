@@ -56,7 +56,7 @@ def _log(session: Session[LearningConfig], folder: Folder) -> None:
         folder,
         dims=model.network.dim,
         digest=model.digest(),
-        registered=session.config.registered_model or None,
+        registered=session.config.model_name,
     )
     if uri is not None:
         announce(f"model: registered in MLflow as {uri}")

@@ -69,7 +69,7 @@ def _opened(storage: Folder, config: QueryConfig) -> tuple[SearchIndex, ImageEnc
             return _read(newer, config)
         if isinstance(error, FileNotFoundError):
             raise InputError(
-                f"--name {config.name}: files are missing ({error}); {_ANEW}"
+                f"--name {config.index_name}: files are missing ({error}); {_ANEW}"
             ) from error
         raise
 
@@ -77,17 +77,19 @@ def _opened(storage: Folder, config: QueryConfig) -> tuple[SearchIndex, ImageEnc
 def _read(stage: StageFolder, config: QueryConfig) -> tuple[SearchIndex, ImageEncoder]:
     # A compressed index reads few of the vectors, so they are not compared with their digest.
     if stage.done and (bad := stage.damaged([VECTORS] if stage.folder.has(COMPRESSED) else [])):
-        raise InputError(f"--name {config.name}: damaged files ({first_names(bad, 3)}); {_ANEW}")
+        raise InputError(
+            f"--name {config.index_name}: damaged files ({first_names(bad, 3)}); {_ANEW}"
+        )
     index = SearchIndex.read(stage.folder)
     return index, ImageEncoder.load(index.model)
 
 
 def _index(storage: Folder, config: QueryConfig) -> StageFolder:
-    stage = current_index(storage, config.name)
+    stage = current_index(storage, config.index_name)
     if stage is None:
         known = [name.removesuffix(".json") for name in (storage / INDEXES).names()]
         raise InputError(
-            f"--name {config.name}: no such index under --storage {config.storage} (there: "
+            f"--name {config.index_name}: no such index under --storage {config.storage} (there: "
             f"{', '.join(known) or 'none'}); make it with "
             "`python jobs/search.py index --model FOLDER --images FOLDER`"
         )
@@ -126,7 +128,7 @@ def _page(config: QueryConfig, index: SearchIndex, found: Neighbors) -> str:
                 crop=None if config.box is None else _shares(asked, config.box),
             )
         )
-    total = f"{len(index.images):,} images in the index {config.name!r}"
+    total = f"{len(index.images):,} images in the index {config.index_name!r}"
     return search_page(searches, summary=(total,))
 
 

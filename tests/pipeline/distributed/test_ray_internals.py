@@ -35,9 +35,11 @@ def test_they_are_of_the_version_that_they_were_written_for():
     assert ray.__version__ == written, BROKEN.format(found=ray.__version__, written=written)
 
 
-def test_nothing_else_imports_from_ray_s_private_modules():
-    private = re.compile(r"^\s*(?:from|import) ray\.(?:\w+\.)*_\w+", re.MULTILINE)
-    users = [path.name for path in PACKAGE.rglob("*.py") if private.search(path.read_text())]
+def test_nothing_else_names_ray_s_private_modules():
+    private = re.compile(r"\bray\.(?:\w+\.)*_[a-z]\w+|\bray\.\w+ import _|\w+_internal\(")
+    folders = (PACKAGE, PACKAGE.parent / "jobs", PACKAGE.parent / "cluster")
+    files = [path for folder in folders for path in folder.rglob("*.py")]
+    users = [path.name for path in files if private.search(path.read_text())]
     assert users == ["ray_internals.py"]
 
 
