@@ -15,7 +15,15 @@ import torch
 
 from mmray.descriptors.weights import build, load
 from mmray.system.folder import Folder
-from tests.end_to_end.clusters import processes, running_head, start_node, stop, vanish, wait_for
+from tests.end_to_end.clusters import (
+    free_port,
+    processes,
+    running_head,
+    start_node,
+    stop,
+    vanish,
+    wait_for,
+)
 from tests.end_to_end.small_job import the_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,13 +40,20 @@ FLAGS = shlex.split(
 )
 
 
-def start(storage, cluster, log, *flags):
+# It looks for room for more workers every 3 seconds and not every 5 minutes.
+BRISK = """
+import sys
+from mmray import __main__ as jobs
+from mmray.pipeline.distributed import trainer
+trainer.RESIZE_EVERY = 3.0
+sys.exit(jobs.run("retrieval", sys.argv[1:]))
+"""
+
+
+def start(storage, cluster, log, *flags, job=(str(ROOT / "jobs" / "retrieval.py"),)):
     with log.open("w") as output:
         return subprocess.Popen(
-            [
-                *(sys.executable, str(ROOT / "jobs" / "retrieval.py")),
-                *("--storage", str(storage), *FLAGS, *flags),
-            ],
+            [sys.executable, *job, "--storage", str(storage), *FLAGS, *flags],
             stdout=output,
             stderr=output,
             env={**os.environ, "RAY_ADDRESS": cluster},
@@ -54,25 +69,25 @@ def weights(storage):
     return load(Folder(str(folder))).state_dict()
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def join(address, log):
+    return start_node(
+        *(f"--address={address}", "--num-cpus=3", "--object-store-memory", 100_000_000), log=log
+    )
+
+
+@pytest.fixture
+def cluster(tmp_path):
     """A head and a node, of three CPUs each: of two workers that take two, one fits on each."""
-    folder = tmp_path_factory.mktemp("ray")
-    with running_head(folder, port=26479, cpus=3, dashboard=True) as address:
-        node = start_node(
-            *(f"--address={address}", "--num-cpus=3", "--object-store-memory", 100_000_000),
-            log=folder / "node",
-        )
+    with running_head(tmp_path, port=free_port(), cpus=3, dashboard=True) as address:
+        node = join(address, tmp_path / "node")
         yield address, node
         stop(node)
 
 
-@pytest.fixture(scope="module")
-def whole(cluster, tmp_path_factory):
+def undisturbed(folder, *flags):
     """Storage of a run by one worker that nothing disturbed, its training taken out, and that."""
-    folder = tmp_path_factory.mktemp("whole")
     storage = folder / "runs"
-    finish(start(storage, cluster[0], folder / "log"), folder / "log")
+    finish(start(storage, "local", folder / "log", *flags), folder / "log")
     state = weights(storage)
     (trained,) = storage.glob("train-*")
     for left in (trained, storage / "runs", storage / "mlartifacts"):
@@ -82,10 +97,8 @@ def whole(cluster, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes(
-    whole, cluster, tmp_path
-):
-    storage, undisturbed = whole
+def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes(cluster, tmp_path):
+    storage, expected = undisturbed(tmp_path)
 
     def in_the_middle_of(epoch, process):
         def done(number):
@@ -116,7 +129,7 @@ def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes
     # Other numbers of workers round otherwise, and steps make more of it: at a rate of 3e-4 the
     # weights were 1e-4 apart after these 28 steps.
     state, initial = weights(storage), build("efficientnet_lite0", pooling="mac")
-    for name, tensor in undisturbed.items():
+    for name, tensor in expected.items():
         torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=0)
     before = initial.state_dict()
     assert max(float((state[name] - before[name]).abs().max()) for name in state) > 1e-4
@@ -124,3 +137,35 @@ def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes
     for name in ("manifold_map", "map"):
         history = client.get_metric_history(run.info.run_id, name)
         assert [point.step for point in history] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_lost_comes_back_with_its_machine_in_the_same_run(cluster, tmp_path):
+    longer = ("--training.epochs", "12")
+    storage, expected = undisturbed(tmp_path, *longer)
+    address, node = cluster
+    elastic = ("--training.workers", "2", "--min-workers", "1")
+    process = start(storage, address, tmp_path / "elastic", *longer, *elastic, job=("-c", BRISK))
+
+    def latest():
+        done = storage.glob("train-*/checkpoints/epoch-*/state.json")
+        return max((int(path.parent.name.rpartition("-")[2]) for path in done), default=-1)
+
+    def ranks(count):
+        """Wait until so many ranks train, and have ended an epoch."""
+        wait_for(lambda: len(processes("ray::RayTrainWorker")) == count, process, seconds=300)
+        before = latest()
+        wait_for(lambda: latest() > before, process, seconds=300)
+
+    ranks(2)
+    vanish(node)
+    ranks(1)
+    back = join(address, tmp_path / "back")
+    try:
+        ranks(2)
+        finish(process, tmp_path / "elastic")
+    finally:
+        stop(back)
+    state = weights(storage)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(state[name], tensor, atol=3e-5, rtol=0)
