@@ -1,4 +1,4 @@
-"""What a job tells Ray's metrics, which Prometheus reads from each node: see cluster/README.md.
+"""Metrics of mmray for Prometheus, which reads them from each node by Ray: see cluster/README.md.
 
 Ray adds `ray_` to the names, and the node and the process to the labels.
 """

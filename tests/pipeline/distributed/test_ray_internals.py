@@ -40,7 +40,8 @@ def test_nothing_else_names_ray_s_private_modules():
     folders = (PACKAGE, PACKAGE.parent / "jobs", PACKAGE.parent / "cluster")
     files = [path for folder in folders for path in folder.rglob("*.py")]
     users = [path.name for path in files if private.search(path.read_text())]
-    assert users == ["ray_internals.py"]
+    # The second runs on machines beside jobs, and may find no mmray there.
+    assert users == ["ray_internals.py", "drain_on_notice.py"]
 
 
 @ray.remote(num_cpus=0)
