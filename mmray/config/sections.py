@@ -148,6 +148,9 @@ class TrainingConfig:
     """Tuples drawn anew in each epoch, one per anchor."""
     batch_size: Annotated[int, Between(1, 1_000_000)] = 5
     """Tuples in an optimiser step, in total over all workers."""
+    micro_batch_size: Annotated[int | None, Between(1, 1_000_000), EXECUTION] = None
+    """Most tuples of a worker in one forward and backward pass, for want of memory: the gradients
+    of several passes are accumulated. None: all of its tuples of a step."""
     positives: Annotated[int, Between(1, 1000)] = 1
     """Positives of a tuple; its loss is the mean over all pairs of a positive and a negative."""
     negatives: Annotated[int, Between(1, 1000)] = 1

@@ -81,6 +81,7 @@ def step_rule(config: TrainingConfig) -> StepRule:
         margin=config.margin,
         weighted=config.weighted,
         batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
         precision=config.precision,
         clip_norm=config.clip_norm,
         sum_negatives=config.sum_negatives,

@@ -115,11 +115,16 @@ def test_training_moves_the_network_and_notes_every_epoch(job, alone):
     assert all(0 < epoch["map"] <= 1 and 0 < epoch["manifold_map"] <= 1 for epoch in alone.history)
 
 
-@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_more_workers_follow_the_trajectory_of_one(job, alone, tmp_path, workers):
+@pytest.mark.parametrize(
+    ("workers", "micro_batch_size"),
+    [(2, None), (2, 1), pytest.param(3, None, marks=pytest.mark.slow)],
+)
+def test_more_workers_follow_the_trajectory_of_one(job, alone, tmp_path, workers, micro_batch_size):
     # Four tuples in steps of three, two steps an epoch: the stripes of two workers are 2 and 1,
     # then 1 and none.
-    state, history = trained(job, tmp_path, workers=workers)
+    config = dataclasses.replace(CONFIG, micro_batch_size=micro_batch_size)
+    given = dataclasses.replace(job, config=config)
+    state, history = trained(given, tmp_path, workers=workers)
     assert_near(alone.first, weights(tmp_path, 1), atol=1e-5)
     assert_near(alone.last, state, atol=1e-5)
     assert_same(alone.history, history, rel=1e-3)
