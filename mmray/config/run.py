@@ -82,6 +82,7 @@ _ADDED = {
     "fixed_batches": False,
     "near_duplicates": "keep",
     "hops": None,
+    "gem_rate": 0.0,
 }
 
 

@@ -171,6 +171,9 @@ class TrainingConfig:
     """Pixels of a side of a crop."""
     optimizer: Optimizer = "sgd"
     learning_rate: Annotated[float, Between(0, 1000)] = 1e-2
+    gem_rate: Annotated[float, Between(0, 10_000)] = 0.0
+    """Learning rate of the exponent p of GeM, as a multiple of that of the weights; p has no weight
+    decay. cirtorch takes 10. 0: p is constant."""
     schedule: Schedule = "step"
     """Course of the learning rate: it falls in steps, along half a cosine to 0, or not at all."""
     decay: Annotated[float, Between(0, 1)] = 0.1

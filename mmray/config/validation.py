@@ -118,6 +118,11 @@ def _validate_learning(config: LearningConfig) -> None:
             "--training.validation-items 0: this check tells the best network, and when training "
             "no longer helps; leave it on, or give --training.keep last --training.patience None"
         )
+    if training.gem_rate and training.pooling != "gem":
+        raise InputError(
+            f"--training.gem-rate {training.gem_rate:g}: {training.pooling} has no exponent to "
+            "learn; give --training.pooling gem, or leave it at 0"
+        )
     if training.loss == "infonce":
         _refuse_micro_batches(config, "--training.loss infonce")
     if config.budget is not None and not seconds_in(config.budget):

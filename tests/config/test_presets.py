@@ -112,6 +112,8 @@ def test_presets_are_possible_and_know_their_name(name, recipe):
             {"validation_items": 0, "keep": "last"},
             r"validation-items 0: .*patience None",
         ),
+        ("training", {"gem_rate": -1.0}, r"--training.gem-rate -1"),
+        ("training", {"gem_rate": 10.0}, r"--training.gem-rate 10: mac has no exponent .*ing gem"),
         ("training", {"micro_batch_size": 0}, r"--training.micro-batch-size 0: .* from 1"),
         (
             "training",

@@ -54,6 +54,7 @@ def test_fingerprints_are_those_of_earlier_versions(
     assert fingerprint(MiningMethod.of(config.mining, seed=7).stored()) == method
     carried_out = {"workers": 3, "micro_batch_size": 2, "monitor_every": 4}
     assert fingerprint(trajectory(dataclasses.replace(config.training, **carried_out))) == training
+    assert trajectory(dataclasses.replace(config.training, gem_rate=10.0))["gem_rate"] == 10
     of_sets = class_set_settings if config.kind == "finegrained" else labelled_set_settings
     assert fingerprint(of_sets(config).stored()) == tested
 
