@@ -41,9 +41,9 @@ from sklearn.decomposition import PCA
 
 from mmray.descriptors import weights
 from mmray.descriptors.files.reading import read_feature_set
-from mmray.descriptors.network import Variant
 from mmray.descriptors.published import read_published
 from mmray.descriptors.settings import Preprocessing
+from mmray.descriptors.variant import Variant
 from mmray.descriptors.weight_files import fill, read_checkpoint
 from mmray.descriptors.whitening import Whitening
 from mmray.evaluation.benchmarks.classes import class_set

@@ -73,9 +73,16 @@ SUPERVISED: Changes = {
         "validation_items": 0,
     },
 }
-# A baseline of Table 2 learns from labels: there is no graph for the check without labels.
+# A baseline of Table 2 learns from labels: there is no graph for the check without labels. Its loss
+# is of a whole batch.
 BASELINE: Changes = {
-    "training": {"held_out": 0.0, "validation_items": 0, "keep": "last", "patience": None},
+    "training": {
+        "held_out": 0.0,
+        "validation_items": 0,
+        "keep": "last",
+        "patience": None,
+        "micro_batch_size": None,
+    },
 }
 RECIPES: dict[Recipe, Changes] = {
     "auto": AUTO,

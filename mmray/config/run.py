@@ -90,6 +90,7 @@ _ADDED = {
     "fixed_batches": False,
     "near_duplicates": "keep",
     "hops": None,
+    "gem_rate": 0.0,
 }
 
 

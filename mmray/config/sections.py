@@ -148,6 +148,9 @@ class TrainingConfig:
     """Tuples drawn anew in each epoch, one per anchor."""
     batch_size: Annotated[int, Between(1, 1_000_000)] = 5
     """Tuples in an optimiser step, in total over all workers."""
+    micro_batch_size: Annotated[int | None, Between(1, 1_000_000), EXECUTION] = None
+    """Most tuples of a worker in one forward and backward pass, for want of memory: the gradients
+    of several passes are accumulated. None: all of its tuples of a step."""
     positives: Annotated[int, Between(1, 1000)] = 1
     """Positives of a tuple; its loss is the mean over all pairs of a positive and a negative."""
     negatives: Annotated[int, Between(1, 1000)] = 1
@@ -168,6 +171,9 @@ class TrainingConfig:
     """Pixels of a side of a crop."""
     optimizer: Optimizer = "sgd"
     learning_rate: Annotated[float, Between(0, 1000)] = 1e-2
+    gem_rate: Annotated[float, Between(0, 10_000)] = 0.0
+    """Learning rate of the exponent p of GeM, as a multiple of that of the weights; p has no weight
+    decay. cirtorch takes 10. 0: p is constant."""
     schedule: Schedule = "step"
     """Course of the learning rate: it falls in steps, along half a cosine to 0, or not at all."""
     decay: Annotated[float, Between(0, 1)] = 0.1

@@ -118,6 +118,13 @@ def _validate_learning(config: LearningConfig) -> None:
             "--training.validation-items 0: this check tells the best network, and when training "
             "no longer helps; leave it on, or give --training.keep last --training.patience None"
         )
+    if training.gem_rate and training.pooling != "gem":
+        raise InputError(
+            f"--training.gem-rate {training.gem_rate:g}: {training.pooling} has no exponent to "
+            "learn; give --training.pooling gem, or leave it at 0"
+        )
+    if training.loss == "infonce":
+        _refuse_micro_batches(config, "--training.loss infonce")
     if config.budget is not None and not seconds_in(config.budget):
         raise InputError(
             f"--budget {config.budget!r}: give a number above 0 with s, m, h or d, such as 30m"
@@ -131,6 +138,16 @@ def _validate_learning(config: LearningConfig) -> None:
     labels = config.labels_flag
     if config.oracle is not None and labels is not None:
         raise InputError(f"--oracle {config.oracle} uses labels: name them with {labels}")
+
+
+def _refuse_micro_batches(config: LearningConfig, chosen: str) -> None:
+    size = config.training.micro_batch_size
+    if size is not None:
+        raise InputError(
+            f"--training.micro-batch-size {size}: with {chosen} the loss compares all images of a "
+            "step, which no part of them has; leave it at None, and lower --training.batch-size or "
+            "add --training.workers where memory is short"
+        )
 
 
 def _validate_finegrained(config: FinegrainedConfig) -> None:
@@ -148,6 +165,7 @@ def _validate_finegrained(config: FinegrainedConfig) -> None:
             f"--baseline {config.baseline} learns from labels, not from mined pools: leave "
             "--rounds at 1 and --oracle out"
         )
+    _refuse_micro_batches(config, f"--baseline {config.baseline}")
 
 
 # Settings without a meaning where training takes its pairs from a file, and their only value there.

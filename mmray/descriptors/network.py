@@ -10,8 +10,8 @@ convolutions on a GPU, which would wait seconds for each new shape of a batch: `
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self, cast
+from dataclasses import replace
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
@@ -20,52 +20,8 @@ from torch import Tensor, nn
 from mmray.config.choices import Descriptor, Network, Pooling
 from mmray.descriptors.backbones import BACKBONES, convolutional_layers
 from mmray.descriptors.pooling import EPS, POOLINGS, Rmac, gem, rmac
+from mmray.descriptors.variant import Variant
 from mmray.system.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """Differences between a network that others published and one that is made here.
-
-    Attributes
-    ----------
-    p, floor : exponent of GeM, and the activation that smaller ones count as, see `gem`
-    mean, std : normalisation of pixels in 0..255, per RGB channel; None: the backbone's
-    normalized : False: the head is applied to the pooled map as it is, without l2-normalisation
-    """
-
-    p: float = 3.0
-    floor: float = 0.0
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    normalized: bool = True
-
-    def stored(self) -> dict[str, Any]:
-        """Return the attributes as JSON-like values, from which `read` makes a variant again."""
-        return asdict(self)
-
-    @classmethod
-    def read(cls, values: Any) -> "Variant":
-        """Make a variant of the values that `stored` returned, or of others of the same names.
-
-        Raises
-        ------
-        ValueError
-            p is below 1, the floor below 0, a deviation not above 0, or a value not finite; for
-            values of other types or names, that or a TypeError.
-        """
-        values = dict(values)
-        for name in ("mean", "std"):
-            if values.get(name) is not None:
-                red, green, blue = map(float, values[name])
-                values[name] = (red, green, blue)
-        found = cls(**values)
-        numbers = (found.p, found.floor, *(found.mean or ()), *(found.std or ()))
-        if not all(map(math.isfinite, numbers)) or type(found.normalized) is not bool:
-            raise ValueError(f"{found}: finite numbers are wanted, and normalized is true or false")
-        if found.p < 1 or found.floor < 0 or min(found.std or (1,)) <= 0:
-            raise ValueError(f"{found}: p is at least 1, floor at least 0, and std above 0")
-        return found
 
 
 class EmbeddingNet(nn.Module):
@@ -78,13 +34,15 @@ class EmbeddingNet(nn.Module):
     ----------
     network, pooling : names of the backbone and of the pooling
     head : the fully connected layer (c -> d) after the l2-normalised pooling, or None
-    variant : differences of a published network
+    variant : differences of a published network, with the exponent of GeM as it is now
+    p : the exponent as a parameter, see `learn_p`, or None: it is constant
     channels : c
     stride : pixels per cell of the last map
     """
 
     mean: Tensor
     std: Tensor
+    p: nn.Parameter | None
 
     def __init__(
         self,
@@ -96,15 +54,16 @@ class EmbeddingNet(nn.Module):
         super().__init__()
         self.network: Network = network
         self.pooling: Pooling = pooling
-        self.variant = variant or Variant()
-        if pooling == "rmac" and not self.variant.normalized:
+        self._variant = variant or Variant()
+        if pooling == "rmac" and not self._variant.normalized:
             raise ValueError("rmac sums up l2-normalised vectors: normalized must be true")
         facts = BACKBONES[network]
         self.channels, self.stride = facts.dim, facts.stride
-        mean = torch.tensor(self.variant.mean or facts.mean).reshape(1, 3, 1, 1)
-        std = torch.tensor(self.variant.std or facts.std).reshape(1, 3, 1, 1)
+        mean = torch.tensor(self._variant.mean or facts.mean).reshape(1, 3, 1, 1)
+        std = torch.tensor(self._variant.std or facts.std).reshape(1, 3, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
+        self.register_parameter("p", None)
         self.backbone: nn.Module = convolutional_layers(network)
         # The weights too, not the input alone: DDP wants gradients laid out as their parameters.
         self.layout = torch.channels_last
@@ -120,6 +79,17 @@ class EmbeddingNet(nn.Module):
         self.layout = torch.contiguous_format if gpu and depthwise else torch.channels_last
         self.backbone.to(memory_format=self.layout)
         return self.to(device)
+
+    @property
+    def variant(self) -> Variant:
+        return self._variant if self.p is None else replace(self._variant, p=self.p.item())
+
+    def learn_p(self) -> Self:
+        """Make the exponent of GeM a parameter; a saved network has it as a number of `variant`."""
+        assert self.pooling == "gem", f"{self.pooling} has no exponent: settings are validated"
+        if self.p is None:
+            self.p = nn.Parameter(torch.tensor(self._variant.p, device=self.mean.device))
+        return self
 
     @property
     def dim(self) -> int:
@@ -186,7 +156,7 @@ class EmbeddingNet(nn.Module):
         ----------
         images : as for `forward`
         poolings : p names; "embedding" is the result of `forward`, the others are without the
-            head; "gem" is with the exponent of a published network
+            head; "gem" is with the exponent of `variant`
         scales : multiples of an image's size; the descriptors at several are summed and
             l2-normalised
         regions : the variant of R-MAC for "rmac"; None: the defaults of `rmac`
@@ -228,14 +198,14 @@ class EmbeddingNet(nn.Module):
         """Pool maps (b, c, h', w') and apply the head: (b, d)."""
         if self.head is None:
             return self._pooled(self.pooling, maps)
-        pooled = self._pooled(self.pooling, maps, normalized=self.variant.normalized)
+        pooled = self._pooled(self.pooling, maps, normalized=self._variant.normalized)
         return F.normalize(self.head(pooled), eps=EPS)
 
     def _pooled(self, pooling: Pooling, maps: Tensor, *, normalized: bool = True) -> Tensor:
         """Pool maps (b, c, h', w') to (b, c)."""
         if pooling == "gem":
-            variant = self.variant
-            return gem(maps, variant.p, floor=variant.floor, normalized=normalized)
+            p = self._variant.p if self.p is None else self.p
+            return gem(maps, p, floor=self._variant.floor, normalized=normalized)
         if normalized:
             return POOLINGS[pooling](maps)
         return maps.amax((2, 3)) if pooling == "mac" else maps.mean((2, 3))

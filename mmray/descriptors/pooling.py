@@ -185,7 +185,9 @@ class Rmac:
         return replace(self, whitening=whitening)
 
 
-def gem(maps: Tensor, p: float = 3.0, *, floor: float = 0.0, normalized: bool = True) -> Tensor:
+def gem(
+    maps: Tensor, p: float | Tensor = 3.0, *, floor: float = 0.0, normalized: bool = True
+) -> Tensor:
     """Pool by the generalised mean (mean of x^p)^(1/p) of each channel, l2-normalised.
 
     p = 1 is average pooling, p -> infinity is MAC. Negative activations count as 0, and so does a
@@ -194,7 +196,8 @@ def gem(maps: Tensor, p: float = 3.0, *, floor: float = 0.0, normalized: bool = 
     Parameters
     ----------
     maps : (b, c, h, w) float, h and w at least 1
-    p : at least 1
+    p : at least 1; a tensor of one number gets its gradient too, and is not checked: to look at it
+        would wait for its device
     floor : activations below count as this one; above 0 no channel counts as 0
     normalized : False: leave out the l2-normalisation
 
@@ -213,7 +216,7 @@ def gem(maps: Tensor, p: float = 3.0, *, floor: float = 0.0, normalized: bool = 
     >>> gem(maps, p=1)  # means 2 and 3, l2-normalised
     tensor([[0.5547, 0.8321]])
     """
-    if not p >= 1:
+    if not isinstance(p, Tensor) and not p >= 1:
         raise ValueError(f"gem: p = {p}, it must be at least 1")
     activations = maps.clamp(min=floor)
     # Divided by the largest activation, no power overflows or vanishes. The gradient may take the

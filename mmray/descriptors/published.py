@@ -16,10 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from mmray.config.choices import Network, Pooling
-from mmray.descriptors.network import Variant
 from mmray.descriptors.pooling import EPS
 from mmray.descriptors.torch_described import Odd
 from mmray.descriptors.torch_files import CIRTORCH, DIRTORCH, Checkpoint
+from mmray.descriptors.variant import Variant
 from mmray.descriptors.weight_files import State
 from mmray.descriptors.whitening import Whitening
 from mmray.system.arrays import Features

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from mmray.config.choices import Network, Pooling
 from mmray.descriptors.backbones import BACKBONES
-from mmray.descriptors.network import EmbeddingNet, Variant
+from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import POOLINGS
 from mmray.descriptors.published import HEAD, Published, read_published
 from mmray.descriptors.settings import CONFIG, Preprocessing, read_config
+from mmray.descriptors.variant import Variant
 from mmray.descriptors.weight_files import State, fill, parse_safetensors, read_checkpoint
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError

@@ -40,9 +40,10 @@ from mmray.training.job import (
     History,
     TrainingJob,
     learning_rate_of,
-    optimizer_of,
+    optimizers_of,
     step_rule,
     time_for_more,
+    trainable,
 )
 from mmray.training.steps import ClassSteps, Steps, TupleSteps
 from mmray.training.supervised.labelled_tuples import (
@@ -53,8 +54,6 @@ from mmray.training.supervised.losses import LabelledImages
 from mmray.training.tuples import Pairs
 from mmray.training.usable_pools import hold_out, with_mean_weight_one
 from mmray.training.validation import ManifoldValidation, best_epoch, checked_images
-
-CENTRE_RATE = 1e-2  # Adam's learning rate for proxies or centres of a supervised baseline
 
 
 class FineTuning:
@@ -72,7 +71,7 @@ class FineTuning:
 
     def __init__(self, job: TrainingJob, device: torch.device) -> None:
         self.job, self.config, self.device = job, job.config, device
-        self.network = job.model.on(device)
+        self.network = trainable(job.model, self.config).on(device)
         self.measured = copy.deepcopy(self.network) if self.config.average else self.network
         self.best = copy.deepcopy(job.model).cpu()
         self.source = self._images(job.images)
@@ -85,11 +84,10 @@ class FineTuning:
             *(job.validation_neighbors, held_out, len(job.images), rng),
             most=checked_images(self.config),
         )
-        self.baseline, self.optimizers = None, [optimizer_of(self.network, self.config)]
+        self.baseline = None
         if isinstance(job.supervision, LabelledImages):
             self.baseline = job.supervision.loss(self.network.dim, job.seed).to(device)
-            if centres := list(self.baseline.parameters()):
-                self.optimizers.append(torch.optim.Adam(centres, lr=CENTRE_RATE))
+        self.optimizers = optimizers_of(self.network, self.baseline, self.config)
         self.epoch, self.history = 0, History()
         self.images_in_epoch = 0  # that the last epoch trained on, of all ranks
         self.initially = np.empty(0)  # neighbours that the initial network shares with parts
@@ -222,6 +220,8 @@ class FineTuning:
         if self.measured is not self.network:
             self._add_to_mean()
         metrics["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
+        if self.network.p is not None:
+            metrics["gem_p"] = self.network.p.item()
         metrics["train_seconds"] = slowest(time.monotonic() - start, self.device)
         self._trained, self.images_in_epoch = metrics, len(steps.images)
 
@@ -285,10 +285,9 @@ class FineTuning:
 
     def restore(self, folder: Path) -> None:
         """Restore the state from a checkpoint that `save` wrote."""
-        self.network.load_state_dict(saved_network(folder).state_dict())
-        if self.measured is not self.network:
-            self.measured.load_state_dict(last_measured(folder).state_dict())
-        self.best = saved_network(folder / BEST)
+        for network, load in ((self.network, saved_network), (self.measured, last_measured)):
+            network.load_state_dict(trainable(load(folder), self.config).state_dict())
+        self.best = trainable(saved_network(folder / BEST), self.config)
         states = torch.load(folder / OPTIMIZER, weights_only=True, map_location=self.device)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)

@@ -1,8 +1,9 @@
 """A training job: the network, its data, and the settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ from mmray.training.optimization import learning_rate, make_optimizer
 from mmray.training.steps import StepRule
 from mmray.training.supervised.labelled_tuples import LabelledPairs
 from mmray.training.supervised.losses import LabelledImages
+
+CENTRE_RATE = 1e-2  # Adam's learning rate for proxies or centres of a supervised baseline
 
 History = list[dict[str, float]]
 
@@ -50,15 +53,51 @@ class TrainingJob:
     seconds: float | None = None
 
 
+def trainable(network: EmbeddingNet, config: TrainingConfig) -> EmbeddingNet:
+    """Make the exponent of GeM a parameter of a network, where the settings train it."""
+    return network.learn_p() if config.gem_rate else network
+
+
 def optimizer_of(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Make the optimiser that the settings name, see `make_optimizer`."""
-    return make_optimizer(
-        model.parameters(),
+    """Make the optimiser that the settings name, see `make_optimizer`.
+
+    A learned exponent of GeM has its own rate and no weight decay, as in cirtorch, and stays at
+    least 1.
+    """
+    weights: list[nn.Parameter] = []
+    exponents: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (exponents if name.rpartition(".")[2] == "p" else weights).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": weights}]
+    if exponents:
+        rate = {"lr": config.learning_rate * config.gem_rate, "lr_scale": config.gem_rate}
+        groups.append({"params": exponents, "weight_decay": 0.0} | rate)
+    optimizer = make_optimizer(
+        groups,
         name=config.optimizer,
         learning_rate=config.learning_rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
+    if exponents:
+        optimizer.register_step_post_hook(lambda *_: _keep_above_one(exponents))
+    return optimizer
+
+
+@torch.no_grad()
+def _keep_above_one(exponents: Sequence[nn.Parameter]) -> None:
+    for p in exponents:
+        p.clamp_(min=1)
+
+
+def optimizers_of(
+    model: nn.Module, baseline: nn.Module | None, config: TrainingConfig
+) -> list[torch.optim.Optimizer]:
+    """Make the optimiser of the network, and that of a baseline's loss if it has parameters."""
+    optimizers = [optimizer_of(model, config)]
+    if baseline is not None and (centres := list(baseline.parameters())):
+        optimizers.append(torch.optim.Adam(centres, lr=CENTRE_RATE))
+    return optimizers
 
 
 def learning_rate_of(config: TrainingConfig) -> Callable[[float], float]:
@@ -81,6 +120,7 @@ def step_rule(config: TrainingConfig) -> StepRule:
         margin=config.margin,
         weighted=config.weighted,
         batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
         precision=config.precision,
         clip_norm=config.clip_norm,
         sum_negatives=config.sum_negatives,

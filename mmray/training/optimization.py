@@ -6,6 +6,7 @@ same rates as training without a stop.
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from mmray.config.choices import Optimizer, Schedule
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     *,
     name: Optimizer,
     learning_rate: float,
@@ -25,7 +26,7 @@ def make_optimizer(
 
     Parameters
     ----------
-    parameters : at least one
+    parameters : at least one; or groups of them with options of their own, as torch takes them
     name : "sgd", "adam" or "adamw"
     learning_rate : rate of the first step, unless `set_learning_rate` changes it before
     momentum : in [0, 1], of SGD only; Adam and AdamW keep torch's betas, 0.9 and 0.999
@@ -83,7 +84,7 @@ def learning_rate(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all parameters."""
+    """Set the learning rate of all parameters; that of a group is `lr_scale` times as high."""
     for group in optimizer.param_groups:
         # torch.load(weights_only=True) refuses a checkpoint that holds a NumPy number.
-        group["lr"] = float(rate)
+        group["lr"] = float(rate) * group.get("lr_scale", 1.0)

@@ -24,6 +24,7 @@ class StepRule:
     ----------
     loss, margin, weighted, sum_negatives, temperature : see `losses.tuple_loss`
     batch_size : tuples of a step, in total over all ranks
+    micro_batch_size : most tuples of a rank in one forward and backward pass; None: all that it has
     precision : of the forward and backward pass through the backbone; weights, embeddings and
         losses are always float32
     clip_norm : a gradient with a larger norm is scaled down to it; None: never
@@ -33,6 +34,7 @@ class StepRule:
     margin: float | None
     weighted: bool
     batch_size: int
+    micro_batch_size: int | None = None
     precision: TrainingPrecision = "float32"
     clip_norm: float | None = None
     sum_negatives: bool = False
@@ -51,24 +53,35 @@ class Steps(Protocol):
     images: Ids
     sizes: list[int]
 
-    def places(self, step: int) -> Ids:
-        """Return the places in `images` that this rank embeds in a step."""
+    def micro_batches(self, step: int) -> list[Ids]:
+        """Return the places in `images` that this rank embeds in each pass of a step.
 
-    def loss(self, step: int, embeddings: Tensor) -> Tensor:
-        """Return this rank's share of the mean loss of a step, a scalar.
+        All ranks have equally many passes.
+        """
 
-        The shares add up to the loss, and the mean over the ranks of `size` times their gradients
-        is its gradient.
+    def loss(self, step: int, micro_batch: int, embeddings: Tensor) -> Tensor:
+        """Return the share of one micro-batch of this rank in the mean loss of a step, a scalar.
+
+        The shares add up to the loss, and the mean over the ranks of `size` times their gradients,
+        accumulated over the passes, is its gradient.
         """
 
 
 class TupleSteps:
     """Steps of `batch_size` tuples, of which each rank takes the tuples [rank::size].
 
-    With InfoNCE all images of a step are negatives of an anchor, but those that are related to it.
+    A rank takes them in as few micro-batches as their size allows. With InfoNCE all images of a
+    step are negatives of an anchor, but those that are related to it.
+
+    Raises
+    ------
+    ValueError
+        InfoNCE is to be taken in micro-batches.
     """
 
     def __init__(self, tuples: Tuples, rule: StepRule) -> None:
+        if rule.loss == "infonce" and rule.micro_batch_size is not None:
+            raise ValueError("InfoNCE compares all images of a step: micro_batch_size must be None")
         self.tuples, self.rule = tuples, rule
         self.rank, self.size = rank_and_size()
         total = len(tuples.anchors)
@@ -81,27 +94,31 @@ class TupleSteps:
         self.images = members.ravel()
         self._places = np.arange(members.size).reshape(members.shape)
 
-    def _stripe(self, step: int) -> Ids:
-        # A rank without a tuple in a short last step repeats the first one at weight 0, to keep up.
+    def _own(self, step: int) -> list[tuple[Ids, float]]:
+        """Return the tuples of each of this rank's micro-batches of a step, and their weight."""
         tuples = self._steps[step]
-        return tuples[self.rank :: self.size] if len(tuples) > self.rank else tuples[:1]
+        longest = -(-len(tuples) // self.size)
+        count = -(-longest // (self.rule.micro_batch_size or longest))
+        parts = np.array_split(tuples[self.rank :: self.size], count)
+        # A rank that runs out of tuples repeats the step's first one at weight 0, to keep up.
+        return [(part, 1.0) if len(part) else (tuples[:1], 0.0) for part in parts]
 
-    def places(self, step: int) -> Ids:
-        return self._places[self._stripe(step)].ravel()
+    def micro_batches(self, step: int) -> list[Ids]:
+        return [self._places[part].ravel() for part, _ in self._own(step)]
 
-    def loss(self, step: int, embeddings: Tensor) -> Tensor:
-        """Return this rank's share of the mean loss of a step: every tuple counts the same."""
-        stripe, rule = self._stripe(step), self.rule
-        rows = embeddings.unflatten(0, (len(stripe), -1))
+    def loss(self, step: int, micro_batch: int, embeddings: Tensor) -> Tensor:
+        """Return a micro-batch's share of the mean loss of a step: every tuple counts the same."""
+        (own, counted), rule = self._own(step)[micro_batch], self.rule
+        rows = embeddings.unflatten(0, (len(own), -1))
         p = self.tuples.positives.shape[1]
         anchor, positives, negatives = rows.split([1, p, rows.shape[1] - 1 - p], dim=1)
-        weights = torch.from_numpy(self.tuples.weights[stripe]).to(rows.device)
+        weights = torch.from_numpy(self.tuples.weights[own]).to(rows.device)
         given = weights if rule.weighted else None
         if rule.loss == "infonce":
             losses = info_nce_loss(
                 anchor[:, 0],
                 positives,
-                self._to_negatives(step, anchor[:, 0], rows),
+                self._to_negatives(step, own, anchor[:, 0], rows),
                 weights=given,
                 temperature=rule.temperature,
             )
@@ -115,11 +132,12 @@ class TupleSteps:
                 weights=given,
                 sum_negatives=rule.sum_negatives,
             )
-        counted = 1.0 if self.sizes[step] > self.rank else 0.0
         return losses.sum() * counted / self.sizes[step]
 
-    def _to_negatives(self, step: int, anchors: Tensor, rows: Tensor) -> Tensor:
+    def _to_negatives(self, step: int, own: Ids, anchors: Tensor, rows: Tensor) -> Tensor:
         """Compare anchors (b, d) with all images of a step, of which b tuples (b, r, d) are here.
+
+        `own` (b,) are the places of these tuples.
 
         Returns
         -------
@@ -128,7 +146,7 @@ class TupleSteps:
         every = _gather_with_gradient(rows.flatten(1), self.sizes[step])
         products = anchors @ every.unflatten(1, rows.shape[1:]).flatten(0, 1).T
         ids = self.images[self._places[self._steps[step]].ravel()]
-        related = np.stack([np.isin(ids, self.tuples.related[i]) for i in self._stripe(step)])
+        related = np.stack([np.isin(ids, self.tuples.related[i]) for i in own])
         masked: Tensor = products.masked_fill(
             torch.from_numpy(related).to(products.device), -torch.inf
         )
@@ -153,13 +171,12 @@ class ClassSteps:
         self.rank, self.size = rank_and_size()
         self.images, self.sizes = batches.ravel(), [batches.shape[1]] * len(batches)
 
-    def places(self, step: int) -> Ids:
+    def micro_batches(self, step: int) -> list[Ids]:
         b = self.batches.shape[1]
-        places: Ids = step * b + np.arange(b)[self.rank :: self.size]
-        return places
+        return [step * b + np.arange(b)[self.rank :: self.size]]
 
-    def loss(self, step: int, embeddings: Tensor) -> Tensor:
-        """Return an equal share of the loss of a batch."""
+    def loss(self, step: int, micro_batch: int, embeddings: Tensor) -> Tensor:
+        """Return an equal share of the loss of a batch, which is in one pass."""
         # Every rank computes the whole loss, and its gradient reaches each image from every rank.
         ids = self.batches[step]
         rows = _gather_with_gradient(embeddings, len(ids))

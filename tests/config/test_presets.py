@@ -112,6 +112,14 @@ def test_presets_are_possible_and_know_their_name(name, recipe):
             {"validation_items": 0, "keep": "last"},
             r"validation-items 0: .*patience None",
         ),
+        ("training", {"gem_rate": -1.0}, r"--training.gem-rate -1"),
+        ("training", {"gem_rate": 10.0}, r"--training.gem-rate 10: mac has no exponent .*ing gem"),
+        ("training", {"micro_batch_size": 0}, r"--training.micro-batch-size 0: .* from 1"),
+        (
+            "training",
+            {"micro_batch_size": 2, "loss": "infonce"},
+            r"--training.micro-batch-size 2: with --training.loss infonce .*None, and lower --tr",
+        ),
         ("", {"min_workers": 3, "max_workers": 2}, r"--max-workers 2 is below --min-workers 3"),
         ("", {"stages": "extract,grph"}, r"no stage 'grph'; choose from extract,graph,mine"),
         ("", {"stages": " , "}, r"--stages is empty"),
@@ -228,6 +236,15 @@ def test_the_supervised_recipe_has_the_values_of_its_paper():
             warmup_epochs=training.warmup_epochs,
         )
         assert rate == pytest.approx(1e-3 * math.exp(-0.1 * epoch))
+
+
+def test_a_baseline_with_a_loss_of_whole_batches_takes_no_micro_batches():
+    config = replace(CLASSES, baseline="proxy-nca")
+    validate(config)
+    validate(replace(CLASSES, training=replace(CLASSES.training, micro_batch_size=2)))
+    refused = replace(config, training=replace(CLASSES.training, micro_batch_size=2))
+    with pytest.raises(InputError, match=r"micro-batch-size 2: with --baseline proxy-nca the loss"):
+        validate(refused)
 
 
 SUPERVISED = replace(preset("retrieval", "supervised"), images=("ims",), tuples="tuples.pkl")

@@ -22,6 +22,7 @@ from mmray.descriptors.embedding import embed
 from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.pooling import EPS, POOLINGS, RegionWhitening, Rmac, mac, rmac
+from mmray.descriptors.variant import Variant
 from mmray.descriptors.weights import build, load, save, state_digest, with_head
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -250,6 +251,29 @@ def test_training_under_ddp_takes_mixed_shapes_without_warnings(tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     assert all(weight.grad is not None for weight in model.parameters())
+
+
+def test_a_learned_exponent_embeds_as_a_constant_one_and_is_saved_as_a_number(tmp_path):
+    plain = EmbeddingNet("efficientnet_lite0", "gem", variant=Variant(p=2.75, floor=1e-6))
+    plain.backbone.load_state_dict(build("efficientnet_lite0", pooling="gem").backbone.state_dict())
+    learned = copy.deepcopy(plain).learn_p()
+    assert learned.learn_p() is learned
+    assert set(learned.state_dict()) - set(plain.state_dict()) == {"p"}
+    images = random_images(2, 64, 96)
+    with torch.inference_mode():
+        rows = plain(images)
+        torch.testing.assert_close(learned(images), rows, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(fused(learned)(images), rows, atol=1e-5, rtol=1e-4)
+    learned(images).amax(1).sum().backward()
+    assert learned.p.grad.abs() > 0
+    with torch.no_grad():
+        learned.p.fill_(3.3)
+    assert learned.variant == Variant(p=float(np.float32(3.3)), floor=1e-6)
+    save(learned, Folder(str(tmp_path)))
+    loaded = load(Folder(str(tmp_path)))
+    assert (loaded.p, loaded.variant) == (None, learned.variant)
+    assert torch.equal(loaded.learn_p().p, learned.p)
+    assert copy.deepcopy(learned).variant == learned.variant
 
 
 @pytest.mark.parametrize("network", ["vgg16", "efficientnet_lite0"])

@@ -82,6 +82,23 @@ def test_gem_with_a_floor_raises_smaller_activations_to_it():
     np.testing.assert_allclose(gem(maps, 2.5, floor=1e-6), pooled / norms, rtol=1e-10)
 
 
+@pytest.mark.parametrize("p", [1.2, 3.0, 8.0])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (6, 8)])
+def test_the_gradient_of_gem_s_exponent_is_the_slope_of_the_formula(shape, p):
+    maps = random_maps(*shape)
+    maps[:, 0] = 0  # a channel that is never active
+    exponent = torch.tensor(p, dtype=torch.float64, requires_grad=True)
+    pooled = gem(maps, exponent)
+    assert torch.equal(pooled.detach(), gem(maps, exponent.detach()))
+    torch.testing.assert_close(pooled.detach(), gem(maps, p), rtol=1e-12, atol=1e-14)
+    towards = torch.from_numpy(np.random.default_rng(1).normal(size=pooled.shape))
+    (pooled * towards).sum().backward()
+    above, below = (oracles.gem(maps.numpy(), p + step) for step in (1e-5, -1e-5))
+    slope = ((above - below) / 2e-5 * towards.numpy()).sum()
+    assert exponent.grad.item() == pytest.approx(slope, rel=1e-6, abs=1e-9)
+    assert (abs(slope) > 1e-5) == (shape != (1, 1))  # of one cell every mean is the same
+
+
 def test_gem_of_a_large_power_is_mac():
     maps = random_maps(6, 8).abs()
     np.testing.assert_allclose(gem(maps, 2000.0), mac(maps), atol=3e-3)

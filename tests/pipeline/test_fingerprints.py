@@ -15,6 +15,7 @@ from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.mining.pools import MiningMethod
 from mmray.pipeline.stage import fingerprint
 from mmray.pipeline.stages.labelled_descriptors import class_set_settings, labelled_set_settings
+from mmray.pipeline.stages.training import trajectory
 
 BIRDS = FINEGRAINED_PRESETS
 # The recipe `steady` was the default, and an epoch of the demonstration had fewer tuples.
@@ -51,9 +52,9 @@ def test_fingerprints_are_those_of_earlier_versions(
     )
     assert fingerprint(settings.stored()) == features
     assert fingerprint(MiningMethod.of(config.mining, seed=7).stored()) == method
-    options = stored(dataclasses.asdict(config.training))
-    del options["workers"], options["monitor_every"]
-    assert fingerprint(options) == training
+    carried_out = {"workers": 3, "micro_batch_size": 2, "monitor_every": 4}
+    assert fingerprint(trajectory(dataclasses.replace(config.training, **carried_out))) == training
+    assert trajectory(dataclasses.replace(config.training, gem_rate=10.0))["gem_rate"] == 10
     of_sets = class_set_settings if config.kind == "finegrained" else labelled_set_settings
     assert fingerprint(of_sets(config).stored()) == tested
 

@@ -1,11 +1,13 @@
 """Training takes the gradient of the paper's loss over the whole batch, whatever the shapes."""
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from mmray.descriptors.embedding import embed
 from mmray.descriptors.weights import build
@@ -275,6 +277,86 @@ def test_infonce_compares_with_all_images_of_a_step_that_are_not_related(photos)
     assert figures["loss"] == pytest.approx(total / 3, rel=1e-4)
     torch.testing.assert_close(moved(model), moved(plain), atol=2e-5, rtol=1e-3)
     assert moved(plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
+def test_accumulated_gradients_move_the_weights_as_those_of_whole_steps_do(
+    photos, micro_batch_size
+):
+    """In steps of three tuples and of one; fewer images are in a pass."""
+    drawn = Tuples(
+        anchors=np.tile(SEVERAL.anchors, 2)[:4],
+        positives=np.tile(SEVERAL.positives, (2, 1))[:4],
+        negatives=np.tile(SEVERAL.negatives, (2, 1))[1:5],
+        weights=np.tile(SEVERAL.weights, (2, 1))[:4],
+        related=(SEVERAL.related * 2)[:4],
+    )
+    source, whole, parts, seen = ImageSource(photos, longest_side=64), tiny(), tiny(), []
+    parts.register_forward_pre_hook(lambda _, given: seen.append(sum(map(len, given[0]))))
+    expected = trained(whole, drawn, source, batch_size=3)
+    figures = trained(parts, drawn, source, batch_size=3, micro_batch_size=micro_batch_size)
+    passes = {1: [1, 1, 1, 1], 2: [2, 1, 1], 3: [3, 1]}[micro_batch_size]
+    assert seen == [6 * tuples for tuples in passes]  # an anchor, two positives, three negatives
+    assert figures == pytest.approx(expected, rel=1e-4)
+    torch.testing.assert_close(moved(parts), moved(whole), atol=2e-5, rtol=1e-3)
+    assert moved(whole).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+@pytest.mark.parametrize("micro_batch_size", [None, 1, 2, 4])
+def test_the_shares_of_all_passes_of_all_ranks_are_the_loss(monkeypatch, size, micro_batch_size):
+    """Seven tuples in steps of five and two: some ranks have fewer passes to make, or none."""
+    t, rng = 7, np.random.default_rng(0)
+    ids = rng.integers(0, 12, (t, 3))
+    drawn = tuples_of(ids[:, 0], ids[:, 1], ids[:, 2], rng.uniform(0.5, 2, t))
+    rows = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(3 * t, 8))))
+
+    def steps_of(rank, ranks, limit):
+        monkeypatch.setattr("mmray.training.steps.rank_and_size", lambda: (rank, ranks))
+        rule = StepRule(loss="triplet", margin=1.0, weighted=True, batch_size=5)
+        return TupleSteps(drawn, dataclasses.replace(rule, micro_batch_size=limit))
+
+    def shares(steps, step):
+        passes = steps.micro_batches(step)
+        assert all(1 <= len(places) // 3 <= (micro_batch_size or 5) for places in passes)
+        return [float(steps.loss(step, i, rows[places])) for i, places in enumerate(passes)]
+
+    one, ranks = steps_of(0, 1, None), [steps_of(i, size, micro_batch_size) for i in range(size)]
+    for step in range(2):
+        (places,) = one.micro_batches(step)
+        of_ranks = [shares(each, step) for each in ranks]
+        assert len({*map(len, of_ranks)}) == 1
+        assert np.sum(of_ranks) == pytest.approx(float(one.loss(step, 0, rows[places])), rel=1e-9)
+        assert np.sum(of_ranks) > 0.1
+
+
+def test_ranks_average_the_gradients_once_a_step_however_many_passes_it_has(photos, tmp_path):
+    source, averaged = ImageSource(photos, longest_side=64), []
+
+    def average(state, bucket):
+        averaged.append(bucket.index())
+        return allreduce_hook(None, bucket)
+
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        counts = []
+        for micro_batch_size in (None, 1):
+            model = torch.nn.parallel.DistributedDataParallel(tiny())
+            model.register_comm_hook(None, average)
+            rule = {"batch_size": 3, "micro_batch_size": micro_batch_size}
+            trained(model, SINGLE, source, **rule)
+            counts.append(len(averaged))
+            averaged.clear()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert counts[0] == counts[1] > 0
+
+
+def test_infonce_in_micro_batches_is_refused():
+    rule = StepRule(loss="infonce", margin=None, weighted=False, batch_size=2, micro_batch_size=1)
+    with pytest.raises(ValueError, match="InfoNCE compares all images of a step"):
+        TupleSteps(SINGLE, rule)
 
 
 def test_a_gradient_is_scaled_down_to_the_limit_and_its_norm_is_told_unscaled(photos):

@@ -55,7 +55,7 @@ def with_config(job, **changes):
 
 def started(job):
     """With a network that no other fine-tuning trains."""
-    fresh = build("efficientnet_lite0", pooling="mac")
+    fresh = build("efficientnet_lite0", pooling=job.config.pooling)
     return FineTuning(dataclasses.replace(job, model=fresh), CPU)
 
 
@@ -199,6 +199,28 @@ def test_training_ends_with_the_last_epoch_that_fits_its_time(job, monkeypatch, 
     run(tuning)
     assert tuning.epoch == epochs
     assert [epoch_seconds(metrics) for metrics in tuning.history] == [0, *[10] * epochs]
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_learned_exponent_of_gem_moves_is_kept_and_goes_on(job, tmp_path, average):
+    gem = with_config(job, pooling="gem", gem_rate=10.0, learning_rate=1e-2, average=average)
+    whole = assert_restored_goes_on(gem, tmp_path)
+    exponents = [3.0, *(epoch["gem_p"] for epoch in whole.history[1:])]
+    assert abs(exponents[1] - 3) > 1e-4
+    for epoch, p in enumerate(exponents):
+        measured = last_measured(tmp_path / str(epoch))
+        assert load(Folder(str(tmp_path / str(epoch)))).variant.p == p
+        mean = np.mean(exponents[: epoch + 1]) if average else p
+        assert measured.variant.p == pytest.approx(mean, rel=1e-6)
+    assert whole.network.variant.p == exponents[-1]
+    assert whole.best.variant.p == pytest.approx(
+        last_measured(tmp_path / str(whole.best_epoch)).variant.p, rel=0
+    )
+    constant = started(dataclasses.replace(gem, config=dataclasses.replace(gem.config, gem_rate=0)))
+    run(constant)
+    assert constant.network.p is None
+    assert constant.network.variant.p == 3
+    assert all("gem_p" not in epoch for epoch in constant.history)
 
 
 def test_adam_goes_on_with_its_averages(job, tmp_path):

@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from mmray.config.sections import TrainingConfig
+from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.variant import Variant
+from mmray.training.job import optimizer_of
 from mmray.training.optimization import learning_rate, make_optimizer, set_learning_rate
 from tests import oracles
 
@@ -63,6 +67,35 @@ def test_sgd_with_momentum_takes_the_papers_steps(weight_decay):
 def test_adam_and_adamw_take_the_steps_of_their_papers(name, weight_decay):
     expected = oracles.adam(START, gradient, RATES, weight_decay, name == "adamw")
     np.testing.assert_allclose(trained(name, weight_decay), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_exponent_of_gem_has_its_own_rate_no_weight_decay_and_stays_at_least_one(optimizer):
+    network = EmbeddingNet("efficientnet_lite0", "gem", variant=Variant(p=1.5)).learn_p()
+    config = {"pooling": "gem", "gem_rate": 10.0, "learning_rate": 1e-3, "weight_decay": 0.1}
+    made = optimizer_of(network, TrainingConfig(optimizer=optimizer, **config))
+    assert [group["lr"] for group in made.param_groups] == pytest.approx([1e-3, 1e-2])
+    assert sum(len(group["params"]) for group in made.param_groups) == len([*network.parameters()])
+    set_learning_rate(made, 2e-3)
+    for slope in (0.5, 400.0):
+        network.p.grad = torch.tensor(slope)
+        before = network.p.item()
+        made.step()
+        if optimizer == "sgd":
+            wanted = before - 2e-2 * slope if slope == 0.5 else 1.0
+            assert network.p.item() == pytest.approx(wanted)
+    network.p.grad = torch.tensor(-0.5)
+    made.zero_grad()
+    before = network.p.item()
+    made.step()  # nothing is known of p, and nothing decays
+    assert network.p.item() == before
+
+
+def test_without_a_learned_exponent_there_is_one_group_of_parameters():
+    network = EmbeddingNet("efficientnet_lite0", "gem")
+    (group,) = optimizer_of(network, TrainingConfig(pooling="gem")).state_dict()["param_groups"]
+    assert group["params"] == list(range(len([*network.parameters()])))
+    assert "lr_scale" not in group
 
 
 def rate(epochs_done: float, **changes: object) -> float:

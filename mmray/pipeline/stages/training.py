@@ -3,13 +3,16 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmray.config.bounds import execution_settings
 from mmray.config.choices import SupervisedBaseline
 from mmray.config.learning import LearningConfig, RetrievalConfig
 from mmray.config.run import stored
+from mmray.config.sections import TrainingConfig
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import load, save, state_digest
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
@@ -122,6 +125,14 @@ def classes_stage(
     return MiningResult(stage, NO_POOLS, supervision, label)
 
 
+def trajectory(config: TrainingConfig) -> dict[str, Any]:
+    """Return the settings that training depends on, under the names that fingerprints use."""
+    # Any number of workers follows one trajectory, and measuring it does not change it.
+    left_out = {*execution_settings(config), "monitor_every"}
+    given = stored(dataclasses.asdict(config))
+    return {name: value for name, value in given.items() if name not in left_out}
+
+
 def train_stage(
     session: Session[LearningConfig],
     network: EmbeddingNet,
@@ -142,10 +153,7 @@ def train_stage(
     labelled : set to measure on during training; None: not measured
     """
     config, seed = session.config.training, session.config.seed
-    options = stored(dataclasses.asdict(config))
-    # Any number of workers follows one trajectory, and measuring it does not change it.
-    del options["workers"], options["monitor_every"]
-    budget = session.config.budget
+    options, budget = trajectory(config), session.config.budget
 
     def work(stage: StageFolder) -> Counts:
         while True:

@@ -15,6 +15,7 @@ from pyarrow import fs
 from ray.train.torch import TorchTrainer
 
 from mmray.config.sections import TrainingConfig
+from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.weights import load
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.ranking import Query
@@ -115,11 +116,16 @@ def test_training_moves_the_network_and_notes_every_epoch(job, alone):
     assert all(0 < epoch["map"] <= 1 and 0 < epoch["manifold_map"] <= 1 for epoch in alone.history)
 
 
-@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_more_workers_follow_the_trajectory_of_one(job, alone, tmp_path, workers):
+@pytest.mark.parametrize(
+    ("workers", "micro_batch_size"),
+    [(2, None), (2, 1), pytest.param(3, None, marks=pytest.mark.slow)],
+)
+def test_more_workers_follow_the_trajectory_of_one(job, alone, tmp_path, workers, micro_batch_size):
     # Four tuples in steps of three, two steps an epoch: the stripes of two workers are 2 and 1,
     # then 1 and none.
-    state, history = trained(job, tmp_path, workers=workers)
+    config = dataclasses.replace(CONFIG, micro_batch_size=micro_batch_size)
+    given = dataclasses.replace(job, config=config)
+    state, history = trained(given, tmp_path, workers=workers)
     assert_near(alone.first, weights(tmp_path, 1), atol=1e-5)
     assert_near(alone.last, state, atol=1e-5)
     assert_same(alone.history, history, rel=1e-3)
@@ -135,6 +141,20 @@ def test_two_workers_follow_one_under_labels_too(job, tmp_path):
     )
     assert_near(one, two, atol=1e-5)
     assert_same(first, second, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_workers_learn_the_exponent_of_gem_that_one_learns(job, tmp_path):
+    changes = {"pooling": "gem", "gem_rate": 10.0, "learning_rate": 1e-2, "micro_batch_size": 1}
+    config, network = dataclasses.replace(CONFIG, **changes), EmbeddingNet(job.model.network, "gem")
+    network.backbone.load_state_dict(job.model.backbone.state_dict())
+    gem = dataclasses.replace(job, config=config, model=network)
+    (one, first), (two, second) = (
+        trained(gem, tmp_path / str(workers), workers=workers) for workers in (1, 2)
+    )
+    assert_near(one, two, atol=2e-5)
+    assert_same(first, second, rel=1e-3)
+    assert abs(first[-1]["gem_p"] - 3) > 1e-4
 
 
 @pytest.mark.slow
