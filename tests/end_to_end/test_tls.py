@@ -137,6 +137,7 @@ def test_nodes_with_certificates_work_together_and_others_are_refused(network, t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_whole_job_runs_with_certificates_and_a_token_and_not_without(network, tmp_path):
     _, environment = network
 

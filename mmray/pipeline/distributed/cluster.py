@@ -78,6 +78,7 @@ def _join(address: str) -> None:
     InputError
         It cannot be joined.
     """
+    _refuse_other_encryption(address)
     # Ray would look for a cluster that listens on loopback at the machine's other address.
     local = address.startswith(("127.", "[::1]", "localhost:"))
     try:
@@ -89,6 +90,29 @@ def _join(address: str) -> None:
             f"the Ray cluster {address} cannot be joined: {reason}; mend this, or set "
             "RAY_ADDRESS=local to work on this machine alone"
         ) from error
+
+
+def _refuse_other_encryption(address: str) -> None:
+    """Refuse a cluster that speaks TLS where this job does not, or the other way round.
+
+    Ray would try for ten minutes, in silence. A server of HTTP/2 answers its preface with a frame,
+    whose first byte is 0, and ends the connection where it waits for TLS.
+    """
+    if address == "auto":
+        return
+    try:
+        with socket.create_connection(_host_and_port(address), timeout=5) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+            encrypted = connection.recv(1) != b"\0"
+    except ConnectionResetError:
+        encrypted = True
+    except OSError:  # Ray says why
+        return
+    if encrypted != (os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")):
+        found = "speaks TLS, this job does not: set RAY_USE_TLS=1 and the paths of certificates"
+        if not encrypted:
+            found = "does not speak TLS, this job does: unset RAY_USE_TLS"
+        raise InputError(f"the Ray cluster {address} cannot be joined: it {found}")
 
 
 def _refuse_more_gpus(capacity: Capacity) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import threading
 
 import joblib
 import pytest
@@ -37,6 +38,32 @@ def test_a_cluster_that_answers_is_joined(monkeypatch):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         monkeypatch.setattr(cluster, "read_ray_address", lambda: address)
         assert cluster.running_cluster() == address
+
+
+@pytest.mark.parametrize(
+    ("answer", "tls", "words"),
+    [
+        (b"", "0", "speaks TLS, this job does not: set RAY_USE_TLS=1"),
+        (b"\0\0\6", "1", "does not speak TLS, this job does: unset RAY_USE_TLS"),
+    ],
+)
+def test_a_cluster_that_speaks_otherwise_is_refused_at_once(monkeypatch, answer, tls, words):
+    def answer_one() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(answer)
+
+    monkeypatch.setenv("RAY_USE_TLS", tls)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer_one)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(
+            InputError, match=rf"the Ray cluster {address} cannot be joined.*{words}"
+        ):
+            cluster._join(address)
+        thread.join()
 
 
 def test_a_named_cluster_that_does_not_answer_is_an_error(monkeypatch, nobody):
