@@ -36,6 +36,8 @@ PATIENCE = {
     "RAY_gcs_server_request_timeout_seconds": "120",
     "RAY_worker_register_timeout_seconds": "300",
 }
+# Ray Train would start a process that watches for machines that are taken away: this one is not.
+ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 # Processes of PyTorch that train together meet there too.
 LOOPBACK = ON_LOOPBACK | dict.fromkeys(
     ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), "lo" if sys.platform == "linux" else "lo0"
@@ -116,7 +118,7 @@ def _try_to_start(cpus: int, spare: int) -> None:
     # All processes of this Ray inherit the environment. This process may submit jobs elsewhere.
     wait_for_dashboard(180)
     given = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"} | LOOPBACK
-    environment = _environment(PATIENCE | os.environ | given)
+    environment = _environment(PATIENCE | ALONE | os.environ | given)
     with environment, on_loopback(), quiet_core(), private_token():
         ray.init(
             address="local",

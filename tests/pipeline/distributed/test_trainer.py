@@ -118,7 +118,11 @@ def test_training_moves_the_network_and_notes_every_epoch(job, alone):
 
 @pytest.mark.parametrize(
     ("workers", "micro_batch_size"),
-    [(2, None), (2, 1), pytest.param(3, None, marks=pytest.mark.slow)],
+    [
+        (2, None),
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        pytest.param(3, None, marks=pytest.mark.slow),
+    ],
 )
 def test_more_workers_follow_the_trajectory_of_one(job, alone, tmp_path, workers, micro_batch_size):
     # Four tuples in steps of three, two steps an epoch: the stripes of two workers are 2 and 1,
@@ -188,6 +192,7 @@ def test_workers_share_a_batch_of_classes_and_follow_one(job, tmp_path, rival):
     assert_same(first, third, rel=1e-2)
 
 
+@pytest.mark.slow  # in end_to_end/ a job that is killed in training goes on
 def test_training_goes_on_where_it_stopped_bit_for_bit(job, alone, tmp_path):
     """Where images vanished in between, which ends it with one sentence, and a disk failed, too."""
     first = dataclasses.replace(job, config=dataclasses.replace(CONFIG, epochs=1))
@@ -252,6 +257,7 @@ def test_images_in_a_bucket_are_copied_to_the_machine_and_train_the_same(job, al
     assert caught.value.location == folder.location("b.arrow")
 
 
+@pytest.mark.slow
 def test_images_that_were_never_there_leave_the_initial_network_to_begin_with(job, tmp_path):
     with pytest.raises(InputError, match=r"00\.png\.gone: FileNotFoundError.*restore it"):
         trained(without_images(job), tmp_path)
