@@ -131,12 +131,10 @@ def shards(storage, pattern):
     return sum(1 for file in storage.glob(pattern) if not file.name.startswith("."))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "patterns",
-    [
-        ["mine-*/pools/part-*"],
-        pytest.param(["knn-*/neighbors/part-*", "mine-*/pools/part-*"], marks=pytest.mark.slow),
-    ],
+    [["mine-*/pools/part-*"], ["knn-*/neighbors/part-*", "mine-*/pools/part-*"]],
     ids=len,
 )
 def test_killed_with_sigkill_and_started_again_it_ends_with_the_same_bytes(

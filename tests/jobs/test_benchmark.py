@@ -240,6 +240,7 @@ def test_training_that_cannot_be_compared_is_refused(tmp_path, changes, words):
         compare_training(images, model, TrainingConfig(), steps=1, **sizes)
 
 
+@pytest.mark.slow
 def test_every_step_of_the_driver_is_measured_for_growing_collections(on_cluster):
     """Two units of the eight, and one of the two, are really described."""
     flags = ("--items", "2000", "--shares", "0.2", "1", "--described-every", "5")
@@ -310,6 +311,7 @@ def test_decoders_of_others_stand_beside_ours(capsys, tmp_path):
     assert len(rows) >= 6  # torchvision is always there
 
 
+@pytest.mark.slow
 def test_a_stream_says_how_long_the_device_waits(tmp_path, on_cluster):
     synthetic.save_noise(tmp_path, 60, [(48, 64), (64, 48)])
     flags = ("--shard-size", "20", "--rate", "30", "--cpus", "1")
