@@ -10,7 +10,9 @@ is that of the job, or 1 where the workers do not stop.
 
 import json
 import os
+import re
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -28,9 +30,11 @@ WORKERS, CPUS = 2, 3
 IDLE_MINUTES = 0.25
 # A smaller demonstration, where no photos are named; other flags come after these.
 FEWER = (
-    *("--demo.objects", "8", "--demo.photos", "10", "--demo.distractors", "10"),
+    *("--demo.objects", "6", "--demo.photos", "8", "--demo.distractors", "8"),
     *("--training.epochs", "2", "--rounds", "1"),
 )
+# What `ray job submit` says of its own: each file that it leaves out, and how to follow the job.
+OF_RAY = re.compile(r"\d{4}-\d\d-\d\d \S+\t(INFO|WARNING|SUCC) |Running entrypoint for job ")
 START_SECONDS, IDLE_SECONDS = 120, 180  # limits for the head to start, and for workers to stop
 
 
@@ -45,18 +49,32 @@ def main(flags: Sequence[str]) -> int:
         wait_for_agent(dashboard)
         watch = Watch(dashboard)
         fewer = () if "--images" in flags else FEWER
-        job = subprocess.run(
-            [
-                *(RAY, "job", "submit", "--address", dashboard, "--working-dir", str(ROOT), "--"),
-                *("python", "jobs/retrieval.py", "--num-cpus", str(WORKERS * CPUS), *fewer, *flags),
-            ]
-        )
-        say(f"the job ended with status {job.returncode}; idle workers stop now")
+        status = submit(dashboard, "--num-cpus", str(WORKERS * CPUS), *fewer, *flags)
+        say(f"the job ended with status {status}; idle workers stop now")
         gone = watch.none_left(IDLE_SECONDS)
-        if not job.returncode and watch.counts == [0]:
+        if not status and watch.counts == [0]:
             say("every stage had been done before; give another --storage to see workers start")
         say("workers from the beginning to the end: " + " -> ".join(map(str, watch.counts)))
-        return job.returncode or (0 if gone else 1)
+        return status or (0 if gone else 1)
+
+
+def submit(dashboard: str, *flags: str) -> int:
+    """Submit the job, print what it prints, and return the exit status of `ray job submit`."""
+    job = ("python", "jobs/retrieval.py", *flags)
+    where = ("--address", dashboard, "--working-dir", str(ROOT))
+    say(f"$ ray job submit {shlex.join(where)} -- {shlex.join(job)}")
+    command = [RAY, "job", "submit", *where, "--", *job]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        assert running.stdout is not None
+        before = ""
+        for line in running.stdout:
+            # Two nodes on one machine each send what a worker prints.
+            if line.strip() and line != before and not OF_RAY.match(line):
+                print(line, end="", flush=True)
+                before = line
+    return running.returncode
 
 
 class Watch:
@@ -114,6 +132,9 @@ def running_head(folder: Path) -> Iterator[str]:
             | {
                 "RAY_FAKE_CLUSTER": "1",
                 "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+                "RAY_SCHEDULER_EVENTS": "0",  # this script says when machines come and go
+                # Ray Train looks for its actors there, and not for what else runs on this machine.
+                "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}",
                 # A job's `python` is the one that runs this script.
                 "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             },

@@ -8,7 +8,6 @@ can load it, without this package and without Ray.
 import base64
 import importlib
 import io
-import os
 import shutil
 import tempfile
 import warnings
@@ -23,6 +22,7 @@ from PIL import Image
 
 import mmray
 from mmray.system.folder import Folder
+from mmray.system.processes import enter_folder_again
 
 NAME = "model"  # name of the model within its run: runs:/<id>/model
 # The packages of mmray that describing an image takes; a registered model carries them.
@@ -53,7 +53,7 @@ def save(folder: Folder, target: Path, *, dims: int, model: Model | None = None)
     with warnings.catch_warnings():  # MLflow warns about a type of its own
         warnings.filterwarnings("ignore", message=".*Any type hint is inferred")
         pyfunc = importlib.import_module("mlflow.pyfunc")
-    _enter_folder_again()
+    enter_folder_again()  # MLflow asks for the current folder
     with tempfile.TemporaryDirectory() as scratch:
         data, package = Path(scratch) / NAME, Path(scratch) / "mmray"
         data.mkdir()
@@ -71,18 +71,6 @@ def save(folder: Folder, target: Path, *, dims: int, model: Model | None = None)
             # Listed here: MLflow would otherwise load the model in a process to find its imports.
             pip_requirements=[f"{n}=={version(n).partition('+')[0]}" for n in SERVED_WITH],
         )
-
-
-def _enter_folder_again() -> None:
-    """Change to the folder of this package if the current one is gone: MLflow asks for its path.
-
-    When a node starts that shares the disk, Ray may unpack the folder of a submitted job again at
-    the same place while the job runs.
-    """
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        os.chdir(Path(mmray.__file__).parents[1])
 
 
 def _copy_sources(target: Path) -> None:

@@ -16,6 +16,7 @@ from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.pipeline.tracking import Run, default_uri, open_run
 from mmray.system.errors import DamagedFileError, InputError, first_names
 from mmray.system.folder import Folder, open_storage
+from mmray.system.processes import enter_folder_again
 from mmray.system.progress import announce
 from mmray.system.termination import last_words, on_termination
 
@@ -167,6 +168,7 @@ class Session(Generic[Settings]):
     ) -> None:
         """Run the work of a stage, again where it meets a damaged file of its own."""
         announce(f"{stage.name}: {stage.folder.uri}")
+        enter_folder_again()  # numba asks for the current folder when it compiles
         self._made.append(stage.name)
         self._note([*self.stages, stage], whole=False)
         stage.started = time.monotonic()

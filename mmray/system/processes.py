@@ -1,4 +1,4 @@
-"""Modules of this package that run in a process of their own."""
+"""Modules of this package in a process of their own, and the folder that this process is in."""
 
 import os
 import sys
@@ -19,3 +19,15 @@ def of_module(name: str) -> dict[str, Any]:
         "args": [sys.executable, "-P", "-m", name],
         "env": os.environ | {"PYTHONPATH": path},
     }
+
+
+def enter_folder_again() -> None:
+    """Change to the folder of this package if the current one is gone: libraries ask for its path.
+
+    When a node starts that shares the disk, Ray may unpack the folder of a submitted job again at
+    the same place while the job runs.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir(Path(mmray.__file__).parents[1])
