@@ -31,7 +31,8 @@ IDLE_MINUTES = 0.25
 # A smaller demonstration, where no photos are named; other flags come after these.
 FEWER = (
     *("--demo.objects", "6", "--demo.photos", "8", "--demo.distractors", "8"),
-    *("--training.epochs", "2", "--rounds", "1"),
+    *("--extraction.shard-size", "8", "--recipe", "steady", "--rounds", "1"),
+    *("--training.epochs", "2"),
 )
 # What `ray job submit` says of its own: each file that it leaves out, and how to follow the job.
 OF_RAY = re.compile(r"\d{4}-\d\d-\d\d \S+\t(INFO|WARNING|SUCC) |Running entrypoint for job ")
