@@ -66,6 +66,9 @@ ui: install
 	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri $(call quoted,$(DATABASE))
 
 # A head, an autoscaler and two workers on this machine: see cluster/demo.py.
+# Fewer photos and epochs than `make retrieval` has, unless other flags are given.
+cluster-demo: ARGS = --demo.objects 6 --demo.photos 8 --demo.distractors 8 --extraction.shard-size 8 \
+  --recipe steady --rounds 1 --training.epochs 2
 cluster-demo: install
 	$(BIN)/python cluster/demo.py --storage $(call quoted,$(value STORAGE)/cluster-demo) $(ARGS)
 

@@ -4,8 +4,7 @@
 
 The head does no work itself. The job is submitted to it with `ray job submit`; two workers of three
 CPUs, which are processes of this machine, start when the job needs them and stop when they are
-idle. The photos are fewer than in `make retrieval`, so that it ends within minutes. The exit status
-is that of the job, or 1 where the workers do not stop.
+idle. The exit status is that of the job, or 1 where the workers do not stop.
 """
 
 import json
@@ -28,12 +27,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))
 WORKERS, CPUS = 2, 3
 IDLE_MINUTES = 0.25
-# A smaller demonstration, where no photos are named; other flags come after these.
-FEWER = (
-    *("--demo.objects", "6", "--demo.photos", "8", "--demo.distractors", "8"),
-    *("--extraction.shard-size", "8", "--recipe", "steady", "--rounds", "1"),
-    *("--training.epochs", "2"),
-)
 # What `ray job submit` says of its own: each file that it leaves out, and how to follow the job.
 OF_RAY = re.compile(r"\d{4}-\d\d-\d\d \S+\t(INFO|WARNING|SUCC) |Running entrypoint for job ")
 START_SECONDS, IDLE_SECONDS = 120, 180  # limits for the head to start, and for workers to stop
@@ -49,8 +42,7 @@ def main(flags: Sequence[str]) -> int:
         say(f"a head without CPUs, its dashboard at {dashboard}")
         wait_for_agent(dashboard)
         watch = Watch(dashboard)
-        fewer = () if "--images" in flags else FEWER
-        status = submit(dashboard, "--num-cpus", str(WORKERS * CPUS), *fewer, *flags)
+        status = submit(dashboard, "--num-cpus", str(WORKERS * CPUS), *flags)
         say(f"the job ended with status {status}; idle workers stop now")
         gone = watch.none_left(IDLE_SECONDS)
         if not status and watch.counts == [0]:

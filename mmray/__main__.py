@@ -177,9 +177,8 @@ def export(arguments: list[str]) -> None:
     from mmray.serving.encoder import ImageEncoder
     from mmray.serving.onnx_export import export_onnx
 
-    storage, uri, model = Folder(absolute(config.storage)), config.tracking_uri, config.model
-    if model is None:
-        model = newest_model(storage, uri=uri, experiment=config.experiment)
+    storage, uri = Folder(absolute(config.storage)), config.tracking_uri
+    model = config.model or newest_model(storage, uri=uri, experiment=config.experiment)
     with model_folder(model, storage=storage, uri=uri) as folder:
         encoder = ImageEncoder.load(folder, dims=config.dims)
     difference = export_onnx(encoder.net, config.output, encoder.preprocessing)

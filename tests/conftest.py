@@ -33,8 +33,8 @@ from mmray.system import locations
 
 TESTS = Path(__file__).parent
 MARKS = {"end_to_end": ("ray", "process"), "jobs": ("process",)}  # by folder
-# Each group is one after the other in one process of `pytest -n`, on a Ray of its own: they take
-# turns at the CPUs, as what starts waits much of its time. Both take about as long.
+# Each group is one after the other in one process of `pytest -n`, on a Ray of its own. Both take
+# about as long, so that neither goes on alone when all else is done.
 TOGETHER = (
     ("tests/end_to_end/", "tests/chaos/"),
     ("tests/jobs/", "tests/pipeline/distributed/"),

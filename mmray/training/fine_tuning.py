@@ -285,7 +285,9 @@ class FineTuning:
 
     def restore(self, folder: Path) -> None:
         """Restore the state from a checkpoint that `save` wrote."""
-        for network, load in ((self.network, saved_network), (self.measured, last_measured)):
+        # Where both are one network, it is read once.
+        loads = {self.network: saved_network, self.measured: last_measured}
+        for network, load in loads.items():
             network.load_state_dict(trainable(load(folder), self.config).state_dict())
         self.best = trainable(saved_network(folder / BEST), self.config)
         states = torch.load(folder / OPTIMIZER, weights_only=True, map_location=self.device)

@@ -95,7 +95,7 @@ def _join(address: str) -> None:
 def _refuse_other_encryption(address: str) -> None:
     """Refuse a cluster that speaks TLS where this job does not, or the other way round.
 
-    Ray would try for ten minutes, in silence. A server of HTTP/2 answers its preface with a frame,
+    Ray would try for minutes, in silence. A server of HTTP/2 answers its preface with a frame,
     whose first byte is 0, and ends the connection where it waits for TLS.
     """
     if address == "auto":

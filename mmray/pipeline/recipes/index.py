@@ -67,9 +67,8 @@ def update(config: IndexConfig) -> str:
     for source in config.images:
         probe(source, column=config.image_column)
     excluded = read_exclusion_list(config)
-    uri, named = config.tracking_uri, config.model
-    if named is None:
-        named = newest_model(storage, uri=uri, experiment=config.experiment)
+    uri = config.tracking_uri
+    named = config.model or newest_model(storage, uri=uri, experiment=config.experiment)
     # The run is one of this model and this index, whatever is newest later.
     config = replace(config, model=named, name=config.index_name)
     with model_folder(named, storage=storage, uri=uri) as folder:
