@@ -42,7 +42,8 @@ def main(flags: Sequence[str]) -> int:
         say(f"a head without CPUs, its dashboard at {dashboard}")
         wait_for_agent(dashboard)
         watch = Watch(dashboard)
-        status = submit(dashboard, "--num-cpus", str(WORKERS * CPUS), *flags)
+        share = ("--num-cpus", str(WORKERS * CPUS), "--training.workers", str(WORKERS))
+        status = submit(dashboard, *share, *flags)
         say(f"the job ended with status {status}; idle workers stop now")
         gone = watch.none_left(IDLE_SECONDS)
         if not status and watch.counts == [0]:

@@ -97,6 +97,7 @@ def undisturbed(folder, *flags):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes(cluster, tmp_path):
     storage, expected = undisturbed(tmp_path)
 
@@ -140,6 +141,7 @@ def test_a_worker_the_driver_and_a_node_are_killed_mid_epoch_and_nothing_changes
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_worker_that_was_lost_comes_back_with_its_machine_in_the_same_run(cluster, tmp_path):
     longer = ("--training.epochs", "12")
     storage, expected = undisturbed(tmp_path, *longer)
