@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmray.descriptors.embedding import batch_limit
+from mmray.descriptors.settings import Preprocessing
 from mmray.descriptors.shards import features_table
 from mmray.images.collection import Collection
 from mmray.pipeline.distributed import cluster
@@ -101,7 +102,7 @@ def measure_device_use(
         start = time.time()
         stream_image_units(
             units_of(images, shard_size=shard_size, longest_side=longest_side),
-            Decoder(longest_side, 10**9),
+            Decoder(Preprocessing(longest_side), 10**9),
             SleepingDevice,
             (1 / rate,),
             limit=batch_limit("cuda", 32),

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-Network = Literal["vgg16", "googlenet", "resnet50", "resnet101", "efficientnet_lite0"]
+Network = Literal[
+    "vgg16", "googlenet", "bvlc_googlenet", "resnet50", "resnet101", "efficientnet_lite0"
+]
 Pooling = Literal["mac", "rmac", "gem", "avg"]
 Descriptor = Literal["mac", "rmac", "gem", "avg", "embedding"]
 Selection = Literal["walk", "filled", "all", "random"]
@@ -16,7 +18,7 @@ Negatives = Literal["manifold", "random", "geodesic"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["step", "cosine", "constant"]
 Augmentation = Literal["none", "crop"]
-QuerySearch = Literal["plain", "aqe", "alpha-qe", "diffusion"]
+QuerySearch = Literal["plain", "aqe", "alpha-qe", "dba", "diffusion", "truncated-diffusion"]
 BenchmarkName = Literal[
     "oxford5k",
     "paris6k",
@@ -27,18 +29,32 @@ BenchmarkName = Literal[
     "instre",
     "roxford5k",
     "rparis6k",
+    "roxford5k_1m",
+    "rparis6k_1m",
 ]
 Preset = Literal["demo", "retrieval"]
 FinegrainedPreset = Literal["demo", "finegrained"]
 Recipe = Literal["auto", "steady", "paper", "supervised"]
-FinegrainedRecipe = Literal["steady", "paper"]
+FinegrainedRecipe = Literal["steady", "paper", "released"]
 MinePreset = Literal["retrieval", "finegrained"]
-HeadStart = Literal["pca", "random"]
+HeadStart = Literal["pca", "random", "random-raw"]
 Application = Literal["finegrained", "retrieval"]
 Study = Literal["method", "features"]
 NearDuplicates = Literal["keep", "one"]
 IndexKind = Literal["auto", "flat", "ivf-pq"]
-Oracle = Literal["positives", "negatives", "both"]
+Oracle = Literal[
+    "replace-positives",
+    "replace-negatives",
+    "replace-both",
+    "filter-positives",
+    "filter-negatives",
+    "filter-both",
+]
 SupervisedBaseline = Literal[
-    "triplet-semihard", "lifted-structure", "proxy-nca", "soft-triple", "distance-weighted"
+    "triplet-semihard",
+    "lifted-structure",
+    "clustering",
+    "proxy-nca",
+    "soft-triple",
+    "distance-weighted",
 ]

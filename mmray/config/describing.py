@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from mmray.config.bounds import Between
-from mmray.config.choices import Pooling, Precision
+from mmray.config.choices import Descriptor, Precision
 
 SCALE = Between(0.05, 4)  # multiples of an image's size
 
@@ -31,11 +31,14 @@ class ExtractionConfig(DescribingConfig):
     """Features Y for mining (Sec. 4.3)."""
 
     longest_side: Annotated[int | None, Between(32, 16_384)] = 362
-    """Longest side that images are reduced to, pixels (never enlarged); None: original size."""
+    """Longest side that images are reduced to, pixels; None: original size."""
+    enlarge: bool = False
+    """Enlarge images that are smaller."""
     scales: Annotated[tuple[float, ...], SCALE] = (1.0,)
     """Each image is described at these multiples of its size, and the descriptors are summed."""
-    poolings: tuple[Pooling, ...] = ("rmac", "mac")
-    """Descriptors taken from one forward pass; mining uses the first."""
+    poolings: tuple[Descriptor, ...] = ("rmac", "mac")
+    """Descriptors taken from one forward pass; mining uses the first. embedding, alone: the
+    network's own output, with its head in later rounds, so that they mine on f(x; θ) (Sec. 3.4)."""
     rmac_whole: bool = True
     """R-MAC includes the MAC of the whole map; both variants are in the literature."""
     region_whitening: bool = False

@@ -60,8 +60,9 @@ class LearningConfig(MiningRunConfig, ListingConfig, ABC):
     """File with the initial weights (.pth or .safetensors), or a published network of cirtorch or
     dirtorch (its --network and --training.pooling); by default those of ImageNet."""
     oracle: Oracle | None = None
-    """Uses labels: remove false positives or false negatives from the mined pools, by the labels
-    that otherwise measure their purity, to see how much purer pools would help."""
+    """Uses labels, those that otherwise measure the purity of pools, to see how much purer pools
+    would help: replace the mined pools by what labels say (as in the paper), or filter false
+    positives or false negatives out of them."""
     registered_model: Annotated[str | None, EXECUTION, MAY_BE_EMPTY] = None
     """Name in MLflow's registry under which the model becomes the newest version; by default the
     name of --experiment; "": do not register it."""
@@ -130,14 +131,15 @@ class FinegrainedConfig(LearningConfig):
     preset: FinegrainedPreset = "demo"
     """Where the defaults come from: rendered photos on one machine, or the paper's CUB-200-2011."""
     recipe: FinegrainedRecipe = "steady"
-    """How to train by default: steadily on any collection, or with the paper's own values."""
+    """How to train by default: steadily on any collection, with the paper's own values, or with
+    those of the authors' released code where it has others."""
     stages: Annotated[str, EXECUTION] = ",".join(FINEGRAINED_STAGES)
     dim: Annotated[int, Between(1, 100_000)] = 64
     """Dimensions of the embedding, the output of a fully connected layer after the pooling
     (Sec. 4.2)."""
     head: HeadStart = "pca"
     """Initial weights of that layer: the first principal components of the unlabelled images, or
-    random ones."""
+    random ones; random-raw: random ones, applied without l2-normalisation before (as released)."""
     pool_labels: str | None = None
     """CSV file of name,label of the unlabelled images, used only to measure how pure the pools
     are."""

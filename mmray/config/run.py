@@ -80,7 +80,11 @@ def owned_name(experiment: str) -> str:
 
 # Names under which renamed fields are stored: they are part of fingerprints, and a new name there
 # would compute every stage again.
-_STORED_AS = {"baseline": "rival", "validation_items": "check_items"}
+_STORED_AS = {
+    "baseline": "rival",
+    "validation_items": "check_items",
+    "mean_of_pairs": "sum_negatives",
+}
 
 # Settings that earlier versions did not have, with the value under which all is as it was then.
 _ADDED = {
@@ -91,6 +95,10 @@ _ADDED = {
     "near_duplicates": "keep",
     "hops": None,
     "gem_rate": 0.0,
+    "dampening": 0.0,
+    "enlarge": False,
+    "crop_scale": (0.2, 1.0),
+    "resize_size": None,
 }
 
 

@@ -163,12 +163,18 @@ class TrainingConfig:
     """Images to embed for each tuple to know its nearest negatives: more are reduced at random."""
     negative_pool: Annotated[int, Between(2, 10**9)] = 20_000
     """With --tuples: images drawn anew in each epoch, the pool of all its anchors' negatives."""
-    sum_negatives: bool = False
-    """Sum the loss of a tuple over its negatives instead of taking the mean."""
+    mean_of_pairs: bool = False
+    """Contrastive loss as in Radenović et al. (ECCV 2016): half the squares, averaged over the 1 +
+    negatives pairs of a tuple."""
     augmentation: Augmentation = "none"
     """crop: random resized crops and flips, for fine-grained learning."""
     crop_size: Annotated[int, Between(32, 4096)] = 224
     """Pixels of a side of a crop."""
+    crop_scale: Annotated[tuple[float, float], Between(0.001, 1)] = (0.2, 1.0)
+    """Least and greatest share of an image's area in a random crop."""
+    resize_size: Annotated[int | None, Between(32, 16_384)] = None
+    """Pixels of the shorter side of an image whose centre is cropped, where it is embedded and not
+    trained on; by default those of the crop."""
     optimizer: Optimizer = "sgd"
     learning_rate: Annotated[float, Between(0, 1000)] = 1e-2
     gem_rate: Annotated[float, Between(0, 10_000)] = 0.0
@@ -183,6 +189,8 @@ class TrainingConfig:
     """Epochs during which the learning rate rises from 0."""
     momentum: Annotated[float, Between(0, 1)] = 0.9
     """Momentum of sgd."""
+    dampening: Annotated[float, Between(0, 1)] = 0.0
+    """Dampening of sgd: a gradient counts 1 - this in the momentum, but for the first one."""
     weight_decay: Annotated[float, Between(0, 1000)] = 5e-4
     clip_norm: Annotated[float | None, Between(0, 1e9)] = None
     """Largest norm of a step's gradient; None: no limit."""
@@ -229,7 +237,8 @@ class LabelledSetsConfig:
     data: str | None = None
     """Folder that holds the benchmarks, each in a folder of its own or one alone."""
     distractors: str | None = None
-    """Folder of the 100k distractors of oxford105k and paris106k; by default found below `data`."""
+    """Folder of the 100k distractors of oxford105k and paris106k, or of the million of roxford5k_1m
+    and rparis6k_1m; by default found below `data`."""
     images: str | None = None
     """Folder of a labelled set of your own."""
     ground_truth: str | None = None

@@ -123,6 +123,16 @@ def _validate_learning(config: LearningConfig) -> None:
             f"--training.gem-rate {training.gem_rate:g}: {training.pooling} has no exponent to "
             "learn; give --training.pooling gem, or leave it at 0"
         )
+    least, most = training.crop_scale
+    if least > most:
+        raise InputError(
+            f"--training.crop-scale {least:g} {most:g}: give the least share first, then the most"
+        )
+    if training.resize_size is not None and training.resize_size < training.crop_size:
+        raise InputError(
+            f"--training.resize-size {training.resize_size} is below --training.crop-size "
+            f"{training.crop_size}: no crop of that size fits; raise the one or lower the other"
+        )
     if training.loss == "infonce":
         _refuse_micro_batches(config, "--training.loss infonce")
     if config.budget is not None and not seconds_in(config.budget):

@@ -7,8 +7,11 @@ from typing import Any
 from mmray.config.choices import Descriptor, Precision
 from mmray.config.describing import SCALE, DescribingConfig
 from mmray.config.run import stored
+from mmray.config.sections import TrainingConfig
 from mmray.descriptors.pooling import Rmac
+from mmray.images.cropping import center_crop
 from mmray.images.decoding import MAX_PIXELS
+from mmray.system.arrays import Pixels
 from mmray.system.folder import Folder
 from mmray.system.foreign import JsonObject
 
@@ -17,23 +20,45 @@ CONFIG = "config.json"  # in a model's folder
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Preprocessing of an image before a network: reduction, central crop, scales.
+    """Preprocessing of an image before a network: its size, central crop, scales.
 
     Attributes
     ----------
     longest_side : pixels to which the longest side is reduced; None: the original size
+    enlarge : enlarge images that are smaller, too
     crop : side in pixels of the central crop that is then given to a network trained on crops;
         None: the whole image
+    resize_size : pixels to which the shorter side is resized before the crop; None: `crop`
     scales : multiples of its size at which an image is described, see `EmbeddingNet.descriptors`
     """
 
     longest_side: int | None = 1024
     crop: int | None = None
     scales: tuple[float, ...] = (1.0,)
+    enlarge: bool = False
+    resize_size: int | None = None
+
+    @classmethod
+    def in_training(cls, config: TrainingConfig) -> "Preprocessing":
+        """Return that of images which training embeds; a network trained on crops sees centres."""
+        if config.augmentation == "none":
+            return cls(config.longest_side)
+        return cls(config.longest_side, config.crop_size, resize_size=config.resize_size)
 
     def stored(self) -> dict[str, Any]:
-        """Return the attributes as JSON-like values, as `read` finds them in a model's folder."""
-        return {"longest_side": self.longest_side, "crop": self.crop, "scales": list(self.scales)}
+        """Return the attributes as JSON-like values, as `read` finds them in a model's folder.
+
+        What was added since the first models is left out where it changes nothing.
+        """
+        first = {"longest_side": self.longest_side, "crop": self.crop, "scales": list(self.scales)}
+        added = {"enlarge": self.enlarge, "resize_size": self.resize_size}
+        return first | {name: value for name, value in added.items() if value}
+
+    def cropped(self, pixels: Pixels) -> Pixels:
+        """Cut out of a decoded image (h, w, 3) uint8 what the network is given."""
+        if self.crop is None:
+            return pixels
+        return center_crop(pixels, self.crop, self.resize_size)
 
     @classmethod
     def read(cls, folder: Folder) -> "Preprocessing":
@@ -42,19 +67,30 @@ class Preprocessing:
         Raises
         ------
         InputError
-            The file is missing or unreadable, a size is neither null nor a whole number from 1, or
-            the scales are not a list of numbers from 0.05 to 4.
+            The file is missing or unreadable, a size is neither null nor a whole number from 1, the
+            shorter side is less than the crop, `enlarge` is neither true nor false, or the scales
+            are not a list of numbers from 0.05 to 4.
         """
         config = read_config(folder)
         pixels = "write a whole number of pixels from 1, or null"
         sizes = {
             key: config.value(key, lambda size: size is None or is_size(size), pixels)
-            for key in ("longest_side", "crop")
+            for key in ("longest_side", "crop", "resize_size")
             if key in config.values
         }
+        least = sizes.get("crop") or 1
+        config.value(
+            "resize_size",
+            lambda size: size is None or size >= least,
+            f"write a whole number of pixels from {least}, or null",
+            None,
+        )
+        enlarge = config.value(
+            "enlarge", lambda value: isinstance(value, bool), "write true or false", False
+        )
         numbers = f"write a list of numbers from {SCALE.low:g} to {SCALE.high:g}"
         scales = config.value("scales", _are_scales, numbers, [1.0])
-        return cls(**sizes, scales=tuple(map(float, scales)))
+        return cls(**sizes, enlarge=enlarge, scales=tuple(map(float, scales)))
 
 
 def read_config(folder: Folder) -> JsonObject:

@@ -44,7 +44,7 @@ class ImageFile:
     offset : its first byte in a tar file, its row within the row group in a Parquet file; None: it
         is a file of its own
     row_group, column : its place in a Parquet file
-    box : the part that is meant, see `decode`; None: the whole
+    box : the part that is meant, of the pixels as they are stored, see `decode`; None: the whole
     error : why it cannot be read, if that was seen when it was listed
     """
 

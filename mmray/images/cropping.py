@@ -30,8 +30,7 @@ class RandomCrop:
     Attributes
     ----------
     size : pixels of a side of the result
-    scale : least and greatest share of the image's area that is kept; torchvision's default begins
-        at 0.08, too little of a bird to tell its species by
+    scale : least and greatest share of the image's area that is kept
     ratio : least and greatest width / height of what is kept, before it becomes a square
     flip : probability of mirroring left and right
 
@@ -42,7 +41,7 @@ class RandomCrop:
     """
 
     size: int
-    scale: tuple[float, float] = (0.2, 1.0)
+    scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
 
@@ -114,13 +113,17 @@ def random_part(pixels: Pixels, rng: np.random.Generator, share: float = 0.5) ->
     return pixels[top : top + height, left : left + width]
 
 
-def center_crop(pixels: Pixels, size: int) -> Pixels:
-    """Resize the shorter side to `size` and cut out the centre, as networks trained on crops embed.
+def center_crop(pixels: Pixels, size: int, resize_size: int | None = None) -> Pixels:
+    """Resize the shorter side and cut out the centre, as networks trained on crops embed.
+
+    The rule is that of torchvision's Resize and CenterCrop.
 
     Parameters
     ----------
     pixels : (h, w, 3) uint8
-    size : pixels of a side of the result; smaller images are enlarged
+    size : pixels of a side of the result
+    resize_size : pixels of the shorter side before the cut, at least `size`; smaller images are
+        enlarged. None: `size`
 
     Returns
     -------
@@ -129,15 +132,20 @@ def center_crop(pixels: Pixels, size: int) -> Pixels:
     Raises
     ------
     ValueError
-        `size` is below 1.
+        `size` is below 1, or above `resize_size`.
     """
     _check_size(size)
+    short = size if resize_size is None else resize_size
+    if short < size:
+        raise ValueError(f"resize_size is {short}, it must be at least the size, {size}")
     height, width = pixels.shape[:2]
     side = min(height, width)
-    top, left = (height - side) / 2, (width - side) / 2
+    resized = [short * length // side for length in (width, height)]
     # Only what is kept is computed, since the whole of a long image might not fit into memory. The
     # filter reads beyond the box, as if all of it had been resized.
-    box = (left, top, left + side, top + side)
+    left, top = (round((length - size) / 2) for length in resized)
+    x, y = width / resized[0], height / resized[1]
+    box = (left * x, top * y, (left + size) * x, (top + size) * y)
     image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.array(image)
 

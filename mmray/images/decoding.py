@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from mmray.images.bombs import ImageContent, bomb
 from mmray.images.collection import ImageFile
 from mmray.images.containers import read_image
-from mmray.images.image_formats import READERS, format_of, upright
+from mmray.images.image_formats import READERS, format_of, to_rgb, upright, upright_box
 from mmray.system.arrays import Box, Pixels
 from mmray.system.locations import error_line
 
@@ -52,14 +51,19 @@ def byte_limit(max_pixels: int) -> int:
 
 
 def load_image(
-    item: ImageFile, *, longest_side: int | None, max_pixels: int = MAX_PIXELS
+    item: ImageFile,
+    *,
+    longest_side: int | None,
+    enlarge: bool = False,
+    stored_box: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> Decoded:
     """Read and decode an image; one that cannot be read has the reason as its `error`.
 
     Parameters
     ----------
     item : the image, of any kind
-    longest_side, max_pixels : as for `decode`
+    longest_side, enlarge, stored_box, max_pixels : as for `decode`
     """
     if item.error is not None:
         return Decoded(None, 0, 0, item.error)
@@ -67,14 +71,23 @@ def load_image(
         data = read_image(item, limit=byte_limit(max_pixels))
     except OSError as error:
         return Decoded(None, 0, 0, error_line(error))
-    return decode(data, longest_side=longest_side, box=item.box, max_pixels=max_pixels)
+    return decode(
+        data,
+        longest_side=longest_side,
+        enlarge=enlarge,
+        box=item.box,
+        stored_box=stored_box,
+        max_pixels=max_pixels,
+    )
 
 
 def decode(
     data: bytes,
     *,
     longest_side: int | None,
+    enlarge: bool = False,
     box: Box | None = None,
+    stored_box: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Decoded:
     """Decode, crop and reduce one image; data that cannot be decoded gives an `error`.
@@ -91,10 +104,12 @@ def decode(
     Parameters
     ----------
     data : the content of an image file
-    longest_side : pixels of the longest side of the whole image afterwards; never enlarged; None:
-        the original size
+    longest_side : pixels of the longest side of the whole image afterwards; None: the original size
+    enlarge : enlarge an image that is smaller
     box : if given, only this part of the upright original, rounded to whole pixels and clipped, and
         reduced by the scale of the *whole* image (the rule of the Oxford and Paris queries)
+    stored_box : the box is of the pixels as they are stored, before they are turned upright: that
+        is what published boxes are of, as their authors' programs ignore EXIF
     max_pixels : an image whose header claims more is not decoded; may exceed the limit of PIL
     """
     if longest_side is not None and longest_side < 1:
@@ -118,7 +133,7 @@ def decode(
         content.allow(width * height)
         beyond = limit is not None and width * height > limit
         with _without_limit_of_pil() if beyond else nullcontext():
-            return _reduced(image, longest_side, box)
+            return _resized(image, longest_side, enlarge, box, stored_box)
     # PIL's decoders meet damaged data with nearly any exception: SyntaxError, struct.error...
     except Exception as error:
         return Decoded(None, 0, 0, f"{name}: {_one_line(error)}")
@@ -211,19 +226,29 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 280 else f"{text[:277]}..."
 
 
-def _reduced(image: Image.Image, longest_side: int | None, box: Box | None) -> Decoded:
+def _resized(
+    image: Image.Image,
+    longest_side: int | None,
+    enlarge: bool,
+    box: Box | None,
+    stored_box: bool,
+) -> Decoded:
     width, height = image.size
-    scale = 1.0 if longest_side is None else min(1.0, longest_side / max(width, height))
+    scale = 1.0 if longest_side is None else longest_side / max(width, height)
+    if not enlarge:
+        scale = min(1.0, scale)
     if box is None:
         # Large JPEGs are decoded at 1/2, 1/4 or 1/8, to at least twice the wanted size: 4 times as
         # fast for 12 megapixels at 362, 0.3 of 255 gray levels away on average. The final size
         # does not depend on it.
         image.draft(None, (max(1, round(2 * width * scale)), max(1, round(2 * height * scale))))
     image.load()
+    if box is not None and stored_box:
+        box = upright_box(image, box)
     image, turned = upright(image)
     if turned:
         width, height = height, width
-    image = _to_rgb(image)
+    image = to_rgb(image)
     region = (width, height)
     if box is not None:
         left, top, right, bottom = (round(side) for side in box)
@@ -239,34 +264,6 @@ def _reduced(image: Image.Image, longest_side: int | None, box: Box | None) -> D
         # 20% off the time of a large WebP, 0.2 of 255 gray levels away on average.
         image = image.resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return Decoded(_pixels(image), width, height, None)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = _gray_of_16_bits(image)
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            f"32-bit, float or signed gray (mode {image.mode}): the value of white is not known; "
-            "convert it to 8 or 16 bits"
-        )
-    if image.mode == "La":  # gray times alpha, which PIL turns into nothing else
-        image = image.convert("LA")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _gray_of_16_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit gray to 8 bits by its high bytes; PIL would clip at 255."""
-    values = np.asarray(image)
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    gray = (values >> (4 if tags.get(BITSPERSAMPLE) == (12,) else 8)).astype(np.uint8)
-    if tags.get(PHOTOMETRIC_INTERPRETATION) == 0:
-        gray = ~gray  # 0 is white, which PIL heeds up to 8 bits only
-    if "transparency" in image.info:
-        gray[values == image.info["transparency"]] = 255
-    return Image.fromarray(gray)
 
 
 def _pixels(image: Image.Image) -> Pixels:

@@ -4,14 +4,17 @@ import re
 from collections.abc import Callable
 from typing import IO
 
+import numpy as np
 from PIL import ExifTags, Image
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+
+from mmray.system.arrays import Box
 
 
 def _heif(file: IO[bytes]) -> Image.Image:
@@ -62,6 +65,20 @@ def upright(image: Image.Image) -> tuple[Image.Image, bool]:
     return image, orientation in (5, 6, 7, 8)
 
 
+def upright_box(image: Image.Image, box: Box) -> Box:
+    """Return the place in the upright image of a box of the image as it is stored."""
+    orientation, (width, height) = _orientation(image), image.size
+    left, top, right, bottom = box
+    if orientation in (5, 6, 7, 8):
+        left, top, right, bottom = top, left, bottom, right
+        width, height = height, width
+    if orientation in (2, 3, 6, 7):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 7, 8):
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
+
+
 def _orientation(image: Image.Image) -> int:
     if image.format == "HEIF":
         return 1  # libheif has turned it, by the file's own boxes, which alone count
@@ -72,3 +89,38 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # as broken as data can be, while the pixels may be sound
         return 1
     return orientation if isinstance(orientation, int) else 1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a loaded image of any mode to RGB, transparent parts to white.
+
+    Raises
+    ------
+    ValueError
+        It is gray of 32 bits, of floats or signed: its white is not known.
+    """
+    if image.mode.startswith("I;16"):
+        image = _gray_of_16_bits(image)
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"32-bit, float or signed gray (mode {image.mode}): the value of white is not known; "
+            "convert it to 8 or 16 bits"
+        )
+    if image.mode == "La":  # gray times alpha, which PIL turns into nothing else
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _gray_of_16_bits(image: Image.Image) -> Image.Image:
+    """Convert 16-bit gray to 8 bits by its high bytes; PIL would clip at 255."""
+    values = np.asarray(image)
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    gray = (values >> (4 if tags.get(BITSPERSAMPLE) == (12,) else 8)).astype(np.uint8)
+    if tags.get(PHOTOMETRIC_INTERPRETATION) == 0:
+        gray = ~gray  # 0 is white, which PIL heeds up to 8 bits only
+    if "transparency" in image.info:
+        gray[values == image.info["transparency"]] = 255
+    return Image.fromarray(gray)

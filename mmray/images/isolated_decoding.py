@@ -11,8 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
-from mmray.images.decoding import MAX_PIXELS, Decoded, decode
-from mmray.system.arrays import Box
+from mmray.images.decoding import Decoded, decode
 from mmray.system.processes import of_module
 
 
@@ -22,14 +21,7 @@ class IsolatedDecoder:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __call__(
-        self,
-        data: bytes,
-        *,
-        longest_side: int | None,
-        box: Box | None = None,
-        max_pixels: int = MAX_PIXELS,
-    ) -> Decoded:
+    def __call__(self, data: bytes, **options: Any) -> Decoded:
         if self._process is None:
             # It ends by itself when this process does: its input is closed then.
             self._process = subprocess.Popen(
@@ -37,7 +29,6 @@ class IsolatedDecoder:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
-        options = {"longest_side": longest_side, "box": box, "max_pixels": max_pixels}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

@@ -9,7 +9,7 @@ All it needs is a model's folder, as `descriptors.weights.save` writes it; a run
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,7 +24,6 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import CONFIG, Preprocessing, is_size
 from mmray.descriptors.whitening import WHITENING, Whitening, read_whitening
 from mmray.images.collection import ImageFile
-from mmray.images.cropping import center_crop
 from mmray.images.decoding import decode, load_image, same_shape_batches
 from mmray.system.arrays import Box, Features, Pixels
 from mmray.system.errors import InputError
@@ -240,16 +239,19 @@ class ImageEncoder:
         """
         if isinstance(images, str | bytes):
             raise InputError("images: one path or content was given; put it into a list")
-        side = self.preprocessing.longest_side if longest_side == "own" else longest_side
-        if side is not None and not is_size(side):
-            raise InputError(f"longest_side is {side!r}: choose a whole number of pixels from 1")
+        frame = self.preprocessing
+        if longest_side != "own":
+            if longest_side is not None and not is_size(longest_side):
+                raise InputError(
+                    f"longest_side is {longest_side!r}: choose a whole number of pixels from 1"
+                )
+            frame = replace(frame, longest_side=longest_side)
         rows = np.zeros((len(images), self.net.dim), np.float32)
         for start in range(0, len(images), _CHUNK):
             pixels = []
             for place, image in enumerate(images[start : start + _CHUNK], start + 1):
-                decoded = _decoded(image, f"image {place} of {len(images)}", side, box)
-                crop = self.preprocessing.crop
-                pixels.append(decoded if crop is None else center_crop(decoded, crop))
+                decoded = _decoded(image, f"image {place} of {len(images)}", frame, box)
+                pixels.append(frame.cropped(decoded))
             rows[start : start + _CHUNK] = self._rows(pixels)
         return rows
 
@@ -266,14 +268,15 @@ class ImageEncoder:
         return rows
 
 
-def _decoded(image: Any, place: str, longest_side: int | None, box: Box | None) -> Pixels:
+def _decoded(image: Any, place: str, frame: Preprocessing, box: Box | None) -> Pixels:
     """Decode an image; InputError names it by its path, or by its place if it has none."""
+    size: Any = {"longest_side": frame.longest_side, "enlarge": frame.enlarge}
     if isinstance(image, bytes):
-        name, decoded = place, decode(image, longest_side=longest_side, box=box)
+        name, decoded = place, decode(image, **size, box=box)
     elif isinstance(image, str | os.PathLike):
         name = os.fsdecode(image)
         file = ImageFile(uri=name, name=Path(name).name, box=box)
-        decoded = load_image(file, longest_side=longest_side)
+        decoded = load_image(file, **size, stored_box=False)
     else:
         raise InputError(
             f"{place}: a path or the bytes of an image file is wanted, not {type(image).__name__}"

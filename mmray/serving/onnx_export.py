@@ -102,6 +102,7 @@ def _properties(net: WhitenedNet, preprocessing: Preprocessing) -> dict[str, str
         "dimensions": str(net.dim),
         "longest_side": str(preprocessing.longest_side or ""),
         "crop": str(preprocessing.crop or ""),
+        "resize_size": str(preprocessing.resize_size or preprocessing.crop or ""),
         "smallest_side": str(net.net.stride),
         "pixels": "RGB, 0-255, uint8",
     }

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.settings import Preprocessing
 from mmray.images.collection import ImageFile
-from mmray.images.cropping import RandomCrop, center_crop
+from mmray.images.cropping import RandomCrop
 from mmray.images.pixel_shards import PixelShards
 from mmray.system.arrays import Features, Ids
 from mmray.system.progress import Progress
@@ -243,20 +244,17 @@ class FineTuning:
         return {"map": labelled.mean_average_precision(rows)}
 
     def _images(self, items: Sequence[ImageFile] | PixelShards) -> ImageSource:
-        """Prepare images for embedding; a network trained on crops sees the centre of each."""
-        config = self.config
-        source = ImageSource(
-            items, longest_side=config.longest_side, max_pixels=self.job.max_pixels
-        )
-        if config.augmentation == "none":
-            return source
-        return source.seen_as(lambda pixels, key: center_crop(pixels, config.crop_size))
+        """Prepare images for embedding."""
+        seen, size = Preprocessing.in_training(self.config), self.config.longest_side
+        source = ImageSource(items, longest_side=size, max_pixels=self.job.max_pixels)
+        return source.seen_as(lambda pixels, key: seen.cropped(pixels))
 
     def _training_source(self) -> ImageSource:
         """Prepare images for training; an epoch's crops are the same for any number of ranks."""
         if self.config.augmentation == "none":
             return self.source
-        crop, seed = RandomCrop(size=self.config.crop_size), [self.job.seed, self.epoch]
+        crop = RandomCrop(size=self.config.crop_size, scale=self.config.crop_scale)
+        seed = [self.job.seed, self.epoch]
         return self.source.seen_as(
             lambda pixels, key: crop(pixels, np.random.default_rng([*seed, key]))
         )

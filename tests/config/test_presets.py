@@ -1,6 +1,5 @@
 """Presets hold the paper's values; what is impossible is refused by its flag."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -9,12 +8,14 @@ from mmray.config.learning import FINEGRAINED_STAGES, FinegrainedConfig, chosen_
 from mmray.config.presets import (
     DEMO,
     EVALUATE,
+    FINEGRAINED_ABLATIONS,
     FINEGRAINED_PRESETS,
     MINE_PRESETS,
     PRESETS,
     RECIPES,
     RETRIEVAL,
     STEADY,
+    departures,
     preset,
     with_defaults,
 )
@@ -220,14 +221,14 @@ def test_the_supervised_recipe_has_the_values_of_its_paper():
     training = preset("retrieval", "supervised").training
     assert (training.loss, training.margin, training.weighted) == ("contrastive", 0.7, False)
     assert (training.positives, training.negatives, training.hard_negatives) == (1, 5, 5)
-    assert (training.anchors_per_epoch, training.negative_pool) == (2000, 20_000)
-    assert (training.epochs, training.batch_size, training.sum_negatives) == (30, 5, True)
+    assert (training.anchors_per_epoch, training.negative_pool) == (2000, 22_000)
+    assert (training.epochs, training.batch_size, training.mean_of_pairs) == (90, 5, True)
     assert (training.optimizer, training.momentum, training.weight_decay) == ("sgd", 0.9, 5e-4)
     assert (training.keep, training.patience, training.validation_items) == ("last", None, 0)
     assert (training.average, training.held_out, training.longest_side) == (False, 0, 362)
-    for epoch in range(30):
+    for third in range(90):  # of an epoch: negatives are mined three times in each
         rate = learning_rate(
-            epoch + 0.5,
+            third + 0.5,
             base=training.learning_rate,
             schedule=training.schedule,
             epochs=training.epochs,
@@ -235,7 +236,7 @@ def test_the_supervised_recipe_has_the_values_of_its_paper():
             decay_epochs=training.decay_epochs,
             warmup_epochs=training.warmup_epochs,
         )
-        assert rate == pytest.approx(1e-3 * math.exp(-0.1 * epoch))
+        assert rate == pytest.approx(1e-3 / 5 ** (third // 3 // 10))
 
 
 def test_a_baseline_with_a_loss_of_whole_batches_takes_no_micro_batches():
@@ -302,8 +303,32 @@ def test_fine_grained_learning_takes_the_papers_values():
     assert (mining.graph_k, mining.positive_k, mining.negative_k) == (30, 50, 100)
     assert (training.loss, training.margin, training.weighted) == ("triplet", None, True)
     assert (training.epochs, training.batch_size, training.learning_rate) == (100, 42, 1e-2)
-    assert (training.augmentation, training.crop_size, training.keep) == ("crop", 224, "last")
+    assert (training.augmentation, training.keep) == ("crop", "last")
+    assert (training.crop_size, training.resize_size) == (227, 256)
+    assert (training.longest_side, training.crop_scale) == (512, (0.08, 1.0))
+    assert extraction.enlarge
     assert MINE_PRESETS["finegrained"].mining.negative_k == mining.negative_k
+
+
+def test_settings_that_are_not_the_papers_are_told_with_its_values():
+    for config in (
+        preset("retrieval", "paper"),
+        with_defaults(FinegrainedConfig(preset="finegrained", recipe="paper")),
+        replace(preset("retrieval", "paper"), images=("photos",), seed=3, storage="there"),
+    ):
+        assert departures(config) == []
+    released = with_defaults(FinegrainedConfig(preset="finegrained", recipe="released"))
+    assert departures(released) == [
+        "--network bvlc_googlenet (googlenet)",
+        "--training.decay-epochs 50 (10)",
+        "--training.dampening 0.9 (0)",
+        "--head random-raw (pca)",
+    ]
+    smaller = replace(preset("retrieval", "paper").training, longest_side=192, workers=3)
+    config = replace(preset("retrieval", "paper"), training=smaller)
+    assert departures(config) == ["--training.longest-side 192 (362)"]
+    ablation = FINEGRAINED_ABLATIONS["finegrained"]
+    assert "--training.learning-rate 0.0003 (0.01)" in departures(ablation)
 
 
 def test_fine_grained_learning_is_steady_by_default():

@@ -21,8 +21,8 @@ SMALL = shlex.split(
     --demo.objects 4 --demo.photos 8 --demo.longest-side 96
     --extraction.longest-side 96 --extraction.pca 16 --extraction.shard-size 8 --dim 8
     --mining.graph-k 6 --mining.positive-k 6 --mining.negative-k 12 --mining.anchor-block 8
-    --training.longest-side 96 --training.crop-size 64 --training.epochs 1
-    --training.anchors-per-epoch 16
+    --training.longest-side 96 --training.crop-size 64 --training.resize-size 72
+    --training.epochs 1 --training.anchors-per-epoch 16
     """
 )
 FIGURES = ["mAP", "R@1", "R@2", "R@4", "R@8", "NMI", "NMI sd"]
@@ -69,7 +69,7 @@ def test_without_arguments_rendered_objects_are_told_apart(demo):
     assert "% of the positives show the anchor's label" in done.stderr
     (model,) = folder.glob("model-*/model")
     encoder, photos = ImageEncoder.load(model), sorted(folder.glob("demo-*/test/jpg/*"))
-    assert encoder.preprocessing == Preprocessing(longest_side=96, crop=64)
+    assert encoder.preprocessing == Preprocessing(longest_side=96, crop=64, resize_size=72)
     rows = encoder.encode(photos[:2])
     stages = [
         path for path in folder.glob("extract-*") if len(np.load(path / "features.npy")[0]) == 8
@@ -101,7 +101,7 @@ def test_half_of_the_classes_train_and_the_others_test(birds, tmp_path, ray_clus
     said = []
     for place, layout in enumerate(layouts):
         storage = tmp_path / str(place)
-        few = ("--mining.graph-k", "4", "--mining.positive-k", "4", "--oracle", "positives")
+        few = ("--mining.graph-k", "4", "--mining.positive-k", "4", "--oracle", "filter-positives")
         stages = ("--stages", "extract,graph,mine", "--storage", storage, *ONE)
         done = run_here("finegrained", *SMALL, "--images", birds / layout, *few, *stages).succeeded
         assert not table(done.stdout)
@@ -138,7 +138,10 @@ def test_a_rival_learns_from_labels_and_says_so(birds, tmp_path, ray_cluster):
             r"16 images are too few for --dim 16 principal",
             marks=pytest.mark.slow,
         ),
-        ("--images {loose} --test.no-split --oracle both", r"uses labels: .* with --pool-labels"),
+        (
+            "--images {loose} --test.no-split --oracle filter-both",
+            r"uses labels: .* with --pool-labels",
+        ),
         ("--images {loose} --test.no-split --baseline proxy-nca", r"name them with --pool-labels"),
         ("--images {birds} --baseline proxy-nca --rounds 2", r"leave --rounds at 1"),
         (
@@ -184,7 +187,7 @@ def test_all_images_train_where_others_are_labelled(birds, tmp_path, ray_cluster
 
 # -- the ablation ---------------------------------------------------------------------------------
 
-ROWS = ("--rows", "weighted", "oracle-both", "lifted-structure", "--seeds", "0", "1")
+ROWS = ("--rows", "weighted", "replace-both", "lifted-structure", "--seeds", "0", "1")
 
 
 @pytest.mark.slow

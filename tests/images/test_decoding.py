@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pi_heif import HeifImageFile
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 
@@ -106,7 +106,7 @@ def test_the_exif_orientation_is_applied(kind, orientation):
     [
         ((60, 40), 30, (30, 20)),
         ((40, 60), 30, (20, 30)),
-        ((60, 40), 61, (60, 40)),  # never enlarged
+        ((60, 40), 61, (60, 40)),  # not enlarged
         ((60, 40), 7, (7, 5)),
         ((500, 2), 100, (100, 1)),
         ((2, 500), 1, (1, 1)),
@@ -122,6 +122,21 @@ def test_the_longest_side_is_reduced(kind, size, longest_side, expected):
     assert decoded.pixels is not None
     assert decoded.pixels.shape == (expected[1], expected[0], 3)
     assert (decoded.width, decoded.height) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((60, 40), (90, 60)), ((40, 60), (60, 90)), ((180, 20), (90, 10))]
+)
+def test_smaller_images_are_enlarged_where_asked(size, expected):
+    decoded = decode(encoded(scene(*size), "PNG"), longest_side=90, enlarge=True)
+    assert decoded.pixels is not None
+    assert decoded.pixels.shape == (expected[1], expected[0], 3)
+    part = decode(
+        encoded(scene(*size), "PNG"), longest_side=90, enlarge=True, box=(0, 0, size[0] / 2, 10)
+    )
+    assert part.pixels is not None
+    scale = 90 / max(size)
+    assert part.pixels.shape[:2] == (round(10 * scale), round(size[0] / 2 * scale))
 
 
 def test_reducing_keeps_the_picture():
@@ -230,6 +245,20 @@ def test_sizes_follow_the_box_rule(width, height, longest_side, box):
     else:
         expected = oracles.resized(width, height, longest_side, box)
         assert decoded.pixels.shape[:2] == expected[::-1]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_published_box_is_of_the_image_as_it_is_stored(orientation):
+    """What a program cuts that knows nothing of EXIF, turned upright afterwards."""
+    picture, exif = Image.fromarray(scene(60, 40)), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    sink = io.BytesIO()
+    picture.save(sink, "PNG", exif=exif)
+    part = picture.crop((5, 6, 45, 26))
+    part.getexif()[ExifTags.Base.Orientation] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(part))
+    decoded = decode(sink.getvalue(), longest_side=None, box=(5, 6, 45, 26), stored_box=True)
+    np.testing.assert_array_equal(decoded.pixels, expected)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,16 @@ from mmray.pipeline.stage import fingerprint
 from mmray.pipeline.stages.labelled_descriptors import class_set_settings, labelled_set_settings
 from mmray.pipeline.stages.training import trajectory
 
-BIRDS = FINEGRAINED_PRESETS
+# Fine-grained learning cut its crops from smaller images.
+SMALLER = {
+    "extraction": {"enlarge": False},
+    "training": {"crop_scale": (0.2, 1.0), "resize_size": None},
+}
+SIDES = {
+    "demo": {"training": {"longest_side": 160}},
+    "finegrained": {"training": {"longest_side": 256, "crop_size": 224}},
+}
+BIRDS = {name: changed(c, SMALLER, SIDES[name]) for name, c in FINEGRAINED_PRESETS.items()}
 # The recipe `steady` was the default, and an epoch of the demonstration had fewer tuples.
 FEWER = {"training": {"anchors_per_epoch": 60}}
 DEMO, RETRIEVAL = changed(preset("demo", "steady"), FEWER), preset("retrieval", "steady")

@@ -155,10 +155,13 @@ def test_a_box_is_cut_from_the_upright_original(encoder):
     np.testing.assert_allclose(rows, encoder.encode([part]), atol=2e-6)
 
 
+_FRAMED = Preprocessing(longest_side=2 * SIDE, enlarge=True, crop=48, resize_size=54)
+
+
 def test_a_network_trained_on_crops_sees_the_centre(encoder, network):
-    cropped = ImageEncoder(WhitenedNet(network), Preprocessing(longest_side=SIDE, crop=48))
+    cropped = ImageEncoder(WhitenedNet(network), _FRAMED)
     photo = photos()[3]
-    pixels = center_crop(decode(photo, longest_side=SIDE).pixels, 48)
+    pixels = center_crop(decode(photo, longest_side=2 * SIDE, enlarge=True).pixels, 48, 54)
     rows = cropped.encode([photo, photos()[0]])
     np.testing.assert_allclose(rows[0], rows_of(network, pixels)[0], atol=2e-6)
 
@@ -211,16 +214,30 @@ def test_the_folder_says_how_images_are_framed(tmp_path):
     for config, preprocessing in (
         ({"longest_side": None, "crop": 224}, Preprocessing(None, 224)),
         ({"crop": None}, Preprocessing(1024, None)),
+        (_FRAMED.stored(), _FRAMED),
     ):
         (tmp_path / CONFIG).write_text(json.dumps(config))
         assert Preprocessing.read(Folder(str(tmp_path))) == preprocessing
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, "362", [362]])
-@pytest.mark.parametrize("name", ["longest_side", "crop"])
+@pytest.mark.parametrize("name", ["longest_side", "crop", "resize_size"])
 def test_a_frame_that_is_no_number_is_refused(tmp_path, name, size):
     (tmp_path / CONFIG).write_text(json.dumps({name: size}))
     with pytest.raises(InputError, match=rf"config\.json: {name} is .*: write a whole number"):
+        Preprocessing.read(Folder(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"crop": 48, "resize_size": 47}, "resize_size is 47: write .* from 48"),
+        ({"enlarge": 1}, "enlarge is 1: write true or false"),
+    ],
+)
+def test_a_frame_that_cannot_be_is_refused(tmp_path, config, told):
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"config\.json: {told}"):
         Preprocessing.read(Folder(str(tmp_path)))
 
 

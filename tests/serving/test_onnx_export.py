@@ -82,6 +82,7 @@ def test_the_file_is_one_that_says_what_it_takes(exported, net):
         "dimensions": "1280",
         "longest_side": str(SIDE),
         "crop": "",
+        "resize_size": "",
         "smallest_side": "32",
         "pixels": "RGB, 0-255, uint8",
     }

@@ -459,12 +459,12 @@ def test_under_labels_negatives_are_the_nearest_of_other_clusters(job, monkeypat
     assert all("spread" in epoch for epoch in tuning.history)
 
 
-def test_negatives_are_summed_where_the_settings_say_so(job, monkeypatch):
+def test_the_loss_is_a_mean_of_pairs_where_the_settings_say_so(job, monkeypatch):
     """The loss of the tuples, the rate being 0, is that of the network as it was."""
     drawn = []
     monkeypatch.setattr(fine_tuning, "train_epoch", noting(fine_tuning.train_epoch, drawn))
     labelled = synthetic.labelled_job(job, np.arange(12) // 2, [(0, 1), (2, 3)])
-    options = {"negatives": 2, "hard_negatives": 2, "sum_negatives": True, "margin": 1.5}
+    options = {"negatives": 2, "hard_negatives": 2, "mean_of_pairs": True, "margin": 1.5}
     options |= {"learning_rate": 0.0, "epochs": 1}
     tuning = started(with_config(labelled, **options))
     rows = tuning._embedded(tuning.network, tuning.source, np.arange(12))
@@ -508,10 +508,10 @@ def test_a_network_that_trains_on_crops_embeds_central_ones(job, monkeypatch):
         return train_epoch(model, optimizers, steps, source, *arguments, **options)
 
     monkeypatch.setattr(fine_tuning, "train_epoch", spy)
-    tuning = started(with_config(job, augmentation="crop", crop_size=48))
+    tuning = started(with_config(job, augmentation="crop", crop_size=48, resize_size=52))
     ids = np.array([4, 0, 7])
     middles = [
-        center_crop(load_image(job.images[i], longest_side=64, max_pixels=10**6).pixels, 48)
+        center_crop(load_image(job.images[i], longest_side=64, max_pixels=10**6).pixels, 48, 52)
         for i in ids.tolist()
     ]
     wanted = embed(tuning.network, middles, ["mac"], batch_size=1, device=CPU)[:, 0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mmray.descriptors.settings import Preprocessing
 from mmray.images.collection import Collection
 from mmray.images.pixel_shards import PixelShards, arrow_file, pixel_table
 from mmray.pipeline.distributed.decoding import Decoder, units_of
@@ -79,7 +80,7 @@ def cache_images(
     run_units(
         units_of(images, shard_size=shard_size, longest_side=longest_side),
         CachingWorker,
-        (Decoder(longest_side, max_pixels),),
+        (Decoder(Preprocessing(longest_side), max_pixels),),
         output=output,
         pool=pool,
         label=label,

@@ -15,10 +15,10 @@ import ray
 from numpy.typing import NDArray
 
 from mmray.descriptors.known import KnownDescriptors, KnownImage
+from mmray.descriptors.settings import Preprocessing
 from mmray.descriptors.shards import HASH
 from mmray.images.collection import Collection, ImageFile, image_of
 from mmray.images.containers import read_images
-from mmray.images.cropping import center_crop
 from mmray.images.decoding import BatchLimit, Decoded, byte_limit, decode
 from mmray.images.isolated_decoding import IsolatedDecoder
 from mmray.images.perceptual_hash import perceptual_hash
@@ -159,19 +159,18 @@ class Decoder:
 
     Parameters
     ----------
-    longest_side, max_pixels : see `decode`
-    crop : side of the central crop to keep; None: whole images
+    preprocessing : sizes and crop of the images
+    max_pixels : see `decode`
     known : reference to `KnownDescriptors`, in a list; images among them are not decoded
     """
 
     def __init__(
         self,
-        longest_side: int | None,
+        preprocessing: Preprocessing,
         max_pixels: int,
-        crop: int | None = None,
         known: Sequence[ray.ObjectRef[KnownDescriptors]] = (),
     ) -> None:
-        self.longest_side, self.max_pixels, self.crop = longest_side, max_pixels, crop
+        self.preprocessing, self.max_pixels = preprocessing, max_pixels
         self.references = known
         self.isolated = IsolatedDecoder()
 
@@ -206,14 +205,18 @@ class Decoder:
     ) -> tuple[Decoded, int | None]:
         """Decode an image, and hash it before it is cropped."""
         decoded = decode(
-            data, longest_side=self.longest_side, box=item.box, max_pixels=self.max_pixels
+            data,
+            longest_side=self.preprocessing.longest_side,
+            enlarge=self.preprocessing.enlarge,
+            box=item.box,
+            stored_box=True,
+            max_pixels=self.max_pixels,
         )
         if decoded.pixels is None:
             return decoded, None
         hashed = perceptual_hash(decoded.pixels)
-        if self.crop is not None:  # here and not beside the network, so that less is sent
-            decoded = replace(decoded, pixels=center_crop(decoded.pixels, self.crop))
-        return decoded, hashed
+        # Here and not beside the network, so that less is sent.
+        return replace(decoded, pixels=self.preprocessing.cropped(decoded.pixels)), hashed
 
     def groups(self, units: Iterable[dict[str, Any]], limit: BatchLimit) -> Iterator[ImageGroup]:
         """Yield the images of units in groups of one shape, each as soon as it is full.

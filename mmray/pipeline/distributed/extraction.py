@@ -119,12 +119,7 @@ def _run(
     preprocessing = settings.preprocessing
     run_image_units(
         units_of(images, shard_size=settings.shard_size, longest_side=preprocessing.longest_side),
-        Decoder(
-            preprocessing.longest_side,
-            settings.max_pixels,
-            preprocessing.crop,
-            [ray.put(known)] if known else [],
-        ),
+        Decoder(preprocessing, settings.max_pixels, [ray.put(known)] if known else []),
         worker,
         ([ray.put(model.cpu())], settings, pool.cpus),
         limit=batch_limit("cuda" if pool.gpus else "cpu", settings.batch_size),

@@ -176,7 +176,7 @@ def extract_stage(
     """
     config = session.config.extraction
     need_items(session.config.mining, len(images), "images")
-    preprocessing = Preprocessing(config.longest_side, scales=config.scales)
+    preprocessing = Preprocessing(config.longest_side, enlarge=config.enlarge, scales=config.scales)
     settings = DescriptorSettings.of(config, preprocessing, config.poolings)
     settings = dataclasses.replace(settings, regions=Rmac(whole=config.rmac_whole))
     regions = _region_stage(session, images, model, settings) if config.region_whitening else None
@@ -228,8 +228,9 @@ def _region_stage(
         write_whitening(stage.folder, "regions.npz", whitening)
         return {"images": len(learned_from), "regions": moments.count}
 
-    seen = (settings.preprocessing.longest_side, settings.preprocessing.scales)
-    options = (*seen, settings.regions.whole, settings.max_pixels)
+    frame = settings.preprocessing
+    sizes = (frame.longest_side, frame.scales, *(["enlarge"] if frame.enlarge else []))
+    options = (*sizes, settings.regions.whole, settings.max_pixels)
     inputs = (learned_from.digest(), state_digest(model), options)
     return session.run_stage(
         "regions", *inputs, work=work, stage_flag="extract", internal=["moments/"]
@@ -239,7 +240,10 @@ def _region_stage(
 def features_stage(
     session: Session[LearningConfig], described: ExtractedDescriptors
 ) -> FeatureSource:
-    """Return the features to mine on: the first descriptor, reduced by PCA if that is set."""
+    """Return the features to mine on: the first descriptor, reduced by PCA if that is set.
+
+    What has fewer dimensions, as the embedding of a head, is whitened and not reduced.
+    """
     pooling, dims = described.poolings[0], session.config.extraction.pca
     source = FeatureSource(
         described.fingerprint,
@@ -255,11 +259,12 @@ def features_stage(
         with explained(f"--extraction.pca {dims}", "choose None, or other images"):
             whitening = pca_whitening(features)
         write_whitening(stage.folder, "pca.npz", whitening)
+        left = min(dims, features.shape[1])
         with stage.folder.writing("features.npy") as sink:
-            write_header(sink, (len(features), dims))
+            write_header(sink, (len(features), left))
             for block in blocks(len(features)):
-                sink.write(whitening.apply(features[block], dims).tobytes())
-        return {"images": len(features), "dims": dims}
+                sink.write(whitening.apply(features[block], left).tobytes())
+        return {"images": len(features), "dims": left}
 
     stage = session.run_stage("pca", source.fingerprint, dims, work=work, stage_flag="extract")
     return dataclasses.replace(

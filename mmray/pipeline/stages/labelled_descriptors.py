@@ -132,7 +132,5 @@ def labelled_set_settings(config: RetrievalConfig) -> DescriptorSettings:
 
 def class_set_settings(config: FinegrainedConfig) -> DescriptorSettings:
     """Return the fine-grained job's settings for test classes, the same as in training."""
-    training = config.training
-    crop = training.crop_size if training.augmentation == "crop" else None
-    preprocessing = Preprocessing(training.longest_side, crop)
+    preprocessing = Preprocessing.in_training(config.training)
     return DescriptorSettings.of(config.extraction, preprocessing, ("embedding",))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from mmray.descriptors.settings import Preprocessing
 from mmray.images.collection import Collection
 from mmray.images.containers import index
 from mmray.images.decoding import load_image
@@ -47,7 +48,7 @@ def images(photos, tmp_path_factory):
     parts = [
         dataclasses.replace(wide, box=(10.4, 20.6, 90.0, 70.0)),
         dataclasses.replace(wide, box=(-5.0, 0.0, 500.0, 500.0)),
-        dataclasses.replace(aside, box=(20.0, 100.0, 199.0, 300.0)),
+        dataclasses.replace(aside, box=(100.0, 1.0, 300.0, 180.0)),
     ]
     return Collection.joined([photos, index(str(file))[0], Collection.of(parts)])
 
@@ -188,7 +189,7 @@ def test_what_became_of_an_original_is_said(tmp_path, change, reason):
     change(tmp_path / "01.png")
     unit = {"unit": 0, "items": 3, "first": 0, "images": listed.table.to_pylist()}
     with pytest.raises(InputError, match=rf"01\.png: {reason}.*; this image could be read before"):
-        CachingWorker(Decoder(SIDE, 10_000))(unit)
+        CachingWorker(Decoder(Preprocessing(SIDE), 10_000))(unit)
 
 
 def test_missing_shards_are_said_with_the_remedy(photos, tmp_path):

@@ -290,7 +290,7 @@ def items_of(groups):
 
 
 def test_groups_have_one_shape_and_go_on_as_soon_as_they_are_full(units):
-    groups = list(Decoder(64, 10**6).groups(units, LIMIT))
+    groups = list(Decoder(Preprocessing(64), 10**6).groups(units, LIMIT))
     # Shapes by turns; 2 and 8 are no images, and go at the end of their unit. The rest goes last.
     assert items_of(groups) == [[0, 3, 6], [2], [1, 4, 7], [8], [5, 11], [9, 12], [10, 13]]
     assert [group.pixels is None for group in groups] == [i in (1, 3) for i in range(7)]
@@ -305,13 +305,15 @@ def test_groups_have_one_shape_and_go_on_as_soon_as_they_are_full(units):
     digests = about["digest"].to_pylist()
     assert len(set(digests)) == 14
     # A unit alone gives what is of it in any company.
-    alone = pa.concat_tables(g.about for g in Decoder(64, 10**6).groups(units[1:], LIMIT))
+    alone = pa.concat_tables(
+        g.about for g in Decoder(Preprocessing(64), 10**6).groups(units[1:], LIMIT)
+    )
     assert alone.sort_by("item").equals(about.slice(7))
 
 
 def test_the_largest_group_goes_first_where_pixels_wait_for_too_long(units, monkeypatch):
     monkeypatch.setattr(decoding, "PIXEL_BUDGET", 4 * 48 * 64 * 3)
-    groups = list(Decoder(64, 10**6).groups(units, BatchLimit(100, 10**9)))
+    groups = list(Decoder(Preprocessing(64), 10**6).groups(units, BatchLimit(100, 10**9)))
     sizes = [len(items) for items in items_of(groups)]
     assert sum(sizes) == 14
     assert len(sizes) > 5  # three shapes, and one group of each unit without pixels
@@ -319,7 +321,7 @@ def test_the_largest_group_goes_first_where_pixels_wait_for_too_long(units, monk
 
 
 def test_a_group_travels_as_a_row_of_a_table(units):
-    for group in Decoder(64, 10**6).groups(units, LIMIT):
+    for group in Decoder(Preprocessing(64), 10**6).groups(units, LIMIT):
         again = ImageGroup.of_row(group.to_row())
         assert again.about.equals(group.about)
         assert (again.pixels is None) == (group.pixels is None)
@@ -333,9 +335,11 @@ def test_a_group_travels_as_a_row_of_a_table(units):
 
 
 def test_a_decoder_that_was_restarted_decodes_in_a_process_of_its_own(units):
-    isolated = Decoder(64, 10**6)
+    isolated = Decoder(Preprocessing(64), 10**6)
     again = list(isolated.groups([unit | {"restarted": True} for unit in units], LIMIT))
-    for one, other in zip(again, Decoder(64, 10**6).groups(units, LIMIT), strict=True):
+    for one, other in zip(
+        again, Decoder(Preprocessing(64), 10**6).groups(units, LIMIT), strict=True
+    ):
         assert one.about.equals(other.about)
         assert one.pixels is None or np.array_equal(one.pixels, other.pixels)
     assert isolated.isolated._process is not None
@@ -343,19 +347,22 @@ def test_a_decoder_that_was_restarted_decodes_in_a_process_of_its_own(units):
 
 
 def test_an_image_with_more_pixels_than_allowed_is_bad(units):
-    seen = [image for unit in units for image in Decoder(64, 3071).images(unit)]
+    seen = [image for unit in units for image in Decoder(Preprocessing(64), 3071).images(unit)]
     assert all(image.pixels is None for image in seen)
     assert "pixels" in seen[0].error
 
 
 def test_a_decoder_cuts_the_centre_where_that_is_described(units):
-    whole, cut = (Decoder(64, 10**6, crop).images(units[0]) for crop in (None, 32))
+    whole, cut = (
+        Decoder(Preprocessing(64, crop, resize_size=40), 10**6).images(units[0])
+        for crop in (None, 32)
+    )
     compared = 0
     for image, middle in zip(whole, cut, strict=True):
         assert (image.found.width, image.found.height) == (middle.found.width, middle.found.height)
         if image.pixels is not None:
             assert middle.pixels.shape == (32, 32, 3)
-            assert np.array_equal(middle.pixels, center_crop(image.pixels, 32))
+            assert np.array_equal(middle.pixels, center_crop(image.pixels, 32, 40))
             compared += 1
     assert compared == 6
 
@@ -384,8 +391,8 @@ def test_a_descriptor_depends_on_nothing_beside_it_where_batches_are_fixed(
         return model_descriptors(batch, *arguments, **options)
 
     monkeypatch.setattr(worker.model, "descriptors", noted)
-    wanted = worker(list(Decoder(64, 10**6).groups(units, LIMIT))).sort_by("item")
-    found = worker(list(Decoder(64, 10**6).groups(units, BatchLimit(size, 10**6))))
+    wanted = worker(list(Decoder(Preprocessing(64), 10**6).groups(units, LIMIT))).sort_by("item")
+    found = worker(list(Decoder(Preprocessing(64), 10**6).groups(units, BatchLimit(size, 10**6))))
     assert set(passes) == {3}
     assert found.sort_by("item").combine_chunks().equals(wanted.combine_chunks())
 
@@ -393,7 +400,7 @@ def test_a_descriptor_depends_on_nothing_beside_it_where_batches_are_fixed(
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
 def test_threads_may_share_a_worker_of_any_precision(monkeypatch, model, units, precision):
     worker = worker_of(monkeypatch, model, replace(SETTINGS, precision=precision))
-    groups = list(Decoder(64, 10**6).groups(units, LIMIT))
+    groups = list(Decoder(Preprocessing(64), 10**6).groups(units, LIMIT))
     wanted = [worker([group]) for group in groups]
     with ThreadPoolExecutor(4) as threads:
         for _ in range(3):
@@ -414,7 +421,7 @@ def test_a_thread_computes_on_a_stream_of_its_own(monkeypatch, model, units):
     """The lines for CUDA, with the CPU in its place."""
     streams, used = [], []
     worker = worker_of(monkeypatch, model, SETTINGS)
-    wanted = worker(groups := list(Decoder(64, 10**6).groups(units, LIMIT)))
+    wanted = worker(groups := list(Decoder(Preprocessing(64), 10**6).groups(units, LIMIT)))
     worker.device = mock.Mock(type="cuda")
     monkeypatch.setattr(torch.cuda, "Stream", lambda: streams.append(object()) or streams[-1])
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: used.append(stream) or nullcontext())
@@ -438,7 +445,7 @@ def test_a_batch_is_filled_up_with_black(fill):
 
 
 def test_groups_are_described_in_blocks_of_enough_pixels(units, monkeypatch):
-    groups = list(Decoder(64, 10**6).groups(units, LIMIT))
+    groups = list(Decoder(Preprocessing(64), 10**6).groups(units, LIMIT))
     assert list(image_units._blocks(groups)) == [groups]
     monkeypatch.setattr(image_units, "BLOCK", 4 * 48 * 64 * 3)
     blocks = list(image_units._blocks(groups))
@@ -485,7 +492,7 @@ def test_an_image_that_ends_the_process_which_decodes_it_costs_no_other(photos, 
         output = Folder(str(tmp_path / kind.__name__))
         stream_image_units(
             units_of(photos, shard_size=7, longest_side=64),
-            kind(64, 10**6),
+            kind(Preprocessing(64), 10**6),
             Means,
             (),
             limit=LIMIT,
@@ -504,7 +511,7 @@ def test_a_stream_ends_early_when_too_much_is_bad(tmp_path):
     images = Collection.of(ImageFile(uri=str(tmp_path / f"{i}.jpg"), name="") for i in range(60))
     stream_image_units(
         units_of(images, shard_size=1, longest_side=64),
-        Decoder(64, 10**6),
+        Decoder(Preprocessing(64), 10**6),
         Means,
         (),
         limit=LIMIT,
