@@ -7,6 +7,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import torch
 
 # Similarities and their order
 
@@ -182,6 +183,8 @@ def preprocessed(network: str, pixels: np.ndarray) -> np.ndarray:
 
     if network == "vgg16":  # torchvision, VGG16_Weights.IMAGENET1K_FEATURES
         return (x / 255 - by_channel((0.48235, 0.45882, 0.40784))) / (1 / 255)
+    if network == "bvlc_googlenet":  # Caffe's train_val.prototxt, which has them as BGR
+        return x - by_channel((123, 117, 104))
     if network == "efficientnet_lite0":  # TensorFlow, efficientnet/lite
         return (x - 127) / 128
     mean, std = by_channel((0.485, 0.456, 0.406)), by_channel((0.229, 0.224, 0.225))
@@ -189,6 +192,42 @@ def preprocessed(network: str, pixels: np.ndarray) -> np.ndarray:
     if network == "googlenet":  # torchvision, GoogLeNet._transform_input
         return x * (std / 0.5) + (mean - 0.5) / 0.5
     return x
+
+
+def caffe_googlenet(state: dict[str, torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
+    """bvlc_googlenet's deploy.prototxt, line by line, up to inception_5b/output."""
+
+    def conv(name: str, x: torch.Tensor, pad: int = 0, stride: int = 1) -> torch.Tensor:
+        weight, bias = (state[f"{name.replace('/', '.')}.{part}"] for part in ("weight", "bias"))
+        return torch.clamp(torch.conv2d(x, weight, bias, stride, pad), min=0)
+
+    def pool(x: torch.Tensor) -> torch.Tensor:  # MAX, kernel_size 3, stride 2, sizes rounded up
+        h, w = x.shape[2:]
+        rows = [x[:, :, i : i + 3].amax(2) for i in range(0, max(h - 1, 1), 2)]
+        x = torch.stack(rows, 2)
+        return torch.stack([x[..., j : j + 3].amax(3) for j in range(0, max(w - 1, 1), 2)], 3)
+
+    def lrn(x: torch.Tensor) -> torch.Tensor:  # local_size 5, alpha 0.0001, beta 0.75
+        c = x.shape[1]
+        near = [(x[:, max(i - 2, 0) : i + 3] ** 2).sum(1) for i in range(c)]
+        return x / (1 + 0.0001 / 5 * torch.stack(near, 1)) ** 0.75
+
+    def inception(name: str, x: torch.Tensor) -> torch.Tensor:
+        padded = torch.nn.functional.pad(x, (1, 1, 1, 1), value=-torch.inf)
+        h, w = x.shape[2:]
+        shifts = [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+        pooled = torch.stack(shifts).amax(0)
+        of_5x5 = conv(f"{name}/5x5", conv(f"{name}/5x5_reduce", x), pad=2)
+        of_3x3 = conv(f"{name}/3x3", conv(f"{name}/3x3_reduce", x), pad=1)
+        parts = [conv(f"{name}/1x1", x), of_3x3, of_5x5, conv(f"{name}/pool_proj", pooled)]
+        return torch.cat(parts, 1)
+
+    x = lrn(pool(conv("conv1/7x7_s2", maps, pad=3, stride=2)))
+    x = pool(lrn(conv("conv2/3x3", conv("conv2/3x3_reduce", x), pad=1)))
+    x = pool(inception("inception_3b", inception("inception_3a", x)))
+    for letter in "abcde":
+        x = inception(f"inception_4{letter}", x)
+    return inception("inception_5b", inception("inception_5a", pool(x)))
 
 
 def max_of(region: np.ndarray) -> np.ndarray:
@@ -373,18 +412,28 @@ def lda_whitening(
     mean = sum(x[q] for q in queries) / len(queries)
     pairs = zip(queries, positives, strict=True)
     within = sum(np.outer(x[q] - x[p], x[q] - x[p]) for q, p in pairs) / len(queries)
-    root = np.linalg.inv(np.linalg.cholesky(within))
+    root = np.linalg.inv(lower_root(within))
     total = sum(np.outer(root @ (row - mean), root @ (row - mean)) for row in x)
     values, vectors = np.linalg.eigh(total)
     rotation = vectors[:, np.argsort(-values)].T
     return mean, positive_largest(rotation @ root)
 
 
+def lower_root(matrix: np.ndarray) -> np.ndarray:
+    """Cholesky's root of a matrix, or of it plus the least of 1e-10 I, 1e-9 I, ... that has one."""
+    added = 0.0
+    while True:
+        try:
+            return np.linalg.cholesky(matrix + added * np.eye(len(matrix)))
+        except np.linalg.LinAlgError:
+            added = 1e-10 if added == 0 else 10 * added
+
+
 def supported(variances: list[float], samples: int) -> list[float]:
     """Variances with those of the directions beyond samples / 4 raised; descending."""
     kept = max(samples // 4, 1)
     smallest = variances[min(kept, len(variances)) - 1]
-    return [max(v, smallest, 1e-6 * variances[0]) for v in variances]
+    return [max(v, smallest) for v in variances]
 
 
 # Variants of R-MAC, images at other scales, moments
@@ -476,10 +525,11 @@ def tuple_loss(
 
 
 def siamese_loss(query: np.ndarray, positive: np.ndarray, negatives: np.ndarray, m: float) -> float:
-    """Radenović et al. 2016 for one tuple, a sum over its pairs, but for their factor of 1/2."""
+    """Radenović et al. 2016 for one tuple: eq. (2) there, averaged over its pairs."""
     pairs = [(positive, 1), *((negative, 0) for negative in negatives)]
     distances = [(distance(query, other), y) for other, y in pairs]
-    return sum(y * d**2 + (1 - y) * max(0.0, m - d) ** 2 for d, y in distances)
+    halves = [(y * d**2 + (1 - y) * max(0.0, m - d) ** 2) / 2 for d, y in distances]
+    return sum(halves) / len(pairs)
 
 
 def hard_negatives(anchor: np.ndarray, rows: np.ndarray, ids: list[int], count: int) -> list[int]:
@@ -510,14 +560,27 @@ def stepped_rates(base: float, decay: float, every: int, epochs: int) -> list[fl
 
 
 def sgd(
-    parameters: list[float], gradient, rates: list[float], momentum: float, weight_decay: float
+    parameters: list[float],
+    gradient,
+    rates: list[float],
+    momentum: float,
+    weight_decay: float,
+    dampening: float = 0.0,
 ) -> list[float]:
-    """One step for each rate: v = momentum v + g + weight_decay w, then w = w - rate v."""
-    velocity = [0.0] * len(parameters)
+    """One step for each rate: v = momentum v + (1 - dampening) (g + decay w), then w -= rate v.
+
+    The first gradient is not damped, as in `optim.sgd` of Torch, which damps by the momentum.
+    """
+    velocity: list[float] = []
     for rate in rates:
-        g = gradient(parameters)
-        for i, w in enumerate(parameters):
-            velocity[i] = momentum * velocity[i] + g[i] + weight_decay * w
+        slopes = [
+            g + weight_decay * w for g, w in zip(gradient(parameters), parameters, strict=True)
+        ]
+        if velocity:
+            pairs = zip(velocity, slopes, strict=True)
+            velocity = [momentum * v + (1 - dampening) * slope for v, slope in pairs]
+        else:
+            velocity = slopes
         parameters = [w - rate * v for w, v in zip(parameters, velocity, strict=True)]
     return parameters
 

@@ -158,7 +158,7 @@ class EmbeddingNet(nn.Module):
         poolings : p names; "embedding" is the result of `forward`, the others are without the
             head; "gem" is with the exponent of `variant`
         scales : multiples of an image's size; the descriptors at several are summed and
-            l2-normalised
+            l2-normalised. GeM without a head takes their generalised mean instead, as in cirtorch
         regions : the variant of R-MAC for "rmac"; None: the defaults of `rmac`
 
         Returns
@@ -190,9 +190,20 @@ class EmbeddingNet(nn.Module):
                 of_scales.append(torch.stack([pool(name, maps) for name in poolings], dim=1))
             # One scale keeps its bits: to normalise again would change the last ones.
             if len(of_scales) > 1:
-                of_scales = [F.normalize(torch.stack(of_scales).sum(0), dim=2, eps=EPS)]
+                of_scales = [self._joined(torch.stack(of_scales), poolings)]
             rows += of_scales
         return torch.cat(rows)
+
+    def _joined(self, of_scales: Tensor, poolings: Sequence[Descriptor]) -> Tensor:
+        """Join descriptors (s, b, p, d) of s scales: (b, p, d)."""
+        joined = []
+        for rows, name in zip(of_scales.unbind(2), poolings, strict=True):
+            pooling = self.pooling if name == "embedding" and self.head is None else name
+            if pooling == "gem":
+                joined.append(gem(rows.permute(1, 2, 0)[..., None], self._exponent))
+            else:
+                joined.append(F.normalize(rows.sum(0), dim=1, eps=EPS))
+        return torch.stack(joined, dim=1)
 
     def _embedding(self, maps: Tensor) -> Tensor:
         """Pool maps (b, c, h', w') and apply the head: (b, d)."""
@@ -204,11 +215,15 @@ class EmbeddingNet(nn.Module):
     def _pooled(self, pooling: Pooling, maps: Tensor, *, normalized: bool = True) -> Tensor:
         """Pool maps (b, c, h', w') to (b, c)."""
         if pooling == "gem":
-            p = self._variant.p if self.p is None else self.p
-            return gem(maps, p, floor=self._variant.floor, normalized=normalized)
+            floor = self._variant.floor
+            return gem(maps, self._exponent, floor=floor, normalized=normalized)
         if normalized:
             return POOLINGS[pooling](maps)
         return maps.amax((2, 3)) if pooling == "mac" else maps.mean((2, 3))
+
+    @property
+    def _exponent(self) -> float | Tensor:
+        return self._variant.p if self.p is None else self.p
 
     def width(self, poolings: Sequence[Descriptor]) -> int:
         """Return the number of dimensions that these descriptors share.

@@ -29,10 +29,9 @@ from mmray.system.foreign import read_npz, reported
 # mAP 0.736 without this, and 0.882, 0.888, 0.875 with 2, 4, 8 (0.858 before whitening).
 _SAMPLES_PER_DIRECTION = 4
 
-# Variances below this share of the largest one count as this share: a channel that was never active
-# would otherwise be divided by zero.
-_SMALLEST_VARIANCE = 1e-6
-
+# Added to all variances where one is 0 in double precision, as of a channel that was never active;
+# ten times as much until none is, as in the authors' code, which tries Cholesky's root.
+_RIDGE = 1e-10
 
 WHITENING = "whitening.npz"  # in a model's folder: for its network's own descriptor
 
@@ -165,8 +164,8 @@ def pca_from(moments: Moments) -> Whitening:
     """Learn PCA whitening: P = diag(v)^-1/2 E^T for the covariance E diag(v) E^T of the features.
 
     Variances v that the number of features does not support are raised (top of this module): with
-    n >= 4 d and no variance under 1e-6 of the largest, the whitened features have the identity as
-    their covariance, before l2-normalisation.
+    n >= 4 d and no variance of 0, the whitened features have the identity as their covariance,
+    before l2-normalisation.
 
     Raises
     ------
@@ -234,13 +233,13 @@ def _principal_axes(covariance: Floats) -> tuple[Floats, Floats]:
 
 
 def _deviations(variances: Floats, samples: int) -> Floats:
-    """Return the standard deviations (d,) to divide by, raised where samples do not support them.
-
-    See the top of this module.
-    """
+    """Return the deviations (d,) to divide by, raised where samples do not support them."""
     last = min(len(variances), max(1, samples // _SAMPLES_PER_DIRECTION)) - 1
-    floor = max(variances[last], _SMALLEST_VARIANCE * variances[0])
-    deviations: Floats = np.sqrt(np.maximum(variances, floor))
+    raised = np.maximum(variances, variances[last])
+    ridge, zero = 0.0, len(variances) * np.finfo(np.float64).eps * variances[0]
+    while raised[-1] + ridge <= zero:
+        ridge = 10 * ridge or _RIDGE
+    deviations: Floats = np.sqrt(raised + ridge)
     return deviations
 
 

@@ -77,6 +77,8 @@ def source_of_weights(network: str, state: dict[str, torch.Tensor]) -> nn.Module
         net.load_state_dict(state, strict=False)
         net.forward = net.extract_features
         return net.eval()
+    if network == "bvlc_googlenet":
+        return lambda inputs: oracles.caffe_googlenet(state, inputs)
     options = {"aux_logits": False, "transform_input": True} if network == "googlenet" else {}
     if network == "googlenet":
         options["init_weights"] = False
@@ -99,7 +101,7 @@ def test_maps_are_those_of_the_published_network(network):
     inputs = torchvision.transforms.functional.normalize(
         images / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     )
-    if network in ("vgg16", "efficientnet_lite0"):
+    if network in ("vgg16", "efficientnet_lite0", "bvlc_googlenet"):
         inputs = torch.from_numpy(oracles.preprocessed(network, images.numpy())).float()
     with torch.inference_mode():
         expected, maps = net(inputs), model.maps(images)
@@ -371,6 +373,9 @@ def test_several_scales_of_several_poolings_and_shapes(lite0):
     assert rows.shape == (3, 2, 1280)
     torch.testing.assert_close(rows, turned.flip(1), atol=1e-6, rtol=0)
     expected = nn.functional.normalize(each[0] + each[1] + each[2], dim=2)
+    # GeM by the mean of p-th powers, as in cirtorch's `extract_ms`.
+    cubes = torch.stack([one[:, 1] ** 3 for one in each])
+    expected[:, 1] = nn.functional.normalize(cubes.mean(0) ** (1 / 3), dim=1)
     torch.testing.assert_close(rows, expected, atol=1e-6, rtol=0)
     assert min((rows - one).abs().max() for one in each) > 1e-2
 
@@ -520,7 +525,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 # Pre-trained weights
 
 
-@pytest.mark.parametrize("network", sorted(set(BACKBONES) - {"efficientnet_lite0"}))
+@pytest.mark.parametrize("network", sorted({*BACKBONES} - {"efficientnet_lite0", "bvlc_googlenet"}))
 def test_a_failed_download_is_one_sentence_with_the_remedy(network, no_download, capfd):
     with pytest.raises(InputError) as caught:
         build(network, pooling="mac")

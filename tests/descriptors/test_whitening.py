@@ -157,11 +157,24 @@ def test_whitening_fewer_items_than_dimensions_does_not_make_them_all_equally_si
         assert precision_at_1(whitened, 4) >= precision_at_1(features, 4)
 
 
-def test_a_channel_that_never_varies_is_divided_by_a_thousandth_of_the_largest_deviation() -> None:
-    features = np.c_[stretched(11, 200, 6), np.zeros((200, 2), np.float32)]
+@pytest.mark.parametrize(("scale", "added"), [(1, 1e-10), (1e3, 1e-9), (1e5, 1e-5)])
+def test_a_channel_that_never_varies_gets_the_least_variance_that_counts(scale, added) -> None:
+    features = np.c_[stretched(11, 200, 6), np.zeros((200, 2), np.float32)] * np.float32(scale)
     learned = pca_whitening(features)
-    scales = np.linalg.norm(learned.projection, axis=1)
-    np.testing.assert_allclose(scales[-2:], 1000 * scales[0], rtol=1e-4)
+    scales = np.linalg.norm(learned.projection.astype(np.float64), axis=1)
+    np.testing.assert_allclose(scales[-2:], added**-0.5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("channel", ["small", "dead"])
+def test_lda_is_the_authors_where_a_direction_hardly_varies_or_never_does(channel: str) -> None:
+    """The gram matrix of whitened rows, which no order and no sign of the directions changes."""
+    features, queries, positives = matching(12, 60, 4, 8)
+    features[:, 3] *= np.float32(1e-5 if channel == "small" else 0)
+    learned = lda_whitening(features, queries, positives)
+    mean, projection = oracles.lda_whitening(features, queries, positives)
+    expected = np.array([oracles.unit(projection @ (row - mean)) for row in features])
+    found = learned.apply(features)
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-3)
 
 
 @pytest.mark.parametrize("dims", [1, 5, 12, None])
