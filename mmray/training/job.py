@@ -77,6 +77,7 @@ def optimizer_of(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimi
         name=config.optimizer,
         learning_rate=config.learning_rate,
         momentum=config.momentum,
+        dampening=config.dampening,
         weight_decay=config.weight_decay,
     )
     if exponents:
@@ -123,7 +124,7 @@ def step_rule(config: TrainingConfig) -> StepRule:
         micro_batch_size=config.micro_batch_size,
         precision=config.precision,
         clip_norm=config.clip_norm,
-        sum_negatives=config.sum_negatives,
+        mean_of_pairs=config.mean_of_pairs,
         temperature=config.temperature,
     )
 

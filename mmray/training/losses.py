@@ -89,7 +89,7 @@ def tuple_loss(
     loss: Loss,
     margin: float | None = None,
     weights: Tensor | None = None,
-    sum_negatives: bool = False,
+    mean_of_pairs: bool = False,
     temperature: float = TEMPERATURE,
 ) -> Tensor:
     """Mean of eq. (7) or (8) over the p x n pairs (positive, negative) of each anchor.
@@ -105,8 +105,8 @@ def tuple_loss(
     loss : "contrastive", eq. (7), "triplet", eq. (8), or "infonce", see `info_nce_loss`
     margin : m, at least 0; 0.7 (contrastive) or 0.5 (triplet) where None
     weights : (b, p) float, multiply the loss of every pair of a positive: s_m(x_r, x_+) in +W
-    sum_negatives : sum the terms of the negatives instead of averaging them: each then weighs as
-        much as a positive, as in Radenović et al. (ECCV 2016)
+    mean_of_pairs : the contrastive loss of Radenović et al. (ECCV 2016): half the squares, averaged
+        over the p + n pairs of an anchor, of a positive or a negative
     temperature : of InfoNCE
 
     Returns
@@ -116,8 +116,11 @@ def tuple_loss(
     Raises
     ------
     ValueError
-        The shapes do not match, there is no positive or no negative, or the margin is negative.
+        The shapes do not match, there is no positive or no negative, the margin is negative, or
+        another loss than "contrastive" is to be a mean of pairs.
     """
+    if mean_of_pairs and loss != "contrastive":
+        raise ValueError(f"{loss}: its terms are not of pairs, mean_of_pairs is for contrastive")
     margin = MARGINS.get(loss, 0.0) if margin is None else margin
     _check_tuples(anchor, positives, negatives, margin, weights)
     if loss == "infonce":
@@ -125,15 +128,17 @@ def tuple_loss(
         return info_nce_loss(
             anchor, positives, to_negatives, weights=weights, temperature=temperature
         )
+    p, n = positives.shape[1], negatives.shape[1]
     # Distances take shapes (b, p, 1) and (b, 1, n); no embedding is copied for each pair.
-    pairs = LOSSES[loss](
+    terms = LOSSES[loss](
         anchor[:, None, None],
         positives[:, :, None],
         negatives[:, None],
         margin,
-        share=negatives.shape[1] if sum_negatives else 1,  # the mean over n of n times x: its sum
+        share=n / p if mean_of_pairs else 1,
     )
-    return (pairs if weights is None else pairs * weights[:, :, None]).mean((1, 2))
+    mean = (terms if weights is None else terms * weights[:, :, None]).mean((1, 2))
+    return mean * p / (2 * (p + n)) if mean_of_pairs else mean
 
 
 def info_nce_loss(
@@ -172,7 +177,7 @@ def info_nce_loss(
 
 
 def _contrastive(
-    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, share: int = 1
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, share: float = 1
 ) -> Tensor:
     # vector_norm has the subgradient 0 at 0, where sqrt(sum of squares) would give NaN.
     distance: Tensor = torch.linalg.vector_norm(anchor - negative, dim=-1)
@@ -181,7 +186,7 @@ def _contrastive(
 
 
 def _triplet(
-    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, share: int = 1
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, share: float = 1
 ) -> Tensor:
     difference = _squared_distance(anchor, positive) - _squared_distance(anchor, negative)
     return share * (margin + difference).clamp(min=0)

@@ -20,6 +20,7 @@ def make_optimizer(
     name: Optimizer,
     learning_rate: float,
     momentum: float,
+    dampening: float = 0.0,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
     """Make an optimiser: SGD with momentum as in the paper, Adam, or AdamW.
@@ -30,13 +31,19 @@ def make_optimizer(
     name : "sgd", "adam" or "adamw"
     learning_rate : rate of the first step, unless `set_learning_rate` changes it before
     momentum : in [0, 1], of SGD only; Adam and AdamW keep torch's betas, 0.9 and 0.999
+    dampening : in [0, 1], of SGD only: a gradient counts 1 - dampening in the momentum, but for the
+        first one
     weight_decay : at least 0
         SGD and Adam add weight_decay times the parameter to its gradient; AdamW shrinks the
         parameter by learning_rate * weight_decay instead.
     """
     if name == "sgd":
         return torch.optim.SGD(
-            parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay
+            parameters,
+            lr=learning_rate,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
         )
     adam = torch.optim.Adam if name == "adam" else torch.optim.AdamW
     return adam(parameters, lr=learning_rate, weight_decay=weight_decay)

@@ -22,7 +22,7 @@ class StepRule:
 
     Attributes
     ----------
-    loss, margin, weighted, sum_negatives, temperature : see `losses.tuple_loss`
+    loss, margin, weighted, mean_of_pairs, temperature : see `losses.tuple_loss`
     batch_size : tuples of a step, in total over all ranks
     micro_batch_size : most tuples of a rank in one forward and backward pass; None: all that it has
     precision : of the forward and backward pass through the backbone; weights, embeddings and
@@ -37,7 +37,7 @@ class StepRule:
     micro_batch_size: int | None = None
     precision: TrainingPrecision = "float32"
     clip_norm: float | None = None
-    sum_negatives: bool = False
+    mean_of_pairs: bool = False
     temperature: float = TEMPERATURE
 
 
@@ -130,7 +130,7 @@ class TupleSteps:
                 loss=rule.loss,
                 margin=rule.margin,
                 weights=given,
-                sum_negatives=rule.sum_negatives,
+                mean_of_pairs=rule.mean_of_pairs,
             )
         return losses.sum() * counted / self.sizes[step]
 

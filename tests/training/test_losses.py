@@ -167,21 +167,28 @@ def test_the_loss_of_a_tuple_is_the_mean_over_its_pairs(name, margin, p, n, weig
 
 
 @pytest.mark.parametrize(("margin", "n"), [(0.7, 5), (0.7, 1), (3.0, 2)])
-def test_negatives_that_are_summed_weigh_as_much_as_the_positive(margin, n):
+def test_the_mean_of_pairs_is_the_loss_of_cnn_from_bow(margin, n):
     anchor, positives, negatives, _ = grouped_tuples(p=1, n=n)
     values = tuple_loss(
-        anchor, positives, negatives, loss="contrastive", margin=margin, sum_negatives=True
+        anchor, positives, negatives, loss="contrastive", margin=margin, mean_of_pairs=True
     )
     rows = zip(anchor.numpy(), positives.numpy()[:, 0], negatives.numpy(), strict=True)
     expected = [oracles.siamese_loss(*row, margin) for row in rows]
     np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
-def test_the_sum_over_the_negatives_of_triplets_is_n_times_their_mean():
-    rows = grouped_tuples(p=3, n=4)[:3]
-    summed = tuple_loss(*rows, loss="triplet", sum_negatives=True)
-    torch.testing.assert_close(summed, 4 * tuple_loss(*rows, loss="triplet"))
-    assert summed.max() > 0
+def test_all_pairs_count_equally_where_there_are_several_positives():
+    anchor, positives, negatives, _ = grouped_tuples(p=3, n=4)
+    values = tuple_loss(anchor, positives, negatives, loss="contrastive", mean_of_pairs=True)
+    for place, row in enumerate(anchor):
+        near = ((positives[place] - row) ** 2).sum(1)
+        far = (0.7 - ((negatives[place] - row) ** 2).sum(1).sqrt()).clamp(min=0) ** 2
+        torch.testing.assert_close(values[place], torch.cat([near, far]).mean() / 2)
+
+
+def test_triplets_have_no_pairs_to_average():
+    with pytest.raises(ValueError, match="triplet: its terms are not of pairs"):
+        tuple_loss(*grouped_tuples(p=1, n=2)[:3], loss="triplet", mean_of_pairs=True)
 
 
 @either

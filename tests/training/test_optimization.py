@@ -34,8 +34,8 @@ def gradient(parameters: list[float]) -> list[float]:
     return slopes
 
 
-def trained(name: str, weight_decay: float) -> list[float]:
-    """The parameters after a step at each of RATES."""
+def trained(name: str, weight_decay: float, rates=RATES, **options: float) -> list[float]:
+    """The parameters after a step at each of some rates."""
     model = nn.Linear(3, 2, dtype=torch.float64)
     model.load_state_dict(
         {
@@ -44,10 +44,15 @@ def trained(name: str, weight_decay: float) -> list[float]:
         }
     )
     optimizer = make_optimizer(
-        model.parameters(), name=name, learning_rate=1.0, momentum=0.9, weight_decay=weight_decay
+        model.parameters(),
+        name=name,
+        learning_rate=1.0,
+        momentum=0.9,
+        weight_decay=weight_decay,
+        **options,
     )
     x, y = (torch.tensor(rows, dtype=torch.float64) for rows in (INPUTS, TARGETS))
-    for rate in RATES:
+    for rate in rates:
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad()
         (model(x) - y).square().sum().backward()
@@ -60,6 +65,15 @@ def test_sgd_with_momentum_takes_the_papers_steps(weight_decay):
     expected = oracles.sgd(START, gradient, RATES, 0.9, weight_decay)
     np.testing.assert_allclose(trained("sgd", weight_decay), expected, rtol=1e-12)
     assert np.abs(np.array(expected) - START).max() > 0.1
+
+
+def test_the_released_sgd_damps_by_its_momentum():
+    """Ten steps by a literal loop; they go a fraction of the way of those that are not damped."""
+    rates = [1e-2] * 10
+    expected = oracles.sgd(START, gradient, rates, 0.9, 5e-4, dampening=0.9)
+    found = trained("sgd", 5e-4, rates, dampening=0.9)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert np.abs(np.array(found) - trained("sgd", 5e-4, rates)).max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])

@@ -33,10 +33,15 @@ def head_stage(
         There are too few images for d components, or too many cannot be read.
     """
     config = session.config
-    if config.head == "random":
+    if config.head != "pca":
         rng = np.random.default_rng(config.seed)
         weight = rng.standard_normal((config.dim, network.channels)) / np.sqrt(network.channels)
-        return with_head(network, weight.astype(np.float32), np.zeros(config.dim, "f4"))
+        return with_head(
+            network,
+            weight.astype(np.float32),
+            np.zeros(config.dim, "f4"),
+            normalized=config.head == "random",
+        )
     described = extract_descriptors(
         session,
         sample(images, HEAD_IMAGES, config.seed),
