@@ -1,13 +1,13 @@
 """Purity of the pools: the share of mined pairs that are right according to labels.
 
-n items. Labels only measure here; the exception is `without_false_pairs`, an oracle.
+n items. Labels only measure here; `oracles` are the exception.
 """
 
 import io
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from unicodedata import normalize
 
@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mmray.config.choices import Oracle
 from mmray.images.collection import Collection, named_images
 from mmray.images.names import fit, joined
 from mmray.mining.pool_lists import Pools
@@ -84,8 +83,8 @@ def pool_purity(pools: Pools, labels: NDArray[Any]) -> Purity:
         raise ValueError(f"labels must be one-dimensional, got shape {labels.shape}")
     if ids.max(initial=-1) >= len(labels):
         raise ValueError(f"the pools name item {ids.max()}, but there are {len(labels)} labels")
-    same = _same_label(pools.anchors, pools.positives, labels)
-    different = ~_same_label(pools.anchors, pools.negatives, labels)
+    same = same_label(pools.anchors, pools.positives, labels)
+    different = ~same_label(pools.anchors, pools.negatives, labels)
     return Purity(
         positives=float(same.mean()) if len(same) else np.nan,
         negatives=float(different.mean()) if len(different) else np.nan,
@@ -98,46 +97,13 @@ def pool_purity(pools: Pools, labels: NDArray[Any]) -> Purity:
 def coverage(pools: Pools, labels: NDArray[Any]) -> tuple[str, bool]:
     """Say what a purity by these labels (n,) is worth, and whether it is worth anything."""
     ids = np.unique(np.concatenate([pools.anchors, *pools.positives, *pools.negatives]))
-    labelled = ~_unlabelled(labels)
+    labelled = ~without_label(labels)
     known, values = np.count_nonzero(labelled[ids]), labels[labelled].tolist()
     if not known:
         return "none of their items has a label", False
     if len(set(values)) == len(values):
         return "no two items have the same label", False
     return f"{known:,} of their {len(ids):,} items have a label", True
-
-
-def without_false_pairs(pools: Pools, labels: NDArray[Any], which: Oracle) -> Pools:
-    """Remove the false pairs from pools by labels: an oracle, the upper bound of purer mining.
-
-    Parameters
-    ----------
-    pools, labels : as for `pool_purity`
-    which : "positives" removes positives of another label than the anchor's, "negatives" removes
-        negatives of the same label, "both" removes both
-
-    Returns
-    -------
-    Pools of the same anchors, some perhaps empty now, in the same order; `manifold_neighbors` are
-    unchanged.
-    """
-    if which in ("positives", "both"):
-        kept = _split(_same_label(pools.anchors, pools.positives, labels), pools.positives)
-        pools = replace(
-            pools,
-            positives=_chosen(pools.positives, kept),
-            positive_similarity=_chosen(pools.positive_similarity, kept),
-            positive_rank_e=_chosen(pools.positive_rank_e, kept),
-        )
-    if which in ("negatives", "both"):
-        kept = _split(~_same_label(pools.anchors, pools.negatives, labels), pools.negatives)
-        pools = replace(
-            pools,
-            negatives=_chosen(pools.negatives, kept),
-            negative_similarity=_chosen(pools.negative_similarity, kept),
-            negative_rank_m=_chosen(pools.negative_rank_m, kept),
-        )
-    return pools
 
 
 def read_labels(uri: str, count: int) -> NDArray[Any]:
@@ -263,24 +229,15 @@ def labels_of_images(
         raise InputError(f"{source}: {error}") from error
 
 
-def _same_label(anchors: Ids, pool: Sequence[Ids], labels: NDArray[Any]) -> NDArray[np.bool_]:
+def same_label(anchors: Ids, pool: Sequence[Ids], labels: NDArray[Any]) -> NDArray[np.bool_]:
     """Flag each pair (anchor, item of its pool), in order, whose two items have the same label."""
     items = np.concatenate([np.empty(0, np.int64), *pool])
     sizes = np.array([len(ids) for ids in pool], np.int64)
     ours = labels[np.repeat(anchors, sizes)]
-    return np.asarray((ours == labels[items]) & ~_unlabelled(ours), bool)
+    return np.asarray((ours == labels[items]) & ~without_label(ours), bool)
 
 
-def _split(flags: NDArray[np.bool_], pool: Sequence[Ids]) -> list[NDArray[np.bool_]]:
-    """Split the flags of all pairs into one array for each anchor."""
-    return np.split(flags, np.cumsum([len(ids) for ids in pool]))[: len(pool)]
-
-
-def _chosen(lists: Sequence[Any], kept: Sequence[NDArray[np.bool_]]) -> tuple[Any, ...]:
-    return tuple(values[flags] for values, flags in zip(lists, kept, strict=True))
-
-
-def _unlabelled(labels: NDArray[Any]) -> NDArray[np.bool_]:
+def without_label(labels: NDArray[Any]) -> NDArray[np.bool_]:
     if labels.dtype.kind in "USO":
         absent = (None, -1, "", "-1", b"", b"-1")
         return np.array([label in absent for label in labels.tolist()], bool)

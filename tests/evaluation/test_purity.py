@@ -1,7 +1,6 @@
 """Purity of pools against plain loops, what an item without a label counts as, and label files."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,6 @@ from mmray.evaluation.purity import (
     pool_purity,
     read_labels,
     read_named_labels,
-    without_false_pairs,
 )
 from mmray.images.collection import Collection, ImageFile
 from mmray.mining.graph import reciprocal_knn_graph
@@ -27,7 +25,7 @@ from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import mine_pools
 from mmray.system.errors import InputError
-from tests.made.synthetic import curves, ragged
+from tests.made.synthetic import curves
 
 WITHOUT_LABEL = (-1, "", "-1", b"", None)
 
@@ -135,39 +133,6 @@ def test_items_without_a_label_equal_nothing_not_even_each_other(labels):
     purity = pool_purity(pools, labels)
     assert (purity.positives, purity.positive_pairs) == (0.25, 4)
     assert (purity.negatives, purity.negative_pairs) == (0.75, 4)
-
-
-def test_an_oracle_leaves_the_true_pairs_in_their_order():
-    pools = pools_with([0, 3], [[2, 1, 4], [5]], [[5, 1, 3], [0, 4]])
-    weights = (np.array([3, 2, 1], np.float32), np.array([9], np.float32))
-    pools = replace(
-        pools,
-        positive_similarity=weights,
-        positive_rank_e=ragged([7, 8, 9], [6]),
-        negative_similarity=tuple(np.arange(len(ids), dtype=np.float32) for ids in pools.negatives),
-        negative_rank_m=ragged([4, 5, 6], [1, 2]),
-    )
-    labels = np.array(["a", "a", "", "b", "a", "c"])
-
-    def lists(values):
-        return [row.tolist() for row in values]
-
-    left = without_false_pairs(pools, labels, "positives")
-    assert lists(left.positives) == [[1, 4], []]
-    assert lists(left.positive_similarity) == [[2, 1], []]
-    assert lists(left.positive_rank_e) == [[8, 9], []]
-    assert lists(left.negatives) == lists(pools.negatives)
-    left = without_false_pairs(pools, labels, "negatives")
-    assert lists(left.positives) == lists(pools.positives)
-    assert lists(left.negatives) == [[5, 3], [0, 4]]
-    assert lists(left.negative_similarity) == [[0, 2], [0, 1]]
-    assert lists(left.negative_rank_m) == [[4, 6], [1, 2]]
-    both = without_false_pairs(pools, labels, "both")
-    assert lists(both.positives) + lists(both.negatives) == [[1, 4], [], [5, 3], [0, 4]]
-    assert both.anchors.tolist() == [0, 3]
-    found = pool_purity(both, labels)
-    assert (found.positives, found.negatives) == (1, 1)
-    assert without_false_pairs(pools_with([], [], []), labels, "both").anchors.tolist() == []
 
 
 def test_no_pairs_give_nan_and_a_count_of_0():

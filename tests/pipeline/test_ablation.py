@@ -14,7 +14,8 @@ from mmray.config.presets import (
 from mmray.config.run import identity_of, settings
 from mmray.config.validation import validate
 from mmray.pipeline.recipes import ablation
-from mmray.pipeline.recipes.ablation import BASELINES, FEATURES, METHOD, rows_of
+from mmray.pipeline.recipes.ablation import rows_of
+from mmray.pipeline.recipes.ablation_rows import ALL_ANCHORS, BASELINES, FEATURES, METHOD
 from mmray.system.errors import InputError
 
 BIRDS, PHOTOS = FINEGRAINED_ABLATIONS["demo"], RETRIEVAL_ABLATIONS["demo"]
@@ -38,7 +39,10 @@ def test_each_application_has_its_rows_and_no_name_is_there_twice():
     of_birds, of_photos = rows_of(BIRDS), rows_of(PHOTOS)
     assert {row.name for row in of_photos} == {row.name for row in METHOD}
     rivals = {row.name for row in BASELINES}
-    assert {row.name for row in of_birds} == {row.name for row in METHOD} - {"anchors-all"} | rivals
+    assert {row.name for row in of_birds} == {
+        *({row.name for row in METHOD} - {row.name for row in ALL_ANCHORS}),
+        *rivals,
+    }
     for rows in (of_birds, of_photos, FEATURES):
         assert len({row.name for row in rows}) == len({row.label for row in rows}) == len(rows)
 
@@ -46,25 +50,23 @@ def test_each_application_has_its_rows_and_no_name_is_there_twice():
 @pytest.mark.parametrize("config", [BIRDS, PHOTOS])
 def test_a_row_changes_what_its_label_says_and_nothing_else(config):
     unweighted = {"training.weighted": False}
+    random = {"mining.negatives": "random", "training.hard_negatives": 10**6}
     assert changes(config, named(config, "weighted")) == {}
     assert changes(config, named(config, "hard-hard")) == unweighted
-    assert changes(config, named(config, "nearest-random")) == unweighted | {
-        "mining.positives": "euclidean",
-        "mining.negatives": "random",
-    }
-    assert changes(config, named(config, "hard-random")) == unweighted | {
-        "mining.negatives": "random"
-    }
-    assert changes(config, named(config, "nearest-hard")) == unweighted | {
-        "mining.positives": "euclidean"
-    }
+    nearest = {"mining.positives": "euclidean"}
+    assert changes(config, named(config, "nearest-random")) == unweighted | nearest | random
+    assert changes(config, named(config, "hard-random")) == unweighted | random
+    assert changes(config, named(config, "nearest-hard")) == unweighted | nearest
     assert changes(config, named(config, "cyclic")) == unweighted | {
         "mining.positives": "cyclic",
         "mining.negatives": "geodesic",
     }
-    assert changes(config, named(config, "oracle-both")) == {"oracle": "both"}
-    assert changes(config, named(config, "anchors-walk")) == {"mining.selection": "walk"}
-    found = changes(config, named(config, "anchors-random"), 2, {"anchors-walk": 17})
+    assert changes(config, named(config, "filter-both")) == {"oracle": "filter-both"}
+    walk = {"mining.selection": "walk"}
+    assert changes(config, named(config, "weighted-walk")) == walk
+    found = changes(config, named(config, "nearest-random-walk"))
+    assert found == unweighted | nearest | random | walk
+    found = changes(config, named(config, "weighted-random"), 2, {"weighted-walk": 17})
     assert found == {"mining.selection": "random", "mining.anchors": 17, "seed": 2}
 
 
@@ -77,12 +79,13 @@ def test_rows_that_use_labels_say_so_and_no_other_does():
 def test_every_row_is_possible():
     for config in (BIRDS, PHOTOS, replace(BIRDS, study="features")):
         for row in rows_of(config):
-            validate(ablation._row_config(config, row, 1, {"anchors-walk": 3}))
+            followed = {} if row.anchors_of is None else {row.anchors_of: 3}
+            validate(ablation._row_config(config, row, 1, followed))
 
 
 def test_a_row_that_follows_another_brings_it_along():
-    rows = rows_of(replace(BIRDS, rows=("anchors-random", "weighted")))
-    assert [row.name for row in rows] == ["weighted", "anchors-walk", "anchors-random"]
+    rows = rows_of(replace(BIRDS, rows=("hard-hard-random", "weighted")))
+    assert [row.name for row in rows] == ["weighted", "hard-hard-walk", "hard-hard-random"]
 
 
 def test_a_row_that_does_not_exist_is_named():

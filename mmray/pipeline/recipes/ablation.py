@@ -6,10 +6,9 @@ have in common, such as the features and the graph, are run once. A row that is 
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mmray.config.choices import Application, Pooling, SupervisedBaseline
+from mmray.config.choices import Application
 from mmray.config.learning import (
     FinegrainedAblationConfig,
     FinegrainedConfig,
@@ -17,22 +16,22 @@ from mmray.config.learning import (
     RetrievalConfig,
     chosen_stages,
 )
-from mmray.config.presets import BASELINE, Changes, changed
+from mmray.config.presets import changed, departures
 from mmray.config.run import identity_of, stored
 from mmray.descriptors.weights import state_digest
 from mmray.images.collection import Collection
 from mmray.pipeline.recipes import finegrained, retrieval
+from mmray.pipeline.recipes.ablation_rows import ALL_ANCHORS, BASELINES, FEATURES, METHOD, Row
 from mmray.pipeline.recipes.comparison import RowResult, comparison, comparison_table
 from mmray.pipeline.recipes.outcome import Inputs, RunResult
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.reports.run_page import Report
-from mmray.pipeline.reports.tables import DESCRIPTORS, Table
+from mmray.pipeline.reports.tables import Table
 from mmray.pipeline.session import Counts, Session, nested, running, usable_storage
 from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json
 from mmray.system.progress import announce
-from mmray.training.supervised.losses import BASELINE_LABELS
 
 
 class LearningApplication(Protocol):
@@ -56,107 +55,13 @@ RESULT = "result.json"
 TO_MINE = ("extract", "graph", "mine")  # stages that every row needs
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A row of the table.
-
-    Attributes
-    ----------
-    name : for --rows
-    label : in the table; it says so where the row uses labels
-    changes : to the settings
-    anchors_of : another row; this one takes as many anchors as that has for the same seed
-    """
-
-    name: str
-    label: str
-    changes: Changes
-    anchors_of: str | None = None
-
-
-def _pools(positives: str, negatives: str) -> Changes:
-    return {
-        "mining": {"positives": positives, "negatives": negatives},
-        "training": {"weighted": False},
-    }
-
-
-def _baseline(baseline: SupervisedBaseline) -> Row:
-    return Row(
-        name=baseline, label=BASELINE_LABELS[baseline], changes={"baseline": baseline, **BASELINE}
-    )
-
-
-# Table 1, then oracles that use labels, then Table 2.
-METHOD: tuple[Row, ...] = (
-    Row(name="nearest-random", label="NN^e_5 / X \\ NN^e_5", changes=_pools("euclidean", "random")),
-    Row(name="hard-random", label="P+ / X \\ NN^e_5", changes=_pools("manifold", "random")),
-    Row(name="nearest-hard", label="NN^e_5 / P-", changes=_pools("euclidean", "manifold")),
-    Row(name="hard-hard", label="P+ / P-", changes=_pools("manifold", "manifold")),
-    Row(name="weighted", label="P+ / P-, +W", changes={}),
-    Row(
-        name="anchors-all",
-        label="+W, all linked items as anchors",
-        changes={"mining": {"selection": "all", "anchors": None}},
-    ),
-    Row(
-        name="anchors-walk",
-        label="+W, anchors by the walk",
-        changes={"mining": {"selection": "walk"}},
-    ),
-    Row(
-        name="anchors-random",
-        label="+W, as many at random",
-        changes={"mining": {"selection": "random"}},
-        anchors_of="anchors-walk",
-    ),
-    Row(
-        name="oracle-positives",
-        label="+W, P+ without false ones (uses labels)",
-        changes={"oracle": "positives"},
-    ),
-    Row(
-        name="oracle-negatives",
-        label="+W, P- without false ones (uses labels)",
-        changes={"oracle": "negatives"},
-    ),
-    Row(
-        name="oracle-both",
-        label="+W, both without false ones (uses labels)",
-        changes={"oracle": "both"},
-    ),
-    Row(name="cyclic", label="cyclic match (Li et al. 2016)", changes=_pools("cyclic", "geodesic")),
-)
-BASELINES: tuple[Row, ...] = tuple(_baseline(baseline) for baseline in BASELINE_LABELS)
-
-
-def _features(side: int, scales: tuple[float, ...], pooling: Pooling, pca: int | None) -> Row:
-    whitening = "-" if pca is None else f"PCA {pca}"
-    sizes = "1 scale" if len(scales) == 1 else f"{len(scales)} scales"
-    label = f"{side} px, {sizes}, {DESCRIPTORS[pooling]}, {whitening}"
-    values = {"longest_side": side, "scales": scales, "poolings": (pooling,), "pca": pca}
-    name = f"{side}-{len(scales)}-{pooling}-{'raw' if pca is None else pca}"
-    return Row(name=name, label=label, changes={"extraction": values})
-
-
-MAC_AND_GEM: tuple[Pooling, ...] = ("mac", "gem")
-ONE, THREE = (1.0,), (1.0, 2**-0.5, 0.5)
-FEATURES: tuple[Row, ...] = (
-    *(_features(224, ONE, "rmac", pca) for pca in (None, 64, 128, 256, 512)),
-    *(_features(224, ONE, pooling, 128) for pooling in MAC_AND_GEM),
-    *(_features(224, THREE, "rmac", pca) for pca in (None, 128)),
-    *(_features(side, ONE, "rmac", 128) for side in (160, 112)),
-    _features(160, THREE, "rmac", 128),
-)
-
-
 def rows_of(config: AblationConfig) -> tuple[Row, ...]:
     """Select the rows that the settings ask for; InputError where a row does not exist."""
     if config.study == "features":
         rows = FEATURES
     elif config.kind == "finegrained":
         # The fine-grained settings take all items as anchors anyway.
-        rows = tuple(row for row in METHOD if row.name != "anchors-all") + BASELINES
+        rows = tuple(row for row in METHOD if row not in ALL_ANCHORS) + BASELINES
     else:
         rows = METHOD
     names = [row.name for row in rows]
@@ -173,7 +78,7 @@ def run(config: AblationConfig) -> str:
 
     Returns
     -------
-    The table, in Markdown.
+    The table, in Markdown, and below it the settings that differ from the paper's.
 
     Raises
     ------
@@ -190,7 +95,7 @@ def run(config: AblationConfig) -> str:
     with running(config, storage, stages) as session:
         inputs = given or application.read_inputs(application.with_demo(session))
         results = _results(session, rows, inputs)
-        table = comparison_table(results)
+        table = f"{comparison_table(results)}\n\n{_said(config)}"
         session.run.log_text("ablation.md", table + "\n")
         folder = storage / f"ablation-{fingerprint(stored(identity_of(config)))}"
         folder.write("ablation.md", (table + "\n").encode())
@@ -199,13 +104,19 @@ def run(config: AblationConfig) -> str:
     return table
 
 
+def _said(config: AblationConfig) -> str:
+    """Tell which settings are not the paper's."""
+    differing = ", ".join(departures(config))
+    return f"Settings (the paper's): {differing or 'as in the paper'}."
+
+
 def _report(config: AblationConfig, results: Sequence[RowResult]) -> Report:
     head, rows, numbers = comparison(results)
     seeds = sorted({result.seed for result in results})
     note = f"Mean and standard deviation over the seeds {', '.join(map(str, seeds))}."
     return Report(
         title=f"{len({result.name for result in results})} rows, {config.network}",
-        summary=("All measures are in percent, for the networks that were kept.",),
+        summary=("All measures are in percent, for the networks that were kept.", _said(config)),
         results=Table(
             head=head, rows=tuple(rows), numbers=numbers, note=note if len(seeds) > 1 else ""
         ),

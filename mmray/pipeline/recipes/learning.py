@@ -11,7 +11,7 @@ from mmray.config.learning import LearningConfig, chosen_stages
 from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import TUNED
-from mmray.evaluation.purity import without_false_pairs
+from mmray.evaluation.oracles import oracle_pools
 from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection
 from mmray.images.demo.demo_set import render_collection
@@ -29,7 +29,7 @@ from mmray.pipeline.stages.mining import (
     mine_stage,
 )
 from mmray.pipeline.stages.near_duplicates import NearDuplicates, near_duplicates_stage
-from mmray.pipeline.stages.neighbors import neighbors_stages
+from mmray.pipeline.stages.neighbors import FeatureSource, neighbors_stages
 from mmray.pipeline.stages.training import train_stage
 from mmray.system.folder import Folder
 from mmray.system.progress import Progress, announce
@@ -113,7 +113,7 @@ def learn_once(
     if known is not None:
         purity = measure_purity(session, mined, known)
         if config.oracle is not None:
-            mined = oracle_stage(session, mined, known)
+            mined = oracle_stage(session, source, mined, known)
             purity = measure_purity(session, mined, known)
     learned = LearningResult(
         images=described.items,
@@ -138,19 +138,26 @@ def learn_once(
 
 
 def oracle_stage(
-    session: Session[LearningConfig], mined: MiningResult, labels: NDArray[Any]
+    session: Session[LearningConfig],
+    source: FeatureSource,
+    mined: MiningResult,
+    labels: NDArray[Any],
 ) -> MiningResult:
-    """Remove false pairs from the mined pools by labels (n,), to see the effect of purer pools."""
-    which = session.config.oracle
+    """Filter or replace the mined pools by labels (n,), to see the effect of purer pools."""
+    which, count = session.config.oracle, session.config.mining.max_negatives
     assert which is not None, "asked for"
-    pools = without_false_pairs(mined.pools, labels, which)
-    what = "false pairs" if which == "both" else f"false {which}"
-    label = f"{TUNED}, without {what} (uses labels)"
-    inputs = (mined.fingerprint, which, labels.tolist())
+    pools = oracle_pools(mined.pools, labels, which, source.rows.mapped(), negatives=count)
+    how, _, side = which.partition("-")
+    if how == "filter":
+        what = f"without false {'pairs' if side == 'both' else side}"
+    else:
+        what = f"with {'pools' if side == 'both' else side} of the labels"
+    label = f"{TUNED}, {what} (uses labels)"
+    inputs = (mined.fingerprint, which, labels.tolist(), count)
     stage = session.run_stage(
         "oracle", *inputs, work=lambda stage: summary(pools), stage_flag="mine"
     )
-    announce(f"pools: {what} are removed by labels: an oracle, not a result of the method")
+    announce(f"pools: {what}: an oracle, not a result of the method")
     return dataclasses.replace(mined, pools=pools, label=label, oracle=stage)
 
 
