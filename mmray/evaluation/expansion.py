@@ -1,17 +1,21 @@
-"""Second searches that use the results of a first: query expansion, diffusion at query time.
+"""Second searches that use the results of a first: query expansion, augmentation, diffusion.
 
 n database items, q queries, d dimensions. Where a benchmark ignores the query's own image in the
 database, that image takes no part in the expansion.
 
 Sources: average query expansion (AQE), Chum et al., ICCV 2007; weighted by similarity (αQE),
-Radenović et al., TPAMI 2018; diffusion, Iscen et al., "Efficient diffusion on region manifolds",
-CVPR 2017, for global descriptors.
+Radenović et al., TPAMI 2018; database-side augmentation (DBA), weighted by rank, Gordo et al., IJCV
+2017; diffusion, Iscen et al., "Efficient diffusion on region manifolds", CVPR 2017, for global
+descriptors; truncated to the nearest items of each item, Yang et al., "Efficient image retrieval
+via decoupling diffusion into online and offline processing", AAAI 2019.
 """
 
 from typing import get_args
 
 import numpy as np
-from scipy.sparse import csr_array
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, eye_array
+from scipy.sparse.linalg import cg
 
 from mmray.config.choices import QuerySearch
 from mmray.evaluation.ranking import rank, similarity_blocks
@@ -19,10 +23,14 @@ from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.diffusion.solver import Diffuser, Solver
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import ExactIndex
-from mmray.system.arrays import Features, Floats, Ids
+from mmray.system.arrays import Features, Floats, Graph, Ids
+
+_ROWS = 65_536  # of a database that are summed in double precision at a time
 
 AQE_ITEMS = 10
 ALPHA_QE_ITEMS, ALPHA_QE_POWER = 50, 3.0
+DBA_ITEMS = 20
+TRUNCATED = 1000  # items on which the diffusion from an item is solved
 DIFFUSION_K, DIFFUSION_QUERY_K, DIFFUSION_POWER = 50, 10, 3.0
 DIFFUSION_RTOL, DIFFUSION_STEPS = 1e-6, 200  # the released code stops after 20 steps
 
@@ -41,7 +49,8 @@ def ranked(
     ----------
     database : (n, d) float32, l2-normalised
     queries : (q, d) float32, l2-normalised
-    search : "plain" (by inner product), "aqe", "alpha-qe" or "diffusion"
+    search : "plain" (by inner product), "aqe", "alpha-qe", "dba", "diffusion" or
+        "truncated-diffusion"
     own : (q,) int64
         Row of each query itself in the database, -1 if it is not there; None: no query is there.
     threads : int
@@ -66,8 +75,11 @@ def ranked(
         items, power = ALPHA_QE_ITEMS, ALPHA_QE_POWER
         expanded = expand(database, queries, own, items=items, power=power, threads=threads)
         return rank(database, expanded)
-    if search == "diffusion":
-        return rank_by_diffusion(database, queries, own, threads=threads)
+    if search == "dba":
+        return rank(augmented(database, items=DBA_ITEMS, threads=threads), queries)
+    if search in ("diffusion", "truncated-diffusion"):
+        truncated = TRUNCATED if search == "truncated-diffusion" else None
+        return rank_by_diffusion(database, queries, own, truncated=truncated, threads=threads)
     raise ValueError(f"search {search!r}: choose from {', '.join(get_args(QuerySearch))}")
 
 
@@ -102,7 +114,46 @@ def expand(
     return expanded
 
 
-def rank_by_diffusion(database: Features, queries: Features, own: Ids, *, threads: int = 1) -> Ids:
+def augmented(database: Features, *, items: int, threads: int = 1) -> Features:
+    """Move each item of a database towards its nearest ones: Σ (1 − r/items) x, r its rank from 0.
+
+    The item itself, which is its own nearest, has rank 0; of the others the nearest has rank 1.
+
+    Parameters
+    ----------
+    database, threads : as for `ranked`
+    items : int
+        Items to sum over, the item itself included; fewer where the database is smaller.
+
+    Returns
+    -------
+    (n, d) float32, l2-normalised
+    """
+    near = ExactIndex.of(database).search(database, min(items, len(database)), threads=threads)
+    moved = np.empty_like(database)
+    for start in range(0, len(database), _ROWS):
+        rows = slice(start, start + _ROWS)
+        total = database[rows].astype(np.float64)
+        ids, itself = near.ids[rows], np.arange(start, start + len(total))
+        rank_of = np.zeros(len(total))
+        for column in ids.T:
+            other = column != itself  # where copies fill its first places, it may not be listed
+            rank_of += other
+            weights = np.where(other, np.maximum(1 - rank_of / items, 0), 0)
+            total += weights[:, None] * database[column]
+        norms = np.linalg.norm(total, axis=1, keepdims=True)
+        moved[rows] = np.divide(total, norms, out=total, where=norms > 0)
+    return moved
+
+
+def rank_by_diffusion(
+    database: Features,
+    queries: Features,
+    own: Ids,
+    *,
+    truncated: int | None = None,
+    threads: int = 1,
+) -> Ids:
     """Rank by diffusion: f = (I − αÂ)⁻¹ y, with y = [qᵀx]₊³ at the ten items nearest to the query.
 
     f is the weighted sum of the diffusions from these items, each solved once for all queries.
@@ -112,6 +163,11 @@ def rank_by_diffusion(database: Features, queries: Features, own: Ids, *, thread
     ----------
     database, queries, own : as for `ranked`
         The graph has all items of the database; diffusion never starts at a query's own row.
+    truncated : int or None
+        Solve from an item on this many items nearest to it alone, as if there were no others: what
+        Yang et al. keep of every item before any query comes. None: on the whole graph.
+    threads : int
+        CPU threads.
 
     Returns
     -------
@@ -127,16 +183,32 @@ def rank_by_diffusion(database: Features, queries: Features, own: Ids, *, thread
     asking, places = np.nonzero(weights)
     sources, columns = np.unique(ids[asking, places], return_inverse=True)
     y = csr_array((weights[asking, places], (asking, columns)), shape=(len(queries), len(sources)))
-    manifold = np.zeros((len(queries), n))
-    solver = Solver(rtol=DIFFUSION_RTOL, max_iter=DIFFUSION_STEPS)
-    diffuser = Diffuser(reorder(normalize_graph(graph)), solver, threads=threads)
-    for rows, block in diffuser.blocks(sources):
-        manifold += y[:, rows] @ block.similarity
+    normalized, manifold = normalize_graph(graph), np.zeros((len(queries), n))
+    if truncated is None:
+        solver = Solver(rtol=DIFFUSION_RTOL, max_iter=DIFFUSION_STEPS)
+        diffuser = Diffuser(reorder(normalized), solver, threads=threads)
+        for rows, block in diffuser.blocks(sources):
+            manifold += y[:, rows] @ block.similarity
+    else:
+        nearest = index.search(database[sources], min(truncated, n), threads=threads)
+        for column, source, ids in zip(y.toarray().T, sources, nearest.ids, strict=True):
+            reached = np.union1d(ids, source)
+            f = _solved(normalized[reached][:, reached], reached == source)
+            manifold[:, reached] += np.outer(column, f)
     ranks = np.empty((n, len(queries)), np.int64)
     for start, euclidean in similarity_blocks(database, queries):
         for place, similarity in enumerate(euclidean, start):
             ranks[:, place] = np.lexsort((-similarity, -np.maximum(manifold[place], 0)))
     return ranks
+
+
+def _solved(normalized: Graph, start: NDArray[np.bool_]) -> Floats:
+    """Solve eq. (2) on a small graph (m, m), from one item of it."""
+    system = eye_array(len(start), format="csr") - Solver.alpha * normalized
+    f: Floats = cg(system, start.astype(np.float64), rtol=DIFFUSION_RTOL, maxiter=DIFFUSION_STEPS)[
+        0
+    ]
+    return f
 
 
 def _nearest_for_expansion(

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from mmray.evaluation import expansion
-from mmray.evaluation.expansion import expand, rank_by_diffusion, ranked
+from mmray.evaluation.expansion import augmented, expand, rank_by_diffusion, ranked
 from mmray.evaluation.ranking import rank
+from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
+from mmray.mining.knn.exact import nearest_neighbors
 from tests import oracles
 from tests.made.synthetic import clouds
 
@@ -89,12 +91,63 @@ def test_each_search_is_had_by_its_name():
     np.testing.assert_array_equal(
         ranked(database, queries, "diffusion", own=own), rank_by_diffusion(database, queries, own)
     )
+    np.testing.assert_array_equal(
+        ranked(database, queries, "truncated-diffusion", own=own),
+        rank_by_diffusion(database, queries, own, truncated=1000),
+    )
+    np.testing.assert_array_equal(
+        ranked(database, queries, "dba", own=own), rank(augmented(database, items=20), queries)
+    )
     with pytest.raises(ValueError, match="search 'nearest': choose from plain, aqe, "):
         ranked(database, queries, "nearest")
 
 
+def test_an_item_is_augmented_by_its_nearest_with_falling_weights():
+    database, _, _ = search_problem(5)
+    moved = augmented(database, items=4)
+    assert moved.dtype == np.float32
+    for place, row in enumerate(moved):
+        cosines = database.astype(np.float64) @ database[place]
+        nearest = [i for i in np.argsort(-cosines, kind="stable") if i != place][:3]
+        total = database[place] + sum(
+            weight * database[i] for weight, i in zip((0.75, 0.5, 0.25), nearest, strict=True)
+        )
+        np.testing.assert_allclose(row, total / np.linalg.norm(total), atol=1e-6)
+
+
+def test_copies_that_fill_the_first_places_leave_an_item_its_own_weight():
+    database = np.repeat(np.eye(2, dtype=np.float32), 5, axis=0)
+    np.testing.assert_allclose(augmented(database, items=3), database)
+
+
+def test_diffusion_that_is_truncated_beyond_the_database_is_that_on_the_whole_graph():
+    database, queries, own = search_problem(6)
+    whole = rank_by_diffusion(database, queries, own)
+    for many in (80, 10**6):
+        np.testing.assert_array_equal(
+            rank_by_diffusion(database, queries, own, truncated=many), whole
+        )
+
+
+def test_truncated_diffusion_solves_on_the_nearest_items_of_each_item_alone():
+    database, queries, own = search_problem(7)
+    ranks = rank_by_diffusion(database, queries, own, truncated=20)
+    near = nearest_neighbors(database, database, 50)
+    graph = normalize_graph(reciprocal_knn_graph(near.ids, near.similarities, power=3.0)).toarray()
+    for column, query, itself in zip(ranks.T, queries, own, strict=True):
+        cosines = database.astype(np.float64) @ query
+        start = [i for i in np.argsort(-cosines, kind="stable") if i != itself][:10]
+        f = np.zeros(len(database))
+        for source in start:
+            kept = np.argsort(-(database.astype(np.float64) @ database[source]))[:20]
+            system = np.eye(20) - 0.99 * graph[np.ix_(kept, kept)]
+            f[kept] += max(cosines[source], 0) ** 3 * np.linalg.solve(system, kept == source)
+        assert (np.diff(np.maximum(f[column], 0)) <= 1e-5).all()
+    assert (ranks != rank_by_diffusion(database, queries, own)).any()
+
+
 def test_threads_change_nothing():
     database, queries, own = search_problem(4)
-    for search in ("alpha-qe", "diffusion"):
+    for search in ("alpha-qe", "dba", "diffusion"):
         one, two = (ranked(database, queries, search, own=own, threads=t) for t in (1, 2))
         np.testing.assert_array_equal(one, two)

@@ -97,6 +97,8 @@ def official(tmp_path_factory):
     put(root / "rparis6k" / "gnd_rparis6k.pkl", revisited(PARIS))
     for i in range(3):
         put(root / "oxc1_100k" / f"tag{i}" / f"tag{i}_00000{i}.jpg")
+    for i in range(4):
+        put(root / "revisitop1m" / "jpg" / f"00{i}" / f"00{i}abc.jpg")
     return root
 
 
@@ -138,6 +140,8 @@ EXPECTED = {
 }
 EXPECTED["holidays_upright"] = EXPECTED["holidays"]
 EXPECTED |= {"oxford105k": EXPECTED["oxford5k"], "paris106k": EXPECTED["paris6k"]}
+EXPECTED |= {f"{name}_1m": EXPECTED[name] for name in ("roxford5k", "rparis6k")}
+DISTRACTORS = {"oxford105k": 3, "paris106k": 3, "roxford5k_1m": 4, "rparis6k_1m": 4}
 
 
 @pytest.mark.parametrize("name", get_args(BenchmarkName))
@@ -150,7 +154,7 @@ def test_each_benchmark_is_found_in_its_official_layout(official, name):
     expected = None if name.startswith("holidays") else BOX
     assert {query.box for query in found.queries} == {expected}
     assert {image.box for image in found.database} == {None}
-    assert len(found.distractors) == (3 if name in ("oxford105k", "paris106k") else 0)
+    assert len(found.distractors) == DISTRACTORS.get(name, 0)
     assert list(found.protocols) == (["Easy", "Medium", "Hard"] if name[0] == "r" else [])
     assert found.labels is None
     for image in [*found.database, *found.queries, *found.distractors]:
@@ -274,17 +278,20 @@ def test_a_set_is_complete_when_it_has_the_published_numbers(official, monkeypat
     known = published._PUBLISHED[name]
     assert (known.images, known.queries) != (len(database), len(queries))
     counts = {"images": len(database), "queries": len(queries)}
+    others = known.distractors
+    if others is not None:
+        counts["distractors"] = published.replace(others, images=DISTRACTORS[name])
     exact = published.replace(known, **counts)
     monkeypatch.setitem(published._PUBLISHED, name, exact)
-    monkeypatch.setattr(published, "_DISTRACTOR_COUNT", 3)
     assert find_benchmark(name, str(official)).complete
     for field in ("images", "queries"):
         changed = published.replace(exact, **{field: 99})
         monkeypatch.setitem(published._PUBLISHED, name, changed)
         assert not find_benchmark(name, str(official)).complete
-    monkeypatch.setitem(published._PUBLISHED, name, exact)
-    monkeypatch.setattr(published, "_DISTRACTOR_COUNT", 4)
-    assert find_benchmark(name, str(official)).complete == (not exact.distractors)
+    if others is not None:
+        fewer = published.replace(exact, distractors=others)
+        monkeypatch.setitem(published._PUBLISHED, name, fewer)
+        assert not find_benchmark(name, str(official)).complete
 
 
 def test_the_published_numbers_are_those_of_the_papers():
@@ -299,7 +306,11 @@ def test_the_published_numbers_are_those_of_the_papers():
         "instre": (27293, 1250),
         "roxford5k": (4993, 70),
         "rparis6k": (6322, 70),
+        "roxford5k_1m": (4993, 70),
+        "rparis6k_1m": (6322, 70),
     }
+    beside = {p.distractors.images for p in published._PUBLISHED.values() if p.distractors}
+    assert beside == {100_071, 1_001_001}
     assert len(published._PUBLISHED["paris6k"].corrupt) == 20
     assert set(published._PUBLISHED) == set(get_args(BenchmarkName))
 
@@ -316,6 +327,7 @@ WHERE = {
 }
 WHERE["holidays_upright"] = WHERE["holidays"]
 WHERE |= {"oxford105k": WHERE["oxford5k"], "paris106k": WHERE["paris6k"]}
+WHERE |= {f"{name}_1m": WHERE[name] for name in ("roxford5k", "rparis6k")}
 MISSING = {
     "oxford5k": f"oxford5k/jpg/{OXFORD[1]}.jpg",
     "paris6k": f"paris6k/paris/defense/{PARIS[1]}.jpg",
@@ -346,8 +358,9 @@ def test_a_missing_image_is_named_with_the_place_it_is_published_at(data, name):
 
 @pytest.mark.parametrize("name", get_args(BenchmarkName))
 def test_of_data_without_the_benchmark_it_is_said_where_it_is_published(tmp_path, name):
-    (tmp_path / "oxc1_100k").mkdir()
-    put(tmp_path / "oxc1_100k" / "x.jpg")
+    for folder in ("oxc1_100k", "revisitop1m"):
+        (tmp_path / folder).mkdir()
+        put(tmp_path / folder / "x.jpg")
     text = refusal(name, tmp_path)
     assert text.startswith(f"{tmp_path}: no ")
     assert WHERE[name] in text

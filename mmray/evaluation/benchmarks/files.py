@@ -16,7 +16,9 @@ from mmray.system.folder import Folder
 from mmray.system.locations import error_line, local_path, prefetch, read_bytes
 from mmray.system.uris import masked
 
-DISTRACTORS = ("oxc1_100k", "flickr100k", "oxford100k", "distractors")  # their usual folders
+# Usual folders of distractors: Flickr's 100,000 of Oxford, and R1M.
+FLICKR100K = ("oxc1_100k", "flickr100k", "oxford100k", "distractors")
+R1M = ("revisitop1m", "r1m")
 _TEXTS = ("_query.txt", "_good.txt", "_ok.txt", "_junk.txt")
 _LARGEST = 1 << 28  # bytes that a ground truth may have
 
@@ -55,7 +57,7 @@ class Place:
             file.name: file
             for file in self.files
             if file.name.lower().endswith(SUFFIXES)
-            and file.name.partition("/")[0].lower() not in DISTRACTORS
+            and file.name.partition("/")[0].lower() not in FLICKR100K + R1M
         }
 
 

@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 from mmray.config.choices import BenchmarkName
 from mmray.evaluation.benchmarks.files import (
-    DISTRACTORS,
+    FLICKR100K,
+    R1M,
     Place,
     contents,
     find_ground_truth,
@@ -30,10 +31,27 @@ from mmray.system.errors import InputError
 _Files: TypeAlias = dict[str, ImageFile]  # by name
 _Reader: TypeAlias = Callable[[Sequence[str]], Benchmark]  # takes the names of the image files
 
-_DISTRACTOR_COUNT = 100_071
-_OF_DISTRACTORS = (
-    "the 100k distractors are published as oxc1_100k.part01.rar to oxc1_100k.part40.rar at "
-    "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/"
+
+@dataclass(frozen=True, kw_only=True)
+class _Distractors:
+    """Images that are no answer to any query: usual names of their folder, number, and origin."""
+
+    folders: tuple[str, ...]
+    images: int
+    where: str
+
+
+_FLICKR100K = _Distractors(
+    folders=FLICKR100K,
+    images=100_071,
+    where="the 100k distractors are published as oxc1_100k.part01.rar to oxc1_100k.part40.rar at "
+    "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings/",
+)
+_R1M = _Distractors(
+    folders=R1M,
+    images=1_001_001,
+    where="R1M is published as revisitop1m.1.tar.gz to revisitop1m.100.tar.gz at "
+    "http://cmp.felk.cvut.cz/revisitop/",
 )
 
 
@@ -49,7 +67,7 @@ class _Published:
     images, queries : numbers that were published
     where : where it is published, a sentence for the user
     corrupt : images, named without suffix, that are left out where text files are read
-    distractors : whether the 100k distractors belong to its database
+    distractors : those that belong to its database; None: there are none
     """
 
     folders: tuple[str, ...]
@@ -59,7 +77,7 @@ class _Published:
     queries: int
     where: str
     corrupt: frozenset[str] = frozenset()
-    distractors: bool = False
+    distractors: _Distractors | None = None
 
 
 # https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/corrupt.txt
@@ -103,11 +121,27 @@ _HOLIDAYS = _Published(
     where="Holidays is published as jpg1.tar.gz and jpg2.tar.gz at "
     "http://lear.inrialpes.fr/~jegou/data.php",
 )
+_ROXFORD = _Published(
+    folders=("roxford5k", *_OXFORD.folders),
+    ground_truths=("gnd_roxford5k.pkl",),
+    images=4993,
+    queries=70,
+    where=f"ROxford5k is published as {_OXFORD_IMAGES}, "
+    "with gnd_roxford5k.pkl at http://cmp.felk.cvut.cz/revisitop/",
+)
+_RPARIS = _Published(
+    folders=("rparis6k", *_PARIS.folders),
+    ground_truths=("gnd_rparis6k.pkl",),
+    images=6322,
+    queries=70,
+    where=f"RParis6k is published as {_PARIS_IMAGES}, "
+    "with gnd_rparis6k.pkl at http://cmp.felk.cvut.cz/revisitop/",
+)
 _PUBLISHED: dict[BenchmarkName, _Published] = {
     "oxford5k": _OXFORD,
     "paris6k": _PARIS,
-    "oxford105k": replace(_OXFORD, distractors=True),
-    "paris106k": replace(_PARIS, distractors=True),
+    "oxford105k": replace(_OXFORD, distractors=_FLICKR100K),
+    "paris106k": replace(_PARIS, distractors=_FLICKR100K),
     "holidays": _HOLIDAYS,
     # Babenko et al., ECCV 2014: the photos that lie on their side, turned by hand.
     "holidays_upright": replace(
@@ -123,22 +157,10 @@ _PUBLISHED: dict[BenchmarkName, _Published] = {
         where="INSTRE is published as instre.tar.gz and gnd_instre.mat at "
         "ftp://ftp.irisa.fr/local/texmex/corpus/instre/",
     ),
-    "roxford5k": _Published(
-        folders=("roxford5k", *_OXFORD.folders),
-        ground_truths=("gnd_roxford5k.pkl",),
-        images=4993,
-        queries=70,
-        where=f"ROxford5k is published as {_OXFORD_IMAGES}, "
-        "with gnd_roxford5k.pkl at http://cmp.felk.cvut.cz/revisitop/",
-    ),
-    "rparis6k": _Published(
-        folders=("rparis6k", *_PARIS.folders),
-        ground_truths=("gnd_rparis6k.pkl",),
-        images=6322,
-        queries=70,
-        where=f"RParis6k is published as {_PARIS_IMAGES}, "
-        "with gnd_rparis6k.pkl at http://cmp.felk.cvut.cz/revisitop/",
-    ),
+    "roxford5k": _ROXFORD,
+    "rparis6k": _RPARIS,
+    "roxford5k_1m": replace(_ROXFORD, distractors=_R1M),
+    "rparis6k_1m": replace(_RPARIS, distractors=_R1M),
 }
 
 
@@ -154,7 +176,7 @@ def find_benchmark(
         The benchmark's own folder is the one in `data` with a usual name, or else `data` itself.
         Images and ground truth may lie at any depth in it; images that the ground truth names and
         that are not there are looked for in all of `data`.
-    distractors : folder of the 100k distractors; None: the one in `data` with a usual name
+    distractors : folder of its distractors; None: the one in `data` with a usual name
 
     Returns
     -------
@@ -169,13 +191,14 @@ def find_benchmark(
     inside = folders(data)
     uris = [*(inside[folder] for folder in published.folders if folder in inside), data]
     places = [Place(uri=uri, below=data, own=i == 0) for i, uri in enumerate(uris)]
-    others = _distractors(data, inside, distractors) if published.distractors else []
+    wanted = published.distractors
+    others = [] if wanted is None else _distractors(wanted, data, inside, distractors)
     try:
         benchmark, files = _read(published, places, {file.uri for file in others})
     except InputError as error:
         raise InputError(f"{error}; {published.where}") from error
     counts = (len(benchmark.images), len(benchmark.queries), len(others))
-    expected = _DISTRACTOR_COUNT if published.distractors else 0
+    expected = 0 if wanted is None else wanted.images
     return replace(
         paired(benchmark, files),
         name=name,
@@ -184,13 +207,16 @@ def find_benchmark(
     )
 
 
-def _distractors(data: str, inside: dict[str, str], given: str | None) -> list[ImageFile]:
-    for folder in [given] if given is not None else [inside.get(name) for name in DISTRACTORS]:
+def _distractors(
+    wanted: _Distractors, data: str, inside: dict[str, str], given: str | None
+) -> list[ImageFile]:
+    usual = [inside.get(name) for name in wanted.folders]
+    for folder in [given] if given is not None else usual:
         if folder is not None:
             return list_images(folder)
     raise InputError(
-        f"{data}: no folder of distractors in it ({', '.join(DISTRACTORS)}); name one by "
-        f"--distractors; {_OF_DISTRACTORS}"
+        f"{data}: no folder of distractors in it ({', '.join(wanted.folders)}); name one by "
+        f"--distractors; {wanted.where}"
     )
 
 

@@ -19,7 +19,9 @@ SEARCHES: dict[QuerySearch, str] = {
     "plain": "plain",
     "aqe": "AQE",
     "alpha-qe": "alpha-QE",
+    "dba": "DBA",
     "diffusion": "diffusion",
+    "truncated-diffusion": "truncated diffusion",
 }
 
 
