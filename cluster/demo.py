@@ -7,6 +7,7 @@ CPUs, which are processes of this machine, start when the job needs them and sto
 idle. The exit status is that of the job, or 1 where the workers do not stop.
 """
 
+import argparse
 import json
 import os
 import re
@@ -22,6 +23,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from mmray.system.locations import absolute
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -43,13 +46,21 @@ def main(flags: Sequence[str]) -> int:
         wait_for_agent(dashboard)
         watch = Watch(dashboard)
         share = ("--num-cpus", str(WORKERS * CPUS), "--training.workers", str(WORKERS))
-        status = submit(dashboard, *share, *flags)
+        status = submit(dashboard, *share, *with_absolute_storage(flags))
         say(f"the job ended with status {status}; idle workers stop now")
         gone = watch.none_left(IDLE_SECONDS)
         if not status and watch.counts == [0]:
             say("every stage had been done before; give another --storage to see workers start")
         say("workers from the beginning to the end: " + " -> ".join(map(str, watch.counts)))
         return status or (0 if gone else 1)
+
+
+def with_absolute_storage(flags: Sequence[str]) -> list[str]:
+    """Return flags with a storage that is not in the copy of this folder where the job runs."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--storage", default="mmray-runs")
+    known, others = parser.parse_known_args(flags)
+    return ["--storage", absolute(known.storage), *others]
 
 
 def submit(dashboard: str, *flags: str) -> int:

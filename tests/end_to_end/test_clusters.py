@@ -46,14 +46,15 @@ def expected(tmp_path_factory):
 
 
 def test_workers_come_for_the_work_and_go_after_it(expected, tmp_path):
-    log, storage = tmp_path / "log", tmp_path / "runs"
-    demo = start(log, sys.executable, ROOT / "cluster/demo.py", "--storage", storage, *SMALL)
+    log = tmp_path / "log"
+    demo = start(log, sys.executable, ROOT / "cluster/demo.py", "--storage", "runs", *SMALL)
     assert demo.wait(580) == 0, log.read_text()
     text = log.read_text()
     assert table(text) == expected
     (line,) = re.findall(r"workers from the beginning to the end: (.*)", text)
     counts = list(map(int, line.split(" -> ")))
     assert (counts[0], max(counts), counts[-1]) == (0, 2, 0)
+    assert (tmp_path / "runs" / "mlflow.db").exists()
 
 
 def test_a_submitted_job_is_followed_stopped_and_goes_on(expected, tmp_path):
