@@ -66,7 +66,9 @@ def with_absolute_storage(flags: Sequence[str]) -> list[str]:
 def submit(dashboard: str, *flags: str) -> int:
     """Submit the job, print what it prints, and return the exit status of `ray job submit`."""
     job = ("python", "jobs/retrieval.py", *flags)
-    where = ("--address", dashboard, "--working-dir", str(ROOT))
+    # On several machines also --working-dir . would upload this folder. Here all of them would unpack
+    # it into one place, and take it away from processes that are starting there.
+    where = ("--address", dashboard)
     say(f"$ ray job submit {shlex.join(where)} -- {shlex.join(job)}")
     command = [RAY, "job", "submit", *where, "--", *job]
     with subprocess.Popen(
@@ -133,6 +135,7 @@ def running_head(folder: Path) -> Iterator[str]:
             ],
             stdout=output,
             stderr=output,
+            cwd=ROOT,  # where the job starts
             env=os.environ
             | {
                 "RAY_FAKE_CLUSTER": "1",
