@@ -66,7 +66,7 @@ def with_absolute_storage(flags: Sequence[str]) -> list[str]:
 def submit(dashboard: str, *flags: str) -> int:
     """Submit the job, print what it prints, and return the exit status of `ray job submit`."""
     job = ("python", "jobs/retrieval.py", *flags)
-    # On several machines also --working-dir . would upload this folder. Here all of them would unpack
+    # On several machines --working-dir would upload this folder too. Here all of them would unpack
     # it into one place, and take it away from processes that are starting there.
     where = ("--address", dashboard)
     say(f"$ ray job submit {shlex.join(where)} -- {shlex.join(job)}")
