@@ -6,7 +6,7 @@
 import dataclasses
 import runpy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from mmray.config.presets import (
     MINE_PRESETS,
     PRESETS,
     RETRIEVAL_ABLATIONS,
+    departures_told,
 )
 from mmray.config.tools import CleanConfig, ExportConfig, FigureConfig, IndexConfig, QueryConfig
 from mmray.system.errors import InputError
@@ -29,7 +30,8 @@ from mmray.system.folder import Folder
 from mmray.system.locations import absolute
 
 if TYPE_CHECKING:
-    from mmray.config.learning import LearningConfig
+    from mmray.config.learning import FinegrainedConfig, LearningConfig, RetrievalConfig
+    from mmray.evaluation.scores import Score
     from mmray.pipeline.reports.tables import Table
 
 # Jobs import their recipes only when they run: --help and a misspelt flag should not wait for
@@ -50,11 +52,8 @@ def retrieval(arguments: list[str]) -> None:
         _plan(config)
         return
     from mmray.pipeline.recipes.retrieval import run
-    from mmray.pipeline.reports.tables import results_table
 
-    scores = run(config)
-    if scores:
-        print(results_table(scores))
+    _print_scores(run(config), config)
 
 
 def finegrained(arguments: list[str]) -> None:
@@ -72,11 +71,8 @@ def finegrained(arguments: list[str]) -> None:
         _plan(config)
         return
     from mmray.pipeline.recipes.finegrained import run
-    from mmray.pipeline.reports.tables import results_table
 
-    scores = run(config)
-    if scores:
-        print(results_table(scores))
+    _print_scores(run(config), config)
 
 
 def mine(arguments: list[str]) -> None:
@@ -274,6 +270,16 @@ def _plan(config: "LearningConfig") -> None:
     from mmray.pipeline.recipes.planning import plan_learning
 
     _print(plan_learning(config))
+
+
+def _print_scores(scores: "Sequence[Score]", config: "RetrievalConfig | FinegrainedConfig") -> None:
+    """Print the table of results, and where it is to compare with the paper's, what differs."""
+    from mmray.pipeline.reports.tables import results_table
+
+    if scores:
+        print(results_table(scores))
+        if config.recipe in ("paper", "released"):
+            print(f"\n{departures_told(config)}")
 
 
 def _print(found: "Table") -> None:

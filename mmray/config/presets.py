@@ -233,6 +233,11 @@ def departures(config: LearningConfig) -> list[str]:
     ]
 
 
+def departures_told(config: LearningConfig) -> str:
+    """Tell all departures in a sentence, for below a table that is to compare with the paper's."""
+    return f"Settings (the paper's): {', '.join(departures(config)) or 'as in the paper'}."
+
+
 def _shown(value: Any) -> str:
     values = value if isinstance(value, tuple) else (value,)
     return " ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in values)

@@ -16,6 +16,7 @@ from mmray.config.presets import (
     RETRIEVAL,
     STEADY,
     departures,
+    departures_told,
     preset,
     with_defaults,
 )
@@ -327,6 +328,9 @@ def test_settings_that_are_not_the_papers_are_told_with_its_values():
     smaller = replace(preset("retrieval", "paper").training, longest_side=192, workers=3)
     config = replace(preset("retrieval", "paper"), training=smaller)
     assert departures(config) == ["--training.longest-side 192 (362)"]
+    told = "Settings (the paper's): "
+    assert departures_told(config) == f"{told}--training.longest-side 192 (362)."
+    assert departures_told(preset("retrieval", "paper")) == f"{told}as in the paper."
     ablation = FINEGRAINED_ABLATIONS["finegrained"]
     assert "--training.learning-rate 0.0003 (0.01)" in departures(ablation)
 

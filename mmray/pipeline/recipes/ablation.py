@@ -16,7 +16,7 @@ from mmray.config.learning import (
     RetrievalConfig,
     chosen_stages,
 )
-from mmray.config.presets import changed, departures
+from mmray.config.presets import changed, departures_told
 from mmray.config.run import identity_of, stored
 from mmray.descriptors.weights import state_digest
 from mmray.images.collection import Collection
@@ -95,7 +95,7 @@ def run(config: AblationConfig) -> str:
     with running(config, storage, stages) as session:
         inputs = given or application.read_inputs(application.with_demo(session))
         results = _results(session, rows, inputs)
-        table = f"{comparison_table(results)}\n\n{_said(config)}"
+        table = f"{comparison_table(results)}\n\n{departures_told(config)}"
         session.run.log_text("ablation.md", table + "\n")
         folder = storage / f"ablation-{fingerprint(stored(identity_of(config)))}"
         folder.write("ablation.md", (table + "\n").encode())
@@ -104,19 +104,16 @@ def run(config: AblationConfig) -> str:
     return table
 
 
-def _said(config: AblationConfig) -> str:
-    """Tell which settings are not the paper's."""
-    differing = ", ".join(departures(config))
-    return f"Settings (the paper's): {differing or 'as in the paper'}."
-
-
 def _report(config: AblationConfig, results: Sequence[RowResult]) -> Report:
     head, rows, numbers = comparison(results)
     seeds = sorted({result.seed for result in results})
     note = f"Mean and standard deviation over the seeds {', '.join(map(str, seeds))}."
     return Report(
         title=f"{len({result.name for result in results})} rows, {config.network}",
-        summary=("All measures are in percent, for the networks that were kept.", _said(config)),
+        summary=(
+            "All measures are in percent, for the networks that were kept.",
+            departures_told(config),
+        ),
         results=Table(
             head=head, rows=tuple(rows), numbers=numbers, note=note if len(seeds) > 1 else ""
         ),
