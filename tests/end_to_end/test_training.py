@@ -61,7 +61,7 @@ def start(storage, cluster, log, *flags, job=(str(ROOT / "jobs" / "retrieval.py"
 
 
 def finish(process, log):
-    assert process.wait(300) == 0, log.read_text()
+    assert process.wait(900) == 0, log.read_text()
 
 
 def weights(storage):
