@@ -81,6 +81,13 @@ def test_presets_are_possible_and_know_their_name(name, recipe):
         ("training", {"batch_size": 0}, r"--training.batch-size 0"),
         ("training", {"learning_rate": -1.0}, r"--training.learning-rate -1"),
         ("extraction", {"poolings": ()}, r"--extraction.poolings is empty"),
+        (
+            "extraction",
+            {"poolings": ("embedding", "mac")},
+            r"--extraction.poolings embedding: .* alo",
+        ),
+        ("training", {"crop_scale": (0.5, 0.2)}, r"--training.crop-scale 0.5 0.2: give the least"),
+        ("training", {"resize_size": 223}, r"--training.resize-size 223 is below .*crop-size 224"),
         ("extraction", {"scales": ()}, r"--extraction.scales is empty"),
         ("extraction", {"scales": (1.0, 0.0)}, r"--extraction.scales 0.0: .* from 0.05 to 4"),
         ("extraction", {"scales": (float("nan"),)}, r"--extraction.scales nan"),
