@@ -56,7 +56,7 @@ def main(flags: Sequence[str]) -> int:
 
 
 def with_absolute_storage(flags: Sequence[str]) -> list[str]:
-    """Return flags with a storage that is not in the copy of this folder where the job runs."""
+    """Return flags whose storage is absolute, as the job starts in another folder."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--storage", default="mmray-runs")
     known, others = parser.parse_known_args(flags)

@@ -123,6 +123,11 @@ def _validate_learning(config: LearningConfig) -> None:
             f"--training.gem-rate {training.gem_rate:g}: {training.pooling} has no exponent to "
             "learn; give --training.pooling gem, or leave it at 0"
         )
+    if training.mean_of_pairs and training.loss != "contrastive":
+        raise InputError(
+            f"--training.mean-of-pairs: {training.loss} has no terms of pairs; give "
+            "--training.loss contrastive, or leave it out"
+        )
     least, most = training.crop_scale
     if least > most:
         raise InputError(

@@ -75,13 +75,13 @@ class Preprocessing:
         pixels = "write a whole number of pixels from 1, or null"
         sizes = {
             key: config.value(key, lambda size: size is None or is_size(size), pixels)
-            for key in ("longest_side", "crop", "resize_size")
+            for key in ("longest_side", "crop")
             if key in config.values
         }
         least = sizes.get("crop") or 1
-        config.value(
+        resize_size = config.value(
             "resize_size",
-            lambda size: size is None or size >= least,
+            lambda size: size is None or (is_size(size) and size >= least),
             f"write a whole number of pixels from {least}, or null",
             None,
         )
@@ -90,7 +90,9 @@ class Preprocessing:
         )
         numbers = f"write a list of numbers from {SCALE.low:g} to {SCALE.high:g}"
         scales = config.value("scales", _are_scales, numbers, [1.0])
-        return cls(**sizes, enlarge=enlarge, scales=tuple(map(float, scales)))
+        return cls(
+            **sizes, scales=tuple(map(float, scales)), enlarge=enlarge, resize_size=resize_size
+        )
 
 
 def read_config(folder: Folder) -> JsonObject:

@@ -10,20 +10,18 @@ descriptors; truncated to the nearest items of each item, Yang et al., "Efficien
 via decoupling diffusion into online and offline processing", AAAI 2019.
 """
 
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import csr_array, eye_array
-from scipy.sparse.linalg import cg
+from scipy.sparse import csr_array
 
 from mmray.config.choices import QuerySearch
 from mmray.evaluation.ranking import rank, similarity_blocks
 from mmray.mining.diffusion.reordering import reorder
-from mmray.mining.diffusion.solver import Diffuser, Solver
+from mmray.mining.diffusion.solver import Diffuser, Solver, diffuse
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import ExactIndex
-from mmray.system.arrays import Features, Floats, Graph, Ids
+from mmray.system.arrays import Features, Floats, Ids
 
 _ROWS = 65_536  # of a database that are summed in double precision at a time
 
@@ -109,9 +107,7 @@ def expand(
     totals = queries.astype(np.float64)
     for column in range(ids.shape[1]):  # one found item of every query at a time: (q, d) numbers
         totals += weights[:, column, None] * database[ids[:, column]]
-    norms = np.linalg.norm(totals, axis=1, keepdims=True)
-    expanded: Features = np.divide(totals, norms, out=totals, where=norms > 0).astype(np.float32)
-    return expanded
+    return _unit(totals).astype(np.float32)
 
 
 def augmented(database: Features, *, items: int, threads: int = 1) -> Features:
@@ -141,8 +137,7 @@ def augmented(database: Features, *, items: int, threads: int = 1) -> Features:
             rank_of += other
             weights = np.where(other, np.maximum(1 - rank_of / items, 0), 0)
             total += weights[:, None] * database[column]
-        norms = np.linalg.norm(total, axis=1, keepdims=True)
-        moved[rows] = np.divide(total, norms, out=total, where=norms > 0)
+        moved[rows] = _unit(total)
     return moved
 
 
@@ -184,16 +179,19 @@ def rank_by_diffusion(
     sources, columns = np.unique(ids[asking, places], return_inverse=True)
     y = csr_array((weights[asking, places], (asking, columns)), shape=(len(queries), len(sources)))
     normalized, manifold = normalize_graph(graph), np.zeros((len(queries), n))
+    steps: Any = {"rtol": DIFFUSION_RTOL, "max_iter": DIFFUSION_STEPS}
     if truncated is None:
-        solver = Solver(rtol=DIFFUSION_RTOL, max_iter=DIFFUSION_STEPS)
-        diffuser = Diffuser(reorder(normalized), solver, threads=threads)
+        diffuser = Diffuser(reorder(normalized), Solver(**steps), threads=threads)
         for rows, block in diffuser.blocks(sources):
             manifold += y[:, rows] @ block.similarity
     else:
         nearest = index.search(database[sources], min(truncated, n), threads=threads)
         for column, source, ids in zip(y.toarray().T, sources, nearest.ids, strict=True):
             reached = np.union1d(ids, source)
-            f = _solved(normalized[reached][:, reached], reached == source)
+            itself = np.searchsorted(reached, [source])
+            f = diffuse(
+                normalized[reached][:, reached], itself, **steps, threads=threads
+            ).similarity
             manifold[:, reached] += np.outer(column, f)
     ranks = np.empty((n, len(queries)), np.int64)
     for start, euclidean in similarity_blocks(database, queries):
@@ -202,13 +200,11 @@ def rank_by_diffusion(
     return ranks
 
 
-def _solved(normalized: Graph, start: NDArray[np.bool_]) -> Floats:
-    """Solve eq. (2) on a small graph (m, m), from one item of it."""
-    system = eye_array(len(start), format="csr") - Solver.alpha * normalized
-    f: Floats = cg(system, start.astype(np.float64), rtol=DIFFUSION_RTOL, maxiter=DIFFUSION_STEPS)[
-        0
-    ]
-    return f
+def _unit(totals: Floats) -> Floats:
+    """Normalise rows (m, d) in place; a row of zeros stays."""
+    norms = np.linalg.norm(totals, axis=1, keepdims=True)
+    np.divide(totals, norms, out=totals, where=norms > 0)
+    return totals
 
 
 def _nearest_for_expansion(

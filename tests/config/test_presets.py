@@ -86,6 +86,7 @@ def test_presets_are_possible_and_know_their_name(name, recipe):
             {"poolings": ("embedding", "mac")},
             r"--extraction.poolings embedding: .* alo",
         ),
+        ("training", {"mean_of_pairs": True}, r"--training.mean-of-pairs: triplet has no terms of"),
         ("training", {"crop_scale": (0.5, 0.2)}, r"--training.crop-scale 0.5 0.2: give the least"),
         ("training", {"resize_size": 223}, r"--training.resize-size 223 is below .*crop-size 224"),
         ("extraction", {"scales": ()}, r"--extraction.scales is empty"),

@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmray.evaluation.oracles import oracle_pools
+from mmray.evaluation.oracles import filtered_pools, replaced_pools
 from mmray.evaluation.purity import pool_purity
 from tests.evaluation.test_purity import pools_with
 from tests.made.synthetic import ragged
-
-NO_FEATURES = np.empty((0, 2), np.float32)  # nothing is looked at that is filtered
 
 
 def test_an_oracle_leaves_the_true_pairs_in_their_order():
@@ -27,23 +25,23 @@ def test_an_oracle_leaves_the_true_pairs_in_their_order():
     def lists(values):
         return [row.tolist() for row in values]
 
-    left = oracle_pools(pools, labels, "filter-positives", NO_FEATURES, negatives=3)
+    left = filtered_pools(pools, labels, "positives")
     assert lists(left.positives) == [[1, 4], []]
     assert lists(left.positive_similarity) == [[2, 1], []]
     assert lists(left.positive_rank_e) == [[8, 9], []]
     assert lists(left.negatives) == lists(pools.negatives)
-    left = oracle_pools(pools, labels, "filter-negatives", NO_FEATURES, negatives=3)
+    left = filtered_pools(pools, labels, "negatives")
     assert lists(left.positives) == lists(pools.positives)
     assert lists(left.negatives) == [[5, 3], [0, 4]]
     assert lists(left.negative_similarity) == [[0, 2], [0, 1]]
     assert lists(left.negative_rank_m) == [[4, 6], [1, 2]]
-    both = oracle_pools(pools, labels, "filter-both", NO_FEATURES, negatives=3)
+    both = filtered_pools(pools, labels, "both")
     assert lists(both.positives) + lists(both.negatives) == [[1, 4], [], [5, 3], [0, 4]]
     assert both.anchors.tolist() == [0, 3]
     found = pool_purity(both, labels)
     assert (found.positives, found.negatives) == (1, 1)
     none = pools_with([], [], [])
-    left = oracle_pools(none, labels, "filter-both", NO_FEATURES, negatives=3)
+    left = filtered_pools(none, labels, "both")
     assert left.anchors.tolist() == []
 
 
@@ -53,16 +51,16 @@ def test_an_oracle_takes_all_of_a_label_and_the_nearest_of_the_others():
     features = np.c_[cosines, np.sqrt(1 - cosines**2)].astype(np.float32)
     labels = np.array(["a", "b", "a", "", "b", "a"])
     pools = pools_with([0, 3], [[1], [2]], [[2], [4]])
-    both = oracle_pools(pools, labels, "replace-both", features, negatives=2)
+    both = replaced_pools(pools, labels, "both", features, negatives=2)
     assert [ids.tolist() for ids in both.positives] == [[2, 5], []]
     assert [values.tolist() for values in both.positive_similarity] == [[1, 1], []]
     assert [ids.tolist() for ids in both.negatives] == [[1, 3], [4, 2]]
     np.testing.assert_allclose(both.negative_similarity[0], [0.9, 0.7], atol=1e-6)
     assert [values.tolist() for values in both.positive_rank_e] == [[0, 0], []]
     assert [values.tolist() for values in both.negative_rank_m] == [[0, 0], [0, 0]]
-    one = oracle_pools(pools, labels, "replace-positives", features, negatives=2)
+    one = replaced_pools(pools, labels, "positives", features, negatives=2)
     assert [ids.tolist() for ids in one.positives] == [[2, 5], []]
     assert one.negatives == pools.negatives
-    other = oracle_pools(pools, labels, "replace-negatives", features, negatives=9)
+    other = replaced_pools(pools, labels, "negatives", features, negatives=9)
     assert [ids.tolist() for ids in other.negatives] == [[1, 3, 4], [4, 2, 5, 1, 0]]
     assert other.positives == pools.positives

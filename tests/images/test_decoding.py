@@ -249,7 +249,7 @@ def test_sizes_follow_the_box_rule(width, height, longest_side, box):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_published_box_is_of_the_image_as_it_is_stored(orientation):
-    """What a program cuts that knows nothing of EXIF, turned upright afterwards."""
+    """The same as a program cuts that knows nothing of EXIF, turned upright afterwards."""
     picture, exif = Image.fromarray(scene(60, 40)), Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     sink = io.BytesIO()

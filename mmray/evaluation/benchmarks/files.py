@@ -19,6 +19,7 @@ from mmray.system.uris import masked
 # Usual folders of distractors: Flickr's 100,000 of Oxford, and R1M.
 FLICKR100K = ("oxc1_100k", "flickr100k", "oxford100k", "distractors")
 R1M = ("revisitop1m", "r1m")
+_DISTRACTORS = FLICKR100K + R1M
 _TEXTS = ("_query.txt", "_good.txt", "_ok.txt", "_junk.txt")
 _LARGEST = 1 << 28  # bytes that a ground truth may have
 
@@ -57,7 +58,7 @@ class Place:
             file.name: file
             for file in self.files
             if file.name.lower().endswith(SUFFIXES)
-            and file.name.partition("/")[0].lower() not in FLICKR100K + R1M
+            and file.name.partition("/")[0].lower() not in _DISTRACTORS
         }
 
 

@@ -121,22 +121,23 @@ _HOLIDAYS = _Published(
     where="Holidays is published as jpg1.tar.gz and jpg2.tar.gz at "
     "http://lear.inrialpes.fr/~jegou/data.php",
 )
-_ROXFORD = _Published(
-    folders=("roxford5k", *_OXFORD.folders),
-    ground_truths=("gnd_roxford5k.pkl",),
-    images=4993,
-    queries=70,
-    where=f"ROxford5k is published as {_OXFORD_IMAGES}, "
-    "with gnd_roxford5k.pkl at http://cmp.felk.cvut.cz/revisitop/",
-)
-_RPARIS = _Published(
-    folders=("rparis6k", *_PARIS.folders),
-    ground_truths=("gnd_rparis6k.pkl",),
-    images=6322,
-    queries=70,
-    where=f"RParis6k is published as {_PARIS_IMAGES}, "
-    "with gnd_rparis6k.pkl at http://cmp.felk.cvut.cz/revisitop/",
-)
+
+
+def _revisited(title: str, folders: tuple[str, ...], *, images: int, archives: str) -> _Published:
+    """Describe a benchmark of Radenović et al., CVPR 2018, which has the images of an older one."""
+    name = title.lower()
+    return _Published(
+        folders=(name, *folders),
+        ground_truths=(f"gnd_{name}.pkl",),
+        images=images,
+        queries=70,
+        where=f"{title} is published as {archives}, "
+        f"with gnd_{name}.pkl at http://cmp.felk.cvut.cz/revisitop/",
+    )
+
+
+_ROXFORD = _revisited("ROxford5k", _OXFORD.folders, images=4993, archives=_OXFORD_IMAGES)
+_RPARIS = _revisited("RParis6k", _PARIS.folders, images=6322, archives=_PARIS_IMAGES)
 _PUBLISHED: dict[BenchmarkName, _Published] = {
     "oxford5k": _OXFORD,
     "paris6k": _PARIS,

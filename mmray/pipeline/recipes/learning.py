@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from mmray.config.learning import LearningConfig, chosen_stages
 from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import TUNED
-from mmray.evaluation.oracles import oracle_pools
+from mmray.evaluation.oracles import OracleSide, filtered_pools, replaced_pools
 from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection
 from mmray.images.demo.demo_set import render_collection
@@ -146,11 +146,14 @@ def oracle_stage(
     """Filter or replace the mined pools by labels (n,), to see the effect of purer pools."""
     which, count = session.config.oracle, session.config.mining.max_negatives
     assert which is not None, "asked for"
-    pools = oracle_pools(mined.pools, labels, which, source.rows.mapped(), negatives=count)
-    how, _, side = which.partition("-")
+    how, _, named = which.partition("-")
+    side = cast(OracleSide, named)
     if how == "filter":
+        pools = filtered_pools(mined.pools, labels, side)
         what = f"without false {'pairs' if side == 'both' else side}"
     else:
+        features = source.rows.mapped()
+        pools = replaced_pools(mined.pools, labels, side, features, negatives=count)
         what = f"with {'pools' if side == 'both' else side} of the labels"
     label = f"{TUNED}, {what} (uses labels)"
     inputs = (mined.fingerprint, which, labels.tolist(), count)
