@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mmray.config.choices import Descriptor
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.pooling import Rmac, region_vectors
+from mmray.descriptors.pooling import region_vectors
+from mmray.descriptors.regions import Rmac
 from mmray.images.decoding import BatchLimit, same_shape_batches
 from mmray.system.arrays import Features, Pixels
 

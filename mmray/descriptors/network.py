@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from mmray.config.choices import Descriptor, Network, Pooling
 from mmray.descriptors.backbones import BACKBONES, convolutional_layers
-from mmray.descriptors.pooling import EPS, POOLINGS, Rmac, gem, rmac
+from mmray.descriptors.pooling import EPS, POOLINGS, gem, rmac
+from mmray.descriptors.regions import Rmac
 from mmray.descriptors.variant import Variant
 from mmray.system.errors import InputError
 

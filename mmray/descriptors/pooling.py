@@ -9,7 +9,7 @@ Every descriptor has norm 1, except where a vector's norm is below `EPS`: that o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
 
@@ -166,23 +166,6 @@ def rmac(
         vectors = whitening.apply(vectors)
     # One after the other: `sum` adds in an order that depends on the memory layout.
     return F.normalize(reduce(torch.add, vectors.unbind(1)), eps=EPS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rmac:
-    """A variant of R-MAC: `rmac` with fixed parameters."""
-
-    levels: int = 3
-    whole: bool = True
-    whitening: RegionWhitening | None = None
-
-    def __call__(self, maps: Tensor) -> Tensor:
-        return rmac(maps, self.levels, whole=self.whole, whitening=self.whitening)
-
-    def to(self, device: torch.device | str) -> "Rmac":
-        """Return a copy whose whitening is on a device, so that no call has to move it."""
-        whitening = None if self.whitening is None else self.whitening.to(device)
-        return replace(self, whitening=whitening)
 
 
 def gem(

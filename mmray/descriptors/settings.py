@@ -8,7 +8,7 @@ from mmray.config.choices import Descriptor, Precision
 from mmray.config.describing import SCALE, DescribingConfig
 from mmray.config.run import stored
 from mmray.config.sections import TrainingConfig
-from mmray.descriptors.pooling import Rmac
+from mmray.descriptors.regions import Rmac
 from mmray.images.cropping import center_crop
 from mmray.images.decoding import MAX_PIXELS
 from mmray.system.arrays import Pixels

@@ -11,7 +11,8 @@ from torch import nn
 from mmray.descriptors.backbones import BACKBONES, SameConv2d
 from mmray.descriptors.inference import DTYPES, fused
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.pooling import POOLINGS, Rmac
+from mmray.descriptors.pooling import POOLINGS
+from mmray.descriptors.regions import Rmac
 from mmray.descriptors.weights import build, state_digest
 from tests.descriptors.test_network import random_images
 

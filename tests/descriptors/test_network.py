@@ -21,7 +21,8 @@ from mmray.descriptors.backbones import BACKBONES, SameConv2d
 from mmray.descriptors.embedding import embed
 from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.pooling import EPS, POOLINGS, RegionWhitening, Rmac, mac, rmac
+from mmray.descriptors.pooling import EPS, POOLINGS, RegionWhitening, mac, rmac
+from mmray.descriptors.regions import Rmac
 from mmray.descriptors.variant import Variant
 from mmray.descriptors.weights import build, load, save, state_digest, with_head
 from mmray.system.errors import InputError

@@ -10,7 +10,7 @@ import pytest
 
 from mmray.config.presets import FINEGRAINED_PRESETS, changed, preset
 from mmray.config.run import identity_of, stored
-from mmray.descriptors.pooling import Rmac
+from mmray.descriptors.regions import Rmac
 from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.mining.pools import MiningMethod
 from mmray.pipeline.stage import fingerprint

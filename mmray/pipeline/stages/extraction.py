@@ -16,7 +16,8 @@ from mmray.descriptors import shards
 from mmray.descriptors.known import KnownDescriptors
 from mmray.descriptors.moments import blocks
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.pooling import RegionWhitening, Rmac
+from mmray.descriptors.pooling import RegionWhitening
+from mmray.descriptors.regions import Rmac
 from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.descriptors.weights import state_digest
 from mmray.descriptors.whitening import pca_from, pca_whitening, read_whitening, write_whitening

@@ -19,7 +19,7 @@ from pyarrow import fs
 from mmray.descriptors import shards
 from mmray.descriptors.embedding import as_batch, embed, region_rows
 from mmray.descriptors.moments import Moments
-from mmray.descriptors.pooling import Rmac
+from mmray.descriptors.regions import Rmac
 from mmray.descriptors.settings import DescriptorSettings, Preprocessing
 from mmray.descriptors.weights import build
 from mmray.images.collection import Collection, ImageFile, image_of
