@@ -94,8 +94,8 @@ def evaluate(arguments: list[str]) -> None:
     """Measure networks on retrieval benchmarks, or on a labelled set of your own.
 
     The last thing printed is a table as in Table 3 of the paper: a row for each network, descriptor
-    and whitening, a column for each benchmark. The same command again continues where it was
-    stopped.
+    and whitening, a column for each benchmark; below it, the settings that are not the paper's. The
+    same command again continues where it was stopped.
 
     Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
     Ctrl-C and 143 after SIGTERM (both resumable).
@@ -105,6 +105,7 @@ def evaluate(arguments: list[str]) -> None:
     from mmray.pipeline.reports.tables import results_table
 
     print(results_table(run(config)))
+    print(f"\n{departures_told(config)}")
 
 
 def ablation(arguments: list[str]) -> None:

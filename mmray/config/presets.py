@@ -216,24 +216,29 @@ def with_defaults(config: Changed) -> Changed:
 # Settings that a result is of, and not how it is computed or on what.
 _METHOD = ("network", "dim", "head", "rounds", "deduplicate", "near_duplicates")
 _SECTIONS = ("mining.", "extraction.", "training.", "whitening.")
-_MEASURED = tuple(f"evaluation.{name}" for name in ("longest_side", "scales", "crop", "dims"))
+_MEASURED = ("longest_side", "scales", "crop", "dims")
 _UNITS = ("extraction.shard_size", "mining.anchor_block")
 
 
-def departures(config: LearningConfig) -> list[str]:
+def departures(config: LearningConfig | EvaluateJobConfig) -> list[str]:
     """Tell each setting that differs from the paper's: the flag, its value, the paper's value."""
     own: Any = config
-    plain = replace(type(own)(), preset=config.kind, recipe="paper")
-    paper, carried_out = settings(with_defaults(plain)), execution_settings(config)
+    if isinstance(config, EvaluateJobConfig):
+        paper, names = settings(EvaluateJobConfig()), [*_MEASURED]
+    else:
+        plain = replace(type(own)(), preset=config.kind, recipe="paper")
+        paper, carried_out = settings(with_defaults(plain)), execution_settings(config)
+        names = [*_METHOD, *(f"evaluation.{name}" for name in _MEASURED)]
+        names += [name for name in paper if name.startswith(_SECTIONS)]
+        names = [name for name in names if name not in carried_out and name not in _UNITS]
     return [
         f"--{name.replace('_', '-')} {_shown(value)} ({_shown(paper[name])})"
         for name, value in settings(config).items()
-        if name in (*_METHOD, *_MEASURED) or name.startswith(_SECTIONS)
-        if name not in carried_out and name not in _UNITS and value != paper[name]
+        if name in names and value != paper[name]
     ]
 
 
-def departures_told(config: LearningConfig) -> str:
+def departures_told(config: LearningConfig | EvaluateJobConfig) -> str:
     """Tell all departures in a sentence, for below a table that is to compare with the paper's."""
     return f"Settings (the paper's): {', '.join(departures(config)) or 'as in the paper'}."
 

@@ -21,7 +21,7 @@ from mmray.config.presets import (
     with_defaults,
 )
 from mmray.config.run import settings
-from mmray.config.tools import IndexConfig, MineConfig, QueryConfig
+from mmray.config.tools import EvaluateJobConfig, IndexConfig, MineConfig, QueryConfig
 from mmray.config.validation import validate
 from mmray.system.errors import InputError
 from mmray.training.optimization import learning_rate
@@ -341,6 +341,9 @@ def test_settings_that_are_not_the_papers_are_told_with_its_values():
     assert departures_told(preset("retrieval", "paper")) == f"{told}as in the paper."
     ablation = FINEGRAINED_ABLATIONS["finegrained"]
     assert "--training.learning-rate 0.0003 (0.01)" in departures(ablation)
+    measured = EvaluateJobConfig(longest_side=512, scales=(1.0, 0.5), max_workers=2)
+    assert departures(measured) == ["--longest-side 512 (1024)", "--scales 1 0.5 (1)"]
+    assert departures_told(EvaluateJobConfig(benchmark=("oxford5k",))) == f"{told}as in the paper."
 
 
 def test_fine_grained_learning_is_steady_by_default():

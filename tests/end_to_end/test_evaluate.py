@@ -102,6 +102,7 @@ def test_benchmarks_are_measured_by_their_rules_and_share_their_distractors(
     kinds = [["MAC", "net", "none", "plain"], ["MAC", "net", "none", "AQE"]]
     assert [row[:4] for row in body] == [*kinds, *(["R-MAC", *kind[1:]] for kind in kinds)]
     assert "12 images, 20 distractors; not the published numbers" in done.stderr
+    assert done.stdout.endswith("|\n\nSettings (the paper's): --longest-side 64 (1024).\n")
 
     network = build("efficientnet_lite0", pooling="mac")
     jpgs = sorted((data / "oxford5k" / "jpg").iterdir())
