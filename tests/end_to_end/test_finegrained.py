@@ -9,11 +9,18 @@ import time
 
 import mlflow
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
+from mmray.descriptors.embedding import embed
 from mmray.descriptors.settings import Preprocessing
+from mmray.images.decoding import decode
 from mmray.images.demo.demo_set import render_collection
+from mmray.mining.files import neighbors_in
+from mmray.mining.knn.exact import nearest_neighbors
 from mmray.serving.encoder import ImageEncoder
+from mmray.training.checkpoints import last_measured
 from tests.end_to_end.small_job import ONE, command, run_apart, run_here, table, the_run
 
 SMALL = shlex.split(
@@ -172,6 +179,30 @@ def test_what_cannot_be_is_one_sentence(birds, tmp_path, ray_cluster, arguments,
     given = shlex.split(f"{few} {arguments}".format(**names))
     storage = ["--storage", tmp_path / "runs", *ONE]
     assert re.search(words, run_here("finegrained", *SMALL, *storage, *given).error)
+
+
+@pytest.mark.slow
+def test_a_later_round_mines_on_what_the_network_gives(tmp_path, ray_cluster):
+    """On f(x; θ) of Sec. 3.4, the layer after pooling included."""
+    flags = ("--extraction.poolings", "embedding", "--extraction.pca", None)
+    flags += ("--rounds", 2, "--training.keep", "last")
+    assert run_here("finegrained", "--storage", tmp_path, *SMALL, *flags, *ONE).succeeded
+    photos = sorted(tmp_path.glob("demo-*/train/*.jpg"))
+    pixels = [decode(photo.read_bytes(), longest_side=96).pixels for photo in photos]
+    stored = [np.load(path) for path in tmp_path.glob("extract-*/features.npy")]
+    searched = [neighbors_in(pq.read_table(path)).ids for path in tmp_path.glob("knn-*/*/*")]
+    checkpoints = list(tmp_path.glob("train-*/checkpoints/epoch-001"))
+    assert len(checkpoints) == 2
+    mined = []
+    for checkpoint in checkpoints:
+        network = last_measured(checkpoint)
+        found = embed(network, pixels, ["embedding"], batch_size=1, device=torch.device("cpu"))
+        alike = [rows for rows in stored if rows.shape == found[:, 0].shape]
+        for rows in (rows for rows in alike if np.abs(rows - found[:, 0]).max() < 1e-5):
+            assert rows.shape == (32, 8)
+            near = nearest_neighbors(rows, rows, 6).ids
+            mined.append(any(np.array_equal(each, near) for each in searched))
+    assert mined == [True], "the first round's network gives the features of the second"
 
 
 @pytest.mark.slow
