@@ -17,11 +17,12 @@ install: .venv/.installed
 
 .venv/.installed: requirements.txt requirements-gpu.txt requirements-test.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -r requirements-test.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements.txt -r requirements-test.txt
 	if command -v nvidia-smi > /dev/null; then \
 	  $(BIN)/python -m pip uninstall --quiet --yes faiss-cpu && \
 	  $(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-gpu.txt; fi
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # pip would on one CPU; some files are templates
 	touch $@
 
 retrieval: install
@@ -42,8 +43,7 @@ test-all: install
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	cd jobs && MYPYPATH=..:../cluster ../$(BIN)/mypy --config-file ../pyproject.toml -p benchmarks -m demo -m drain_on_notice -m certificates $(JOBS:jobs/%.py=-m %)
+	MYPYPATH=jobs:cluster $(BIN)/mypy -p mmray -p benchmarks -m demo -m drain_on_notice -m certificates $(JOBS:jobs/%.py=-m %)
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/docstrings.py
 

@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = shlex.split(
     """
     --demo.objects 4 --demo.photos 8 --demo.distractors 4 --demo.longest-side 96
-    --extraction.longest-side 96 --extraction.shard-size 8 --training.longest-side 96
+    --extraction.longest-side 96 --extraction.shard-size 12 --training.longest-side 96
     --evaluation.longest-side 96 --mining.graph-k 6 --mining.component all
-    --mining.selection all --mining.anchors 24 --mining.anchor-block 4 --mining.positive-k 6
+    --mining.selection all --mining.anchors 24 --mining.anchor-block 6 --mining.positive-k 6
     --mining.negative-k 12 --training.epochs 2 --training.anchors-per-epoch 8 --rounds 1
     """
 )

@@ -113,6 +113,7 @@ def test_three_actors_give_the_same_bytes_as_one(whole, features, cluster, tmp_p
     assert digests(tmp_path) == digests(whole[0])
 
 
+@pytest.mark.slow  # the parts alone: pipeline/distributed/test_mining.py
 def test_features_that_no_machine_has_room_for_give_the_same_bytes(
     whole, features, ray_cluster, tmp_path, monkeypatch
 ):

@@ -100,7 +100,7 @@ def test_every_stage_leaves_what_the_design_says(whole):
         "graph-*/normalized/data.npy",
         "graph-*/report.json",
         "mine-*/anchors.parquet",
-        "mine-*/pools/part-000005.parquet",
+        "mine-*/pools/part-000003.parquet",
         "train-*/checkpoints/epoch-002/state.json",
         "whiten-*/model/model.safetensors",
         "whiten-*/model/config.json",

@@ -37,6 +37,7 @@ ARGUMENTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_it_trains_whitens_and_marks_what_used_labels(given, monkeypatch):
     monkeypatch.chdir(given)

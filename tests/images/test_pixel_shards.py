@@ -92,6 +92,19 @@ def test_a_large_copy_is_said_before_it_begins(stored, images, tmp_path, monkeyp
         np.testing.assert_array_equal(one, other)
 
 
+def test_what_is_damaged_in_a_copy_is_named_as_its_original_and_copied_again(
+    stored, images, tmp_path
+):
+    near = stored.copied(tmp_path / "near")
+    file = tmp_path / "near" / "b.arrow"
+    file.write_bytes(file.read_bytes().replace(images[-1].tobytes(), bytes(images[-1].nbytes)))
+    with pytest.raises(DamagedFileError) as caught:
+        list(near)
+    assert caught.value.location == str(tmp_path / "b.arrow")
+    for one, other in zip(stored.copied(tmp_path / "near"), images, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_copy_without_room_is_refused(stored, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(InputError, match=r"near: no room for a copy of 0.0 GB .* TMPDIR"):

@@ -187,6 +187,7 @@ def on_photos(what, folder, *flags, on_cluster):
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
+@pytest.mark.slow
 def test_extraction_is_compared_on_photos_of_mixed_shapes(tmp_path, on_cluster):
     synthetic.save_noise(tmp_path, 12, [(48, 64), (64, 48), (64, 64)])
     flags = ("--threads", "1", "--shard-size", "2")

@@ -20,6 +20,7 @@ from mmray.training.losses import contrastive_loss, triplet_loss
 from mmray.training.steps import StepRule, TupleSteps
 from mmray.training.tuples import Tuples
 
+pytestmark = pytest.mark.usefixtures("shallow_networks")
 CPU = torch.device("cpu")
 SHAPES = [(64, 48), (48, 64), (64, 64), (33, 64)]
 
@@ -34,7 +35,7 @@ def one_thread():
 
 
 def tiny():
-    """The packaged EfficientNet-Lite0: real weights, with BatchNorm."""
+    """The first block of the packaged EfficientNet-Lite0: real weights, with BatchNorm."""
     return build("efficientnet_lite0", pooling="mac")
 
 

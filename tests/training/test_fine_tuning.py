@@ -24,6 +24,7 @@ from mmray.training.validation import ManifoldValidation
 from tests import oracles
 from tests.made import synthetic
 
+pytestmark = pytest.mark.usefixtures("shallow_networks")
 CPU = torch.device("cpu")
 TIMES = {"embed_seconds", "image_seconds", "train_seconds"}
 CONFIG = TrainingConfig(

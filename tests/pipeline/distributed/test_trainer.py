@@ -116,17 +116,9 @@ def test_training_moves_the_network_and_notes_every_epoch(job, alone):
     assert all(0 < epoch["map"] <= 1 and 0 < epoch["manifold_map"] <= 1 for epoch in alone.history)
 
 
-@pytest.mark.parametrize(
-    ("workers", "micro_batch_size"),
-    [
-        (2, None),
-        pytest.param(2, 1, marks=pytest.mark.slow),
-        pytest.param(3, None, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # two workers whose images are in a bucket do by default
+@pytest.mark.parametrize(("workers", "micro_batch_size"), [(2, 1), (3, None)])
 def test_more_workers_follow_the_trajectory_of_one(job, alone, tmp_path, workers, micro_batch_size):
-    # Four tuples in steps of three, two steps an epoch: the stripes of two workers are 2 and 1,
-    # then 1 and none.
     config = dataclasses.replace(CONFIG, micro_batch_size=micro_batch_size)
     given = dataclasses.replace(job, config=config)
     state, history = trained(given, tmp_path, workers=workers)
@@ -235,25 +227,38 @@ def test_a_bucket_keeps_the_checkpoints_and_ray_no_credentials(job, alone, s3, m
     assert network.is_file
 
 
-def test_images_in_a_bucket_are_copied_to_the_machine_and_train_the_same(job, alone, s3, tmp_path):
-    folder = Folder(f"s3://caches/cache-x{s3}&allow_bucket_creation=true")
+@pytest.fixture
+def in_bucket(job, s3, tmp_path):
+    """The job with its images as two files in a bucket."""
+    folder = Folder(f"s3://caches/cache-{tmp_path.name}{s3}&allow_bucket_creation=true")
     pixels = [load_image(image, longest_side=CONFIG.longest_side).pixels for image in job.images]
-    counts = {"a.arrow": 5, "b.arrow": len(pixels) - 5}
     folder.write("a.arrow", arrow_file(pixel_table(pixels[:5])))
     folder.write("b.arrow", arrow_file(pixel_table(pixels[5:])))
-    given = dataclasses.replace(job, images=PixelShards(folder, counts))
-    stage = tmp_path / "train-a"
-    state, history = trained(given, stage, workers=2)
+    counts = {"a.arrow": 5, "b.arrow": len(pixels) - 5}
+    return dataclasses.replace(job, images=PixelShards(folder, counts))
+
+
+def test_images_in_a_bucket_are_copied_to_the_machine_and_train_the_same(
+    in_bucket, alone, tmp_path
+):
+    # Four tuples in steps of three, two steps an epoch: the stripes of two workers are 2 and 1,
+    # then 1 and none.
+    state, history = trained(in_bucket, tmp_path / "train-a", workers=2)
+    assert_near(alone.first, weights(tmp_path / "train-a", 1), atol=1e-5)
     assert_near(alone.last, state, atol=1e-5)
     assert_same(alone.history, history, rel=1e-3)
     own = Path(tempfile.gettempdir()) / f"mmray-{os.getuid()}"
     assert own.stat().st_mode & 0o77 == 0
-    assert not (own / "train-a-cache-x").exists()
-    # What is damaged there is said by the name that it has in the bucket.
-    content = folder.read("b.arrow")
-    folder.write("b.arrow", content.replace(pixels[-1].tobytes(), bytes(pixels[-1].nbytes)))
+    assert not (own / f"train-a-cache-{tmp_path.name}").exists()
+
+
+@pytest.mark.slow
+def test_a_damaged_image_is_said_by_the_name_that_it_has_in_the_bucket(in_bucket, tmp_path):
+    folder = in_bucket.images.folder
+    content, last = folder.read("b.arrow"), [*in_bucket.images][-1]
+    folder.write("b.arrow", content.replace(last.tobytes(), bytes(last.nbytes)))
     with pytest.raises(DamagedFileError) as caught:
-        trained(given, tmp_path / "train-b", workers=2)
+        trained(in_bucket, tmp_path / "train-b", workers=2)
     assert caught.value.location == folder.location("b.arrow")
 
 
