@@ -24,11 +24,12 @@ from mmray.mining.diffusion.reordering import reorder
 from mmray.mining.diffusion.solver import diffuse
 from mmray.mining.graph import normalize_graph, reciprocal_knn_graph
 from mmray.mining.knn.exact import ExactIndex
-from mmray.system.arrays import Features, Graph
+from mmray.system.arrays import Features, Graph, Ids
 
 from .block_solvers import COLUMNS, as_tensor, solve_by_scipy, solve_by_torch
 
 _BLOCK = 65_536  # items made at a time
+FIRST = 50  # items of a ranking that are compared
 _SMOOTHNESS = 2.0  # the larger, the more the manifold is folded
 
 
@@ -166,11 +167,19 @@ def compare_diffusion(
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """One way to search a database: seconds, and MB that the process has held at most so far."""
+    """One way to search a database.
+
+    Attributes
+    ----------
+    seconds : for all queries, what is done for the database included
+    peak : MB that the process has held at most so far
+    shared : share of the first `FIRST` items that are among those of diffusion
+    """
 
     search: QuerySearch
     seconds: float
     peak: float
+    shared: float
 
 
 def time_ranking(features: Features, *, queries: int, threads: int) -> list[Timed]:
@@ -187,17 +196,27 @@ def time_ranking(features: Features, *, queries: int, threads: int) -> list[Time
     for search in searches:
         ranked(features[:64], features[:1], search)  # compiles
 
-    def search_all(search: QuerySearch) -> None:
-        asked = features[:queries]
-        mean_average_precision(ranked(features, asked, search, threads=threads), truth)
+    first: dict[QuerySearch, Ids] = {}
 
-    return [
-        Timed(
-            search=search,
-            seconds=seconds(partial(search_all, search)),
-            peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+    def search_all(search: QuerySearch) -> None:
+        ranks = ranked(features, features[:queries], search, threads=threads)
+        mean_average_precision(ranks, truth)
+        first[search] = ranks[:FIRST].copy()
+
+    def shared(found: Ids) -> float:
+        pairs = zip(found.T, first["diffusion"].T, strict=True)
+        return float(np.mean([np.isin(*pair).mean() for pair in pairs]))
+
+    spent = {
+        search: (
+            seconds(partial(search_all, search)),
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         )
         for search in searches
+    }
+    return [
+        Timed(search=search, seconds=taken, peak=peak, shared=shared(first[search]))
+        for search, (taken, peak) in spent.items()
     ]
 
 

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_array, eye_array
 
 from mmray.__main__ import run
+from mmray.config.choices import QuerySearch
 from mmray.config.sections import TrainingConfig
 from mmray.descriptors.network import EmbeddingNet
 from mmray.images.collection import Collection
@@ -130,6 +132,16 @@ def test_a_benchmark_refuses_the_flags_of_others(capsys, name, flags):
         job.measure([name, *flags])
     assert ended.value.code == 2
     assert (flags[0] if flags else name) in capsys.readouterr().err
+
+
+def test_searches_are_compared_with_diffusion(capsys):
+    job.measure(["ranking", "--items", "300", "--dims", "8", "--queries", "4", "--threads", "1"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert [row[0] for row in cells] == [*get_args(QuerySearch)]
+    shares = {row[0]: float(row[3]) for row in cells}
+    assert shares["diffusion"] == shares["truncated-diffusion"] == 1  # no item is left out
+    assert 0.1 < shares["plain"] < 1
 
 
 def test_photos_that_are_not_there_are_refused(monkeypatch, tmp_path, capsys):
