@@ -6,7 +6,7 @@
 import dataclasses
 import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,7 @@ from mmray.system.folder import Folder
 from mmray.system.locations import absolute
 
 if TYPE_CHECKING:
-    from mmray.config.learning import FinegrainedConfig, LearningConfig, RetrievalConfig
-    from mmray.evaluation.scores import Score
+    from mmray.config.learning import LearningConfig
     from mmray.pipeline.reports.tables import Table
 
 # Jobs import their recipes only when they run: --help and a misspelt flag should not wait for
@@ -52,8 +51,9 @@ def retrieval(arguments: list[str]) -> None:
         _plan(config)
         return
     from mmray.pipeline.recipes.retrieval import run
+    from mmray.pipeline.recipes.verdict import results_told
 
-    _print_scores(run(config), config)
+    print(results_told(run(config), config))
 
 
 def finegrained(arguments: list[str]) -> None:
@@ -71,8 +71,9 @@ def finegrained(arguments: list[str]) -> None:
         _plan(config)
         return
     from mmray.pipeline.recipes.finegrained import run
+    from mmray.pipeline.recipes.verdict import results_told
 
-    _print_scores(run(config), config)
+    print(results_told(run(config), config))
 
 
 def mine(arguments: list[str]) -> None:
@@ -271,16 +272,6 @@ def _plan(config: "LearningConfig") -> None:
     from mmray.pipeline.recipes.planning import plan_learning
 
     _print(plan_learning(config))
-
-
-def _print_scores(scores: "Sequence[Score]", config: "RetrievalConfig | FinegrainedConfig") -> None:
-    """Print the table of results, and where it is to compare with the paper's, what differs."""
-    from mmray.pipeline.reports.tables import results_table
-
-    if scores:
-        print(results_table(scores))
-        if config.recipe in ("paper", "released"):
-            print(f"\n{departures_told(config)}")
 
 
 def _print(found: "Table") -> None:

@@ -152,6 +152,12 @@ class Run:
             note = f"A comparison, not the method: {label}."
             self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, note)
 
+    def log_verdict(self, verdict: str) -> None:
+        """Show what came of the run as its description, and as a tag for the table of runs."""
+        with self.reporting():
+            self.client.set_tag(self.run_id, "mmray.verdict", verdict)
+            self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, verdict)
+
     def log_text(self, name: str, text: str) -> None:
         with self.reporting():
             self.client.log_text(self.run_id, text, name)

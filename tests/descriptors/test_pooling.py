@@ -12,13 +12,13 @@ from mmray.descriptors.pooling import (
     EPS,
     POOLINGS,
     RegionWhitening,
-    Rmac,
     gem,
     mac,
     region_vectors,
     rmac,
     rmac_regions,
 )
+from mmray.descriptors.regions import Rmac
 from mmray.descriptors.whitening import Whitening, pca_whitening
 from tests import oracles
 

@@ -25,6 +25,7 @@ from mmray.pipeline.recipes.ablation_rows import ALL_ANCHORS, BASELINES, FEATURE
 from mmray.pipeline.recipes.comparison import RowResult, comparison, comparison_table
 from mmray.pipeline.recipes.outcome import Inputs, RunResult
 from mmray.pipeline.recipes.publishing import write_report
+from mmray.pipeline.recipes.verdict import verdict
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
 from mmray.pipeline.session import Counts, Session, nested, running, usable_storage
@@ -174,6 +175,7 @@ def _filled(
         name = f"{row.name}, seed {config.seed}"
         with nested(session, config, session.chosen, name=name) as inner:
             outcome = APPLICATIONS[config.kind].recipe(inner, inputs)
+            inner.run.log_verdict(verdict(outcome))
             result = RowResult.of(row.name, row.label, config.seed, outcome)
             write_json(stage.folder, RESULT, dataclasses.asdict(result))
         return {"seed": config.seed, "anchors": result.anchors}

@@ -17,7 +17,6 @@ from mmray.evaluation.benchmarks.classes import ClassSet, class_set
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet, as_labelled
 from mmray.evaluation.candidates import INITIAL, EvaluatedNetwork
 from mmray.evaluation.purity import labels_of_images, read_named_labels
-from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection, named_images, sample
 from mmray.images.names import fit
 from mmray.images.sources import list_images
@@ -44,7 +43,7 @@ from mmray.system.progress import announce
 _POOL_LABELS = "--pool-labels"
 
 
-def run(config: FinegrainedConfig) -> list[Score]:
+def run(config: FinegrainedConfig) -> RunResult:
     """Run the fine-grained job, see `run_recipe`."""
     if config.baseline is not None:
         config = changed(config, BASELINE)

@@ -12,7 +12,6 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import TUNED
 from mmray.evaluation.oracles import OracleSide, filtered_pools, replaced_pools
-from mmray.evaluation.scores import Score
 from mmray.images.collection import Collection
 from mmray.images.demo.demo_set import render_collection
 from mmray.mining.pool_lists import summary
@@ -43,7 +42,7 @@ def run_recipe(
     read_inputs: Callable[[Settings], Inputs],
     with_demo: Callable[[Session[Settings]], Settings],
     recipe: Callable[[Session[Settings], Inputs], RunResult],
-) -> list[Score]:
+) -> RunResult:
     """Run the recipe of a job and publish its results, skipping stages that are done.
 
     Parameters
@@ -55,7 +54,8 @@ def run_recipe(
 
     Returns
     -------
-    The scores on the labelled sets; empty without such sets or without the stage `evaluate`.
+    The scores on the labelled sets, empty without such sets or without the stage `evaluate`; what
+    was learned, and the model.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def run_recipe(
     with running(config, storage, chosen_stages(config)) as session:
         result = recipe(session, inputs or read_inputs(with_demo(session)))
         publish(session, result)
-        return result.scores
+        return result
 
 
 def learn_once(

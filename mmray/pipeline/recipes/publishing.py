@@ -15,6 +15,7 @@ from mmray.evaluation.scoring import DEVIATION
 from mmray.images.left_out import counted
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.recipes.pictures import mined_anchors, near_duplicates, searches
+from mmray.pipeline.recipes.verdict import verdict
 from mmray.pipeline.registry import log_model
 from mmray.pipeline.reports.charts import Chart, Series
 from mmray.pipeline.reports.run_page import (
@@ -46,6 +47,8 @@ def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
         return
     if outcome.model is not None:
         _log(session, outcome.model)
+    if told := verdict(outcome):
+        session.run.log_verdict(told)
     write_report(session, learning_report(config, outcome, part=part), part=part)
 
 
@@ -157,6 +160,7 @@ def learning_report(config: LearningConfig, outcome: RunResult, *, part: str | N
     learned, most = outcome.learned, config.extraction.max_pixels
     page = Report(
         title=_title(config, learned),
+        verdict=verdict(outcome),
         summary=tuple(_summary(outcome, part)),
         results=scores_table(outcome.scores),
         retrieval=searches(outcome.found, seed=config.seed, max_pixels=most),

@@ -9,7 +9,6 @@ import dataclasses
 from mmray.config.learning import RetrievalConfig
 from mmray.descriptors.weights import build
 from mmray.evaluation.candidates import INITIAL, TUNED
-from mmray.evaluation.scores import Score
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.recipes.learning import (
     run_recipe,
@@ -32,7 +31,7 @@ from mmray.system.progress import announce
 from mmray.training.supervised.sfm_tuples import SfmTuples, read_sfm_tuples
 
 
-def run(config: RetrievalConfig) -> list[Score]:
+def run(config: RetrievalConfig) -> RunResult:
     """Run the retrieval job, see `run_recipe`."""
     return run_recipe(config, read_inputs, with_demo, recipe)
 

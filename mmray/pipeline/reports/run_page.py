@@ -192,7 +192,7 @@ class Report:
 
     Attributes
     ----------
-    title, date : text at the top
+    title, date, verdict : text at the top
     summary : sentences, each on a line of its own
     settings : pairs (flag, value)
     versions : pairs (program, version)
@@ -200,6 +200,7 @@ class Report:
 
     title: str
     date: str = ""
+    verdict: str = ""
     summary: tuple[str, ...] = ()
     facts: tuple[Fact, ...] = ()
     results: Table | None = None

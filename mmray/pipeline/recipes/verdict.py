@@ -1,0 +1,161 @@
+"""What came of a run, in one sentence: last on the terminal, first on the page, and in MLflow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.config.learning import FinegrainedConfig, RetrievalConfig
+from mmray.config.presets import departures_told
+from mmray.evaluation.candidates import INITIAL, LDA, PLAIN, TUNED
+from mmray.evaluation.scores import Score
+from mmray.pipeline.recipes.outcome import LearningResult, RunResult
+from mmray.pipeline.reports.tables import DESCRIPTORS, results_table
+from mmray.pipeline.stages.training import FineTunedNetwork
+from mmray.training.validation import chosen_by
+
+FIRST_OF_CLASSES = "R@1"  # the measure of labelled classes that counts
+
+
+def results_told(outcome: RunResult, config: RetrievalConfig | FinegrainedConfig) -> str:
+    """Return what a job prints last: the table, where there is one, and the verdict.
+
+    Between them stand the settings that differ from the paper's, where it is to compare with them.
+    """
+    parts = [results_table(outcome.scores)] if outcome.scores else []
+    if outcome.scores and config.recipe in ("paper", "released"):
+        parts.append(departures_told(config))
+    return "\n\n".join([*parts, verdict(outcome)])
+
+
+def verdict(outcome: RunResult) -> str:
+    """Tell whether the network got better, by how much, and by what this is known.
+
+    It is judged by its first measure on labelled images, where there are any, and else by the check
+    without labels that chose it. Where the two disagree, it is said.
+
+    Returns
+    -------
+    One sentence or two; "" where the run ended before mining.
+    """
+    learned = outcome.learned
+    if learned is None:
+        return ""
+    if not learned.trained:
+        anchors = len(learned.mined.pools.anchors)
+        return f"Nothing was trained: the pools of {anchors:,} anchors are mined{_purity(learned)}."
+    kept = _kept(learned.trained)
+    measured = _measured(outcome.scores, learned.trained[-1].label)
+    if kept is None:
+        return _no_gain(learned, measured)
+    change = _change(kept)
+    if measured is None:
+        first = f"Not measured, as there are no labels; the check without them: {change}"
+        if change is None:
+            first = "Not measured, as there is no labelled set"
+        elif _rise(kept) > 0:
+            first = f"The network finds its neighbours better by the check without labels: {change}"
+    else:
+        first = str(measured)
+    parts = [f"{first}{_purity(learned)}", _epoch(learned.trained, kept)]
+    told = f"{'; '.join(parts)}."
+    if measured is not None and change is not None and _rise(kept) * measured.points < 0:
+        told += f" The check without labels says the opposite: {change}."
+    if kept.label != TUNED:
+        told += f" A comparison, not the method: {kept.label}."
+    return told
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A score of the initial network and that of the kept one, the other things being equal."""
+
+    before: Score
+    after: Score
+
+    @property
+    def points(self) -> float:
+        return 100 * (self.after.value - self.before.value)
+
+    def __str__(self) -> str:
+        score, values = self.before, (100 * self.before.value, 100 * self.after.value)
+        whitened = "" if score.whitening == PLAIN else f" with {score.whitening} whitening"
+        on = f" on {score.benchmark}" if score.benchmark else ""
+        change = f"{values[0]:.1f} -> {values[1]:.1f} ({self.points:+.1f})"
+        return f"{score.measure} {change}, {DESCRIPTORS[score.descriptor]}{whitened}{on}"
+
+
+def _measured(scores: Sequence[Score], label: str) -> _Measured | None:
+    """Choose the scores that a network is judged by: plain searches, whitened where both are."""
+    plain = [score for score in scores if score.search == "plain"]
+    if not plain:
+        return None
+    measures = [score.measure for score in plain]
+    counts = FIRST_OF_CLASSES if FIRST_OF_CLASSES in measures else measures[0]
+    of_descriptor = [
+        score
+        for score in plain
+        if (score.measure, score.benchmark) == (counts, plain[0].benchmark)
+        if score.descriptor == plain[0].descriptor
+    ]
+    by_kind = {(score.network, score.whitening): score for score in of_descriptor}
+    for whitening in (LDA, PLAIN):
+        before, after = by_kind.get((INITIAL, whitening)), by_kind.get((label, whitening))
+        if before is not None and after is not None:
+            return _Measured(before, after)
+    return None
+
+
+def _kept(trained: Sequence[FineTunedNetwork]) -> FineTunedNetwork | None:
+    """Return the last round that gained; None where the initial network is kept."""
+    return next((tuned for tuned in reversed(trained) if tuned.epoch), None)
+
+
+def _no_gain(learned: LearningResult, measured: _Measured | None) -> str:
+    tuned = learned.trained[0]
+    name = chosen_by(tuned.history)
+    before, *after = (100 * figures.get(name, 0.0) for figures in tuned.history)
+    best = f" ({before:.1f}% before, {max(after):.1f}% at best)" if after else ""
+    stays = ""
+    if measured is not None:
+        stays = f"; {measured.before.measure} stays {100 * measured.before.value:.1f}"
+    return (
+        f"No gain: the initial network is kept, as none of {tuned.epochs} epochs was surely better "
+        f"by the check without labels{best}{stays}{_purity(learned)}."
+    )
+
+
+def _rise(tuned: FineTunedNetwork) -> float:
+    name = chosen_by(tuned.history)
+    return tuned.history[tuned.epoch].get(name, 0.0) - tuned.history[0].get(name, 0.0)
+
+
+def _change(tuned: FineTunedNetwork) -> str | None:
+    """Tell how the check without labels changed; None where there was none."""
+    name = chosen_by(tuned.history)
+    if not tuned.history[0].get(name):
+        return None
+    before, after = (100 * tuned.history[epoch].get(name, 0.0) for epoch in (0, tuned.epoch))
+    return f"{before:.1f}% -> {after:.1f}%"
+
+
+def _purity(learned: LearningResult) -> str:
+    if learned.purity is None or np.isnan(learned.purity.positives):
+        return ""
+    chance = "" if learned.labels is None else f", chance {100 * _chance(learned.labels):.0f}%"
+    return f"; pools {100 * learned.purity.positives:.0f}% true{chance}"
+
+
+def _chance(labels: NDArray[Any]) -> float:
+    """Return the probability that two labelled images have the same label."""
+    counts = np.unique(labels[labels != ""], return_counts=True)[1].astype(float)
+    pairs = counts.sum() * (counts.sum() - 1)
+    return float((counts * (counts - 1)).sum() / pairs) if pairs else 0.0
+
+
+def _epoch(trained: Sequence[FineTunedNetwork], kept: FineTunedNetwork) -> str:
+    number = 1 + [tuned is kept for tuned in trained].index(True)
+    rounds = f" in round {number}" if len(trained) > 1 else ""
+    return f"epoch {kept.epoch} of {kept.epochs}{rounds} kept"
