@@ -1,6 +1,7 @@
 """The main job as a user runs it: whole, killed at every stage, and with input it cannot use."""
 
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -131,6 +132,9 @@ def test_mlflow_has_settings_counts_curves_table_and_model(whole):
     assert [point.step for point in maps] == [0, 1, 2]
     path = client.download_artifacts(run.info.run_id, "results.md")
     assert table(Path(path).read_text()) == table(done.stdout)
+    *_, verdict = done.stdout.splitlines()
+    assert re.search(r"mAP (stays )?\d.*, MAC with LDA whitening on gt; pools 34% true", verdict)
+    assert run.data.tags["mmray.verdict"] == run.data.tags["mlflow.note.content"] == verdict
     (output,) = client.get_run(run.info.run_id).outputs.model_outputs
     version = client.get_model_version_by_alias("mmray", "newest")
     assert version.source == f"models:/{output.model_id}"
@@ -145,6 +149,7 @@ def test_the_report_shows_what_was_mined_and_what_changed(whole):
     storage, done = whole
     (file,) = (storage / "reports").glob("efficientnet_lite0-*.html")
     page = file.read_text()
+    assert html.escape(done.stdout.splitlines()[-1]) in page
     for heading in ("Results", "Training", "What was mined", "Searches", "Time"):
         assert f">{heading}</h2>" in page
     figures = {row.split("|")[-2].strip() for row in table(done.stdout)[2:]}

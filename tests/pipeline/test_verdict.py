@@ -51,6 +51,8 @@ def test_networks_are_compared_with_one_whitening_where_both_have_it():
     assert verdict(outcome(GAIN, scores=both)).startswith(
         "mAP 61.6 -> 76.0 (+14.4), MAC with LDA whitening on gt; "
     )
+    regions = [Score(name, "rmac", "none", 0.1, "gt") for name in ("initial", "fine-tuned")]
+    assert ", MAC with LDA whitening" in verdict(outcome(GAIN, scores=[*regions, *both]))
     alone = [*scores(0.5, 0.6), Score("initial", "mac", "PCA", 0.9, "gt")]
     assert verdict(outcome(GAIN, scores=alone)).startswith("mAP 50.0 -> 60.0 (+10.0), MAC on gt; ")
 
@@ -83,7 +85,8 @@ def test_no_gain_says_why_the_initial_network_is_kept():
     no_gain = trained(0.692, 0.694, 0.69, epoch=0)
     assert verdict(outcome(no_gain, scores=scores(0.769, 0.769))) == (
         "No gain: the initial network is kept, as none of 2 epochs was surely better by the check "
-        "without labels (69.2% before, 69.4% at best); mAP stays 76.9; pools 36% true, chance 33%."
+        "without labels (69.2% before, 69.4% at best); mAP stays 76.9, MAC on gt; pools 36% true, "
+        "chance 33%."
     )
     assert verdict(outcome(trained(0.692, epoch=0), purity=None)) == (
         "No gain: the initial network is kept, as none of 0 epochs was surely better by the check "

@@ -80,27 +80,32 @@ class _Measured:
         return 100 * (self.after.value - self.before.value)
 
     def __str__(self) -> str:
-        score, values = self.before, (100 * self.before.value, 100 * self.after.value)
-        whitened = "" if score.whitening == PLAIN else f" with {score.whitening} whitening"
-        on = f" on {score.benchmark}" if score.benchmark else ""
-        change = f"{values[0]:.1f} -> {values[1]:.1f} ({self.points:+.1f})"
-        return f"{score.measure} {change}, {DESCRIPTORS[score.descriptor]}{whitened}{on}"
+        of, (before, after) = self.before, (100 * each.value for each in (self.before, self.after))
+        whitened = "" if of.whitening == PLAIN else f" with {of.whitening} whitening"
+        on = f" on {of.benchmark}" if of.benchmark else ""
+        change = f"{before:.1f} -> {after:.1f} ({self.points:+.1f})"
+        if self.points == 0:
+            change = f"stays {before:.1f}"
+        return f"{of.measure} {change}, {DESCRIPTORS[of.descriptor]}{whitened}{on}"
 
 
 def _measured(scores: Sequence[Score], label: str) -> _Measured | None:
-    """Choose the scores that a network is judged by: plain searches, whitened where both are."""
+    """Choose the scores that a network is judged by, of those that the table has first.
+
+    They are of plain searches, and of rows with LDA whitening where both networks have one.
+    """
     plain = [score for score in scores if score.search == "plain"]
     if not plain:
         return None
     measures = [score.measure for score in plain]
     counts = FIRST_OF_CLASSES if FIRST_OF_CLASSES in measures else measures[0]
-    of_descriptor = [
-        score
+    first = min((score.descriptor for score in plain), key=list(DESCRIPTORS).index)
+    by_kind = {
+        (score.network, score.whitening): score
         for score in plain
         if (score.measure, score.benchmark) == (counts, plain[0].benchmark)
-        if score.descriptor == plain[0].descriptor
-    ]
-    by_kind = {(score.network, score.whitening): score for score in of_descriptor}
+        if score.descriptor == first
+    }
     for whitening in (LDA, PLAIN):
         before, after = by_kind.get((INITIAL, whitening)), by_kind.get((label, whitening))
         if before is not None and after is not None:
@@ -118,9 +123,7 @@ def _no_gain(learned: LearningResult, measured: _Measured | None) -> str:
     name = chosen_by(tuned.history)
     before, *after = (100 * figures.get(name, 0.0) for figures in tuned.history)
     best = f" ({before:.1f}% before, {max(after):.1f}% at best)" if after else ""
-    stays = ""
-    if measured is not None:
-        stays = f"; {measured.before.measure} stays {100 * measured.before.value:.1f}"
+    stays = "" if measured is None else f"; {measured}"
     return (
         f"No gain: the initial network is kept, as none of {tuned.epochs} epochs was surely better "
         f"by the check without labels{best}{stays}{_purity(learned)}."
