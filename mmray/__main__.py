@@ -53,7 +53,8 @@ def retrieval(arguments: list[str]) -> None:
     from mmray.pipeline.recipes.retrieval import run
     from mmray.pipeline.recipes.verdict import results_told
 
-    print(results_told(run(config), config))
+    if told := results_told(run(config), config):
+        print(told)
 
 
 def finegrained(arguments: list[str]) -> None:
@@ -73,7 +74,8 @@ def finegrained(arguments: list[str]) -> None:
     from mmray.pipeline.recipes.finegrained import run
     from mmray.pipeline.recipes.verdict import results_told
 
-    print(results_told(run(config), config))
+    if told := results_told(run(config), config):
+        print(told)
 
 
 def mine(arguments: list[str]) -> None:

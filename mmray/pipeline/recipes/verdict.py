@@ -20,14 +20,14 @@ FIRST_OF_CLASSES = "R@1"  # the measure of labelled classes that counts
 
 
 def results_told(outcome: RunResult, config: RetrievalConfig | FinegrainedConfig) -> str:
-    """Return what a job prints last: the table, where there is one, and the verdict.
+    """Return what a job prints last: the table and the verdict, where there are any.
 
     Between them stand the settings that differ from the paper's, where it is to compare with them.
     """
     parts = [results_table(outcome.scores)] if outcome.scores else []
     if outcome.scores and config.recipe in ("paper", "released"):
         parts.append(departures_told(config))
-    return "\n\n".join([*parts, verdict(outcome)])
+    return "\n\n".join(part for part in (*parts, verdict(outcome)) if part)
 
 
 def verdict(outcome: RunResult) -> str:
