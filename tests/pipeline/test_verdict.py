@@ -113,8 +113,8 @@ def test_a_comparison_is_called_one():
     rival = trained(0, 0, epoch=1, label="proxy NCA (uses labels)")
     found = [Score("initial", "mac", "none", 0.5), Score(rival.label, "mac", "none", 0.6)]
     assert verdict(outcome(rival, scores=found, purity=None)) == (
-        "mAP 50.0 -> 60.0 (+10.0), MAC; epoch 1 of 1 kept. A comparison, not the method: proxy NCA "
-        "(uses labels)."
+        "mAP 50.0 -> 60.0 (+10.0), MAC; epoch 1 of 1 kept. This is a comparison, not the method: "
+        "proxy NCA (uses labels)."
     )
 
 

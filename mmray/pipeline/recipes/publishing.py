@@ -179,8 +179,8 @@ def learning_report(config: LearningConfig, outcome: RunResult, *, part: str | N
 
 
 def _title(config: LearningConfig, learned: LearningResult | None) -> str:
-    tuned = None if learned is None else learned.tuned
-    unlabelled = tuned is not None and tuned.label == TUNED
+    gained = [] if learned is None else [each for each in learned.trained if each.epoch]
+    unlabelled = bool(gained) and gained[-1].label == TUNED
     return config.network + (", fine-tuned without labels" if unlabelled else "")
 
 
@@ -188,18 +188,12 @@ def _summary(outcome: RunResult, part: str | None) -> Iterable[str]:
     trained = [] if outcome.learned is None else outcome.learned.trained
     if part is not None:
         yield f"The run ended after the stage {part}, as --stages says."
-    if trained and trained[-1].label != TUNED:
-        yield f"This is a comparison, not the method: {trained[-1].label}."
-    for number, tuned in enumerate(trained, start=1):
-        which = f"Round {number}: " if len(trained) > 1 else ""
+    for number, tuned in enumerate(trained if len(trained) > 1 else [], start=1):
+        kept = f"the network after epoch {tuned.epoch} of {tuned.epochs} is kept"
         if tuned.epoch == 0:
-            kept = "the initial network" if number == 1 else f"the network of round {number - 1}"
-            yield (
-                f"{which}None of {tuned.epochs} epochs passed the check without labels: {kept} is "
-                "kept."
-            )
-        else:
-            yield f"{which}The network after epoch {tuned.epoch} of {tuned.epochs} is kept."
+            before = "the initial network" if number == 1 else f"that of round {number - 1}"
+            kept = f"none of {tuned.epochs} epochs passed the check, {before} is kept"
+        yield f"Round {number}: {kept}."
     if outcome.model is not None:
         yield f"Model: {outcome.model.uri}"
 

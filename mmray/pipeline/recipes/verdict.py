@@ -64,7 +64,7 @@ def verdict(outcome: RunResult) -> str:
     if measured is not None and change is not None and _rise(kept) * measured.points < 0:
         told += f" The check without labels says the opposite: {change}."
     if kept.label != TUNED:
-        told += f" A comparison, not the method: {kept.label}."
+        told += f" This is a comparison, not the method: {kept.label}."
     return told
 
 
