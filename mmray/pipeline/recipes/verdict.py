@@ -1,4 +1,4 @@
-"""What came of a run, in one sentence: last on the terminal, first on the page, and in MLflow."""
+"""The verdict of a run in one sentence: last on the terminal, first on the page, and in MLflow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
