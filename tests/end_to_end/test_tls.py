@@ -154,7 +154,9 @@ def test_the_whole_job_runs_with_certificates_and_a_token_and_not_without(networ
         {"RAY_USE_TLS": "0"},
     ):
         assert "cannot be joined" in job("refused", **changes).error
-    assert not list((tmp_path / "refused").glob("*/_SUCCESS.json"))
+    # Images are rendered and listed by the job itself; nothing ran on the cluster.
+    done = {path.parent.name.partition("-")[0] for path in tmp_path.glob("refused/*/_SUCCESS.json")}
+    assert done <= {"demo", "list"}
 
 
 # Of docs/cluster.md, "What listens": by a part of its command line, where each process listens.
