@@ -151,6 +151,17 @@ class LearningResult:
         """Return the network of the last round, if any."""
         return self.trained[-1] if self.trained else None
 
+    @property
+    def kept_round(self) -> int:
+        """Return the number, from 1, of the last round that gained; of the first if none did."""
+        gained = [number for number, tuned in enumerate(self.trained, start=1) if tuned.epoch]
+        return gained[-1] if gained else 1
+
+    @property
+    def kept(self) -> FineTunedNetwork | None:
+        """Return the network of that round, if any: the initial one where its epoch is 0."""
+        return self.trained[self.kept_round - 1] if self.trained else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:

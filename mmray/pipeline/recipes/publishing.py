@@ -47,9 +47,10 @@ def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
         return
     if outcome.model is not None:
         _log(session, outcome.model)
-    if told := verdict(outcome):
-        session.run.log_verdict(told)
-    write_report(session, learning_report(config, outcome, part=part), part=part)
+    report = learning_report(config, outcome, part=part)
+    if report.verdict:
+        session.run.log_verdict(report.verdict)
+    write_report(session, report, part=part)
 
 
 def _log(session: Session[LearningConfig], folder: Folder) -> None:
@@ -179,8 +180,8 @@ def learning_report(config: LearningConfig, outcome: RunResult, *, part: str | N
 
 
 def _title(config: LearningConfig, learned: LearningResult | None) -> str:
-    gained = [] if learned is None else [each for each in learned.trained if each.epoch]
-    unlabelled = bool(gained) and gained[-1].label == TUNED
+    kept = None if learned is None else learned.kept
+    unlabelled = kept is not None and kept.epoch > 0 and kept.label == TUNED
     return config.network + (", fine-tuned without labels" if unlabelled else "")
 
 
@@ -219,13 +220,10 @@ def _facts(learned: LearningResult) -> Iterable[Fact]:
             ("true negatives", learned.purity.negatives),
         ):
             yield Fact(name=name, value=percent(rate), note="by labels, for information only")
-    if learned.tuned is not None:
-        rounds = number = len(learned.trained)
-        if rounds > 1 and learned.tuned.epoch == 0:  # the last round gained nothing
-            number -= 1
-        tuned = learned.trained[number - 1]
-        note = f"of {tuned.epochs}" + (f" in round {number}" if rounds > 1 else "")
-        yield Fact(name="epoch kept", value=str(tuned.epoch), note=note)
+    if learned.kept is not None:
+        rounds = f" in round {learned.kept_round}" if len(learned.trained) > 1 else ""
+        note = f"of {learned.kept.epochs}{rounds}"
+        yield Fact(name="epoch kept", value=str(learned.kept.epoch), note=note)
 
 
 def _charts(trained: Sequence[FineTunedNetwork]) -> tuple[Chart, ...]:

@@ -14,7 +14,7 @@ from mmray.evaluation.scores import Score
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.reports.tables import DESCRIPTORS, results_table
 from mmray.pipeline.stages.training import FineTunedNetwork
-from mmray.training.validation import chosen_by
+from mmray.training.validation import chosen_by, rise
 
 FIRST_OF_CLASSES = "R@1"  # the measure of labelled classes that counts
 
@@ -24,9 +24,11 @@ def results_told(outcome: RunResult, config: RetrievalConfig | FinegrainedConfig
 
     Between them stand the settings that differ from the paper's, where it is to compare with them.
     """
-    parts = [results_table(outcome.scores)] if outcome.scores else []
-    if outcome.scores and config.recipe in ("paper", "released"):
-        parts.append(departures_told(config))
+    parts = []
+    if outcome.scores:
+        parts.append(results_table(outcome.scores))
+        if config.recipe in ("paper", "released"):
+            parts.append(departures_told(config))
     return "\n\n".join(part for part in (*parts, verdict(outcome)) if part)
 
 
@@ -43,25 +45,20 @@ def verdict(outcome: RunResult) -> str:
     learned = outcome.learned
     if learned is None:
         return ""
-    if not learned.trained:
+    kept = learned.kept
+    if kept is None:
         anchors = len(learned.mined.pools.anchors)
         return f"Nothing was trained: the pools of {anchors:,} anchors are mined{_purity(learned)}."
-    kept = _kept(learned.trained)
-    measured = _measured(outcome.scores, learned.trained[-1].label)
-    if kept is None:
-        return _no_gain(learned, measured)
-    change = _change(kept)
-    if measured is None:
-        first = f"Not measured, as there are no labels; the check without them: {change}"
-        if change is None:
-            first = "Not measured, as there is no labelled set"
-        elif _rise(kept) > 0:
-            first = f"The network finds its neighbours better by the check without labels: {change}"
-    else:
-        first = str(measured)
-    parts = [f"{first}{_purity(learned)}", _epoch(learned.trained, kept)]
-    told = f"{'; '.join(parts)}."
-    if measured is not None and change is not None and _rise(kept) * measured.points < 0:
+    measured = _measured(outcome.scores, kept.label)
+    if kept.epoch == 0:
+        return _no_gain(kept, measured, _purity(learned))
+    change, rose = _change(kept), rise(kept.history, kept.epoch)
+    rounds = f" in round {learned.kept_round}" if len(learned.trained) > 1 else ""
+    told = (
+        f"{measured or _unmeasured(change, rose)}{_purity(learned)}; epoch {kept.epoch} of "
+        f"{kept.epochs}{rounds} kept."
+    )
+    if measured is not None and change is not None and rose * measured.points < 0:
         told += f" The check without labels says the opposite: {change}."
     if kept.label != TUNED:
         told += f" This is a comparison, not the method: {kept.label}."
@@ -113,26 +110,25 @@ def _measured(scores: Sequence[Score], label: str) -> _Measured | None:
     return None
 
 
-def _kept(trained: Sequence[FineTunedNetwork]) -> FineTunedNetwork | None:
-    """Return the last round that gained; None where the initial network is kept."""
-    return next((tuned for tuned in reversed(trained) if tuned.epoch), None)
+def _unmeasured(change: str | None, rose: float) -> str:
+    """Tell how a network is judged that was not measured on labelled images."""
+    if change is None:
+        return "Not measured, as there is no labelled set"
+    if rose > 0:
+        return f"The network finds its neighbours better by the check without labels: {change}"
+    return f"Not measured, as there are no labels; the check without them: {change}"
 
 
-def _no_gain(learned: LearningResult, measured: _Measured | None) -> str:
-    tuned = learned.trained[0]
-    name = chosen_by(tuned.history)
-    before, *after = (100 * figures.get(name, 0.0) for figures in tuned.history)
+def _no_gain(first: FineTunedNetwork, measured: _Measured | None, purity: str) -> str:
+    """Tell why the network before the first round is kept."""
+    name = chosen_by(first.history)
+    before, *after = (100 * figures.get(name, 0.0) for figures in first.history)
     best = f" ({before:.1f}% before, {max(after):.1f}% at best)" if after else ""
     stays = "" if measured is None else f"; {measured}"
     return (
-        f"No gain: the initial network is kept, as none of {tuned.epochs} epochs was surely better "
-        f"by the check without labels{best}{stays}{_purity(learned)}."
+        f"No gain: the initial network is kept, as none of {first.epochs} epochs was surely better "
+        f"by the check without labels{best}{stays}{purity}."
     )
-
-
-def _rise(tuned: FineTunedNetwork) -> float:
-    name = chosen_by(tuned.history)
-    return tuned.history[tuned.epoch].get(name, 0.0) - tuned.history[0].get(name, 0.0)
 
 
 def _change(tuned: FineTunedNetwork) -> str | None:
@@ -156,9 +152,3 @@ def _chance(labels: NDArray[Any]) -> float:
     counts = np.unique(labels[labels != ""], return_counts=True)[1].astype(float)
     pairs = counts.sum() * (counts.sum() - 1)
     return float((counts * (counts - 1)).sum() / pairs) if pairs else 0.0
-
-
-def _epoch(trained: Sequence[FineTunedNetwork], kept: FineTunedNetwork) -> str:
-    number = 1 + [tuned is kept for tuned in trained].index(True)
-    rounds = f" in round {number}" if len(trained) > 1 else ""
-    return f"epoch {kept.epoch} of {kept.epochs}{rounds} kept"
