@@ -141,7 +141,7 @@ def _map_shape(bare: nn.Module, height: int, width: int, network: Network) -> Se
             f"--network {network}: it gives no map for images of {height} x {width} pixels "
             f"({_first_line(error)}), and images here have any size; choose another network"
         ) from error
-    maps = found[0] if isinstance(found, tuple) else found
+    maps: Tensor = found[0] if isinstance(found, tuple) else found
     if maps.ndim != 4 or maps.shape[2] > height or maps.shape[3] > width:
         shape = tuple(maps.shape)
         raise InputError(

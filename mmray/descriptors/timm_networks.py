@@ -89,9 +89,10 @@ def create(name: str) -> TimmBackbone:
 def published(name: str) -> Frame:
     """Return the images that a network was published for, by the configuration of its weights."""
     _timm()
-    from timm.data import resolve_data_config
+    from timm import data
 
-    found = resolve_data_config(pretrained_cfg=_configuration(name))
+    resolve: Any = data.resolve_data_config
+    found = resolve(pretrained_cfg=_configuration(name))
     side = min(found["input_size"][1:])
     return Frame.of_unit(
         found["mean"],
@@ -138,7 +139,7 @@ def _own_size(layers: nn.Module) -> Sequence[int]:
 def _configuration(name: str) -> dict[str, Any]:
     from timm.models import get_pretrained_cfg
 
-    found = get_pretrained_cfg(name)
+    found: Any = get_pretrained_cfg(name)
     return found.to_dict() if found else {}
 
 
