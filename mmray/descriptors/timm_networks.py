@@ -89,9 +89,9 @@ def create(name: str) -> TimmBackbone:
 def published(name: str) -> Frame:
     """Return the images that a network was published for, by the configuration of its weights."""
     _timm()
-    from timm import data
+    from timm.data.config import resolve_data_config
 
-    resolve: Any = data.resolve_data_config
+    resolve: Any = resolve_data_config  # which has no types
     found = resolve(pretrained_cfg=_configuration(name))
     side = min(found["input_size"][1:])
     return Frame.of_unit(

@@ -49,8 +49,8 @@ def recipe(session: Session[RetrievalConfig], inputs: Inputs) -> RunResult:
     else:
         images = inputs.unlabelled.listed(session)
         labels = inputs.unlabelled.labels_of(images)
-        networks = inputs.feature_network, inputs.network
-        learned = learn(session, images, *networks, labels=labels, labelled=inputs.labelled)
+        starting = inputs.feature_network, inputs.network
+        learned = learn(session, images, *starting, labels=labels, labelled=inputs.labelled)
     if learned is None or learned.tuned is None or session.ends_with("train"):
         return RunResult(learned=learned)
     networks = {INITIAL: inputs.network, TUNED: learned.tuned.network}
