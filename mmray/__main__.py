@@ -24,7 +24,14 @@ from mmray.config.presets import (
     RETRIEVAL_ABLATIONS,
     departures_told,
 )
-from mmray.config.tools import CleanConfig, ExportConfig, FigureConfig, IndexConfig, QueryConfig
+from mmray.config.tools import (
+    CleanConfig,
+    ExportConfig,
+    FigureConfig,
+    IndexConfig,
+    QueryConfig,
+    ServeConfig,
+)
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
@@ -162,6 +169,22 @@ def search(arguments: list[str]) -> None:
         print(update(config))
 
 
+def serve(arguments: list[str]) -> None:
+    """Search an index in a browser: drop a photo, draw a box on it, look for more like a result.
+
+    The URL is printed. It listens on this machine alone, unless --host says otherwise. --compare
+    shows the results of a second index beside, such as one of the initial network. Results that
+    are labelled right or wrong become a labelled set, which `evaluate` measures on.
+
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
+    Ctrl-C and 143 after SIGTERM.
+    """
+    config = tyro.cli(ServeConfig, args=arguments, description=_help(serve))
+    from mmray.pipeline.recipes.serve import run  # neither Ray nor MLflow is loaded
+
+    run(config)
+
+
 def export(arguments: list[str]) -> None:
     """Export the model of a run to an ONNX file, and compare the two.
 
@@ -245,7 +268,7 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
     job.__name__: job
     for job in (
         *(retrieval, finegrained, mine, evaluate, ablation),
-        *(search, export, clean, benchmark, figure1),
+        *(search, serve, export, clean, benchmark, figure1),
     )
 }
 

@@ -65,4 +65,6 @@ def serve(requests: Any, answers: Any) -> None:
 
 
 if __name__ == "__main__":
+    # Ctrl-C reaches all processes of a terminal: this one ends when its input does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     serve(sys.stdin.buffer, sys.stdout.buffer)
