@@ -43,7 +43,7 @@ def run(config: ServeConfig) -> None:
         address = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
         port: int = listener.getsockname()[1]
         token = _token(config, needed=not address.is_loopback)
-        live = _live_search(open_storage(config.storage), config)
+        live = live_search(open_storage(config.storage), config)
         app = Guard(
             live.app(),
             token=token,
@@ -55,21 +55,27 @@ def run(config: ServeConfig) -> None:
         if config.token_file is not None:
             given = f"?token=...  (what {config.token_file} holds)"
         print(f"http://{_reached_by(config.host, address)}:{port}/{given}", flush=True)
-        serving = uvicorn.Config(
-            app,
-            http=HeadTimeoutProtocol,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=_GRACE,
-        )
-        uvicorn.Server(serving).run(sockets=[listener])
+        server_of(app).run(sockets=[listener])
 
 
-def _live_search(storage: Folder, config: ServeConfig) -> LiveSearch:
+def server_of(app: Guard) -> uvicorn.Server:
+    """Return the server that runs an application; its `run` ends by a signal."""
+    config = uvicorn.Config(
+        app,
+        http=HeadTimeoutProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_GRACE,
+    )
+    return uvicorn.Server(config)
+
+
+def live_search(storage: Folder, config: ServeConfig) -> LiveSearch:
+    """Open the indexes of the settings, to be served."""
     names = [config.index_name, *([] if config.compare is None else [config.compare])]
     if len(set(names)) < len(names):
         raise InputError(f"--compare {config.compare}: this is the index itself; name another")
@@ -103,7 +109,7 @@ def _assets(indexes: Sequence[LiveIndex], version: str) -> Assets:
     names = [each.name for each in indexes]
     counts = [len(each.index.images) for each in indexes]
     return Assets(
-        page=render("live.html", names=names, counts=counts, version=version),
+        page=render("live.html", names=names, counts=counts, version=version, contents={}),
         script=render("live.js"),
         style=render("live.css"),
     )
