@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmray.images.containers import read_image
+from mmray.images.containers import index, read_image
 from mmray.images.sources import find
 from mmray.pipeline.named_indexes import set_current_index
 from mmray.pipeline.stage import StageFolder
@@ -26,7 +26,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 def make_index(storage: Folder, name: str, source: Path, model: Path) -> StageFolder:
     """An index of the images of a folder or container, as `mmray search index` leaves it."""
-    listed = find(str(source)).images
+    listed = find(str(source)).images if source.is_dir() else index(str(source))[0]
     catalog = Catalog.empty().merged([(str(source), listed)], retry=False)
     encoder = ImageEncoder.load(model)
     rows = encoder.encode([read_image(image, limit=1 << 30) for image in listed])
