@@ -20,6 +20,7 @@ from benchmarks.options import (
     KnnOptions,
     RankingOptions,
     SearchOptions,
+    ServeOptions,
     StreamOptions,
     SyntheticFeatures,
     TenMillionOptions,
@@ -185,6 +186,25 @@ def search(options: SearchOptions) -> Table:
     return (*head, f"recall@{options.top}"), [each.row() for each in ways]
 
 
+def serve(options: ServeOptions) -> Table:
+    """Ask a server of random vectors, as browsers do."""
+    from benchmarks.photos import photos_of
+    from benchmarks.serve import HEAD, measure_serving, write_random_index
+
+    from mmray.images.containers import read_images
+    from mmray.system.folder import Folder
+
+    with tempfile.TemporaryDirectory() as base:
+        write_random_index(Folder(f"{base}/runs"), options.items, options.longest_side)
+        photos = photos_of(options.images, 100, f"{base}/photos")
+        bodies = [each for each in read_images(photos, limit=1 << 25) if isinstance(each, bytes)]
+        return HEAD, measure_serving(
+            *(f"{base}/runs", bodies, options.items),
+            clients=options.clients,
+            seconds=options.seconds,
+        )
+
+
 def ten_million(options: TenMillionOptions) -> Table:
     """Measure the driver's way from a list to descriptors for growing collections."""
     from benchmarks.ten_million import table_of, time_steps
@@ -221,6 +241,7 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any], Table | None]]] = {
     "diffusion": (DiffusionOptions, diffusion),
     "ranking": (RankingOptions, ranking),
     "search": (SearchOptions, search),
+    "serve": (ServeOptions, serve),
     "ten-million": (TenMillionOptions, ten_million),
     "features": (FeaturesOptions, features),
     "gpu": (GpuOptions, gpu),

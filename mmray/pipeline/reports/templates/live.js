@@ -44,7 +44,7 @@ async function search() {
       : await ask(`/api/similar/${query.id}`, { signal });
     if (mine === running) show(found);
   } catch (error) {
-    if (mine !== running) return;
+    if (mine !== running || !query) return;
     at("state").textContent = "";
     columns.forEach((column) => column.querySelector(".hits").replaceChildren());
     tell(error.message === "Failed to fetch" ? "The server does not answer." : error.message);
@@ -89,9 +89,10 @@ function entry(hit, rank, onlyHere) {
   const more = element("button", { type: "button", className: "more", textContent: "similar" });
   more.setAttribute("aria-label", `More like ${hit.name}`);
   more.onclick = () => go(`photo-${hit.id}`);
-  const place = element("div", { className: "place" },
-    element("b", { textContent: rank }),
-    element("span", { className: "cosine", textContent: hit.similarity.toFixed(3) }), more);
+  const place = element("div", { className: "place" });
+  if (rank) place.append(element("b", { textContent: rank }),
+    element("span", { className: "cosine", textContent: hit.similarity.toFixed(3) }));
+  place.append(more);
   const verdicts = element("div", { className: "verdicts" }, ...["right", "wrong"].map((verdict) => {
     const text = verdict === "right" ? "✓ right" : "✕ wrong";
     const button = element("button", { type: "button", textContent: text });
@@ -105,6 +106,17 @@ function entry(hit, rank, onlyHere) {
   made.dataset.id = hit.id;
   if (onlyHere) made.append(element("span", { className: "mark", textContent: "only here" }));
   return made;
+}
+
+// Before there is a query: some photos of the index to begin with, from all parts of it.
+function showSome() {
+  const count = Number(document.querySelector(".live").dataset.count), wanted = Math.min(count, 24);
+  const hits = Array.from({ length: wanted }, (_, place) => {
+    const id = Math.floor(((place + Math.random()) * count) / wanted);
+    return entry({ id, name: `photo ${id}`, location: `photo ${id}` }, 0, false);
+  });
+  columns.forEach((column, place) => column.querySelector(".hits").replaceChildren(...(place ? [] : hits)));
+  at("state").textContent = "Some photos of the index. Search with a photo of yours, or for more like one of these.";
 }
 
 // Once the thumbnails are there, whose hashes tell it; of the first index alone.
@@ -144,7 +156,13 @@ function open() {
   else if (kind === "file") query = files[number - 1] || null;
   else query = null;
   at("query").hidden = at("tools").hidden = at("box-help").hidden = !query;
-  if (!query) return;
+  document.body.classList.toggle("idle", !query);
+  if (!query) {
+    running?.abort();
+    tell("");
+    showSome();
+    return;
+  }
   const known = document.querySelector(`.hit[data-id="${query.id}"] img`);
   if (known) query.name = known.alt;
   canvas.querySelector(".unshown")?.remove();
