@@ -4,7 +4,9 @@ import http.client
 import io
 import json
 import re
+import signal
 import socket
+import subprocess
 import tarfile
 import threading
 import time
@@ -27,6 +29,7 @@ from mmray.serving.live.searching import Query
 from mmray.serving.live.thumbnails import Thumbnails
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
+from mmray.system.processes import of_module
 from tests.made.bad_images import _png, bad_files, encoded, scene
 from tests.made.exported import SIDE, model_folder, photos
 from tests.made.live_index import make_index, write_files
@@ -523,3 +526,23 @@ def test_labels_that_measure_nothing_are_refused(client, labelled):
     assert client.told("/api/label?right=99", jpeg(31), status=404)
     assert client.told("/api/label?right=1", b"no photo", status=400)
     assert not (labelled / "gnd_mmray.pkl").exists()
+
+
+# The job
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
+def test_a_signal_ends_the_job_with_its_status(place, tmp_path, number, status):
+    command = of_module("mmray")
+    command["args"] += ["serve", "--storage", str(place / "runs"), "--port", "0"]
+    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        url = job.stdout.readline().decode()
+        port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", url)[1])
+        assert Client(port).ask("/api/search", jpeg(0)).status == 200
+        job.send_signal(number)
+        assert job.wait(60) == status
+        assert job.stderr.read() == b"interrupted: the same command goes on from here\n"

@@ -1,4 +1,4 @@
-"""Who may ask: a token, the Host and Origin of requests, and the headers that pages are kept by.
+"""Access to a server: its token, the Host and Origin of requests, and the headers of answers.
 
 Without a token a server listens on loopback alone. Any page of the web can have the user's browser
 ask 127.0.0.1, by a form or by a name of its own that resolves there (DNS rebinding): requests that
