@@ -8,6 +8,8 @@ from typing import Any
 from mmray.images.decoding import Decoded
 from mmray.images.isolated_decoding import IsolatedDecoder
 
+_SECONDS = 60.0  # for one image, several times the CPU time that `bombs` allows
+
 
 class DecoderPool:
     """Threads, each of which has a decoder in a process of its own.
@@ -23,7 +25,7 @@ class DecoderPool:
     def __init__(self, count: int, name: str) -> None:
         self.executor = ThreadPoolExecutor(count, thread_name_prefix=name)
         self._idle: LifoQueue[IsolatedDecoder] = LifoQueue()
-        self._decoders = [IsolatedDecoder() for _ in range(count)]
+        self._decoders = [IsolatedDecoder(_SECONDS) for _ in range(count)]
         for decoder in self._decoders:
             self._idle.put(decoder)
 
