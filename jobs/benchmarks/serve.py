@@ -3,11 +3,12 @@
 n rows, d dimensions.
 """
 
+import os
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPConnection, HTTPException
@@ -28,9 +29,10 @@ from mmray.system.folder import Folder
 from mmray.system.formats import write_json
 from mmray.system.processes import of_module
 
+_PAGE, _TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 HEAD = (
     *("searches by", "clients", "answers", "a second", "p50, ms", "p95", "p99", "longest"),
-    *("errors", "MB before", "MB after"),
+    *("CPU ms an answer", "errors", "MB before", "MB after"),
 )
 
 
@@ -114,15 +116,22 @@ def measure_serving(
             for by, sent in (("photo", bodies), ("row", ())):
                 Load(host, sent, items).run(max(clients), 2)  # all buffers have grown
                 for several in clients:
-                    before, load = _megabytes(server.pid), Load(host, sent, items)
+                    before, spent = _megabytes(server.pid), _cpu_seconds(server.pid)
+                    load = Load(host, sent, items)
                     load.run(several, seconds)
+                    spent = (_cpu_seconds(server.pid) - spent) / max(1, len(load.times)) * 1e3
                     milliseconds = np.percentile(load.times, (50, 95, 99, 100)) * 1e3
                     answers = len(load.times)
                     rows.append(
                         (
                             *(by, str(several), str(answers), f"{answers / seconds:.1f}"),
                             *(f"{each:.0f}" for each in milliseconds),
-                            *(str(load.errors), f"{before:.0f}", f"{_megabytes(server.pid):.0f}"),
+                            *(
+                                f"{spent:.0f}",
+                                str(load.errors),
+                                f"{before:.0f}",
+                                f"{_megabytes(server.pid):.0f}",
+                            ),
                         )
                     )
         finally:
@@ -132,10 +141,16 @@ def measure_serving(
 
 def _megabytes(pid: int) -> float:
     """Return the resident memory of a process and its children, on Linux."""
+    return sum(int(each.split()[1]) for each in _read(pid, "statm")) * _PAGE / 1e6
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and its children so far, on Linux."""
+    # After the name of the program, which may have spaces: the 14th and 15th of all fields.
+    ticks = [each.rpartition(")")[2].split()[11:13] for each in _read(pid, "stat")]
+    return sum(int(user) + int(system) for user, system in ticks) / _TICKS
+
+
+def _read(pid: int, file: str) -> list[str]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    total = 0
-    for each in (str(pid), *children):
-        with suppress(OSError):
-            pages = int(Path(f"/proc/{each}/statm").read_text().split()[1])
-            total += pages * 4096
-    return total / 1e6
+    return [Path(f"/proc/{each}/{file}").read_text() for each in (str(pid), *children)]

@@ -84,8 +84,8 @@ class LiveSearch:
         version: str,
     ) -> None:
         self.indexes, self.photos = indexes, Photos.of([each.index.images for each in indexes])
-        self.searcher = Searcher(indexes)
         processes = max(1, cpu_count() // 2)
+        self.searcher = Searcher(indexes, max(1, cpu_count() - processes))
         # Apart: a search does not wait behind the thumbnails of another.
         self._queries = DecoderPool(processes, "queries")
         self._pictures = DecoderPool(processes, "pictures")

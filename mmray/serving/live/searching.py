@@ -2,9 +2,9 @@
 
 k results, d dimensions.
 
-The network and the matrix product use all cores for one call; two calls side by side would only
-wait for each other. So one thread takes whatever waits, up to some searches, in one forward pass
-and one product, which reads the vectors once for all of them.
+The network and the matrix product share the cores among themselves; two calls side by side would
+only wait for each other. So one thread takes whatever waits, up to some searches, in one forward
+pass and one product, which reads the vectors once for all of them.
 """
 
 import threading
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import numpy as np
+import torch
 
 from mmray.descriptors.settings import Preprocessing
 from mmray.mining.knn.results import Neighbors
@@ -64,10 +65,16 @@ class Query:
 
 
 class Searcher:
-    """The thread that searches the indexes; `submit` returns at once."""
+    """The thread that searches the indexes; `submit` returns at once.
 
-    def __init__(self, indexes: Sequence[LiveIndex]) -> None:
-        self.indexes = indexes
+    Parameters
+    ----------
+    cores : that the network and the product may use. Others are left to what decodes: a thread of
+        theirs that has no core holds up the rest.
+    """
+
+    def __init__(self, indexes: Sequence[LiveIndex], cores: int) -> None:
+        self.indexes, self._cores = indexes, cores
         self._waiting: SimpleQueue[Query | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="searches", daemon=True)
         self._thread.start()
@@ -89,6 +96,7 @@ class Searcher:
         self._thread.join()
 
     def _run(self) -> None:
+        torch.set_num_threads(min(torch.get_num_threads(), self._cores))  # of this thread
         while (query := self._waiting.get()) is not None:
             together, ends = [query], False
             while len(together) < _TOGETHER and not self._waiting.empty():
