@@ -6,7 +6,7 @@ Or, with `features`, the synthetic features themselves in a file, for `jobs/mine
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,22 +20,19 @@ from benchmarks.options import (
     KnnOptions,
     RankingOptions,
     SearchOptions,
+    ServeOptions,
     StreamOptions,
     SyntheticFeatures,
     TenMillionOptions,
     Threads,
     TrainingOptions,
 )
+from benchmarks.tables import Table, of_comparisons, of_rates
 
 from mmray.config.command_line import exit_status
 
 if TYPE_CHECKING:
-    from benchmarks.extraction import Rate
-    from benchmarks.mining import Comparison
-
     from mmray.system.arrays import Features
-
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 # Benchmarks import what they run only when they run, as the jobs of mmray.__main__ do.
 
@@ -62,7 +59,7 @@ def extraction(options: ExtractionOptions) -> Table:
             settings,
             threads=_threads(options),
         )
-    return _of_rates(rates, "largest 1 - cosine")
+    return of_rates(rates, "largest 1 - cosine")
 
 
 def decoding(options: DecodingOptions) -> Table:
@@ -122,7 +119,7 @@ def training(options: TrainingOptions) -> Table:
             threads=_threads(options),
             storage=options.storage,
         )
-    return _of_rates(rates, "deviation of the loss")
+    return of_rates(rates, "deviation of the loss")
 
 
 def knn(options: KnnOptions) -> Table:
@@ -136,7 +133,7 @@ def knn(options: KnnOptions) -> Table:
         threads=_threads(options),
         repeats=options.repeats,
     )
-    return _of_comparisons(found)
+    return of_comparisons(found)
 
 
 def diffusion(options: DiffusionOptions) -> Table:
@@ -151,7 +148,7 @@ def diffusion(options: DiffusionOptions) -> Table:
         threads=_threads(options),
         repeats=options.repeats,
     )
-    return _of_comparisons(found)
+    return of_comparisons(found)
 
 
 def ranking(options: RankingOptions) -> Table:
@@ -183,6 +180,25 @@ def search(options: SearchOptions) -> Table:
         )
     head = ("way", "probes", "seconds to build", "MB", "ms a query", "in a batch")
     return (*head, f"recall@{options.top}"), [each.row() for each in ways]
+
+
+def serve(options: ServeOptions) -> Table:
+    """Ask a server of random vectors, as browsers do."""
+    from benchmarks.photos import photos_of
+    from benchmarks.serve import HEAD, measure_serving, write_random_index
+
+    from mmray.images.containers import read_images
+    from mmray.system.folder import Folder
+
+    with tempfile.TemporaryDirectory() as base:
+        write_random_index(Folder(f"{base}/runs"), options.items, options.longest_side)
+        photos = photos_of(options.images, 100, f"{base}/photos")
+        bodies = [each for each in read_images(photos, limit=1 << 25) if isinstance(each, bytes)]
+        return HEAD, measure_serving(
+            *(f"{base}/runs", bodies, options.items),
+            clients=options.clients,
+            seconds=options.seconds,
+        )
 
 
 def ten_million(options: TenMillionOptions) -> Table:
@@ -221,6 +237,7 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any], Table | None]]] = {
     "diffusion": (DiffusionOptions, diffusion),
     "ranking": (RankingOptions, ranking),
     "search": (SearchOptions, search),
+    "serve": (ServeOptions, serve),
     "ten-million": (TenMillionOptions, ten_million),
     "features": (FeaturesOptions, features),
     "gpu": (GpuOptions, gpu),
@@ -262,38 +279,6 @@ def _features(options: SyntheticFeatures) -> "Features":
     from benchmarks.mining import manifold_features
 
     return manifold_features(options.items, options.dims, intrinsic=options.intrinsic)
-
-
-def _of_comparisons(found: "Sequence[Comparison]") -> Table:
-    """A table with a row for each comparison: both sides, and their ratio."""
-    head = ("part", "against", "its seconds", "ours", "times faster")
-    return head, [
-        (
-            each.part,
-            each.baseline,
-            f"{each.theirs:.2f}",
-            f"{each.ours:.2f}",
-            f"{each.ratio:.1f}",
-        )
-        for each in found
-    ]
-
-
-def _of_rates(rates: "Sequence[Rate]", deviation: str) -> Table:
-    """A table of the ways, each beside the first one."""
-    base = rates[0].images_per_second
-    head = ("way", "start-up, s", deviation, "images/s", "times one at a time", "with the start")
-    return head, [
-        (
-            rate.way,
-            f"{rate.startup:.1f}",
-            f"{rate.deviation:.1e}",
-            f"{rate.images_per_second:.1f}",
-            f"{rate.images_per_second / base:.2f}",
-            "" if rate.whole is None else f"{rate.whole:.1f}",
-        )
-        for rate in rates
-    ]
 
 
 if __name__ == "__main__":

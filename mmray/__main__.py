@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 import mmray
+from mmray.config import tools
 from mmray.config.bounds import check_not_empty
 from mmray.config.command_line import exit_status, flag_value, parse
 from mmray.config.presets import (
@@ -24,10 +25,7 @@ from mmray.config.presets import (
     RETRIEVAL_ABLATIONS,
     departures_told,
 )
-from mmray.config.tools import CleanConfig, ExportConfig, FigureConfig, IndexConfig, QueryConfig
 from mmray.system.errors import InputError
-from mmray.system.folder import Folder
-from mmray.system.locations import absolute
 
 if TYPE_CHECKING:
     from mmray.config.learning import LearningConfig
@@ -146,13 +144,13 @@ def search(arguments: list[str]) -> None:
     Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
     Ctrl-C and 143 after SIGTERM (both resumable).
     """
-    config: IndexConfig | QueryConfig = tyro.extras.subcommand_cli_from_dict(
-        {"index": IndexConfig, "query": QueryConfig},
+    config: tools.IndexConfig | tools.QueryConfig = tyro.extras.subcommand_cli_from_dict(
+        {"index": tools.IndexConfig, "query": tools.QueryConfig},
         args=arguments,
         description=_help(search),
         config=(tyro.conf.PositionalRequiredArgs,),
     )
-    if isinstance(config, QueryConfig):  # neither Ray nor MLflow is loaded for a query
+    if isinstance(config, tools.QueryConfig):  # neither Ray nor MLflow is loaded for a query
         from mmray.pipeline.recipes.search import run
 
         print(run(config))
@@ -160,6 +158,22 @@ def search(arguments: list[str]) -> None:
         from mmray.pipeline.recipes.index import update
 
         print(update(config))
+
+
+def serve(arguments: list[str]) -> None:
+    """Search an index in a browser: drop a photo, draw a box on it, look for more like a result.
+
+    The URL is printed. It listens on this machine alone, unless --host says otherwise. --compare
+    shows the results of a second index beside, such as one of the initial network. Results that
+    are labelled right or wrong become a labelled set, which `evaluate` measures on.
+
+    Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
+    Ctrl-C and 143 after SIGTERM.
+    """
+    config = tyro.cli(tools.ServeConfig, args=arguments, description=_help(serve))
+    from mmray.pipeline.recipes.serve import run  # neither Ray nor MLflow is loaded
+
+    run(config)
 
 
 def export(arguments: list[str]) -> None:
@@ -171,22 +185,10 @@ def export(arguments: list[str]) -> None:
     Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
     Ctrl-C and 143 after SIGTERM.
     """
-    config = tyro.cli(ExportConfig, args=arguments, description=_help(export))
-    check_not_empty(config)
-    from mmray.pipeline.registry import model_folder, newest_model
-    from mmray.serving.encoder import ImageEncoder
-    from mmray.serving.onnx_export import export_onnx
+    config = tyro.cli(tools.ExportConfig, args=arguments, description=_help(export))
+    from mmray.pipeline.recipes.export import run
 
-    storage, uri = Folder(absolute(config.storage)), config.tracking_uri
-    model = config.model or newest_model(storage, uri=uri, experiment=config.experiment)
-    with model_folder(model, storage=storage, uri=uri) as folder:
-        encoder = ImageEncoder.load(folder, dims=config.dims)
-    difference = export_onnx(encoder.net, config.output, encoder.preprocessing)
-    size = Path(config.output).stat().st_size / 1e6
-    print(
-        f"{config.output}: {size:.1f} MB, {encoder.net.dim} dimensions, at most "
-        f"{difference:.1e} away from torch"
-    )
+    print(run(config))
 
 
 def clean(arguments: list[str]) -> None:
@@ -197,7 +199,7 @@ def clean(arguments: list[str]) -> None:
 
     Exit status: 0 done, 2 unusable arguments or input, 1 anything else.
     """
-    config = tyro.cli(CleanConfig, args=arguments, description=_help(clean))
+    config = tyro.cli(tools.CleanConfig, args=arguments, description=_help(clean))
     check_not_empty(config)
     from mmray.pipeline.recipes.cleaning import HEAD, run
     from mmray.pipeline.reports.tables import table
@@ -215,7 +217,7 @@ def figure1(arguments: list[str]) -> None:
     table of how many points are in each set. Exit status: 0 done, 2 unusable arguments or an
     output that cannot be written, 1 anything else.
     """
-    config = tyro.cli(FigureConfig, args=arguments, description=_help(figure1))
+    config = tyro.cli(tools.FigureConfig, args=arguments, description=_help(figure1))
     from mmray.pipeline.reports.figure1 import counts, draw, image_format, save
     from mmray.pipeline.reports.plane import mine_plane_example
     from mmray.pipeline.reports.tables import table
@@ -245,7 +247,7 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
     job.__name__: job
     for job in (
         *(retrieval, finegrained, mine, evaluate, ablation),
-        *(search, export, clean, benchmark, figure1),
+        *(search, serve, export, clean, benchmark, figure1),
     )
 }
 

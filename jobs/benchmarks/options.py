@@ -110,6 +110,22 @@ class Photos(Threads):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Ask `mmray serve` for similar photos as several clients at once; needs Linux."""
+
+    images: tuple[str, ...] = ()
+    """Photos to search with, as for jobs/retrieval.py; none: rendered ones."""
+    items: int = 100_000
+    """Random vectors in the index, of 1280 dimensions."""
+    longest_side: int = 192
+    """Pixels to which the network's preprocessing reduces the photos."""
+    clients: tuple[int, ...] = (1, 50)
+    """Numbers of clients, one after the other."""
+    seconds: float = 60.0
+    """For each number of clients, by photos and by rows of the index."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExtractionOptions(Photos):
     """Compare extraction with loops over a DataLoader."""
 

@@ -1,4 +1,4 @@
-"""Settings of the jobs that do not train: mine, evaluate, index, search, export, figure."""
+"""Settings of the jobs that do not train: mine, evaluate, index, query, serve, export, figure."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -60,29 +60,60 @@ class IndexConfig(ListingConfig, DescribingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryConfig:
-    """Search an index with images: a table, and a page of what was found."""
+class SearchedIndexConfig:
+    """Settings shared by the jobs that search an index."""
 
-    query: tuple[str, ...]
-    """Image files to search with."""
     storage: str = "mmray-runs"
     """Folder or URI where the index was made."""
     experiment: str = EXPERIMENT
     """MLflow experiment of the index."""
     name: str | None = None
     """Name of the index; by default that of --experiment."""
-    top: Annotated[int, Between(1, 10**9)] = 20
-    """Images to find."""
-    box: tuple[float, float, float, float] | None = None
-    """Search with a part of the image: left, top, right and bottom, pixels of the upright image."""
     probes: Annotated[int, Between(1, 10**9)] = 256
     """Cells of an ivf-pq index to search: more find more, in more time."""
-    page: str = "search.html"
-    """HTML file to write the page to."""
 
     @property
     def index_name(self) -> str:
         return self.name or owned_name(self.experiment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryConfig(SearchedIndexConfig):
+    """Search an index with images: a table, and a page of what was found."""
+
+    query: tuple[str, ...]
+    """Image files to search with."""
+    top: Annotated[int, Between(1, 10**9)] = 20
+    """Images to find."""
+    box: tuple[float, float, float, float] | None = None
+    """Search with a part of the image: left, top, right and bottom, pixels of the upright image."""
+    page: str = "search.html"
+    """HTML file to write the page to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(SearchedIndexConfig):
+    """Search an index in a browser: a page, and a JSON interface."""
+
+    compare: str | None = None
+    """Name of a second index, whose results stand beside those of the first."""
+    host: str = "127.0.0.1"
+    """Address to listen on; any but this machine's own loopback needs a token."""
+    port: Annotated[int, Between(0, 65_535)] = 8000
+    """Port to listen on; 0: any that is free."""
+    token_file: str | None = None
+    """File with the token that requests must have, at least 16 letters; by default one is drawn
+    anew each time where --host is not loopback, and none is needed where it is."""
+    top: Annotated[int, Between(1, 500)] = 48
+    """Photos to find, where a request names no other number."""
+    max_megabytes: Annotated[int, Between(1, 1024)] = 32
+    """Largest photo to take, MiB."""
+    max_pixels: Annotated[int, Between(1, 10**12)] = 100_000_000
+    """Images with more pixels are not decoded: a file of a few bytes can claim to be huge."""
+    upload_seconds: Annotated[float, Between(0.1, 3600)] = 30.0
+    """Seconds in which a photo must have arrived."""
+    waiting: Annotated[int, Between(1, 10_000)] = 128
+    """Searches at once, those that wait included; more are told to try again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,14 @@ from PIL import Image
 from mmray.images.bombs import ImageContent, bomb
 from mmray.images.collection import ImageFile
 from mmray.images.containers import read_image
-from mmray.images.image_formats import READERS, format_of, to_rgb, upright, upright_box
+from mmray.images.image_formats import (
+    READERS,
+    box_as_stored,
+    format_of,
+    to_rgb,
+    upright,
+    upright_box,
+)
 from mmray.system.arrays import Box, Pixels
 from mmray.system.locations import error_line
 
@@ -137,6 +144,20 @@ def decode(
     # PIL's decoders meet damaged data with nearly any exception: SyntaxError, struct.error...
     except Exception as error:
         return Decoded(None, 0, 0, f"{name}: {_one_line(error)}")
+
+
+def stored_box_of(data: bytes, box: Box) -> Box:
+    """Return the place in the pixels as they are stored of a box of the upright image.
+
+    Parameters
+    ----------
+    data : the content of an image file that `decode` can decode
+    box : as `decode` takes it without `stored_box`
+    """
+    name = format_of(data)
+    assert name is not None
+    with _without_limit_of_pil():
+        return box_as_stored(READERS[name][1](ImageContent(data)), box)
 
 
 @dataclass(frozen=True)

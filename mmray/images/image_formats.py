@@ -67,15 +67,31 @@ def upright(image: Image.Image) -> tuple[Image.Image, bool]:
 
 def upright_box(image: Image.Image, box: Box) -> Box:
     """Return the place in the upright image of a box of the image as it is stored."""
-    orientation, (width, height) = _orientation(image), image.size
+    orientation, turned, size = _frame(image)
     left, top, right, bottom = box
-    if orientation in (5, 6, 7, 8):
-        left, top, right, bottom = top, left, bottom, right
-        width, height = height, width
+    return _flipped((top, left, bottom, right) if turned else box, orientation, size)
+
+
+def box_as_stored(image: Image.Image, box: Box) -> Box:
+    """Return the place in the image as it is stored of a box of the upright image."""
+    orientation, turned, size = _frame(image)
+    left, top, right, bottom = _flipped(box, orientation, size)
+    return (top, left, bottom, right) if turned else (left, top, right, bottom)
+
+
+def _frame(image: Image.Image) -> tuple[int, bool, tuple[int, int]]:
+    """Return the orientation, whether width and height change places, and the upright size."""
+    orientation, (width, height) = _orientation(image), image.size
+    turned = orientation in (5, 6, 7, 8)
+    return orientation, turned, (height, width) if turned else (width, height)
+
+
+def _flipped(box: Box, orientation: int, size: tuple[int, int]) -> Box:
+    left, top, right, bottom = box
     if orientation in (2, 3, 6, 7):
-        left, right = width - right, width - left
+        left, right = size[0] - right, size[0] - left
     if orientation in (3, 4, 7, 8):
-        top, bottom = height - bottom, height - top
+        top, bottom = size[1] - bottom, size[1] - top
     return left, top, right, bottom
 
 

@@ -6,6 +6,7 @@ that was ended once while decoding continues in this way, and finds the image at
 
 import contextlib
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -16,9 +17,15 @@ from mmray.system.processes import of_module
 
 
 class IsolatedDecoder:
-    """A decoder like `decode` in a process of its own; an image that ends it gets an error."""
+    """A decoder like `decode` in a process of its own; an image that ends it gets an error.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    seconds : after which the process is ended, as if the image had; None: it may take any time
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, data: bytes, **options: Any) -> Decoded:
@@ -34,6 +41,11 @@ class IsolatedDecoder:
         try:
             pickle.dump((data, options), self._process.stdin)
             self._process.stdin.flush()
+            if self._seconds is not None:
+                poll = select.poll()
+                poll.register(self._process.stdout, select.POLLIN)
+                if not poll.poll(1000 * self._seconds):
+                    self._process.kill()
             decoded: Decoded = pickle.load(self._process.stdout)
         except (BrokenPipeError, EOFError):
             return Decoded(None, 0, 0, f"decoding it ended a process ({self._end()})")
@@ -65,4 +77,6 @@ def serve(requests: Any, answers: Any) -> None:
 
 
 if __name__ == "__main__":
+    # Ctrl-C reaches all processes of a terminal: this one ends when its input does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -249,24 +249,32 @@ class ImageEncoder:
         """
         if isinstance(images, str | bytes):
             raise InputError("images: one path or content was given; put it into a list")
-        frame = self.preprocessing
-        if longest_side != "own":
-            if longest_side is not None and not is_size(longest_side):
-                raise InputError(
-                    f"longest_side is {longest_side!r}: choose a whole number of pixels from 1"
-                )
-            frame = replace(frame, longest_side=longest_side)
+        frame = self.preprocessing if longest_side == "own" else self.frame(longest_side)
         rows = np.zeros((len(images), self.net.dim), np.float32)
         for start in range(0, len(images), _CHUNK):
             pixels = []
             for place, image in enumerate(images[start : start + _CHUNK], start + 1):
                 decoded = _decoded(image, f"image {place} of {len(images)}", frame, box)
                 pixels.append(frame.cropped(decoded))
-            rows[start : start + _CHUNK] = self._rows(pixels)
+            rows[start : start + _CHUNK] = self.describe(pixels)
         return rows
 
-    def _rows(self, images: Sequence[Pixels]) -> Features:
-        """Compute the descriptors (n, d) of decoded images."""
+    def frame(self, longest_side: int | None) -> Preprocessing:
+        """Return the preprocessing with another size of images; None: the original size.
+
+        Raises
+        ------
+        InputError
+            The size is below 1, or not a whole number.
+        """
+        if longest_side is not None and not is_size(longest_side):
+            raise InputError(
+                f"longest_side is {longest_side!r}: choose a whole number of pixels from 1"
+            )
+        return replace(self.preprocessing, longest_side=longest_side)
+
+    def describe(self, images: Sequence[Pixels]) -> Features:
+        """Compute the descriptors (n, d) of decoded images, which had their preprocessing."""
         device = self.net.net.mean.device
         most_pixels = CPU_PIXELS if device.type == "cpu" else None
         shapes = [image.shape[:2] for image in images]

@@ -47,6 +47,17 @@ def test_an_image_that_ends_the_process_has_that_as_its_error(isolated, how):
     assert isolated(PNG, longest_side=60).pixels.shape == (40, 60, 3)
 
 
+def test_a_process_that_hangs_is_ended():
+    decoder = IsolatedDecoder(seconds=60)
+    assert decoder(PNG, longest_side=60).error is None
+    decoder._seconds = 0.3
+    os.kill(decoder._process.pid, signal.SIGSTOP)
+    assert decoder(PNG, longest_side=60).error == "decoding it ended a process (SIGKILL)"
+    decoder._seconds = 60
+    assert decoder(PNG, longest_side=60).pixels.shape == (40, 60, 3)
+    decoder.close()
+
+
 @pytest.mark.process
 def test_the_process_ends_with_the_one_that_uses_it():
     code = (

@@ -117,6 +117,7 @@ def test_the_command_of_the_package_runs_the_script(capsys):
         ("diffusion", ("--queries", "5")),
         ("ranking", ("--k", "5")),
         ("search", ("--k", "5")),
+        ("serve", ("--k", "5")),
         ("features", ("--threads", "1")),
         ("extraction", ("--items", "5")),
         ("decoding", ("--shard-size", "5")),
@@ -197,6 +198,15 @@ def on_photos(what, folder, *flags, on_cluster):
     assert ended.returncode == 0, ended.stderr
     rows = [line for line in ended.stdout.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+@pytest.mark.slow
+def test_a_server_is_asked_by_photos_and_by_rows(tmp_path):
+    synthetic.save_noise(tmp_path, 3, [(48, 64)])
+    flags = ("--items", "50", "--seconds", "1", "--clients", "2")
+    cells = on_photos("serve", tmp_path, *flags, on_cluster=None)
+    assert [row[:2] for row in cells] == [["photo", "2"], ["row", "2"]]
+    assert all(int(row[2]) > 0 and row[8] == "0" for row in cells)
 
 
 @pytest.mark.slow

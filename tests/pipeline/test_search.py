@@ -36,7 +36,7 @@ def opened(storage, monkeypatch, between):
 
     monkeypatch.setattr(search, "_read", reading)
     config = QueryConfig(query=("x",), storage=storage.uri, name="images")
-    return search._opened(storage, config)[0], read
+    return search.opened_index(storage, config)[0], read
 
 
 def test_an_index_that_was_updated_meanwhile_is_read_once_more(storage, monkeypatch):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from mmray.config.bounds import check_bounds, check_not_empty
-from mmray.config.tools import QueryConfig
+from mmray.config.tools import QueryConfig, SearchedIndexConfig
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import load_image
 from mmray.mining.knn.results import Neighbors
@@ -44,7 +44,7 @@ def run(config: QueryConfig) -> str:
     check_bounds(config)
     check_not_empty(config)
     storage = open_storage(config.storage)
-    index, encoder = _opened(storage, config)
+    index, encoder = opened_index(storage, config)
     queries = encoder.encode(config.query, index.about["longest_side"], box=config.box)
     found = index.nearest(queries, config.top, probes=config.probes)
     page = Path(config.page).absolute()
@@ -58,8 +58,14 @@ def run(config: QueryConfig) -> str:
     return _table(config.query, index, found)
 
 
-def _opened(storage: Folder, config: QueryConfig) -> tuple[SearchIndex, ImageEncoder]:
-    """Read an index and its model; once more if it was updated meanwhile, and thus removed."""
+def opened_index(storage: Folder, config: SearchedIndexConfig) -> tuple[SearchIndex, ImageEncoder]:
+    """Read an index and its model; once more if it was updated meanwhile, and thus removed.
+
+    Raises
+    ------
+    InputError
+        There is no such index, or a file of it is missing or damaged.
+    """
     stage = _index(storage, config)
     try:
         return _read(stage, config)
@@ -74,7 +80,7 @@ def _opened(storage: Folder, config: QueryConfig) -> tuple[SearchIndex, ImageEnc
         raise
 
 
-def _read(stage: StageFolder, config: QueryConfig) -> tuple[SearchIndex, ImageEncoder]:
+def _read(stage: StageFolder, config: SearchedIndexConfig) -> tuple[SearchIndex, ImageEncoder]:
     # A compressed index reads few of the vectors, so they are not compared with their digest.
     if stage.done and (bad := stage.damaged([VECTORS] if stage.folder.has(COMPRESSED) else [])):
         raise InputError(
@@ -84,7 +90,7 @@ def _read(stage: StageFolder, config: QueryConfig) -> tuple[SearchIndex, ImageEn
     return index, ImageEncoder.load(index.model)
 
 
-def _index(storage: Folder, config: QueryConfig) -> StageFolder:
+def _index(storage: Folder, config: SearchedIndexConfig) -> StageFolder:
     stage = current_index(storage, config.index_name)
     if stage is None:
         known = [name.removesuffix(".json") for name in (storage / INDEXES).names()]

@@ -1,16 +1,14 @@
 """Images in pages: embedded thumbnails, with frames that show their relation to an anchor."""
 
 import base64
-import io
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import MAX_PIXELS, load_image
+from mmray.images.reduced_jpeg import reduced_jpeg
 from mmray.system.arrays import Pixels
 
 Kind: TypeAlias = Literal["anchor", "same", "other", "unlabelled", "plain"]
@@ -24,7 +22,6 @@ FRAMES: dict[Kind, tuple[int, int, int]] = {
     "plain": (204, 204, 204),
 }
 
-_QUALITY = 80
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -64,32 +61,8 @@ class Picture:
 
 
 def thumbnail(pixels: Pixels, side: int) -> str:
-    """Make a small JPEG of an image as a data: URI.
-
-    Parameters
-    ----------
-    pixels : (h, w, 3) uint8
-    side : largest number of pixels of the longer side; a smaller image is not enlarged
-
-    Raises
-    ------
-    ValueError
-        The array is not an image, or the side is below 1.
-    """
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        raise ValueError(
-            f"a thumbnail needs pixels (h, w, 3) uint8, got {pixels.shape} {pixels.dtype}"
-        )
-    if side < 1:
-        raise ValueError(f"side = {side}: give at least 1 pixel")
-    image = Image.fromarray(pixels)
-    scale = side / max(image.size)
-    if scale < 1:
-        width, height = (max(1, round(length * scale)) for length in image.size)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=_QUALITY, optimize=True)
-    return _data_uri("image/jpeg", jpeg.getvalue())
+    """Make a small JPEG of an image as a data: URI; parameters and errors as of `reduced_jpeg`."""
+    return _data_uri("image/jpeg", reduced_jpeg(pixels, side))
 
 
 def picture_of(
