@@ -19,9 +19,11 @@ quoted = '$(subst ','\'',$(1))'
 # MLflow's database in the storage, as a URI: any Python can tell it.
 DATABASE = $(shell $(PYTHON) -m mmray.pipeline.database $(call quoted,$(value STORAGE)))
 JOBS := $(wildcard jobs/*.py)
+# A link or an anchor that leads nowhere fails it (with --quiet it would not). Material has news of its makers.
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 PYTEST = -m pytest -n logical --maxprocesses 8
 
-.PHONY: install anew retrieval test-fast test test-all check check-next ui cluster-demo clean
+.PHONY: install anew retrieval test-fast test test-all check check-next site ui cluster-demo clean
 
 install: .venv/.installed
 
@@ -61,6 +63,7 @@ check: install
 	MYPYPATH=jobs:cluster $(BIN)/mypy -p mmray -p benchmarks -m demo -m drain_on_notice -m certificates $(JOBS:jobs/%.py=-m %)
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/docstrings.py
+	$(SITE)
 
 # Tests of all that meets Ray, on the newest one that the index has; the other packages as pinned.
 check-next: NEXT := .venv-next
@@ -71,6 +74,10 @@ check-next:
 	$(NEXT)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	@$(NEXT)/bin/python -c "import ray; print('Ray', ray.__version__)"
 	$(NEXT)/bin/python $(PYTEST) tests/pipeline $(ARGS)
+
+# The documents and the API: build/site/index.html.
+site: install
+	$(SITE)
 
 # The job-execution workers of MLflow are not needed to look at runs, and nobody is to be told of it.
 ui: export MLFLOW_DISABLE_TELEMETRY = true
