@@ -18,6 +18,8 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = "repository"
+# Lines of code have up to 100 columns.
+WIDE = ".md-grid { max-width: 76rem } .md-typeset pre > code { font-size: .75em }"
 NAMED = ("CONTRIBUTING.md", "CHANGELOG.md")  # in the navigation, whoever links them
 LINK = re.compile(r"(?<=\]\()([^)\s:#]+)(?=[)#])")
 # What a browser fetches by itself; links wait for a click.
@@ -57,8 +59,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if each.src_uri.startswith("api/")
     )
     files.append(File.generated(config, "api/README.md", content=overview))
-    # Lines of code have up to 100 columns.
-    files.append(File.generated(config, "wide.css", content=".md-grid { max-width: 76rem }"))
+    files.append(File.generated(config, "wide.css", content=WIDE))
     todo = [ROOT / "docs" / each.src_uri for each in files.documentation_pages()]
     todo += [add(files, config, ROOT / name) for name in NAMED]
     for page in todo:  # it grows: a page that is added has links too

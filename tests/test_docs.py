@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import griffe
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,6 +81,24 @@ def site():
 def test_the_site_has_the_public_names_of_the_folders(site):
     names = site.public_names(ROOT / "mmray" / "evaluation" / "__init__.py")
     assert names == ["mean_average_precision", "normalized_mutual_information", "recall_at_k"]
+
+
+def test_sections_of_public_docstrings_read_as_numpy_has_them(site):
+    package = griffe.load("mmray", search_paths=[ROOT], docstring_parser="numpy")
+    public = [
+        package[init.parent.name][name].final_target
+        for init in (ROOT / "mmray").glob("*/__init__.py")
+        for name in site.public_names(init)
+    ]
+    returned = {
+        found.path: [each.annotation for each in section.value]
+        for found in public
+        for section in found.docstring.parse("numpy")
+        if section.kind.value == "returns"
+    }
+    assert len(returned) > 10
+    # A line that is not indented begins another item.
+    assert {path: items for path, items in returned.items() if len(items) > 1} == {}
 
 
 def test_a_link_out_of_the_documents_leads_to_the_file_within_the_site(site):
