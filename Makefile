@@ -10,10 +10,10 @@ ARGS ?=
 TORCH ?= $(if $(wildcard .venv/.torch-cpu),cpu)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ANEW = $(if $(filter cpu,$(TORCH)),$(if $(wildcard .venv/.torch-cpu),,anew))
-# uv where it is, which does not read pip's settings: `make install UV=` takes pip.
+# By uv where it is; by pip where it is not, or where it fails: it does not read pip's settings of an index.
 UV ?= $(shell command -v uv)
-INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,\
-  $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile)
+with_pip = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile $(1)
+installed = $(if $(UV),{ $(UV) pip install --quiet --python $(BIN)/python $(1) || $(with_pip); },$(with_pip))
 # One word of the shell, whatever characters are in it.
 quoted = '$(subst ','\'',$(1))'
 # MLflow's database in the storage, as a URI: any Python can tell it.
@@ -30,15 +30,15 @@ install: .venv/.installed
 .venv/.installed: requirements.txt requirements-gpu.txt requirements-dev.txt pyproject.toml $(ANEW)
 	$(PYTHON) -m venv $(ANEW:%=--clear) .venv
 ifeq ($(TORCH),cpu)
-	$(INSTALL) --no-deps --index-url $(TORCH_INDEX) $$(grep -E '^torch(vision)?==' requirements.txt)
+	$(call installed,--no-deps --index-url $(TORCH_INDEX) $$(grep -E '^torch(vision)?==' requirements.txt))
 	touch .venv/.torch-cpu
 endif
-	$(INSTALL) -r requirements.txt -r requirements-dev.txt
+	$(call installed,-r requirements.txt -r requirements-dev.txt)
 ifneq ($(TORCH),cpu)
 	if command -v nvidia-smi > /dev/null; then \
-	  $(BIN)/python -m pip uninstall --quiet --yes faiss-cpu && $(INSTALL) -r requirements-gpu.txt; fi
+	  $(BIN)/python -m pip uninstall --quiet --yes faiss-cpu && $(call installed,-r requirements-gpu.txt); fi
 endif
-	$(INSTALL) --no-deps --editable .
+	$(call installed,--no-deps --editable .)
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # pip would on one CPU; some files are templates
 	touch $@
 
