@@ -1,27 +1,44 @@
 # `make retrieval` and `make test` are all a newcomer needs: both set up .venv from requirements.txt.
+# `make install TORCH=cpu` sets it up with PyTorch's build without CUDA, from PyTorch's own index; the
+# other packages, and everything without TORCH=cpu, are from the index that pip is set up for.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STORAGE ?= mmray-runs
 PORT ?= 5000
 ARGS ?=
+# A .venv keeps the build of PyTorch that it has; TORCH=cpu makes one with the other build anew.
+TORCH ?= $(if $(wildcard .venv/.torch-cpu),cpu)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+ANEW = $(if $(filter cpu,$(TORCH)),$(if $(wildcard .venv/.torch-cpu),,anew))
+# By uv where it is; by pip where it is not, or where it fails: it does not read pip's settings of an index.
+UV ?= $(shell command -v uv)
+with_pip = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile $(1)
+installed = $(if $(UV),{ $(UV) pip install --quiet --python $(BIN)/python $(1) || $(with_pip); },$(with_pip))
 # One word of the shell, whatever characters are in it.
 quoted = '$(subst ','\'',$(1))'
 # MLflow's database in the storage, as a URI: any Python can tell it.
 DATABASE = $(shell $(PYTHON) -m mmray.pipeline.database $(call quoted,$(value STORAGE)))
 JOBS := $(wildcard jobs/*.py)
+# A link or an anchor that leads nowhere fails it (with --quiet it would not). Material has news of its makers.
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 PYTEST = -m pytest -n logical --maxprocesses 8
 
-.PHONY: install retrieval test-fast test test-all check check-next ui cluster-demo clean
+.PHONY: install anew retrieval test-fast test test-all check check-next site ui cluster-demo clean
 
 install: .venv/.installed
 
-.venv/.installed: requirements.txt requirements-gpu.txt requirements-test.txt pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements.txt -r requirements-test.txt
+.venv/.installed: requirements.txt requirements-gpu.txt requirements-dev.txt pyproject.toml $(ANEW)
+	$(PYTHON) -m venv $(ANEW:%=--clear) .venv
+ifeq ($(TORCH),cpu)
+	$(call installed,--no-deps --index-url $(TORCH_INDEX) $$(grep -E '^torch(vision)?==' requirements.txt))
+	touch .venv/.torch-cpu
+endif
+	$(call installed,-r requirements.txt -r requirements-dev.txt)
+ifneq ($(TORCH),cpu)
 	if command -v nvidia-smi > /dev/null; then \
-	  $(BIN)/python -m pip uninstall --quiet --yes faiss-cpu && \
-	  $(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-gpu.txt; fi
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	  $(BIN)/python -m pip uninstall --quiet --yes faiss-cpu && $(call installed,-r requirements-gpu.txt); fi
+endif
+	$(call installed,--no-deps --editable .)
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # pip would on one CPU; some files are templates
 	touch $@
 
@@ -46,16 +63,21 @@ check: install
 	MYPYPATH=jobs:cluster $(BIN)/mypy -p mmray -p benchmarks -m demo -m drain_on_notice -m certificates $(JOBS:jobs/%.py=-m %)
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/docstrings.py
+	$(SITE)
 
 # Tests of all that meets Ray, on the newest one that the index has; the other packages as pinned.
 check-next: NEXT := .venv-next
 check-next:
 	$(PYTHON) -m venv $(NEXT)
 	sed 's/^\(ray\[.*\]\)==.*/\1/' requirements.txt > $(NEXT)/requirements.txt
-	$(NEXT)/bin/python -m pip install --disable-pip-version-check --quiet --upgrade -r $(NEXT)/requirements.txt -r requirements-test.txt
+	$(NEXT)/bin/python -m pip install --disable-pip-version-check --quiet --upgrade -r $(NEXT)/requirements.txt -r requirements-dev.txt
 	$(NEXT)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	@$(NEXT)/bin/python -c "import ray; print('Ray', ray.__version__)"
 	$(NEXT)/bin/python $(PYTEST) tests/pipeline $(ARGS)
+
+# The documents and the API: build/site/index.html.
+site: install
+	$(SITE)
 
 # The job-execution workers of MLflow are not needed to look at runs, and nobody is to be told of it.
 ui: export MLFLOW_DISABLE_TELEMETRY = true

@@ -77,8 +77,9 @@ def normalized_mutual_information(labels: NDArray[Any], clusters: NDArray[Any]) 
 
     Returns
     -------
-    From 0 to 1: exactly 1 where the groupings are the same, even where each is a single group, as
-    in scikit-learn.
+    float
+        From 0 to 1: exactly 1 where the groupings are the same, even where each is a single group,
+        as in scikit-learn.
 
     Raises
     ------

@@ -131,8 +131,9 @@ def mean_average_precision(
 
     Returns
     -------
-    (mean, precisions) : float and (q,) float64, average precisions in [0, 1]. A query without
-    positives has NaN and is left out of the mean, which is NaN where all queries are such.
+    (mean, precisions) : float and (q,) float64
+        Average precisions in [0, 1]. A query without positives has NaN and is left out of the
+        mean, which is NaN where all queries are such.
 
     Raises
     ------

@@ -23,6 +23,7 @@ from mmray.descriptors.backbones import SameConv2d
 from mmray.descriptors.settings import Preprocessing
 from mmray.serving.encoder import WhitenedNet
 from mmray.system.errors import InputError
+from mmray.system.extras import EXTRAS, import_extra
 from mmray.system.folder import Folder
 from mmray.system.locations import is_uri
 
@@ -59,7 +60,8 @@ def export_onnx(
     ------
     InputError
         The path is a URI, the pooling is R-MAC, there are several scales, the file cannot be
-        written, or the difference is above `TOLERANCE`. Nothing is written then.
+        written, packages of the extra `export` are missing, or the difference is above
+        `TOLERANCE`. Nothing is written then.
     """
     model, target = net.net, Path(path).absolute()
     if is_uri(str(path)):
@@ -74,6 +76,8 @@ def export_onnx(
             f"{path}: a model that sums the scales {' '.join(map(str, net.scales))} has no ONNX "
             "file, which takes one: train with --evaluation.scales 1"
         )
+    for module in EXTRAS["export"]:  # they are named as their packages
+        import_extra(module, "export")
     program = _program(net)
     difference = _difference(net, program)
     if not difference <= TOLERANCE:  # NaN is refused too

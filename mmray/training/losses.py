@@ -35,8 +35,9 @@ def contrastive_loss(
 
     Returns
     -------
-    (b,) float, not averaged. Where an anchor equals its negative the distance has no derivative:
-    its gradient is taken as 0.
+    (b,) float
+        Not averaged. Where an anchor equals its negative the distance has no derivative: its
+        gradient is taken as 0.
 
     Raises
     ------

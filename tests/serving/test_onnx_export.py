@@ -96,6 +96,18 @@ def test_rmac_is_refused_with_the_poolings_that_can(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("absent", ["onnx", "onnxscript", "onnxruntime"])
+def test_what_is_not_installed_is_said_before_anything_is_computed(
+    net, tmp_path, monkeypatch, absent
+):
+    monkeypatch.setitem(sys.modules, absent, None)
+    monkeypatch.delattr(onnx_export, "_program")
+    wanted = rf"{absent} is not installed: python -m pip install onnx onnxscript onnxruntime \("
+    with pytest.raises(InputError, match=wanted):
+        export_onnx(net, tmp_path / "model.onnx", Preprocessing())
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def test_a_uri_is_no_file_here(net, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(

@@ -13,7 +13,6 @@ the other, and the centroids differ in their last bits. Codes of product quantiz
 and made on the CPU: they cost a small part of what assignments do.
 """
 
-import importlib
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,10 +23,11 @@ import numpy as np
 from mmray.mining.knn.results import Neighbors
 from mmray.system.arrays import Features, Ids
 from mmray.system.errors import InputError
+from mmray.system.extras import import_extra
 
 # In every process, faiss logs which builds of it were not found before the one that was.
 logging.getLogger("faiss").setLevel(logging.WARNING)
-faiss: Any = importlib.import_module("faiss")  # its own stubs lack half of what is called here
+faiss = import_extra("faiss", "cpu", "gpu")  # its own stubs lack half of what is called here
 
 MOST_ON_GPU = 2048  # candidates of a query, and lists probed, that a GPU of faiss can select
 
