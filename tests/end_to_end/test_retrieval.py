@@ -39,6 +39,15 @@ def wait_for_line(pattern, log, process, seconds=300):
     assert pattern.search(log.read_text()), log.read_text()
 
 
+def wait_for_claim(stage, storage, process, seconds):
+    """Wait until a stage is being made."""
+    deadline = time.monotonic() + seconds
+    while not [*storage.glob(f"leases/{stage}-*/*")]:
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def wait_for_checkpoint(name, storage, process, seconds=300):
     """Wait until Ray Train has noted a checkpoint, a moment after the epoch is announced."""
     deadline = time.monotonic() + seconds
@@ -72,18 +81,32 @@ def test_the_job_ends_with_a_table_and_shows_progress(whole):
     assert len(rows) == 2 + 10
     assert "| MAC        | initial    | LDA " in rows[4]
     assert "| MAC        | fine-tuned | LDA " in rows[6]
-    for label in ("render", "extract", "k-NN", "diffusion", "epoch 2", "whiten", "evaluate"):
+    for label in ("render", "extract", "k-NN", "diffusion", "epoch 2 of 2", "whiten", "evaluate"):
         assert re.search(rf"{label}: (\d+)/\1, ", done.stderr), label
 
 
 def test_no_line_is_one_of_ray(whole):
-    """All are progress, "stage: words", or words of training below a line of its stage."""
+    """All are progress, "stage: words", or words of training."""
     _, done = whole
-    ours = re.compile(r"(\(RayTrainWorker pid=\d+\) )? *[\w-]+( \d+(/\d+)?)?: .+")
+    ours = re.compile(
+        r"(\(RayTrainWorker pid=\d+\) )? *[\w-]+( \d+(/\d+| of \d+)?)?: .+"
+        r"|  decode the images to train on: \d+ s \(cache-\w+\)"
+    )
     assert [line for line in done.stderr.splitlines() if not ours.fullmatch(line)] == []
     assert "core_worker" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if "/s, " in line]
     assert len(set(lines)) == len(lines)
+
+
+def test_every_stage_has_one_line_with_its_number_what_it_does_and_its_time(whole):
+    storage, done = whole
+    line = re.compile(r"^stage (\d+) of (\d+): [\w -]+: \d+ s \(([\w-]+)\)$", re.MULTILINE)
+    numbers, totals, folders = zip(*line.findall(done.stderr), strict=True)
+    assert list(map(int, numbers)) == list(range(1, len(numbers) + 1))
+    assert {int(total) for total in totals} == {len(numbers)}
+    stages = {path.parent.name for path in storage.glob("*-*/_SUCCESS.json")}
+    assert {*folders} == {name for name in stages if not name.startswith("cache-")}
+    assert str(storage) in done.stderr.splitlines()[0], "where these folders are"
 
 
 def test_every_stage_leaves_what_the_design_says(whole):
@@ -218,7 +241,7 @@ def test_the_same_command_again_runs_nothing_and_prints_the_same_table(whole):
     before = digests(storage, "*-*/**/*.*")
     again = run_here("retrieval", "--storage", storage, *SMALL).succeeded
     assert table(again.stdout) == table(done.stdout)
-    assert "train: done before" in again.stderr
+    assert "done before (train-" in again.stderr
     assert "epoch 1:" not in again.stderr
     assert "ray: " not in again.stderr, "nothing needs it"
     kept = re.search(r"^report: done before, (.+\.html)$", again.stderr, re.MULTILINE)
@@ -239,11 +262,11 @@ def test_killed_in_training_it_goes_on_and_ends_with_the_same_network(whole, on_
         wait_for_checkpoint("epoch-001", storage, process)
         process.kill()
         process.wait()
-        assert "mine: done before" in log.read_text()
+        assert "done before (mine-" in log.read_text()
         assert not [*storage.glob("train-*/_SUCCESS.json")]
         done = run_here("retrieval", "--storage", storage, *SMALL, *ONE).succeeded
         assert "epoch 1/2: " not in done.stderr, "that epoch was kept"
-        assert "train: done before" not in done.stderr
+        assert "done before (train-" not in done.stderr
         assert table(done.stdout) == table(whole[1].stdout)
         pattern = "train-*/**/*.safetensors"
         assert len(digests(kept, pattern)) >= 2
@@ -255,14 +278,14 @@ def test_killed_in_training_it_goes_on_and_ends_with_the_same_network(whole, on_
 
 @pytest.mark.slow
 def test_killed_in_any_stage_it_ends_with_the_same_pools_and_table(whole, on_cluster, tmp_path):
-    """SIGKILL soon after each line that announces a stage; the last start runs to the end."""
+    """SIGKILL soon after each stage has begun; the last start runs to the end."""
     storage, log = tmp_path / "runs", tmp_path / "log"
     for stage in ("demo", "extract", "graph", "mine", "train", "whiten", "evaluate"):
         process = start(log, "--storage", storage, *SMALL, env=on_cluster)
-        # A done stage says "done before": what is waited for is the first to run. In training one
-        # epoch is kept, the second is cut.
-        line = r"epoch 1/2: " if stage == "train" else rf"^{stage}: (?!done before)"
-        wait_for_line(line, log, process, seconds=600)
+        if stage == "train":  # one epoch is kept, the second is cut
+            wait_for_line(r"epoch 1/2: ", log, process, seconds=600)
+        else:
+            wait_for_claim(stage, storage, process, seconds=600)
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = run_apart("retrieval", "--storage", storage, *SMALL, env=on_cluster).succeeded
@@ -277,7 +300,7 @@ def test_killed_in_any_stage_it_ends_with_the_same_pools_and_table(whole, on_clu
 def test_sigterm_ends_with_143_and_the_run_as_killed(tmp_path, on_cluster):
     log = tmp_path / "log"
     process = start(log, "--storage", tmp_path / "runs", *SMALL, env=on_cluster)
-    wait_for_line("extract: ", log, process)
+    wait_for_line(r"stage 2 of \d+: list the images", log, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
     assert log.read_text().rstrip().endswith("interrupted: the same command goes on from here")

@@ -13,11 +13,13 @@ from mmray.descriptors.weights import build, load, load_published
 from mmray.descriptors.whitening import pca_whitening, read_whitening, whitening_name
 from mmray.evaluation.candidates import LDA, OWN, PCA, EvaluatedNetwork
 from mmray.evaluation.scores import Score
+from mmray.pipeline.opening import running, usable_storage
 from mmray.pipeline.recipes.pictures import searches
 from mmray.pipeline.recipes.publishing import scores_table, write_report
+from mmray.pipeline.recipes.steps import evaluation_steps
 from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report
-from mmray.pipeline.session import Session, running, usable_storage
+from mmray.pipeline.session import Session
 from mmray.pipeline.stages.evaluation import (
     evaluate_stages,
     read_labelled_sets,
@@ -51,7 +53,7 @@ def run(config: EvaluateJobConfig) -> list[Score]:
         if candidate.whitenings or config.pca_images is not None:
             candidate.network.check_dims("--dims", config.dims, config.poolings)
     sets = read_labelled_sets(config)
-    with running(config, storage, (PART,)) as session:
+    with running(config, storage, (PART,), evaluation_steps(config)) as session:
         preprocessing = Preprocessing(config.longest_side, scales=config.scales)
         settings = DescriptorSettings.of(config, preprocessing, config.poolings)
         if config.pca_images is not None:

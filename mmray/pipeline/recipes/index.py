@@ -15,11 +15,13 @@ from mmray.images.sources import Stamp, probe
 from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
 from mmray.pipeline.named_indexes import current_index, set_current_index
+from mmray.pipeline.opening import running, usable_storage
 from mmray.pipeline.recipes.publishing import write_report
+from mmray.pipeline.recipes.steps import index_steps
 from mmray.pipeline.registry import model_folder, newest_model
 from mmray.pipeline.reports.run_page import Report, Unreadable
 from mmray.pipeline.reports.tables import Cells, Table, table
-from mmray.pipeline.session import Counts, Session, running, usable_storage
+from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_descriptors
 from mmray.pipeline.stages.listing import list_each, read_exclusion_list
@@ -73,7 +75,7 @@ def update(config: IndexConfig) -> str:
     config = replace(config, model=named, name=config.index_name)
     with model_folder(named, storage=storage, uri=uri) as folder:
         model = TrainedModel.read(folder)
-        with running(config, storage, STAGES) as session:
+        with running(config, storage, STAGES, index_steps(config)) as session:
             sources = [absolute(source) for source in config.images]
             listings = list_each(session, sources, excluded)
             listed = [

@@ -15,9 +15,11 @@ from mmray.evaluation.oracles import OracleSide, filtered_pools, replaced_pools
 from mmray.images.collection import Collection
 from mmray.images.demo.demo_set import render_collection
 from mmray.mining.pool_lists import summary
+from mmray.pipeline.opening import running, usable_storage
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult
 from mmray.pipeline.recipes.publishing import publish
-from mmray.pipeline.session import Counts, Session, running, usable_storage
+from mmray.pipeline.recipes.steps import learning_steps
+from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_stage, features_stage
 from mmray.pipeline.stages.mining import (
@@ -65,7 +67,8 @@ def run_recipe(
     storage = usable_storage(config)
     # Errors of the input are reported before Ray is started.
     inputs = read_inputs(config) if config.images else None
-    with running(config, storage, chosen_stages(config)) as session:
+    chosen = chosen_stages(config)
+    with running(config, storage, chosen, learning_steps(config, chosen)) as session:
         result = recipe(session, inputs or read_inputs(with_demo(session)))
         publish(session, result)
         return result

@@ -6,11 +6,12 @@ from pathlib import Path
 from mmray.config.tools import MineConfig
 from mmray.descriptors.files.reading import read_feature_set
 from mmray.evaluation.purity import Purity, percent, read_labels
+from mmray.pipeline.opening import running, usable_storage
 from mmray.pipeline.recipes.planning import plan_mining
 from mmray.pipeline.recipes.publishing import graph_picture, write_report
+from mmray.pipeline.recipes.steps import mining_steps
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
-from mmray.pipeline.session import running, usable_storage
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.mining import MiningResult, graph_stage, measure_purity, mine_stage
 from mmray.pipeline.stages.neighbors import FeatureSource, neighbors_stages
@@ -38,7 +39,7 @@ def run(config: MineConfig) -> Table:
     if given.normalized:
         announce(f"{config.features}: rows are not of unit length; they are l2-normalised")
     source = FeatureSource(given.fingerprint, len(given.features), Rows(lambda: given.features))
-    with running(config, storage, ("graph", "mine")) as session:
+    with running(config, storage, ("graph", "mine"), mining_steps(config)) as session:
         session, neighbors = neighbors_stages(session, source)
         graph = graph_stage(session, source, neighbors)
         mined = mine_stage(session, source, graph)
