@@ -14,7 +14,7 @@ import tyro
 
 import mmray
 from mmray.config.bounds import check_not_empty
-from mmray.config.command_line import exit_status, flag_value, parse
+from mmray.config.command_line import exit_status, given_value, parse
 from mmray.config.presets import (
     EVALUATE,
     FINEGRAINED_ABLATIONS,
@@ -121,7 +121,7 @@ def ablation(arguments: list[str]) -> None:
     Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
     Ctrl-C and 143 after SIGTERM (both resumable).
     """
-    application = flag_value("--application", arguments)
+    application = given_value("application", arguments)
     presets: Mapping[Any, Any] = (
         RETRIEVAL_ABLATIONS if application == "retrieval" else FINEGRAINED_ABLATIONS
     )
@@ -146,12 +146,17 @@ def search(arguments: list[str]) -> None:
     Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
     Ctrl-C and 143 after SIGTERM (both resumable).
     """
-    config: IndexConfig | QueryConfig = tyro.extras.subcommand_cli_from_dict(
-        {"index": IndexConfig, "query": QueryConfig},
-        args=arguments,
-        description=_help(search),
-        config=(tyro.conf.PositionalRequiredArgs,),
-    )
+    config: IndexConfig | QueryConfig
+    if arguments[:1] == ["index"]:
+        prog = f"{Path(sys.argv[0]).name} index"
+        config = parse({"": IndexConfig()}, arguments[1:], IndexConfig.__doc__ or "", prog=prog)
+    else:
+        config = tyro.extras.subcommand_cli_from_dict(
+            {"index": IndexConfig, "query": QueryConfig},
+            args=arguments,
+            description=_help(search),
+            config=(tyro.conf.PositionalRequiredArgs,),
+        )
     if isinstance(config, QueryConfig):  # neither Ray nor MLflow is loaded for a query
         from mmray.pipeline.recipes.search import run
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from mmray.config.run import EXPERIMENT, RunConfig, identity_of, stored
+from mmray.config.settings_file import settings_text
 from mmray.config.validation import validate
 from mmray.pipeline.plan import Plan
 from mmray.pipeline.session import Session
@@ -15,6 +16,7 @@ from mmray.system.folder import Folder, open_storage
 from mmray.system.progress import announce
 from mmray.system.termination import last_words, on_termination
 
+REPORTS = "reports"  # below the storage folder: the page and the settings of each run
 KILLED = "KILLED"  # MLflow's status of a run whose job was stopped
 # Ray's core, too, ends the process at once, in silence, when its own processes are killed.
 LAST_WORDS = (
@@ -71,8 +73,19 @@ def running(
         _ending(session),
     ):
         announce(f"storage: {storage.uri}")
+        keep_settings(session)
         announce(f"mlflow: run {tracked.name} of the experiment {config.experiment}")
         yield session
+
+
+def keep_settings(session: Session[RunConfig]) -> None:
+    """Write all settings of a run as a file for --config, beside its page, and log it."""
+    folder, name = session.storage / REPORTS, f"{session.run.name}.yaml"
+    if session.run.finished_before and folder.has(name):
+        return
+    text = settings_text(session.config, run=session.run.name)
+    folder.write(name, text.encode())
+    session.run.log_text("settings.yaml", text)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from mmray.evaluation.purity import percent
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
 from mmray.images.left_out import counted
+from mmray.pipeline.opening import REPORTS
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.recipes.pictures import mined_anchors, near_duplicates, searches
 from mmray.pipeline.recipes.verdict import verdict
@@ -66,7 +67,6 @@ def _log(session: Session[LearningConfig], folder: Folder) -> None:
         announce(f"model: registered in MLflow as {uri}")
 
 
-REPORTS = "reports"  # below the storage folder
 _KINDS_LEFT_OUT = 20  # at most, on the page; the stage's record has all
 
 
