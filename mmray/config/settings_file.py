@@ -149,8 +149,10 @@ def settings_text(config: RunConfig, *, run: str) -> str:
         place = nested.setdefault(section[0], {}) if section else nested
         place[field] = _without_credentials(value)
     about = f"# Settings of the run {run}; the same job with --config and this file repeats it.\n"
+    # Unescaped, line ends of Unicode would be read as blanks.
+    escaped = any(sign in repr(nested) for sign in (r"\x85", r"\u2028", r"\u2029"))
     text: str = yaml.safe_dump(
-        nested, sort_keys=False, default_flow_style=None, allow_unicode=True, width=10**6
+        nested, sort_keys=False, default_flow_style=None, allow_unicode=not escaped, width=10**6
     )
     return about + text
 
