@@ -8,7 +8,7 @@ import runpy
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
@@ -22,16 +22,19 @@ from mmray.config.presets import (
     MINE_PRESETS,
     PRESETS,
     RETRIEVAL_ABLATIONS,
-    departures_told,
 )
+from mmray.config.run import RunConfig
 from mmray.config.tools import CleanConfig, ExportConfig, FigureConfig, IndexConfig, QueryConfig
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 from mmray.system.locations import absolute
+from mmray.system.progress import quietly
 
 if TYPE_CHECKING:
     from mmray.config.learning import LearningConfig
-    from mmray.pipeline.reports.tables import Table
+    from mmray.pipeline.recipes.result import JobResult
+
+Settings = TypeVar("Settings", bound=RunConfig)
 
 # Jobs import their recipes only when they run: --help and a misspelt flag should not wait for
 # torch, Ray and MLflow.
@@ -51,10 +54,8 @@ def retrieval(arguments: list[str]) -> None:
         _plan(config)
         return
     from mmray.pipeline.recipes.retrieval import run
-    from mmray.pipeline.recipes.verdict import results_told
 
-    if told := results_told(run(config), config):
-        print(told)
+    _tell(config, run)
 
 
 def finegrained(arguments: list[str]) -> None:
@@ -72,10 +73,8 @@ def finegrained(arguments: list[str]) -> None:
         _plan(config)
         return
     from mmray.pipeline.recipes.finegrained import run
-    from mmray.pipeline.recipes.verdict import results_told
 
-    if told := results_told(run(config), config):
-        print(told)
+    _tell(config, run)
 
 
 def mine(arguments: list[str]) -> None:
@@ -90,7 +89,7 @@ def mine(arguments: list[str]) -> None:
     config = parse(MINE_PRESETS, arguments, _help(mine))
     from mmray.pipeline.recipes.mining import run
 
-    _print(run(config))
+    _tell(config, run)
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -105,10 +104,8 @@ def evaluate(arguments: list[str]) -> None:
     """
     config = parse({"": EVALUATE}, arguments, _help(evaluate))
     from mmray.pipeline.recipes.evaluation import run
-    from mmray.pipeline.reports.tables import results_table
 
-    print(results_table(run(config)))
-    print(f"\n{departures_told(config)}")
+    _tell(config, run)
 
 
 def ablation(arguments: list[str]) -> None:
@@ -131,7 +128,7 @@ def ablation(arguments: list[str]) -> None:
         return
     from mmray.pipeline.recipes.ablation import run
 
-    print(run(config))
+    _tell(config, run)
 
 
 def search(arguments: list[str]) -> None:
@@ -164,7 +161,7 @@ def search(arguments: list[str]) -> None:
     else:
         from mmray.pipeline.recipes.index import update
 
-        print(update(config))
+        _tell(config, update)
 
 
 def export(arguments: list[str]) -> None:
@@ -277,16 +274,17 @@ def run(name: str, arguments: list[str]) -> int:
 def _plan(config: "LearningConfig") -> None:
     """Print what a job that learns needs, instead of running it."""
     from mmray.pipeline.recipes.planning import plan_learning
+    from mmray.pipeline.recipes.result import JobResult
 
-    _print(plan_learning(config))
+    _tell(config, lambda given: JobResult.of_table(plan_learning(given)))
 
 
-def _print(found: "Table") -> None:
-    from mmray.pipeline.reports.tables import table
-
-    print(table(found.head, found.rows, numbers=found.numbers))
-    if found.note:
-        print(f"\n{found.note}")
+def _tell(config: Settings, job: "Callable[[Settings], JobResult]") -> None:
+    """Run a job and print its result, as --quiet and --json say."""
+    with quietly(config.quiet):
+        told = job(config).shown(as_json=config.json)
+    if told:
+        print(told)
 
 
 def _help(job: Callable[..., Any]) -> str:

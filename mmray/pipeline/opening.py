@@ -11,12 +11,12 @@ from mmray.pipeline.plan import Plan
 from mmray.pipeline.session import Session
 from mmray.pipeline.stage import fingerprint
 from mmray.pipeline.tracking import Run, default_uri, open_run
+from mmray.pipeline.tracking_server import run_page
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder, open_storage
 from mmray.system.progress import announce
 from mmray.system.termination import last_words, on_termination
 
-REPORTS = "reports"  # below the storage folder: the page and the settings of each run
 KILLED = "KILLED"  # MLflow's status of a run whose job was stopped
 # Ray's core, too, ends the process at once, in silence, when its own processes are killed.
 LAST_WORDS = (
@@ -76,16 +76,21 @@ def running(
         keep_settings(session)
         announce(f"mlflow: run {tracked.name} of the experiment {config.experiment}")
         yield session
+    announce(f"mlflow: {run_page(tracked.uri, tracked.experiment_id, tracked.run_id)}")
 
 
 def keep_settings(session: Session[RunConfig]) -> None:
     """Write all settings of a run as a file for --config, beside its page, and log it."""
-    folder, name = session.storage / REPORTS, f"{session.run.name}.yaml"
-    if session.run.finished_before and folder.has(name):
+    if session.run.finished_before and session.reports.has(settings_name(session)):
         return
     text = settings_text(session.config, run=session.run.name)
-    folder.write(name, text.encode())
+    session.reports.write(settings_name(session), text.encode())
     session.run.log_text("settings.yaml", text)
+
+
+def settings_name(session: Session[RunConfig]) -> str:
+    """Return the name of the file of the settings, below `Session.reports`."""
+    return f"{session.run.name}.yaml"
 
 
 @contextmanager

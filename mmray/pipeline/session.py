@@ -18,6 +18,7 @@ from mmray.system.folder import Folder
 from mmray.system.processes import enter_folder_again
 from mmray.system.progress import announce, timed
 
+REPORTS = "reports"  # below the storage folder
 Counts = Mapping[str, Any]
 Settings = TypeVar("Settings", bound=RunConfig, covariant=True)
 Given = TypeVar("Given", bound=RunConfig)
@@ -39,10 +40,16 @@ class Session(Generic[Settings]):
         self.plan = Plan() if plan is None else plan
         # MLflow runs that still have to be ended: of this session and of those around or within it.
         self.open_runs: list[Run] = []
+        self.page: str | None = None  # name of the page of the run below `reports`, once written
         self.stages: list[StageFolder] = []  # stages that were done or read, in this order
         self.seconds_before = 0.0  # seconds of the stages around a session within another
         self._made: list[str] = []  # stages that were not read, of this session and those within it
         self._nested_seconds = 0.0  # seconds of stages that were run within the current one
+
+    @property
+    def reports(self) -> Folder:
+        """Return the folder of the pages and the settings of all runs."""
+        return self.storage / REPORTS
 
     @property
     def pool(self) -> "distributed.ActorPool":

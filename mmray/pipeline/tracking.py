@@ -87,6 +87,7 @@ class Run:
     name: str = ""
     identity: str = ""
     finished_before: bool = False
+    experiment_id: str = ""
 
     @cached_property
     def client(self) -> mlflow.MlflowClient:
@@ -282,7 +283,7 @@ def open_run(
             f"--tracking-uri {uri}: MLflow cannot be used there ({reason}); start the server, or "
             "leave the flag out for a database under --storage"
         ) from error
-    return Run(uri, known.info.run_id, name, identity, finished)
+    return Run(uri, known.info.run_id, name, identity, finished, belongs)
 
 
 def storage_mark(storage: Folder) -> str:

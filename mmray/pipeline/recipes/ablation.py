@@ -27,6 +27,7 @@ from mmray.pipeline.recipes.ablation_rows import ALL_ANCHORS, BASELINES, FEATURE
 from mmray.pipeline.recipes.comparison import RowResult, comparison, comparison_table
 from mmray.pipeline.recipes.outcome import Inputs, RunResult
 from mmray.pipeline.recipes.publishing import write_report
+from mmray.pipeline.recipes.result import JobResult, places_of
 from mmray.pipeline.recipes.steps import row_steps
 from mmray.pipeline.recipes.verdict import verdict
 from mmray.pipeline.reports.run_page import Report
@@ -77,7 +78,7 @@ def rows_of(config: AblationConfig) -> tuple[Row, ...]:
     return tuple(row for row in rows if row.name in chosen)
 
 
-def run(config: AblationConfig) -> str:
+def run(config: AblationConfig) -> JobResult:
     """Run all rows that are not done yet.
 
     Returns
@@ -105,7 +106,8 @@ def run(config: AblationConfig) -> str:
         folder.write("ablation.md", (table + "\n").encode())
         write_report(session, _report(config, results))
     announce(f"table: {folder.location('ablation.md')}")
-    return table
+    rows_found = [dataclasses.asdict(result) for result in results]
+    return JobResult(text=table, values={"table": rows_found, **places_of(session)})
 
 
 def _report(config: AblationConfig, results: Sequence[RowResult]) -> Report:

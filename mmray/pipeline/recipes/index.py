@@ -17,6 +17,7 @@ from mmray.pipeline.lease import lease
 from mmray.pipeline.named_indexes import current_index, set_current_index
 from mmray.pipeline.opening import running, usable_storage
 from mmray.pipeline.recipes.publishing import write_report
+from mmray.pipeline.recipes.result import JobResult, places_of, rows_of
 from mmray.pipeline.recipes.steps import index_steps
 from mmray.pipeline.registry import model_folder, newest_model
 from mmray.pipeline.reports.run_page import Report, Unreadable
@@ -53,12 +54,12 @@ STAGES = ("extract", "index")
 LARGE = 1_000_000  # number of images from which "auto" compresses an index
 
 
-def update(config: IndexConfig) -> str:
+def update(config: IndexConfig) -> JobResult:
     """Build an index, or update it to the current images.
 
     Returns
     -------
-    A table of the contents of the index, in Markdown.
+    A table of the contents of the index.
 
     Raises
     ------
@@ -93,7 +94,10 @@ def update(config: IndexConfig) -> str:
                     before.folder.remove()
             write_report(session, _report(config, stage))
     head, rows, numbers = _cells(config, stage)
-    return table(head, rows, numbers=numbers)
+    return JobResult(
+        text=table(head, rows, numbers=numbers),
+        values={"table": rows_of(head, rows), "index": stage.folder.uri, **places_of(session)},
+    )
 
 
 def _is_whole(index: StageFolder) -> bool:

@@ -13,7 +13,6 @@ from mmray.evaluation.purity import percent
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
 from mmray.images.left_out import counted
-from mmray.pipeline.opening import REPORTS
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.recipes.pictures import mined_anchors, near_duplicates, searches
 from mmray.pipeline.recipes.verdict import verdict
@@ -42,9 +41,10 @@ def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
     """Log and register the model in MLflow, and write the report."""
     config, last = session.config, session.chosen[-1]
     part = None if last == config.all_stages[-1] else last
-    reports, page = session.storage / REPORTS, _page_name(session, part)
-    if session.finished_before and reports.has(page):
-        announce(f"report: done before, {reports.location(page)}")
+    page = _page_name(session, part)
+    if session.finished_before and session.reports.has(page):
+        session.page = page
+        announce(f"report: done before, {session.reports.location(page)}")
         return
     if outcome.model is not None:
         _log(session, outcome.model)
@@ -93,7 +93,8 @@ def write_report(session: Session[RunConfig], report: Report, *, part: str | Non
             versions=(("mmray", __version__), *((p, version(p)) for p in PACKAGES)),
         )
     )
-    folder, name = session.storage / REPORTS, _page_name(session, part)
+    folder, name = session.reports, _page_name(session, part)
+    session.page = name
     folder.write(name, masked_text(page).encode())
     session.run.log_file(folder, name, "report")
     announce(f"report: {folder.location(name)}")

@@ -15,6 +15,7 @@ from mmray.pipeline.recipes.learning import (
     with_demo_images,
 )
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
+from mmray.pipeline.recipes.result import JobResult
 from mmray.pipeline.recipes.rounds import learn
 from mmray.pipeline.session import Session
 from mmray.pipeline.stages.evaluation import (
@@ -31,7 +32,7 @@ from mmray.system.progress import announce
 from mmray.training.supervised.sfm_tuples import SfmTuples, read_sfm_tuples
 
 
-def run(config: RetrievalConfig) -> RunResult:
+def run(config: RetrievalConfig) -> JobResult:
     """Run the retrieval job, see `run_recipe`."""
     return run_recipe(config, read_inputs, with_demo, recipe)
 

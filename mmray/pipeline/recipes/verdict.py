@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.config.learning import FinegrainedConfig, RetrievalConfig
+from mmray.config.learning import LearningConfig
 from mmray.config.presets import departures_told
 from mmray.evaluation.candidates import INITIAL, LDA, PLAIN, TUNED
 from mmray.evaluation.scores import Score
@@ -19,7 +19,7 @@ from mmray.training.validation import chosen_by, rise
 FIRST_OF_CLASSES = "R@1"  # the measure of labelled classes that counts
 
 
-def results_told(outcome: RunResult, config: RetrievalConfig | FinegrainedConfig) -> str:
+def results_told(outcome: RunResult, config: LearningConfig) -> str:
     """Return what a job prints last: the table and the verdict, where there are any.
 
     Between them stand the settings that differ from the paper's, where it is to compare with them.
@@ -27,7 +27,8 @@ def results_told(outcome: RunResult, config: RetrievalConfig | FinegrainedConfig
     parts = []
     if outcome.scores:
         parts.append(results_table(outcome.scores))
-        if config.recipe in ("paper", "released"):
+        own: Any = config  # `recipe` is a field of the applications
+        if own.recipe in ("paper", "released"):
             parts.append(departures_told(config))
     return "\n\n".join(part for part in (*parts, verdict(outcome)) if part)
 
