@@ -9,6 +9,7 @@ from mmray.config.bounds import seconds_in
 from mmray.config.run import RunConfig
 from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
+from mmray.pipeline.metric_names import of_progress
 from mmray.pipeline.notes import note_stages
 from mmray.pipeline.plan import Plan, step_of
 from mmray.pipeline.stage import StageFolder
@@ -90,8 +91,7 @@ class Session(Generic[Settings]):
         """Return a callback that logs the figures of a `Progress` to MLflow under a label."""
 
         def report(figures: Mapping[str, float]) -> None:
-            named = {f"{label}/{name}": value for name, value in figures.items()}
-            self.run.log_metrics(named, step=int(figures["done"]))
+            self.run.log_metrics(of_progress(label, figures), step=int(figures["done"]))
 
         return report
 
@@ -162,7 +162,7 @@ class Session(Generic[Settings]):
         self.stages.append(stage)
         if not self.finished_before:  # else they are there
             numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
-            self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})
+            self.run.log_metrics({f"{step}/{key}": value for key, value in numbers.items()})
         return stage
 
     def share_with(self, outer: "Session[RunConfig]") -> None:

@@ -127,7 +127,7 @@ def test_with_storage_in_a_bucket_and_a_server_for_mlflow_a_killed_job_goes_on(
         assert "epoch 1/2: " not in text
         tracked, run = the_run(f"http://127.0.0.1:{port}")
         assert run.info.status == "FINISHED"
-        history = tracked.get_metric_history(run.info.run_id, "map")
+        history = tracked.get_metric_history(run.info.run_id, "train/mAP")
         assert [point.step for point in history] == [0, 1, 2]
         version = tracked.get_model_version_by_alias("mmray", "newest")
         assert (version.run_id, str(version.version)) == (run.info.run_id, "1")

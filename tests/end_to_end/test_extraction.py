@@ -148,10 +148,10 @@ def test_every_option_of_the_extraction_in_one_run(photos, ray_cluster, tmp_path
     assert "cosines of bfloat16 descriptors to those in float32" in told
     _, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")
     metrics = run.data.metrics
-    assert metrics["extract/done"] == 39
-    assert metrics["extract/bytes"] > 39 * 1000
-    assert metrics["extract/per_second"] > 0
-    assert metrics["extract/seconds_left"] == 0
+    assert metrics["system/extract/done"] == 39
+    assert metrics["system/extract/bytes"] > 39 * 1000
+    assert metrics["system/extract/per_second"] > 0
+    assert metrics["system/extract/seconds_left"] == 0
     kept = Folder(str(extraction(storage))).read_table("images.parquet")["uri"].to_pylist()
     names = {Path(uri).name for uri in kept}
     assert not names & {"0001.png", "0002.png", "broken.png"}

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from mmray.descriptors.whitening import Whitening
+from mmray.pipeline.plan import WORDS
 from mmray.system.folder import Folder
 from tests.end_to_end.small_job import ONE, SMALL, command, run_apart, run_here, table, the_run
 
@@ -145,13 +146,21 @@ def test_mlflow_has_settings_counts_curves_table_and_model(whole):
     assert run.info.status == "FINISHED"
     assert run.data.params["mining.alpha"] == "0.99"
     assert run.data.metrics["mine/anchors"] == 24
-    assert 0 < run.data.metrics["purity/positives"] < 1
-    assert 0.5 < run.data.metrics["purity/negatives"] <= 1
+    top = {name: value for name, value in run.data.metrics.items() if "/" not in name}
+    assert 0 < top["pool_true_positives"] < 1
+    assert 0.5 < top["pool_true_negatives"] <= 1
+    assert top["mAP_gain"] == pytest.approx(top["mAP"] - top["mAP_initial"])
+    assert len(top) <= 12, "what a person looks at"
+    assert {*top} >= {"loss", "manifold_map", "manifold_map_initial", "view_agreement"}
+    groups = {name.partition("/")[0] for name in run.data.metrics.keys() - top.keys()}
+    assert groups <= {"system", *WORDS, *(name.partition("/")[0] for name in WORDS)}
+    timed = [name for name in run.data.metrics if re.search("seconds|bytes|per_second", name)]
+    assert all(name.startswith("system/") for name in timed)
     graph = {file.path for file in client.list_artifacts(run.info.run_id, "graph")}
     assert graph == {"graph/report.json", "graph/graph.png"}
     losses = client.get_metric_history(run.info.run_id, "loss")
     assert [point.step for point in losses] == [1, 2]
-    maps = client.get_metric_history(run.info.run_id, "map")
+    maps = client.get_metric_history(run.info.run_id, "train/mAP")
     assert [point.step for point in maps] == [0, 1, 2]
     path = client.download_artifacts(run.info.run_id, "results.md")
     assert table(Path(path).read_text()) == table(done.stdout)
@@ -230,6 +239,7 @@ def test_rounds_are_runs_within_the_run_and_each_has_its_curves(tmp_path):
         assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
         assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"graph"}
     assert "loss" not in outer.data.metrics
+    assert {"mAP", "manifold_map", "pool_true_positives"} < outer.data.metrics.keys()
     (page,) = (tmp_path / "reports").glob("*.html")
     for number in (1, 2):
         assert f"Loss: round {number}" in page.read_text()
@@ -244,11 +254,47 @@ def test_the_same_command_again_runs_nothing_and_prints_the_same_table(whole):
     assert "done before (train-" in again.stderr
     assert "epoch 1:" not in again.stderr
     assert "ray: " not in again.stderr, "nothing needs it"
+    assert re.search(r"^mlflow: to see the run, mlflow ui .*/runs/\w+$", again.stderr, re.MULTILINE)
     kept = re.search(r"^report: done before, (.+\.html)$", again.stderr, re.MULTILINE)
     assert Path(kept[1]).is_file()
     assert digests(storage, "*-*/**/*.*") == before
     client, _ = the_run(f"sqlite:///{storage / 'mlflow.db'}")  # one alone: the same run goes on
     assert [str(version.version) for version in client.search_model_versions()] == ["1"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_quiet_and_json_leave_one_line_that_says_all_and_change_no_run(whole):
+    storage, done = whole
+    told = run_here("retrieval", "--storage", storage, *SMALL, "--quiet", "--json").succeeded
+    assert told.stderr == ""
+    (line,) = told.stdout.splitlines()
+    found = json.loads(line)
+    assert found["verdict"] == done.stdout.splitlines()[-1]
+    assert len(found["table"]) == 10
+    assert {f"{100 * row['value']:.1f}" for row in found["table"]} <= {
+        *re.findall(r"\d+\.\d", done.stdout)
+    }
+    assert (Path(found["model"]) / "model.safetensors").is_file()
+    assert Path(found["page"]).is_file()
+    _, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")  # one alone
+    assert found["mlflow"]["run_id"] == run.info.run_id
+    quiet = run_here("retrieval", "--storage", storage, *SMALL, "--quiet").succeeded
+    assert (quiet.stdout, quiet.stderr) == (done.stdout, "")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_settings_that_a_run_leaves_are_read_as_the_same_run(whole):
+    storage, done = whole
+    (file,) = (storage / "reports").glob("*.yaml")
+    again = run_here("retrieval", "--config", file).succeeded
+    assert again.stdout == done.stdout
+    assert "epoch 1 of 2" not in again.stderr
+    client, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")  # one alone
+    logged = client.download_artifacts(run.info.run_id, "settings.yaml")
+    assert Path(logged).read_bytes() == file.read_bytes()
+    file.write_text(file.read_text().replace("epochs: 2", "epochs: 0"))
+    assert f"{file}: --training.epochs 0" in run_here("retrieval", "--config", file).error
+    file.write_bytes(Path(logged).read_bytes())
 
 
 def test_killed_in_training_it_goes_on_and_ends_with_the_same_network(whole, on_cluster, tmp_path):

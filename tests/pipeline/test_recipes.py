@@ -385,7 +385,7 @@ def test_a_purity_without_labels_is_not_0(labels, said, capsys):
     purity = measure_purity(session, SimpleNamespace(pools=pools), np.array(labels))
     assert re.search(said.replace("(", r"\(").replace(")", r"\)"), capsys.readouterr().err)
     known = labels[1] == "a"
-    assert logged == ({"purity/positives": 0.5} if known else {})
+    assert logged == ({"pool_true_positives": 0.5} if known else {})
     assert (purity.positives == 0.5) == known
 
 

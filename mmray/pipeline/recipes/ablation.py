@@ -28,8 +28,8 @@ from mmray.pipeline.recipes.comparison import RowResult, comparison, comparison_
 from mmray.pipeline.recipes.outcome import Inputs, RunResult
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.recipes.result import JobResult, places_of
-from mmray.pipeline.recipes.steps import row_steps
-from mmray.pipeline.recipes.verdict import verdict
+from mmray.pipeline.recipes.steps import in_rounds, row_steps
+from mmray.pipeline.recipes.verdict import headline, verdict
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
 from mmray.pipeline.session import Counts, Session
@@ -191,6 +191,7 @@ def _filled(
         with nested(session, config, session.chosen, plan, name=name) as inner:
             outcome = APPLICATIONS[config.kind].recipe(inner, inputs)
             inner.run.log_verdict(verdict(outcome))
+            inner.run.log_metrics(headline(outcome, of_rounds=in_rounds(config)))
             result = RowResult.of(row.name, row.label, config.seed, outcome)
             write_json(stage.folder, RESULT, dataclasses.asdict(result))
         return {"seed": config.seed, "anchors": result.anchors}

@@ -15,7 +15,8 @@ from mmray.evaluation.scoring import DEVIATION
 from mmray.images.left_out import counted
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.recipes.pictures import mined_anchors, near_duplicates, searches
-from mmray.pipeline.recipes.verdict import verdict
+from mmray.pipeline.recipes.steps import in_rounds
+from mmray.pipeline.recipes.verdict import headline, verdict
 from mmray.pipeline.registry import log_model
 from mmray.pipeline.reports.charts import Chart, Series
 from mmray.pipeline.reports.run_page import (
@@ -51,6 +52,7 @@ def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
     report = learning_report(config, outcome, part=part)
     if report.verdict:
         session.run.log_verdict(report.verdict)
+    session.run.log_metrics(headline(outcome, of_rounds=in_rounds(config)))
     write_report(session, report, part=part)
 
 

@@ -11,6 +11,7 @@ from mmray.config.learning import LearningConfig
 from mmray.config.presets import departures_told
 from mmray.evaluation.candidates import INITIAL, LDA, PLAIN, TUNED
 from mmray.evaluation.scores import Score
+from mmray.pipeline.metric_names import CHECKS, initial, of_change, of_measure, of_pools
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.reports.tables import DESCRIPTORS, results_table
 from mmray.pipeline.stages.training import FineTunedNetwork
@@ -66,12 +67,43 @@ def verdict(outcome: RunResult) -> str:
     return told
 
 
+def headline(outcome: RunResult, *, of_rounds: bool) -> dict[str, float]:
+    """Return the metrics by which a run is judged, for the top level in MLflow.
+
+    Parameters
+    ----------
+    outcome : result of the run
+    of_rounds : whether runs within this one have the curves of training; of the kept round the run
+        then has the values of the network that was kept
+    """
+    learned = outcome.learned
+    kept = None if learned is None else learned.kept
+    if learned is None or kept is None:
+        return {}
+    found, measured = dict[str, float](), _measured(outcome.scores, kept.label)
+    if measured is not None:
+        found |= of_change(of_measure(measured.before.measure), *measured.values)
+    first, last = learned.trained[0].history, kept.history
+    for name in CHECKS:
+        if first and name in first[0]:
+            found[initial(name)] = first[0][name]
+        if of_rounds and name in last[kept.epoch]:
+            found[name] = last[kept.epoch][name]
+    if of_rounds and learned.purity is not None:
+        found |= of_pools(learned.purity.positives, learned.purity.negatives)
+    return found
+
+
 @dataclass(frozen=True)
 class _Measured:
     """A score of the initial network and that of the kept one, the other things being equal."""
 
     before: Score
     after: Score
+
+    @property
+    def values(self) -> tuple[float, float]:
+        return self.before.value, self.after.value
 
     @property
     def points(self) -> float:
