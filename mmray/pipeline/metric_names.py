@@ -1,7 +1,8 @@
 """Names of metrics in MLflow, which sorts them by what stands before a slash.
 
-Without a slash is what a person looks at; below a stage's name, what it counted; below `system/`,
-which MLflow shows on a page of its own, times, rates and bytes. docs/reports.md lists them.
+Without a slash is what a person looks at; further results are below train/ and evaluate/. Counts,
+times, rates and bytes are below system/, which MLflow shows on a page of its own: each would be a
+chart among the others. docs/reports.md lists them.
 """
 
 from collections.abc import Mapping
@@ -45,9 +46,15 @@ def of_change(name: str, before: float, after: float) -> dict[str, float]:
     return {name: after, initial(name): before, f"{name}_gain": after - before}
 
 
+def of_counts(step: str, counts: Mapping[str, float]) -> dict[str, float]:
+    """Return what a stage counted under its names; what `evaluate` measured is no bookkeeping."""
+    place = step if step == "evaluate" else f"system/{step}"
+    return {f"{place}/{name}": value for name, value in counts.items()}
+
+
 def of_progress(label: str, figures: Mapping[str, float]) -> dict[str, float]:
-    """Return the figures of the progress of a stage under their names."""
-    return {f"system/{label}/{name}": value for name, value in figures.items()}
+    """Return the figures of the progress of a stage under their names; `done` is their step."""
+    return {f"system/{label}/{name}": value for name, value in figures.items() if name != "done"}
 
 
 def of_pools(positives: float, negatives: float) -> dict[str, float]:

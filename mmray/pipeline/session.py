@@ -9,7 +9,7 @@ from mmray.config.bounds import seconds_in
 from mmray.config.run import RunConfig
 from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
-from mmray.pipeline.metric_names import of_progress
+from mmray.pipeline.metric_names import of_counts, of_progress
 from mmray.pipeline.notes import note_stages
 from mmray.pipeline.plan import Plan, step_of
 from mmray.pipeline.stage import StageFolder
@@ -162,7 +162,7 @@ class Session(Generic[Settings]):
         self.stages.append(stage)
         if not self.finished_before:  # else they are there
             numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
-            self.run.log_metrics({f"{step}/{key}": value for key, value in numbers.items()})
+            self.run.log_metrics(of_counts(step, numbers))
         return stage
 
     def share_with(self, outer: "Session[RunConfig]") -> None:

@@ -205,7 +205,7 @@ def test_a_run_that_was_finished_logs_only_once_it_makes_something_anew(storage)
     session.run_stage("mine", "x", work=Work())
     assert (logged, session.finished_before) == ([], True)
     session.run_stage("mine", "y", work=Work())
-    assert (logged, session.finished_before) == ([{"mine/parts": 3}], False)
+    assert (logged, session.finished_before) == ([{"system/mine/parts": 3}], False)
     unfinished = SimpleNamespace(finished_before=False, identity="b", log_metrics=logged.append)
     Session(DEMO, storage, unfinished, ("mine",)).run_stage("mine", "x", work=Work())
-    assert logged == [{"mine/parts": 3}] * 2
+    assert logged == [{"system/mine/parts": 3}] * 2

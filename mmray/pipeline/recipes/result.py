@@ -1,4 +1,4 @@
-"""What a job prints last: text for people, or the same as one line of JSON for programs."""
+"""The result that a job prints last: text for people, or one line of JSON for programs."""
 
 import json
 import math

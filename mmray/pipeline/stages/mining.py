@@ -38,7 +38,7 @@ from mmray.mining.pool_lists import Pools, summary
 from mmray.mining.pools import MiningMethod
 from mmray.mining.reciprocity import reciprocal_graph
 from mmray.pipeline import distributed
-from mmray.pipeline.metric_names import of_pools
+from mmray.pipeline.metric_names import of_counts, of_pools
 from mmray.pipeline.reports.graph_figure import graph_figure
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
@@ -198,7 +198,7 @@ def mine_stage(
         f"pools: those of {len(pools.anchors):,} anchors hold {share:.0%} of the {source.count:,} "
         f"{source.what}"
     )
-    session.run.log_metrics({"mine/share": share})
+    session.run.log_metrics(of_counts("mine", {"share": share}))
     return MiningResult(stage, pools)
 
 
