@@ -21,7 +21,7 @@ from mmray.mining.files import neighbors_in
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.serving.encoder import ImageEncoder
 from mmray.training.checkpoints import last_measured
-from tests.end_to_end.small_job import ONE, command, run_apart, run_here, table, the_run
+from tests.end_to_end.small_job import ONE, command, counted, run_apart, run_here, table, the_run
 
 SMALL = shlex.split(
     """
@@ -96,6 +96,7 @@ def test_the_same_command_reads_what_is_done(demo):
     again = run_here("finegrained", "--storage", folder, *SMALL).succeeded
     assert table(again.stdout) == table(done.stdout)
     assert "done before (train-" in again.stderr
+    assert counted(again.stderr) == counted(done.stderr)
     stages = [line for line in again.stderr.splitlines() if line.startswith("stage ")]
     assert stages
     assert all(": done before (" in line for line in stages)

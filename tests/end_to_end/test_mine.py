@@ -17,7 +17,7 @@ from mmray.mining.graph import largest_component, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pools import mine_pools
 from tests.end_to_end.clusters import processes, running_head, start_node, stop, vanish, wait_for
-from tests.end_to_end.small_job import ONE, ROOT, command, run_apart, run_here, table
+from tests.end_to_end.small_job import ONE, ROOT, command, counted, run_apart, run_here, table
 
 # Many small units of work, so that there is a middle to be killed in.
 FLAGS = (
@@ -92,6 +92,7 @@ def test_the_job_mines_what_the_core_mines(whole, features):
     assert stored["negatives"].to_pylist() == [ids.tolist() for ids in pools.negatives]
     assert sum(map(len, pools.positives)) > 0
     assert re.search(r"^\| anchors +\| +400 \|$", done.stdout, re.MULTILINE)
+    assert counted(done.stderr) == len([*storage.glob("*-*/_SUCCESS.json")])
     assert (folder / "graph.png").read_bytes().startswith(b"\x89PNG")
 
 
