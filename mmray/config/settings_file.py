@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from reprlib import repr as shorten
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -23,6 +24,7 @@ from mmray.system.uris import masked
 
 Settings = TypeVar("Settings", bound=RunConfig)
 LARGEST = 1_000_000  # bytes of a file
+_LONGEST = 100  # characters of a key or a reason in an error
 # YAML 1.1 takes 1e-3 for text, as it has no dot.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _NAMES = {
@@ -45,9 +47,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc] # it has no types
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for place, key in enumerate(keys):
             if key in keys[:place]:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key} is there twice", problem_mark=node.value[place][0].start_mark
-                )
+                mark, problem = node.value[place][0].start_mark, f"{shorten(key)} is there twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         found: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return found
 
@@ -119,9 +120,10 @@ class SettingsFile:
             now = getattr(config, field)
             if dataclasses.is_dataclass(now):
                 if not isinstance(value, dict):
+                    example = f"{name}: {{{dataclasses.fields(now)[0].name}: ...}}"
                     raise InputError(
-                        f"{self.location}: {name}: {value!r} is no mapping; write its settings "
-                        f"below it, as in {name}: {{{dataclasses.fields(now)[0].name}: ...}}"
+                        f"{self.location}: {name}: {shorten(value)} is no mapping; write its "
+                        f"settings below it, as in {example}"
                     )
                 changes[field] = self._changed(now, value, f"{name}.", names)
                 continue
@@ -129,7 +131,9 @@ class SettingsFile:
                 changes[field] = _typed(value, hints[field])
             except _WrongTypeError as error:
                 wanted = _described(hints[field])
-                raise InputError(f"{self.location}: {name}: {value!r}; give {wanted}") from error
+                raise InputError(
+                    f"{self.location}: {name}: {shorten(value)}; give {wanted}"
+                ) from error
         return dataclasses.replace(config, **changes)
 
 
@@ -165,7 +169,7 @@ def _without_credentials(value: Any) -> Any:
 
 def _plain(key: Any) -> str:
     """Return a key as a setting is called: flags have hyphens."""
-    return str(key).replace("-", "_")
+    return str(key)[:_LONGEST].replace("-", "_")
 
 
 def _meant(name: str, names: list[str]) -> str:
@@ -251,4 +255,4 @@ def _said(error: yaml.YAMLError) -> str:
     """Return what is wrong with YAML, and the line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     where = "" if mark is None else f"line {mark.line + 1}: "
-    return f"{where}{problem or str(error).splitlines()[0]}"
+    return f"{where}{(problem or str(error).splitlines()[0])[:_LONGEST]}"

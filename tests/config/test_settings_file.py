@@ -184,7 +184,7 @@ def test_numbers_and_null_are_taken_as_flags_take_them(parsed):
         ("training: 3", r"training: 3 is no mapping; write its settings below it, as in training:"),
         ("images: ['']", r"--images is missing: its value is empty"),
         ("- seed", r"no mapping; write settings as seed: 1"),
-        ("seed: 1\nseed: 2", r"line 2: seed is there twice"),
+        ("seed: 1\nseed: 2", r"line 2: 'seed' is there twice"),
         ("training: {batch_size: 1, batch-size: 2}", r"training.batch_size is there twice"),
         ("seed: [1", r"line \d: .*; mend the YAML"),
         ("config: other.yaml", r"config: a file names no other"),
