@@ -102,6 +102,7 @@ class Progress:
     report
         Called with `figures()` every few seconds, and at the end.
     then : items and seconds of what follows at the same speed, which count for the time left
+    parallel : number of workers, each of which has something to advance by
     """
 
     def __init__(
@@ -113,16 +114,18 @@ class Progress:
         silent: bool = False,
         report: Callable[[Mapping[str, float]], None] | None = None,
         then: tuple[int, float] = (0, 0.0),
+        parallel: int = 1,
     ) -> None:
         self.label, self.total, self.done, self.silent = label, total, done, silent or _quiet
-        self.then = then
+        self.then, self._starting = then, parallel
         self.sums: dict[str, int] = {}
         self._report = report
         self.resumed, self.start = done, time.monotonic()
         self.last = self.start
         self._told: int | None = None  # items done at the last line and report
-        # Time and items done of the first advance, and time of the last: until the first, workers
-        # start, which is no part of the rate.
+        # Time and items done of the first advance of all workers, and time of the last: until the
+        # first, workers start, which is no part of the rate. What all of them finish at first they
+        # have worked on before.
         self._first: tuple[float, int] | None = None
         self._latest = self.start
         self.bar = (
@@ -155,7 +158,9 @@ class Progress:
     def advance(self, items: int, **amounts: int) -> None:
         self.done += items
         self._latest = time.monotonic()
-        self._first = self._first or (self._latest, self.done)
+        self._starting -= 1
+        if self._starting == 0:
+            self._first = self._latest, self.done
         for name, amount in amounts.items():
             self.sums[name] = self.sums.get(name, 0) + amount
         if self.bar is not None:
@@ -167,9 +172,9 @@ class Progress:
     def figures(self) -> dict[str, float]:
         """Return items done, items per second, the sums, and seconds left where they are known.
 
-        The rate is that since the start. The seconds left go by the items after the first advance,
-        which has waited for workers to start; they are unknown within a second of it, in which
-        each of several workers may finish its first items.
+        The rate is that since the start. The seconds left go by the items after the first advances,
+        one for each worker, which have waited for workers to start; they are unknown within a
+        second of these.
         """
         elapsed = time.monotonic() - self.start
         rate = (self.done - self.resumed) / max(elapsed, 1e-9)
@@ -180,12 +185,12 @@ class Progress:
         return figures
 
     def _seconds_left(self) -> float | None:
-        if self._first is None:
-            return None
         more, later = self.then
         left = self.total - self.done + more
         if left <= 0:
             return later
+        if self._first is None:
+            return None
         time_of_first, done_then = self._first
         seconds, items = self._latest - time_of_first, self.done - done_then
         return left * seconds / items + later if seconds >= 1 and items else None
