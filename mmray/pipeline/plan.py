@@ -27,7 +27,7 @@ WORDS = {
     "model": "save the model",
     "evaluate/extract": "describe the labelled images",
     "evaluate": "measure the networks on the labelled images",
-    "index": "write the search index",
+    "index": "bring the search index up to date",
 }
 
 

@@ -31,7 +31,7 @@ def test_a_stage_within_another_or_unplanned_has_no_number():
     plan.reach("train")
     with plan.inside():
         assert plan.reach("cache") == "  decode the images to train on"
-    assert plan.reach("index") == "write the search index"
+    assert plan.reach("index") == "bring the search index up to date"
     assert Plan(within="row 1 of 2").reach("mine").startswith("row 1 of 2: mine positives")
 
 

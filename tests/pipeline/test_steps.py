@@ -14,10 +14,12 @@ from mmray.config.presets import (
     RECIPES,
     preset,
 )
+from mmray.config.tools import IndexConfig
 from mmray.pipeline.plan import WORDS
 from mmray.pipeline.recipes.steps import (
     evaluation_steps,
     in_rounds,
+    index_steps,
     learning_steps,
     mining_steps,
     round_steps,
@@ -79,6 +81,10 @@ def test_distractors_are_described_beside_their_benchmark():
     ]
     with_pca = dataclasses.replace(config, pca_images="others")
     assert len(evaluation_steps(with_pca)) == len(evaluation_steps(config)) + 2
+
+
+def test_an_index_lists_each_source_and_describes_what_is_new_within_its_last_stage():
+    assert index_steps(IndexConfig(images=("a", "b"))) == ["list", "list", "index"]
 
 
 def test_a_fine_grained_run_lists_its_images_unless_it_splits_their_classes():

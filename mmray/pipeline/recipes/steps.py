@@ -78,8 +78,8 @@ def evaluation_steps(config: EvaluateJobConfig) -> list[str]:
 
 
 def index_steps(config: IndexConfig) -> list[str]:
-    """Return the stages of the job that writes an index."""
-    return [*["list"] * len(config.images), "extract", "index"]
+    """Return the stages of the job that writes an index, which describes new images in its last."""
+    return [*["list"] * len(config.images), "index"]
 
 
 def _finegrained_steps(config: FinegrainedConfig, chosen: Sequence[str]) -> list[str]:
