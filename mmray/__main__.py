@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import inspect
 import runpy
 import sys
 from collections.abc import Callable, Mapping
@@ -146,7 +147,8 @@ def search(arguments: list[str]) -> None:
     config: IndexConfig | QueryConfig
     if arguments[:1] == ["index"]:
         prog = f"{Path(sys.argv[0]).name} index"
-        config = parse({"": IndexConfig()}, arguments[1:], IndexConfig.__doc__ or "", prog=prog)
+        about = inspect.getdoc(IndexConfig) or ""
+        config = parse({"": IndexConfig()}, arguments[1:], about, prog=prog)
     else:
         config = tyro.extras.subcommand_cli_from_dict(
             {"index": IndexConfig, "query": QueryConfig},
