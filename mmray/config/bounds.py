@@ -6,10 +6,11 @@ empty text.
 """
 
 import dataclasses
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from mmray.system.errors import InputError
 
@@ -61,6 +62,22 @@ def check_bounds(config: Any) -> None:
                         f"--{name.replace('_', '-')} {each}: choose a value from {bound.low:g} to "
                         f"{bound.high:g}"
                     )
+
+
+Section = TypeVar("Section")
+
+
+def checked(section: Section, changes: Mapping[str, Any]) -> Section:
+    """Return settings with some fields changed; InputError for one out of its bounds."""
+    unknown = [name for name in changes if not hasattr(section, name)]
+    if unknown:
+        known = [field.name for field in dataclasses.fields(section)]  # type: ignore[arg-type]
+        near = difflib.get_close_matches(unknown[0], known, n=3)
+        meant = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+        raise InputError(f"no setting {unknown[0]}; {meant}")
+    new: Section = dataclasses.replace(section, **changes)  # type: ignore[type-var]
+    check_bounds(new)
+    return new
 
 
 def check_not_empty(config: Any) -> None:

@@ -1,12 +1,16 @@
 """Settings that are chosen by name, and the names allowed for each."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
-Network = Literal[
-    "vgg16", "googlenet", "bvlc_googlenet", "resnet50", "resnet101", "efficientnet_lite0"
-]
-Pooling = Literal["mac", "rmac", "gem", "avg"]
-Descriptor = Literal["mac", "rmac", "gem", "avg", "embedding"]
+# One of NETWORKS, or timm:NAME or torchvision:NAME, of which the libraries have some thousand.
+Network: TypeAlias = str
+NETWORKS: tuple[Network, ...] = (
+    *("vgg16", "googlenet", "bvlc_googlenet", "resnet50", "resnet101", "efficientnet_lite0"),
+)
+LIBRARIES = ("timm:", "torchvision:")
+Pooling = Literal["mac", "rmac", "gem", "avg", "cls"]
+Descriptor = Literal["mac", "rmac", "gem", "avg", "cls", "embedding"]
+Interpolation = Literal["bilinear", "bicubic"]
 Selection = Literal["walk", "filled", "all", "random"]
 Loss = Literal["contrastive", "triplet", "infonce"]
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
@@ -58,3 +62,13 @@ SupervisedBaseline = Literal[
     "soft-triple",
     "distance-weighted",
 ]
+
+
+def network_and_weights(text: str) -> tuple[Network, str] | None:
+    """Split NETWORK or NETWORK:FILE; return None for what names no network. FILE may be empty."""
+    for library in LIBRARIES:
+        if text.startswith(library):
+            name, _, weights = text.removeprefix(library).partition(":")
+            return library + name, weights
+    name, _, weights = text.partition(":")
+    return (name, weights) if name in NETWORKS else None

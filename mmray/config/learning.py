@@ -56,9 +56,15 @@ class LearningConfig(MiningRunConfig, ListingConfig, ABC):
     """Images that look the same, such as a photo encoded anew, made smaller or cut a little: keep
     all of them, or only the one with the most pixels of each group."""
     network: Network = "vgg16"
+    """Network to start from: vgg16, googlenet, bvlc_googlenet, resnet50, resnet101,
+    efficientnet_lite0; timm:NAME or torchvision:NAME for one of these libraries, with a tag or not
+    (timm:vit_small_patch14_dinov2.lvd142m)."""
     weights: str | None = None
     """File with the initial weights (.pth or .safetensors), or a published network of cirtorch or
     dirtorch (its --network and --training.pooling); by default those of ImageNet."""
+    feature_network: str | None = None
+    """Network whose features are mined on, in every round, while --network is trained: NETWORK or
+    NETWORK:FILE; by default --network itself, and then what it has learned."""
     oracle: Oracle | None = None
     """Uses labels, those that otherwise measure the purity of pools, to see how much purer pools
     would help: replace the mined pools by what labels say (as in the paper), or filter false

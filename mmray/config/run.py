@@ -106,6 +106,7 @@ _ADDED = {
     "enlarge": False,
     "crop_scale": (0.2, 1.0),
     "resize_size": None,
+    "feature_network": None,
 }
 
 

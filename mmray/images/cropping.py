@@ -14,8 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from mmray.config.choices import Interpolation
 from mmray.system.arrays import Pixels
 
+FILTERS: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+MOST_RESIZED = 1 << 24  # pixels of an image that is resized as a whole before it is cut
 ATTEMPTS = 10  # draws of a crop that may not fit into the image, as in torchvision
 
 
@@ -113,10 +119,16 @@ def random_part(pixels: Pixels, rng: np.random.Generator, share: float = 0.5) ->
     return pixels[top : top + height, left : left + width]
 
 
-def center_crop(pixels: Pixels, size: int, resize_size: int | None = None) -> Pixels:
+def center_crop(
+    pixels: Pixels,
+    size: int,
+    resize_size: int | None = None,
+    interpolation: Interpolation = "bilinear",
+) -> Pixels:
     """Resize the shorter side and cut out the centre, as networks trained on crops embed.
 
-    The rule is that of torchvision's Resize and CenterCrop.
+    The result is that of torchvision's Resize and CenterCrop on a PIL image, to the bit where the
+    resized image has up to 16 megapixels.
 
     Parameters
     ----------
@@ -124,6 +136,7 @@ def center_crop(pixels: Pixels, size: int, resize_size: int | None = None) -> Pi
     size : pixels of a side of the result
     resize_size : pixels of the shorter side before the cut, at least `size`; smaller images are
         enlarged. None: `size`
+    interpolation : of resizing
 
     Returns
     -------
@@ -141,13 +154,16 @@ def center_crop(pixels: Pixels, size: int, resize_size: int | None = None) -> Pi
     height, width = pixels.shape[:2]
     side = min(height, width)
     resized = [short * length // side for length in (width, height)]
-    # Only what is kept is computed, since the whole of a long image might not fit into memory. The
-    # filter reads beyond the box, as if all of it had been resized.
     left, top = (round((length - size) / 2) for length in resized)
+    image, kind = Image.fromarray(pixels), FILTERS[interpolation]
+    if math.prod(resized) <= MOST_RESIZED:
+        whole = image.resize((resized[0], resized[1]), kind)
+        return np.array(whole.crop((left, top, left + size, top + size)))
+    # The whole of a long image might not fit into memory. The filter reads beyond the box, as if
+    # all of it had been resized, but for a gray level or two.
     x, y = width / resized[0], height / resized[1]
     box = (left * x, top * y, (left + size) * x, (top + size) * y)
-    image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box)
-    return np.array(image)
+    return np.array(image.resize((size, size), kind, box=box))
 
 
 def _check_size(size: int) -> None:

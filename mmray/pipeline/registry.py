@@ -12,7 +12,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
+from mmray.config.choices import network_and_weights
 from mmray.config.run import ALIAS, owned_name
+from mmray.descriptors.weights import save_published
 from mmray.pipeline.database import DATABASE, database_path, make_ready
 from mmray.pipeline.mlflow_model import LOADER, NAME, save
 from mmray.pipeline.tracking import STORAGE, Run, default_uri, storage_mark
@@ -166,7 +168,8 @@ def newest_model(storage: Folder, *, uri: str | None, experiment: str) -> str:
             return model
     raise InputError(
         f"--model: no model that was learned in --storage {storage.uri} is registered in MLflow at "
-        f"{server}; name one: a folder model/ that a run left, or models:/NAME@{ALIAS}"
+        f"{server}; name one: a folder model/ that a run left, models:/NAME@{ALIAS}, or a network "
+        "as it was published, such as efficientnet_lite0"
     )
 
 
@@ -202,16 +205,23 @@ def model_folder(model: str, *, storage: Folder, uri: str | None) -> Iterator[Fo
 
     Parameters
     ----------
-    model : a folder, or the URI of a logged model: models:/NAME@ALIAS, models:/NAME/VERSION or
-        runs:/RUN/model
+    model : a folder; the URI of a logged model: models:/NAME@ALIAS, models:/NAME/VERSION or
+        runs:/RUN/model; or a network as it was published, NETWORK or NETWORK:FILE
     storage : of the runs, where MLflow's database is if `uri` is None
     uri : of the tracking server
 
     Raises
     ------
     InputError
-        MLflow has no such model, or it is not a model of this package.
+        MLflow has no such model, or it is not a model of this package, or the network or its
+        weights cannot be had.
     """
+    known = network_and_weights(model)
+    if known is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            save_published(known[0], Folder(scratch), weights=known[1] or None)
+            yield Folder(scratch)
+        return
     if not model.startswith(REGISTERED):
         yield Folder(absolute(model))
         return

@@ -22,7 +22,7 @@ from mmray.descriptors.embedding import CPU_PIXELS, as_batch
 from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import CONFIG, Preprocessing, is_size
-from mmray.descriptors.whitening import WHITENING, Whitening, read_whitening
+from mmray.descriptors.whitening import WHITENING, Whitening, read_whitening, write_whitening
 from mmray.images.collection import ImageFile
 from mmray.images.decoding import decode, load_image, same_shape_batches
 from mmray.system.arrays import Box, Features, Pixels
@@ -68,6 +68,19 @@ class TrainedModel:
         if folder.has(WHITENING):
             whitening = read_whitening(folder, WHITENING, network.dim)
         return cls(network, whitening, Preprocessing.read(folder))
+
+    def save(self, folder: str | os.PathLike[str] | Folder) -> None:
+        """Write the model's folder, which `read` and `ImageEncoder.load` take."""
+        place = folder if isinstance(folder, Folder) else Folder(absolute(os.fspath(folder)))
+        weights.save(self.network, place, preprocessing=self.preprocessing)
+        if self.whitening is not None:
+            write_whitening(place, WHITENING, self.whitening)
+
+    def encoder(self, *, dims: int | None = None) -> "ImageEncoder":
+        """Return the encoder of images by this model; `dims` and errors as of `WhitenedNet`."""
+        scales = self.preprocessing.scales
+        net = WhitenedNet(self.network, self.whitening, dims=dims, scales=scales)
+        return ImageEncoder(net, self.preprocessing)
 
     def whiten(self, rows: Features) -> Features:
         """Whiten embeddings (n, d) float32, if the model has a whitening."""
@@ -201,10 +214,7 @@ class ImageEncoder:
             `TrainedModel.read` or `WhitenedNet` raises it.
         """
         opened = folder if isinstance(folder, Folder) else Folder(absolute(os.fspath(folder)))
-        model = TrainedModel.read(opened)
-        scales = model.preprocessing.scales
-        net = WhitenedNet(model.network, model.whitening, dims=dims, scales=scales)
-        return cls(net, model.preprocessing)
+        return TrainedModel.read(opened).encoder(dims=dims)
 
     def encode(
         self,

@@ -27,7 +27,7 @@ from mmray.system.folder import Folder
 from mmray.system.locations import is_uri
 
 TOLERANCE = 1e-4  # largest difference between torch's and ONNX Runtime's values of a descriptor
-EXPORTED: tuple[Pooling, ...] = ("mac", "gem", "avg")
+EXPORTED: tuple[Pooling, ...] = ("mac", "gem", "avg", "cls")
 _OPSET = 18
 
 # (b, h, w) of the images for the comparison, h and w in strides of the network: a map of 1 x 1,

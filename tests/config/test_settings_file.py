@@ -175,7 +175,7 @@ def test_numbers_and_null_are_taken_as_flags_take_them(parsed):
         ("training: {epochs: 0}", r"--training.epochs 0: choose a value from 1 to 100000"),
         ("mining: {alpha: .nan}", r"--mining.alpha nan: choose a value"),
         ("mining: {graph_k: []}", r"mining.graph_k: \[\]; give a whole number or null"),
-        ("network: vgg17", r"network: 'vgg17'; give one of vgg16, googlenet"),
+        ("recipe: papr", r"recipe: 'papr'; give one of auto, steady, paper"),
         ("deduplicate: 1", r"deduplicate: 1; give true or false"),
         ("experiment: 2026-01-01", r"experiment: .*; give text, in quotation marks"),
         ("extraction: {scales: [1, big]}", r"extraction.scales: .*; give a list, each a number"),

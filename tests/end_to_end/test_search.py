@@ -9,10 +9,7 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 
-from mmray.descriptors.settings import Preprocessing
-from mmray.descriptors.weights import build, save
 from mmray.serving.encoder import ImageEncoder
-from mmray.system.folder import Folder
 from tests.end_to_end.small_job import ONE, cells, run_here
 from tests.made.exported import model_folder
 
@@ -128,14 +125,15 @@ def test_an_index_is_made_added_to_and_searched(photos, model, tmp_path):
     assert "index: vectors.npy damaged or missing: the index is made anew" in said
     assert run("query", query, "--storage", storage)[0] == 0
 
-    # Another model does not belong in this index.
-    save(
-        build("efficientnet_lite0", pooling="gem"),
-        Folder(str(tmp_path / "gem")),
-        preprocessing=Preprocessing(96),
-    )
-    status, _, said = run(*make[:1], "--model", tmp_path / "gem", *make[3:])
+    # Another model does not belong in this index, but the name of a network is one to search with.
+    untrained = (*make[:1], "--model", "efficientnet_lite0", *make[3:])
+    status, _, said = run(*untrained)
     assert (status, "made with another model" in said) == (2, True)
+    status, rows, _ = run(*untrained, "--name", "before")
+    assert (status, rows[-1]) == (0, ["before", "flat", "16", "1", "1,280"])
+    status, rows, _ = run("query", query, "--storage", storage, "--name", "before")
+    assert (status, rows[1][0]) == (0, str(query))
+    assert float(rows[1][2]) == pytest.approx(1, abs=1e-4)
 
 
 def _places(names, wanted):

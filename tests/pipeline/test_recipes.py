@@ -115,7 +115,9 @@ def session_of(config, chosen, run, stages=()):
 def run(number, last="evaluate", **changes):
     config = dataclasses.replace(DEMO, **{"rounds": number, "mining": SIZED} | changes)
     unlabelled = UnlabelledImages(images=PHOTOS)
-    inputs = Inputs(unlabelled=unlabelled, sets=["a set"], network="initial")
+    features = config.feature_network or "initial"
+    networks = {"network": "initial", "feature_network": features}
+    inputs = Inputs(unlabelled=unlabelled, sets=["a set"], **networks)
     told = SimpleNamespace(log_data=lambda *names, **values: None, labels=[])
     told.log_labels = told.labels.append
     session = session_of(config, ("extract", last), told)
@@ -151,6 +153,12 @@ def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
     ((_, arguments, _),) = of(calls, "evaluate")
     assert [candidate.label for candidate in arguments[0]] == ["initial", "label"]
     assert (outcome.model, outcome.found) == ("model", ["before", "after"])
+
+
+def test_a_frozen_network_is_mined_with_in_each_round(calls):
+    run(2, feature_network="frozen")
+    assert [arguments[0] for _, arguments, _ in of(calls, "extract")] == ["frozen", "frozen"]
+    assert [arguments[0] for _, arguments, _ in of(calls, "train")] == ["initial", "tuned 1"]
 
 
 @pytest.mark.parametrize("left_out", [False, True])

@@ -5,16 +5,18 @@ import io
 import subprocess
 import sys
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.sparse import csr_array
 
+from mmray.config.choices import Descriptor
 from mmray.evaluation.scores import Score
 from mmray.mining.graph_statistics import graph_report
 from mmray.pipeline.reports.graph_figure import _drawn, _short, graph_figure
-from mmray.pipeline.reports.tables import results_table, table
+from mmray.pipeline.reports.tables import DESCRIPTORS, results_table, table
 from tests.made.synthetic import clouds, graph_of, random_graph
 
 
@@ -31,6 +33,10 @@ def test_the_table_lists_mac_before_rmac_and_rounds_to_a_tenth_of_a_percent():
         "| MAC        | fine-tuned | LDA       |   0.0 |",
         "| R-MAC      | initial    | none      |  51.2 |",
     ]
+
+
+def test_every_descriptor_has_a_name_in_tables():
+    assert set(DESCRIPTORS) == set(get_args(Descriptor))
 
 
 def test_benchmarks_are_columns_and_a_figure_that_was_not_measured_is_left_empty():

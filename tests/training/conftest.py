@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmray.descriptors import network, weights
+from mmray.descriptors import backbones, weights
 from mmray.descriptors.backbones import SameConv2d, convolutional_layers
 
 KEPT = ("_conv_stem", "_bn0", "stem_activation")
@@ -37,5 +37,5 @@ def shallow_weights() -> dict[str, torch.Tensor]:
 def shallow_networks(
     shallow_weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "convolutional_layers", shallow)
+    monkeypatch.setattr(backbones, "convolutional_layers", shallow)
     monkeypatch.setattr(weights, "_pretrained_state", lambda name: dict(shallow_weights))

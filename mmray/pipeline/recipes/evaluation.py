@@ -4,9 +4,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
 
-from mmray.config.choices import Descriptor, Network, Pooling
+from mmray.config.choices import LIBRARIES, NETWORKS, Descriptor, Pooling, network_and_weights
 from mmray.config.presets import departures_told
 from mmray.config.tools import EvaluateJobConfig
 from mmray.descriptors.settings import CONFIG, DescriptorSettings, Preprocessing
@@ -30,8 +29,6 @@ from mmray.pipeline.stages.labelled_descriptors import PART, describe_sample
 from mmray.system.errors import InputError, explained
 from mmray.system.folder import Folder
 from mmray.system.progress import announce
-
-NETWORKS = get_args(Network)
 
 
 def run(config: EvaluateJobConfig) -> JobResult:
@@ -100,9 +97,9 @@ def read_candidate(model: str, config: EvaluateJobConfig, *, storage: Folder) ->
     if not mark:
         label, named = model, model
     poolings, uri = config.poolings, config.tracking_uri
-    known, _, weights = named.partition(":")
-    if known in NETWORKS:
-        name: Network = known  # type: ignore[assignment] # it is one of them
+    known = network_and_weights(named)
+    if known is not None:
+        name, weights = known
         pooling: Pooling = "mac" if poolings[0] == "embedding" else poolings[0]
         built = build(name, pooling=pooling, weights=weights or None)
         return EvaluatedNetwork(label=label, network=built)
@@ -112,7 +109,8 @@ def read_candidate(model: str, config: EvaluateJobConfig, *, storage: Folder) ->
         if not folder.has(CONFIG):
             raise InputError(
                 f"--model {model}: no folder that a run left as model/ (there is no "
-                f"{CONFIG}), nor a network; choose from {', '.join(NETWORKS)}"
+                f"{CONFIG}), nor a network; choose from {', '.join(NETWORKS)}, or write "
+                f"{' or '.join(f'{library}NAME' for library in LIBRARIES)}"
             )
         network = load(folder)
         files = {pooling: whitening_name(pooling, network.pooling) for pooling in poolings}

@@ -12,7 +12,7 @@ from mmray.config.learning import FinegrainedConfig
 from mmray.config.presets import BASELINE, changed
 from mmray.config.sections import LabelledSetsConfig
 from mmray.descriptors.network import EmbeddingNet
-from mmray.descriptors.weights import build, save, state_digest
+from mmray.descriptors.weights import save, state_digest
 from mmray.evaluation.benchmarks.classes import ClassSet, class_set
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet, as_labelled
 from mmray.evaluation.candidates import INITIAL, EvaluatedNetwork
@@ -25,7 +25,13 @@ from mmray.pipeline.recipes.learning import (
     run_recipe,
     with_demo_images,
 )
-from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
+from mmray.pipeline.recipes.outcome import (
+    Inputs,
+    LearningResult,
+    RunResult,
+    UnlabelledImages,
+    build_networks,
+)
 from mmray.pipeline.recipes.result import JobResult
 from mmray.pipeline.recipes.rounds import learn
 from mmray.pipeline.session import Counts, Session
@@ -61,7 +67,7 @@ def recipe(session: Session[FinegrainedConfig], inputs: Inputs) -> RunResult:
         learned = learn(
             session,
             images,
-            inputs.network,
+            inputs.feature_network,
             network,
             labels=labels,
             labelled=inputs.labelled,
@@ -153,17 +159,16 @@ def read_inputs(config: FinegrainedConfig) -> Inputs:
     InputError
         An input cannot be read, there are no images, or classes are needed and missing.
     """
-    network = build(config.network, pooling=config.training.pooling, weights=config.weights)
-    network.check_dims("--extraction.pca", config.extraction.pca, config.extraction.poolings[:1])
+    network, features = build_networks(config)
     network.check_dims("--dim", config.dim, [config.training.pooling])
     if config.test.images is None and config.test.split:
         first, second = _halves(config)
-        return Inputs(unlabelled=first, sets=[second], network=network)
+        return Inputs(unlabelled=first, sets=[second], network=network, feature_network=features)
     sets = []
     if config.test.images is not None:
         sets.append(as_labelled(_test_classes(config.test.images, config.test.labels)))
     unlabelled = UnlabelledImages.read(config, _POOL_LABELS, config.pool_labels)
-    return Inputs(unlabelled=unlabelled, sets=sets, network=network)
+    return Inputs(unlabelled=unlabelled, sets=sets, network=network, feature_network=features)
 
 
 def _halves(config: FinegrainedConfig) -> tuple[UnlabelledImages, LabelledSet]:

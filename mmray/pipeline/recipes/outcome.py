@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmray.config.choices import network_and_weights
 from mmray.config.learning import LearningConfig
 from mmray.config.sections import MiningConfig
 from mmray.descriptors.network import EmbeddingNet
+from mmray.descriptors.weights import build
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.purity import Purity, labels_of_images, read_named_labels
 from mmray.evaluation.scores import Score
@@ -93,6 +95,26 @@ class UnlabelledImages:
         )
 
 
+def build_networks(config: LearningConfig) -> tuple[EmbeddingNet, EmbeddingNet]:
+    """Build the networks that the settings name: the one to train, and the one to mine with.
+
+    Raises
+    ------
+    InputError
+        One cannot be had, or lacks what is to be pooled from it.
+    """
+    network = build(config.network, pooling=config.training.pooling, weights=config.weights)
+    features, poolings = network, config.extraction.poolings
+    if config.feature_network is not None:
+        known = network_and_weights(config.feature_network)
+        assert known is not None, "settings are validated"
+        pooling = config.training.pooling if poolings[0] == "embedding" else poolings[0]
+        features = build(known[0], pooling=pooling, weights=known[1] or None)
+    features.check_poolings(poolings)
+    features.check_dims("--extraction.pca", config.extraction.pca, poolings[:1])
+    return network, features
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """Inputs of a run: images, labelled sets, and the initial network.
@@ -102,12 +124,14 @@ class Inputs:
     unlabelled : the images to learn from
     sets : labelled sets to measure on; the first one also during training
     network : the initial network, without a head
+    feature_network : the network whose features are mined on in the first round
     tuples : labelled pairs of a file to train on instead of mining; None: mine
     """
 
     unlabelled: UnlabelledImages
     sets: Sequence[LabelledSet]
     network: EmbeddingNet
+    feature_network: EmbeddingNet
     tuples: SfmTuples | None = None
 
     @property

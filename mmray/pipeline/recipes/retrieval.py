@@ -7,14 +7,19 @@ stage that is done is read instead of run, so the same command continues where i
 import dataclasses
 
 from mmray.config.learning import RetrievalConfig
-from mmray.descriptors.weights import build
 from mmray.evaluation.candidates import INITIAL, TUNED
 from mmray.mining.manifold import ManifoldNeighbors
 from mmray.pipeline.recipes.learning import (
     run_recipe,
     with_demo_images,
 )
-from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult, UnlabelledImages
+from mmray.pipeline.recipes.outcome import (
+    Inputs,
+    LearningResult,
+    RunResult,
+    UnlabelledImages,
+    build_networks,
+)
 from mmray.pipeline.recipes.result import JobResult
 from mmray.pipeline.recipes.rounds import learn
 from mmray.pipeline.session import Session
@@ -45,8 +50,8 @@ def recipe(session: Session[RetrievalConfig], inputs: Inputs) -> RunResult:
     else:
         images = inputs.unlabelled.listed(session)
         labels = inputs.unlabelled.labels_of(images)
-        network = inputs.network
-        learned = learn(session, images, network, network, labels=labels, labelled=inputs.labelled)
+        networks = inputs.feature_network, inputs.network
+        learned = learn(session, images, *networks, labels=labels, labelled=inputs.labelled)
     if learned is None or learned.tuned is None or session.ends_with("train"):
         return RunResult(learned=learned)
     networks = {INITIAL: inputs.network, TUNED: learned.tuned.network}
@@ -100,8 +105,7 @@ def read_inputs(config: RetrievalConfig) -> Inputs:
         An input cannot be read, or there are no images.
     """
     test = config.evaluation
-    network = build(config.network, pooling=config.training.pooling, weights=config.weights)
-    network.check_dims("--extraction.pca", config.extraction.pca, config.extraction.poolings[:1])
+    network, features = build_networks(config)
     network.check_dims("--evaluation.dims", test.dims, test.poolings)
     tuples = None if config.tuples is None else read_sfm_tuples(config.tuples, config.images[0])
     return Inputs(
@@ -112,5 +116,6 @@ def read_inputs(config: RetrievalConfig) -> Inputs:
         ),
         sets=read_labelled_sets(test),
         network=network,
+        feature_network=features,
         tuples=tuples,
     )

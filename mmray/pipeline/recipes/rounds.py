@@ -54,8 +54,8 @@ def learn(
     session : the run
     images : the images to learn from
     feature_network : computes the features to mine on; from round 2 on, the network of the round
-        before takes its place
-    initial_network : the network to train; from round 2 on likewise
+        before takes its place, unless --feature-network names one for all rounds
+    initial_network : the network to train; from round 2 on that of the round before
     labels : (n,) of the images, to measure the purity of the pools; None: not measured
     labelled : set to measure on during training; None: not measured
 
@@ -106,7 +106,7 @@ def learn(
     mining = config.mining
     for number in range(1, config.rounds + 1):
         name = f"round {number}"
-        if trained:
+        if trained and config.feature_network is None:
             announce(f"{name}: features come from the network of the previous round")
         latest = attempt(name, mining)
         if latest is None:
@@ -130,7 +130,8 @@ def learn(
             announce(f"{name} is the last: pools of larger sizes do not become purer with rounds")
             break
         # Sizes that were chosen stay: with those of its features, the second round mines less pure.
-        networks, mining = (latest.tuned.network, latest.tuned.network), latest.mining
+        tuned, mining = latest.tuned.network, latest.mining
+        networks = (feature_network if config.feature_network else tuned), tuned
         if latest.near is not None and latest.near.left_out:
             images, labels = latest.images, latest.labels
     if learned is None or described is None:

@@ -13,6 +13,7 @@ DESCRIPTORS: dict[Descriptor, str] = {
     "rmac": "R-MAC",
     "gem": "GeM",
     "avg": "average",
+    "cls": "CLS",
     "embedding": "embedding",
 }
 SEARCHES: dict[QuerySearch, str] = {
