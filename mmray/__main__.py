@@ -4,18 +4,19 @@
 """
 
 import dataclasses
+import inspect
 import runpy
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
 import mmray
 from mmray.config import tools
 from mmray.config.bounds import check_not_empty
-from mmray.config.command_line import exit_status, flag_value, parse
+from mmray.config.command_line import exit_status, given_value, parse
 from mmray.config.presets import (
     EVALUATE,
     FINEGRAINED_ABLATIONS,
@@ -23,13 +24,16 @@ from mmray.config.presets import (
     MINE_PRESETS,
     PRESETS,
     RETRIEVAL_ABLATIONS,
-    departures_told,
 )
+from mmray.config.run import RunConfig
 from mmray.system.errors import InputError
+from mmray.system.progress import quietly
 
 if TYPE_CHECKING:
     from mmray.config.learning import LearningConfig
-    from mmray.pipeline.reports.tables import Table
+    from mmray.pipeline.recipes.result import JobResult
+
+Settings = TypeVar("Settings", bound=RunConfig)
 
 # Jobs import their recipes only when they run: --help and a misspelt flag should not wait for
 # torch, Ray and MLflow.
@@ -49,10 +53,8 @@ def retrieval(arguments: list[str]) -> None:
         _plan(config)
         return
     from mmray.pipeline.recipes.retrieval import run
-    from mmray.pipeline.recipes.verdict import results_told
 
-    if told := results_told(run(config), config):
-        print(told)
+    _tell(config, run)
 
 
 def finegrained(arguments: list[str]) -> None:
@@ -70,10 +72,8 @@ def finegrained(arguments: list[str]) -> None:
         _plan(config)
         return
     from mmray.pipeline.recipes.finegrained import run
-    from mmray.pipeline.recipes.verdict import results_told
 
-    if told := results_told(run(config), config):
-        print(told)
+    _tell(config, run)
 
 
 def mine(arguments: list[str]) -> None:
@@ -88,7 +88,7 @@ def mine(arguments: list[str]) -> None:
     config = parse(MINE_PRESETS, arguments, _help(mine))
     from mmray.pipeline.recipes.mining import run
 
-    _print(run(config))
+    _tell(config, run)
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -103,10 +103,8 @@ def evaluate(arguments: list[str]) -> None:
     """
     config = parse({"": EVALUATE}, arguments, _help(evaluate))
     from mmray.pipeline.recipes.evaluation import run
-    from mmray.pipeline.reports.tables import results_table
 
-    print(results_table(run(config)))
-    print(f"\n{departures_told(config)}")
+    _tell(config, run)
 
 
 def ablation(arguments: list[str]) -> None:
@@ -119,7 +117,7 @@ def ablation(arguments: list[str]) -> None:
     Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
     Ctrl-C and 143 after SIGTERM (both resumable).
     """
-    application = flag_value("--application", arguments)
+    application = given_value("application", arguments)
     presets: Mapping[Any, Any] = (
         RETRIEVAL_ABLATIONS if application == "retrieval" else FINEGRAINED_ABLATIONS
     )
@@ -129,7 +127,7 @@ def ablation(arguments: list[str]) -> None:
         return
     from mmray.pipeline.recipes.ablation import run
 
-    print(run(config))
+    _tell(config, run)
 
 
 def search(arguments: list[str]) -> None:
@@ -144,12 +142,17 @@ def search(arguments: list[str]) -> None:
     Exit status: 0 done, 2 unusable arguments or input, 1 anything else, 130 after
     Ctrl-C and 143 after SIGTERM (both resumable).
     """
-    config: tools.IndexConfig | tools.QueryConfig = tyro.extras.subcommand_cli_from_dict(
-        {"index": tools.IndexConfig, "query": tools.QueryConfig},
-        args=arguments,
-        description=_help(search),
-        config=(tyro.conf.PositionalRequiredArgs,),
-    )
+    config: tools.IndexConfig | tools.QueryConfig
+    if arguments[:1] == ["index"]:
+        prog, about = f"{Path(sys.argv[0]).name} index", inspect.getdoc(tools.IndexConfig) or ""
+        config = parse({"": tools.IndexConfig()}, arguments[1:], about, prog=prog)
+    else:
+        config = tyro.extras.subcommand_cli_from_dict(
+            {"index": tools.IndexConfig, "query": tools.QueryConfig},
+            args=arguments,
+            description=_help(search),
+            config=(tyro.conf.PositionalRequiredArgs,),
+        )
     if isinstance(config, tools.QueryConfig):  # neither Ray nor MLflow is loaded for a query
         from mmray.pipeline.recipes.search import run
 
@@ -157,7 +160,7 @@ def search(arguments: list[str]) -> None:
     else:
         from mmray.pipeline.recipes.index import update
 
-        print(update(config))
+        _tell(config, update)
 
 
 def serve(arguments: list[str]) -> None:
@@ -274,16 +277,17 @@ def run(name: str, arguments: list[str]) -> int:
 def _plan(config: "LearningConfig") -> None:
     """Print what a job that learns needs, instead of running it."""
     from mmray.pipeline.recipes.planning import plan_learning
+    from mmray.pipeline.recipes.result import JobResult
 
-    _print(plan_learning(config))
+    _tell(config, lambda given: JobResult.of_table(plan_learning(given)))
 
 
-def _print(found: "Table") -> None:
-    from mmray.pipeline.reports.tables import table
-
-    print(table(found.head, found.rows, numbers=found.numbers))
-    if found.note:
-        print(f"\n{found.note}")
+def _tell(config: Settings, job: "Callable[[Settings], JobResult]") -> None:
+    """Run a job and print its result, as --quiet and --json say."""
+    with quietly(config.quiet):
+        told = job(config).shown(as_json=config.json)
+    if told:
+        print(told)
 
 
 def _help(job: Callable[..., Any]) -> str:

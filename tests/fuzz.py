@@ -39,6 +39,8 @@ import torch
 from scipy.io import savemat
 from sklearn.decomposition import PCA
 
+from mmray.config.presets import DEMO
+from mmray.config.settings_file import SettingsFile, settings_text
 from mmray.descriptors import weights
 from mmray.descriptors.files.reading import read_feature_set
 from mmray.descriptors.published import read_published
@@ -431,6 +433,10 @@ READERS = {
     "published networks": Reader(published_files, read_published_file),
     "whitening.npz": Reader(whitenings, lambda folder: Whitening.load(folder / "w.npz")),
     "config.json": Reader(configs, read_model, share=0.5),
+    "settings .yaml": Reader(
+        lambda: one("run.yaml", settings_text(DEMO, run="a").encode()),
+        lambda folder: SettingsFile.read(str(folder / "run.yaml")).applied(DEMO),
+    ),
     "index, flat": Reader(flat_indexes, read_index),
     "index, compressed": Reader(compressed_indexes, read_index),
     "index of an earlier version": Reader(old_indexes, read_index, share=0.02, seconds=SLOW),

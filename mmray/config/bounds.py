@@ -1,7 +1,8 @@
 """Bounds of settings, annotated to their fields: `graph_k: Annotated[int, Between(2, 100)]`.
 
 `EXECUTION` is annotated to fields that change how a run is carried out, and not its outcome,
-`MAY_BE_EMPTY` to those that may be an empty text.
+`NOT_KEPT` to those that are of one call and not of the run, `MAY_BE_EMPTY` to those that may be an
+empty text.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from mmray.system.errors import InputError
 
 EXECUTION = "execution"  # metadata of a field: no result depends on it
+NOT_KEPT = "not kept"  # metadata of a field: it is not written with the settings of a run
 MAY_BE_EMPTY = "may be empty"  # metadata of a field: "" has a meaning of its own
 
 

@@ -15,32 +15,46 @@ from mmray.config.bounds import annotated_fields
 from mmray.config.learning import LearningConfig
 from mmray.config.presets import recipe_names, with_defaults
 from mmray.config.run import RunConfig
+from mmray.config.settings_file import SettingsFile
 from mmray.system.errors import InputError, MachineError, printable
 
 Settings = TypeVar("Settings", bound=RunConfig)
 
 
-def parse(presets: Mapping[Any, Settings], arguments: list[str], description: str) -> Settings:
+def parse(
+    presets: Mapping[Any, Settings],
+    arguments: list[str],
+    description: str,
+    *,
+    prog: str | None = None,
+) -> Settings:
     """Parse the settings of a job; the defaults are those of its --preset and --recipe.
 
-    Without --preset, the first preset is taken; --tuples implies the recipe `supervised`.
-    Ends the process with status 2 where the arguments cannot be parsed.
+    Settings of the file of --config go before these, and flags before all. Without a preset, the
+    first one is taken; tuples imply the recipe `supervised`. Ends the process with status 2 where
+    the arguments cannot be parsed.
 
     Raises
     ------
     InputError
-        A flag that takes any number of values is given none.
+        A flag that takes any number of values is given none, or the file cannot be used.
     """
-    name = flag_value("--preset", arguments)
+    location = flag_value("--config", arguments)
+    file = SettingsFile.read(location) if location else SettingsFile()
+    name = _given("preset", arguments, file)
     default: Any = presets[name if name in presets else next(iter(presets))]
-    recipe = flag_value("--recipe", arguments)
-    if recipe is None and flag_value("--tuples", arguments) not in (None, "None"):
+    recipe = _given("recipe", arguments, file)
+    if recipe is None and _given("tuples", arguments, file) not in (None, "None"):
         recipe = "supervised"
     if isinstance(default, LearningConfig) and recipe in recipe_names(default):
         own: Any = default  # `preset` and `recipe` are fields of the applications
         default = with_defaults(type(own)(preset=own.preset, recipe=recipe))
     settings: Settings = tyro.cli(
-        type(default), args=arguments, default=default, description=description
+        type(default),
+        prog=prog,
+        args=arguments,
+        default=file.applied(default),
+        description=description,
     )
     given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
     for field, value, _ in annotated_fields(settings):
@@ -48,6 +62,19 @@ def parse(presets: Mapping[Any, Settings], arguments: list[str], description: st
         if value == () and flag in given:  # as of `--images $PHOTOS`, where that is not set
             raise InputError(f"{flag} is missing: it has no value; name one, or leave the flag out")
     return settings
+
+
+def given_value(name: str, arguments: list[str]) -> Any:
+    """Return the value that a flag or the file of --config gives to a setting, or None."""
+    location = flag_value("--config", arguments)
+    return _given(name, arguments, SettingsFile.read(location) if location else SettingsFile())
+
+
+def _given(name: str, arguments: list[str], file: SettingsFile) -> Any:
+    """Return the value of a setting that the defaults depend on: of its flag, or of the file."""
+    value = flag_value(f"--{name}", arguments)
+    found = file.value(name) if value is None else value
+    return found if isinstance(found, str) else None
 
 
 def flag_value(flag: str, arguments: list[str]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from mmray.config.bounds import EXECUTION, Between, execution_settings
+from mmray.config.bounds import EXECUTION, NOT_KEPT, Between, execution_settings
 from mmray.config.sections import MiningConfig
 from mmray.system.uris import masked
 
@@ -36,6 +36,13 @@ class RunConfig:
     """GPUs to count on where an autoscaler adds machines; by default those of the cluster now."""
     resource_timeout: Annotated[float, Between(1, 10**9), EXECUTION] = 1800.0
     """Seconds that a stage without any worker waits for machines before it gives up."""
+    config: Annotated[str | None, EXECUTION, NOT_KEPT] = None
+    """YAML file of settings, as each run leaves one (reports/RUN.yaml): `training: {epochs: 4}`.
+    Flags go before the file, the file before --preset and --recipe, which it may name too."""
+    quiet: Annotated[bool, EXECUTION, NOT_KEPT] = False
+    """Print only errors and the result."""
+    json: Annotated[bool, EXECUTION, NOT_KEPT] = False
+    """Print the result as one line of JSON instead of a table."""
 
     @property
     def title(self) -> str:
@@ -47,9 +54,9 @@ class RunConfig:
 class MiningRunConfig(RunConfig):
     """Settings shared by all jobs that mine."""
 
-    dry_run: Annotated[bool, EXECUTION] = False
+    dry_run: Annotated[bool, EXECUTION, NOT_KEPT] = False
     """Only say what the stages need of memory, disk and time, here or on the cluster."""
-    dry_run_items: Annotated[int | None, Between(3, 10**12), EXECUTION] = None
+    dry_run_items: Annotated[int | None, Between(3, 10**12), EXECUTION, NOT_KEPT] = None
     """Items or images that a dry run tells of; None: as many as there are features."""
     mining: MiningConfig = field(default_factory=MiningConfig)
 

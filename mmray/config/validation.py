@@ -22,11 +22,16 @@ _MODEL_NAME = re.compile(r"(?![\s.]*$)[^/:]{1,250}")  # what MLflow takes for a 
 
 def validate(config: RunConfig) -> None:
     """Raise InputError for the first impossible setting: its flag, its value and the remedy."""
-    check_bounds(config)
-    check_not_empty(config)
-    for kind in reversed(type(config).__mro__):
-        for check in _CHECKS.get(kind, ()):
-            check(config)
+    try:
+        check_bounds(config)
+        check_not_empty(config)
+        for kind in reversed(type(config).__mro__):
+            for check in _CHECKS.get(kind, ()):
+                check(config)
+    except InputError as error:
+        if not config.config:
+            raise
+        raise InputError(f"{error} (settings are of {config.config} and of the flags)") from error
 
 
 def _validate_run(config: RunConfig) -> None:

@@ -2,31 +2,24 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from mmray.config.bounds import seconds_in
-from mmray.config.run import EXPERIMENT, RunConfig, identity_of, stored
-from mmray.config.validation import validate
+from mmray.config.run import RunConfig
 from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
+from mmray.pipeline.metric_names import of_counts, of_progress
 from mmray.pipeline.notes import note_stages
-from mmray.pipeline.stage import StageFolder, fingerprint
-from mmray.pipeline.tracking import Run, default_uri, open_run
+from mmray.pipeline.plan import Plan, step_of
+from mmray.pipeline.stage import StageFolder
+from mmray.pipeline.tracking import Run
 from mmray.system.errors import DamagedFileError, InputError, first_names
-from mmray.system.folder import Folder, open_storage
+from mmray.system.folder import Folder
 from mmray.system.processes import enter_folder_again
-from mmray.system.progress import announce
-from mmray.system.termination import last_words, on_termination
+from mmray.system.progress import announce, timed
 
-KILLED = "KILLED"  # MLflow's status of a run whose job was stopped
-# Ray's core, too, ends the process at once, in silence, when its own processes are killed.
-LAST_WORDS = (
-    "error: this job was killed, or Ray's processes on this machine were, perhaps for lack of "
-    "memory; the same command goes on from here"
-)
-
+REPORTS = "reports"  # below the storage folder
 Counts = Mapping[str, Any]
 Settings = TypeVar("Settings", bound=RunConfig, covariant=True)
 Given = TypeVar("Given", bound=RunConfig)
@@ -35,15 +28,29 @@ Given = TypeVar("Given", bound=RunConfig)
 class Session(Generic[Settings]):
     """A run on a connected cluster."""
 
-    def __init__(self, config: Settings, storage: Folder, run: Run, chosen: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: Settings,
+        storage: Folder,
+        run: Run,
+        chosen: Sequence[str],
+        plan: Plan | None = None,
+    ) -> None:
         self.config: Settings = config
         self.storage, self.run, self.chosen = storage, run, chosen
+        self.plan = Plan() if plan is None else plan
         # MLflow runs that still have to be ended: of this session and of those around or within it.
         self.open_runs: list[Run] = []
+        self.page: str | None = None  # name of the page of the run below `reports`, once written
         self.stages: list[StageFolder] = []  # stages that were done or read, in this order
         self.seconds_before = 0.0  # seconds of the stages around a session within another
         self._made: list[str] = []  # stages that were not read, of this session and those within it
         self._nested_seconds = 0.0  # seconds of stages that were run within the current one
+
+    @property
+    def reports(self) -> Folder:
+        """Return the folder of the pages and the settings of all runs."""
+        return self.storage / REPORTS
 
     @property
     def pool(self) -> "distributed.ActorPool":
@@ -84,8 +91,7 @@ class Session(Generic[Settings]):
         """Return a callback that logs the figures of a `Progress` to MLflow under a label."""
 
         def report(figures: Mapping[str, float]) -> None:
-            named = {f"{label}/{name}": value for name, value in figures.items()}
-            self.run.log_metrics(named, step=int(figures["done"]))
+            self.run.log_metrics(of_progress(label, figures), step=int(figures["done"]))
 
         return report
 
@@ -95,6 +101,7 @@ class Session(Generic[Settings]):
         *inputs: Any,
         work: Callable[[StageFolder], Counts],
         stage_flag: str | None = None,
+        words: str | None = None,
         stale: Callable[[StageFolder], str] = lambda stage: "",
         internal: Sequence[str] = (),
         read_by_part: Sequence[str] = (),
@@ -114,6 +121,8 @@ class Session(Generic[Settings]):
             Fills the stage's folder and returns counts for its record.
         stage_flag
             Name of the stage in --stages that this one belongs to; None: `name`.
+        words
+            What the stage does, for the terminal; None: as in `plan.WORDS`.
         stale
             Returns why the results of a stage that is done are outdated, so that it is run again,
             or "".
@@ -128,13 +137,14 @@ class Session(Generic[Settings]):
         InputError
             The stage is not done, and --stages leaves it out.
         """
-        stage = StageFolder.of(self.storage, name, *inputs)
+        stage, step = StageFolder.of(self.storage, name, *inputs), step_of(name, stage_flag)
+        does = self.plan.reach(step, words)
 
         def usable() -> bool:
             return stage.done and not stale(stage) and not stage.damaged()
 
         if usable():
-            announce(f"{name}: done before, {stage.folder.uri}")
+            announce(f"{does}: done before ({stage.label})")
         elif (stage_flag or name) not in self.chosen:
             found = "is damaged or outdated" if stage.done else "has not been done"
             raise InputError(
@@ -142,21 +152,28 @@ class Session(Generic[Settings]):
                 f"these settings under --storage {self.storage.uri}; add it to --stages"
             )
         else:
-            with lease(self.storage, f"{name}-{stage.fingerprint}", done=usable) as needed:
+            with lease(self.storage, stage.label, done=usable) as needed:
                 if needed:
                     _clear(stage, stale(stage) if stage.done else "")
-                    self._make(stage, work, internal=internal, read_by_part=read_by_part)
+                    with timed(does, stage.label), self.plan.inside():
+                        self._make(stage, work, internal=internal, read_by_part=read_by_part)
                 else:
-                    announce(f"{name}: made meanwhile, {stage.folder.uri}")
+                    announce(f"{does}: made meanwhile ({stage.label})")
         self.stages.append(stage)
         if not self.finished_before:  # else they are there
             numbers = {k: v for k, v in stage.counts.items() if isinstance(v, (int, float))}
-            self.run.log_metrics({f"{name}/{key}": value for key, value in numbers.items()})
+            self.run.log_metrics(of_counts(step, numbers))
         return stage
 
-    def _note(self, stages: Sequence[StageFolder], *, whole: bool) -> None:
-        names = (f"{stage.name}-{stage.fingerprint}" for stage in stages)
-        note_stages(self.storage, self.run.identity, names, whole=whole)
+    def share_with(self, outer: "Session[RunConfig]") -> None:
+        """Make this a session within another: they are one job."""
+        self.open_runs, self._made = outer.open_runs, outer._made
+        self.seconds_before = outer.seconds
+
+    def note_stages(self) -> None:
+        """Note in the storage that the run used these stages and no others."""
+        labels = (stage.label for stage in self.stages)
+        note_stages(self.storage, self.run.identity, labels, whole=True)
 
     @property
     def finished_before(self) -> bool:
@@ -167,10 +184,10 @@ class Session(Generic[Settings]):
         self, stage: StageFolder, work: Callable[[StageFolder], Counts], **files: Sequence[str]
     ) -> None:
         """Run the work of a stage, again where it meets a damaged file of its own."""
-        announce(f"{stage.name}: {stage.folder.uri}")
         enter_folder_again()  # numba asks for the current folder when it compiles
         self._made.append(stage.name)
-        self._note([*self.stages, stage], whole=False)
+        labels = [each.label for each in (*self.stages, stage)]
+        note_stages(self.storage, self.run.identity, labels, whole=False)
         stage.started = time.monotonic()
         before, self._nested_seconds = self._nested_seconds, 0.0
         counts, removed = None, set[str]()
@@ -200,98 +217,3 @@ def _clear(stage: StageFolder, outdated: str) -> None:
     damaged = stage.damaged()
     announce(f"{stage.name}: {first_names(damaged, 3)} damaged or missing, and made again")
     stage.reopen(damaged)
-
-
-def usable_storage(config: RunConfig) -> Folder:
-    """Check the settings of a run and open its storage folder.
-
-    Raises
-    ------
-    InputError
-        A setting is impossible, or the storage folder cannot be used.
-    """
-    validate(config)
-    return open_storage(config.storage)
-
-
-@contextmanager
-def running(config: Given, storage: Folder, chosen: Sequence[str]) -> Iterator[Session[Given]]:
-    """Open a session, and end its MLflow run with the status of the job.
-
-    Raises
-    ------
-    InputError
-        The tracking server or, where a stage needs workers, the cluster cannot be used.
-    MachineError
-        The cluster does not start, or lost a part of the job.
-    """
-    tracked = _tracked(config, storage)
-    session = Session(config, storage, tracked, chosen)
-
-    def end_as_killed() -> None:
-        with suppress(InputError):  # `_ending` raises the same error where it is reported
-            for run in session.open_runs:
-                run.end(KILLED)
-
-    with (
-        last_words(LAST_WORDS),
-        on_termination(end_as_killed),
-        _ending(session),
-    ):
-        announce(f"mlflow: run {tracked.name} of the experiment {config.experiment}")
-        yield session
-
-
-@contextmanager
-def nested(
-    outer: Session[RunConfig], config: Given, chosen: Sequence[str], *, name: str
-) -> Iterator[Session[Given]]:
-    """Open a session within another, on the same cluster and storage, with a nested MLflow run.
-
-    Raises
-    ------
-    InputError
-        The tracking server cannot be used.
-    """
-    tracked = _tracked(config, outer.storage, name, parent=outer.run.run_id)
-    session = Session(config, outer.storage, tracked, chosen)
-    session.open_runs, session._made = outer.open_runs, outer._made
-    session.seconds_before = outer.seconds
-    with _ending(session):
-        yield session
-
-
-@contextmanager
-def _ending(session: Session[Given]) -> Iterator[None]:
-    """End the MLflow run of a session with the status of the job, or on a SIGTERM."""
-    status = "FAILED"
-    session.open_runs.append(session.run)
-    try:
-        yield
-        session._note(session.stages, whole=True)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = KILLED
-        raise
-    finally:
-        session.run.end(status)
-        session.open_runs.remove(session.run)
-
-
-def _tracked(
-    config: RunConfig, storage: Folder, name: str | None = None, *, parent: str | None = None
-) -> Run:
-    """Open the MLflow run of these settings, perhaps with a name of its own below a parent run."""
-    identity = identity_of(config)
-    # Who shares a storage has runs of their own, though these share stages.
-    owner = [] if config.experiment == EXPERIMENT else [config.experiment]
-    mark = fingerprint(stored(identity), *(owner if parent is None else [parent, name]))
-    return open_run(
-        storage,
-        uri=config.tracking_uri or default_uri(storage),
-        experiment=config.experiment,
-        name=name or f"{config.title}-{mark[:6]}",
-        identity=mark,
-        settings=identity,
-        parent=parent,
-    )

@@ -42,6 +42,11 @@ class StageFolder:
         return cls(name, mark, storage / f"{name}-{mark}")
 
     @property
+    def label(self) -> str:
+        """Return the name of the folder, below the storage."""
+        return f"{self.name}-{self.fingerprint}"
+
+    @property
     def done(self) -> bool:
         """Tell whether the stage was finished; a record that cannot be read counts as none."""
         try:

@@ -43,6 +43,7 @@ from mmray.pipeline.database import (
     make_ready,
     unusable,
 )
+from mmray.pipeline.metric_names import of_epoch
 from mmray.pipeline.notes import Note, read_note, write_note
 from mmray.pipeline.tracking_server import (
     ERRORS,
@@ -87,6 +88,7 @@ class Run:
     name: str = ""
     identity: str = ""
     finished_before: bool = False
+    experiment_id: str = ""
 
     @cached_property
     def client(self) -> mlflow.MlflowClient:
@@ -104,20 +106,22 @@ class Run:
     def log_epochs(self, history: Sequence[Mapping[str, float]]) -> None:
         """Log the metrics of epochs 0, 1, ..., except epochs that are already logged.
 
-        The metrics of an epoch are logged all at once or not at all.
+        The metrics of an epoch are logged all at once or not at all, under their `of_epoch` names.
+        Earlier versions logged them under those of the history.
         """
-        names = {name for metrics in history for name in metrics}
+        names = {own for metrics in history for name in metrics for own in (name, of_epoch(name))}
         with self.reporting():
+            there = self.client.get_run(self.run_id).data.metrics
             logged = {
                 metric.step
-                for name in names
+                for name in names & there.keys()
                 for metric in self.client.get_metric_history(self.run_id, name)
             }
             now = int(1000 * time.time())
             for step, metrics in enumerate(history):
                 if step in logged:
                     continue
-                entries = [Metric(k, float(v), now, step) for k, v in metrics.items()]
+                entries = [Metric(of_epoch(k), float(v), now, step) for k, v in metrics.items()]
                 self.client.log_batch(self.run_id, metrics=entries)
 
     def log_data(self, name: str, *, digest: str, sources: Sequence[str], rows: int) -> None:
@@ -282,7 +286,7 @@ def open_run(
             f"--tracking-uri {uri}: MLflow cannot be used there ({reason}); start the server, or "
             "leave the flag out for a database under --storage"
         ) from error
-    return Run(uri, known.info.run_id, name, identity, finished)
+    return Run(uri, known.info.run_id, name, identity, finished, belongs)
 
 
 def storage_mark(storage: Folder) -> str:

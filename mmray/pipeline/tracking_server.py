@@ -23,6 +23,7 @@ from mlflow.utils.validation import MAX_DATASET_SOURCE_SIZE, MAX_ENTITY_KEY_LENG
 from sqlalchemy.exc import SQLAlchemyError
 
 from mmray.system.errors import InputError
+from mmray.system.uris import masked
 
 MAX_NAME = 250  # characters of a run's name in MLflow's tables
 
@@ -130,6 +131,19 @@ def deleted_runs(uri: str, run_ids: Iterable[str]) -> set[str]:
             f"({first_line(error)}); start the server"
         ) from error
     return deleted
+
+
+def run_page(uri: str, experiment: str, run_id: str) -> str:
+    """Tell where to see a run: its address on a server, or what serves it from its database.
+
+    >>> run_page("http://host:5000/", "1", "ab")
+    'http://host:5000/#/experiments/1/runs/ab'
+    """
+    path = f"/#/experiments/{experiment}/runs/{run_id}"
+    if uri.startswith(("http://", "https://")):
+        return f"{masked(uri).rstrip('/')}{path}"
+    serve = f"mlflow ui --backend-store-uri {shlex.quote(masked(uri))}"
+    return f"to see the run, {serve} and open http://127.0.0.1:5000{path}"
 
 
 def tagged_run(

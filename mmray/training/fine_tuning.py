@@ -132,7 +132,8 @@ class FineTuning:
                 self._keep(figures)
                 report()
             if more and not self.finished:
-                self._train(model, self._steps(pairs, of_pairs, rng))
+                steps = self._steps(pairs, of_pairs, rng)
+                self._train(model, steps, checked_in=time.monotonic() - start)
                 self._trained["embed_seconds"] = slowest(seconds, self.device)
 
     def _pairs(self, rng: np.random.Generator) -> Pairs | None:
@@ -200,14 +201,15 @@ class FineTuning:
         if self.best_epoch == self.epoch:
             self.best = copy.deepcopy(self.measured).cpu()
 
-    def _train(self, model: nn.Module, steps: Steps) -> None:
-        """Train for one epoch and remember its metrics."""
+    def _train(self, model: nn.Module, steps: Steps, *, checked_in: float) -> None:
+        """Train for one epoch, which a check follows, and remember its metrics."""
         config, start = self.config, time.monotonic()
-        rate = learning_rate_of(config)
-        silent = rank_and_size()[0] > 0
+        rate, silent = learning_rate_of(config), rank_and_size()[0] > 0
         self.epoch += 1
-        label, done_before = f"epoch {self.epoch}", self.epoch - 1
-        with Progress(label, total=sum(steps.sizes), silent=silent) as progress:
+        label, done = f"epoch {self.epoch} of {config.epochs}", self.epoch - 1
+        total, more = sum(steps.sizes), config.epochs - self.epoch
+        then = (more * total, (more + 1) * checked_in)  # as long as the check before
+        with Progress(label, total=total, silent=silent, then=then) as progress:
             metrics = train_epoch(
                 model,
                 self.optimizers,
@@ -215,7 +217,7 @@ class FineTuning:
                 self._training_source(),
                 step_rule(config),
                 device=self.device,
-                learning_rate=lambda share: rate(done_before + share),
+                learning_rate=lambda share: rate(done + share),
                 progress=progress.advance,
             )
         if self.measured is not self.network:

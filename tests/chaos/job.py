@@ -62,14 +62,11 @@ def start(photos: Path, storage: Path, output: Path) -> subprocess.Popen[bytes]:
 
 
 def stage_of(output: Path) -> str:
-    """Return the stage that a job announced last, from what it printed."""
+    """Return the stage that a job finished last, from what it printed; in training, that."""
     said = output.with_suffix(".err").read_text(errors="replace")
     if re.search(r"^report: ", said, re.MULTILINE):
         return "end"
-    # Training announces its epochs after the stage of the cache, which is a part of it.
-    stages = re.findall(
-        r"^(\w+): (?:done before, |made meanwhile, )?/|( epoch )\d+/\d+: ", said, re.MULTILINE
-    )
+    stages = re.findall(r" \((\w+)-[0-9a-f]{12}\)$|( epoch )\d+/\d+: ", said, re.MULTILINE)
     if stages:
         return "train" if stages[-1][1] else str(stages[-1][0])
     return "Ray" if re.search(r"^ray: ", said, re.MULTILINE) else "start"

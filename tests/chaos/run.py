@@ -47,7 +47,7 @@ class Run:
 
     status: int | None  # None: it hung and was ended
     seconds: float
-    stage: str = ""  # that ran when it was disturbed
+    stage: str = ""  # that was done last when it was disturbed, or "train" in it
     done_to: str = ""  # such as "driver KILL"; "": it was left alone
 
     @property

@@ -18,7 +18,7 @@ def table_of(rounds: Sequence[Mapping[str, Any]]) -> str:
         elif match := re.match(r"damaged: .* (cut|emptied|zeroed|flipped)$", line):
             damaged[match[1]] += 1
     rows = [
-        "| process, signal | times | the run went on to its end | in the stages |",
+        "| process, signal | times | the run went on to its end | in or after the stages |",
         "|-|-:|-:|-|",
     ]
     rows += [

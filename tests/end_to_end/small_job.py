@@ -1,6 +1,7 @@
 """Jobs as their tests run them: small settings, in this process or another, and what they print."""
 
 import io
+import re
 import shlex
 import signal
 import subprocess
@@ -87,6 +88,15 @@ def run_apart(job: str, *arguments: object, env: dict[str, str] | None = None) -
     """Run a job as a user does, in a new process."""
     done = subprocess.run(command(job, *arguments), capture_output=True, text=True, env=env)
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def counted(told: str) -> int:
+    """The number of stages that a job said it has; it said so of each, in order."""
+    found = re.findall(r"^stage (\d+) of (\d+): .+ \((?:[\w]+-\w+)\)$", told, re.MULTILINE)
+    numbers, totals = zip(*((int(number), int(total)) for number, total in found), strict=True)
+    assert numbers == tuple(range(1, len(numbers) + 1)), told
+    assert {*totals} == {len(numbers)}, told
+    return len(numbers)
 
 
 def table(text: str) -> list[str]:

@@ -79,7 +79,7 @@ def test_a_submitted_job_is_followed_stopped_and_goes_on(expected, tmp_path):
 
         second = tmp_path / "second"
         assert submit(second).wait(400) == 0, second.read_text()
-        assert "extract: done before" in second.read_text()
+        assert "done before (extract-" in second.read_text()
         assert "epoch 1/2: " not in second.read_text()  # that epoch was kept
         assert table(second.read_text()) == expected
         assert client.get_run(run.info.run_id).info.status == "FINISHED"
@@ -123,11 +123,11 @@ def test_with_storage_in_a_bucket_and_a_server_for_mlflow_a_killed_job_goes_on(
         assert again.wait(500) == 0, (place / "second").read_text()
         text = (place / "second").read_text()
         assert table(text) == expected
-        assert "extract: done before" in text
+        assert "done before (extract-" in text
         assert "epoch 1/2: " not in text
         tracked, run = the_run(f"http://127.0.0.1:{port}")
         assert run.info.status == "FINISHED"
-        history = tracked.get_metric_history(run.info.run_id, "map")
+        history = tracked.get_metric_history(run.info.run_id, "train/mAP")
         assert [point.step for point in history] == [0, 1, 2]
         version = tracked.get_model_version_by_alias("mmray", "newest")
         assert (version.run_id, str(version.version)) == (run.info.run_id, "1")

@@ -20,7 +20,7 @@ from mmray.images.decoding import decode
 from mmray.pipeline.recipes.evaluation import read_candidate
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
-from tests.end_to_end.small_job import ONE, cells, run_here
+from tests.end_to_end.small_job import ONE, cells, counted, run_here
 from tests.made import synthetic
 from tests.made.published import lw, save_cirtorch
 
@@ -129,7 +129,8 @@ def test_benchmarks_are_measured_by_their_rules_and_share_their_distractors(
     again = evaluated(*command)
     assert rows(again) == [head, *body]
     # Three times the images, once the distractors, three times the figures.
-    assert again.stderr.count("done before") == 3 + 1 + 3
+    assert again.stderr.count("done before") == 3 + 1 + 3 == counted(again.stderr)
+    assert counted(done.stderr) == 7
 
     # A page shows both queries; with a single network there is no change to show.
     (page,) = (tmp_path / "reports").glob("*.html")

@@ -21,7 +21,7 @@ from mmray.mining.files import neighbors_in
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.serving.encoder import ImageEncoder
 from mmray.training.checkpoints import last_measured
-from tests.end_to_end.small_job import ONE, command, run_apart, run_here, table, the_run
+from tests.end_to_end.small_job import ONE, command, counted, run_apart, run_here, table, the_run
 
 SMALL = shlex.split(
     """
@@ -95,9 +95,11 @@ def test_the_same_command_reads_what_is_done(demo):
     folder, done = demo
     again = run_here("finegrained", "--storage", folder, *SMALL).succeeded
     assert table(again.stdout) == table(done.stdout)
-    assert "train: done before" in again.stderr
-    started = [line for line in again.stderr.splitlines() if line.endswith(str(folder))]
-    assert not started
+    assert "done before (train-" in again.stderr
+    assert counted(again.stderr) == counted(done.stderr)
+    stages = [line for line in again.stderr.splitlines() if line.startswith("stage ")]
+    assert stages
+    assert all(": done before (" in line for line in stages)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_an_ablation_that_is_killed_goes_on_with_the_missing_rows(tmp_path, on_c
     times = {path: path.stat().st_mtime_ns for path in done_rows}
     last = run_apart("ablation", "--storage", folder, *arguments, env=on_cluster).succeeded
     assert {path: path.stat().st_mtime_ns for path in done_rows} == times
-    assert last.stderr.count("row: done before") == len(done_rows)
+    assert last.stderr.count("done before (row-") == len(done_rows)
     assert table(last.stdout) == table(whole.stdout)
     assert next(folder.glob("ablation-*/ablation.md")).read_text().strip() == last.stdout.strip()
     client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")

@@ -17,7 +17,7 @@ from mmray.mining.graph import largest_component, reciprocal_knn_graph
 from mmray.mining.knn.exact import nearest_neighbors
 from mmray.mining.pools import mine_pools
 from tests.end_to_end.clusters import processes, running_head, start_node, stop, vanish, wait_for
-from tests.end_to_end.small_job import ONE, ROOT, command, run_apart, run_here, table
+from tests.end_to_end.small_job import ONE, ROOT, command, counted, run_apart, run_here, table
 
 # Many small units of work, so that there is a middle to be killed in.
 FLAGS = (
@@ -92,6 +92,7 @@ def test_the_job_mines_what_the_core_mines(whole, features):
     assert stored["negatives"].to_pylist() == [ids.tolist() for ids in pools.negatives]
     assert sum(map(len, pools.positives)) > 0
     assert re.search(r"^\| anchors +\| +400 \|$", done.stdout, re.MULTILINE)
+    assert counted(done.stderr) == len([*storage.glob("*-*/_SUCCESS.json")])
     assert (folder / "graph.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -150,8 +151,8 @@ def test_killed_with_sigkill_and_started_again_it_ends_with_the_same_bytes(
         kept = shards(storage, pattern)
         assert 5 <= kept < (40 if "knn" in pattern else 50), "killed in the middle"
     done = run_here("mine", *given(features, storage)).succeeded
-    assert "knn: done before" in done.stderr
-    assert "mine: done before" not in done.stderr
+    assert "done before (knn-" in done.stderr
+    assert "done before (mine-" not in done.stderr
     assert digests(storage) == digests(whole[0])
 
 
@@ -164,7 +165,7 @@ def test_a_graph_of_an_earlier_version_is_made_again_and_its_pools_stay(whole, f
     (graph / "graph.npz").write_bytes(b"")
     done = run_here("mine", *given(features, storage)).succeeded
     assert "graph: made again, as its file is of an earlier version" in done.stderr
-    assert "mine: done before" in done.stderr
+    assert "done before (mine-" in done.stderr
     assert digests(storage) == digests(whole[0])
 
 

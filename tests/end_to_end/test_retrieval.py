@@ -17,7 +17,16 @@ from PIL import Image
 
 from mmray.descriptors.whitening import Whitening
 from mmray.system.folder import Folder
-from tests.end_to_end.small_job import ONE, SMALL, command, run_apart, run_here, table, the_run
+from tests.end_to_end.small_job import (
+    ONE,
+    SMALL,
+    command,
+    counted,
+    run_apart,
+    run_here,
+    table,
+    the_run,
+)
 
 
 def start(log, *arguments, env=None):
@@ -37,6 +46,15 @@ def wait_for_line(pattern, log, process, seconds=300):
         assert process.poll() is None, log.read_text()
         time.sleep(0.05)
     assert pattern.search(log.read_text()), log.read_text()
+
+
+def wait_for_claim(stage, storage, process, seconds):
+    """Wait until a stage is being made."""
+    deadline = time.monotonic() + seconds
+    while not [*storage.glob(f"leases/{stage}-*/*")]:
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def wait_for_checkpoint(name, storage, process, seconds=300):
@@ -72,18 +90,32 @@ def test_the_job_ends_with_a_table_and_shows_progress(whole):
     assert len(rows) == 2 + 10
     assert "| MAC        | initial    | LDA " in rows[4]
     assert "| MAC        | fine-tuned | LDA " in rows[6]
-    for label in ("render", "extract", "k-NN", "diffusion", "epoch 2", "whiten", "evaluate"):
+    for label in ("render", "extract", "k-NN", "diffusion", "epoch 2 of 2", "whiten", "evaluate"):
         assert re.search(rf"{label}: (\d+)/\1, ", done.stderr), label
 
 
 def test_no_line_is_one_of_ray(whole):
-    """All are progress, "stage: words", or words of training below a line of its stage."""
+    """All are progress, "stage: words", or words of training."""
     _, done = whole
-    ours = re.compile(r"(\(RayTrainWorker pid=\d+\) )? *[\w-]+( \d+(/\d+)?)?: .+")
+    ours = re.compile(
+        r"(\(RayTrainWorker pid=\d+\) )? *[\w-]+( \d+(/\d+| of \d+)?)?: .+"
+        r"|  decode the images to train on: .+ \(cache-\w+\)"
+    )
     assert [line for line in done.stderr.splitlines() if not ours.fullmatch(line)] == []
     assert "core_worker" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if "/s, " in line]
     assert len(set(lines)) == len(lines)
+
+
+def test_every_stage_has_one_line_with_its_number_what_it_does_and_its_time(whole):
+    storage, done = whole
+    # Where nothing was gained, the labelled images were described by the same network before.
+    line = r"^stage \d+ of \d+: [\w -]+: (?:[\d.]+ (?:s|min)|done before) \(([\w-]+)\)$"
+    folders = re.findall(line, done.stderr, re.MULTILINE)
+    assert counted(done.stderr) == len(folders) == 15
+    stages = {path.parent.name for path in storage.glob("*-*/_SUCCESS.json")}
+    assert {*folders} == {name for name in stages if not name.startswith("cache-")}
+    assert str(storage) in done.stderr.splitlines()[0], "where these folders are"
 
 
 def test_every_stage_leaves_what_the_design_says(whole):
@@ -121,14 +153,22 @@ def test_mlflow_has_settings_counts_curves_table_and_model(whole):
     client, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")
     assert run.info.status == "FINISHED"
     assert run.data.params["mining.alpha"] == "0.99"
-    assert run.data.metrics["mine/anchors"] == 24
-    assert 0 < run.data.metrics["purity/positives"] < 1
-    assert 0.5 < run.data.metrics["purity/negatives"] <= 1
+    assert run.data.metrics["system/mine/anchors"] == 24
+    top = {name: value for name, value in run.data.metrics.items() if "/" not in name}
+    assert 0 < top["pool_true_positives"] < 1
+    assert 0.5 < top["pool_true_negatives"] <= 1
+    assert top["mAP_gain"] == pytest.approx(top["mAP"] - top["mAP_initial"])
+    assert len(top) <= 12, "what a person looks at"
+    assert {*top} >= {"loss", "manifold_map", "manifold_map_initial", "view_agreement"}
+    groups = {name.partition("/")[0] for name in run.data.metrics.keys() - top.keys()}
+    assert groups == {"system", "train", "evaluate"}
+    evaluated = [name for name in run.data.metrics if name.startswith("evaluate/")]
+    assert len(evaluated) == 10, "the cells of the table"
     graph = {file.path for file in client.list_artifacts(run.info.run_id, "graph")}
     assert graph == {"graph/report.json", "graph/graph.png"}
     losses = client.get_metric_history(run.info.run_id, "loss")
     assert [point.step for point in losses] == [1, 2]
-    maps = client.get_metric_history(run.info.run_id, "map")
+    maps = client.get_metric_history(run.info.run_id, "train/mAP")
     assert [point.step for point in maps] == [0, 1, 2]
     path = client.download_artifacts(run.info.run_id, "results.md")
     assert table(Path(path).read_text()) == table(done.stdout)
@@ -207,6 +247,7 @@ def test_rounds_are_runs_within_the_run_and_each_has_its_curves(tmp_path):
         assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
         assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"graph"}
     assert "loss" not in outer.data.metrics
+    assert {"mAP", "manifold_map", "pool_true_positives"} < outer.data.metrics.keys()
     (page,) = (tmp_path / "reports").glob("*.html")
     for number in (1, 2):
         assert f"Loss: round {number}" in page.read_text()
@@ -218,14 +259,50 @@ def test_the_same_command_again_runs_nothing_and_prints_the_same_table(whole):
     before = digests(storage, "*-*/**/*.*")
     again = run_here("retrieval", "--storage", storage, *SMALL).succeeded
     assert table(again.stdout) == table(done.stdout)
-    assert "train: done before" in again.stderr
+    assert "done before (train-" in again.stderr
     assert "epoch 1:" not in again.stderr
     assert "ray: " not in again.stderr, "nothing needs it"
+    assert re.search(r"^mlflow: to see the run, mlflow ui .*/runs/\w+$", again.stderr, re.MULTILINE)
     kept = re.search(r"^report: done before, (.+\.html)$", again.stderr, re.MULTILINE)
     assert Path(kept[1]).is_file()
     assert digests(storage, "*-*/**/*.*") == before
     client, _ = the_run(f"sqlite:///{storage / 'mlflow.db'}")  # one alone: the same run goes on
     assert [str(version.version) for version in client.search_model_versions()] == ["1"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_quiet_and_json_leave_one_line_that_says_all_and_change_no_run(whole):
+    storage, done = whole
+    told = run_here("retrieval", "--storage", storage, *SMALL, "--quiet", "--json").succeeded
+    assert told.stderr == ""
+    (line,) = told.stdout.splitlines()
+    found = json.loads(line)
+    assert found["verdict"] == done.stdout.splitlines()[-1]
+    assert len(found["table"]) == 10
+    assert {f"{100 * row['value']:.1f}" for row in found["table"]} <= {
+        *re.findall(r"\d+\.\d", done.stdout)
+    }
+    assert (Path(found["model"]) / "model.safetensors").is_file()
+    assert Path(found["page"]).is_file()
+    _, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")  # one alone
+    assert found["mlflow"]["run_id"] == run.info.run_id
+    quiet = run_here("retrieval", "--storage", storage, *SMALL, "--quiet").succeeded
+    assert (quiet.stdout, quiet.stderr) == (done.stdout, "")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_settings_that_a_run_leaves_are_read_as_the_same_run(whole):
+    storage, done = whole
+    (file,) = (storage / "reports").glob("*.yaml")
+    again = run_here("retrieval", "--config", file).succeeded
+    assert again.stdout == done.stdout
+    assert "epoch 1 of 2" not in again.stderr
+    client, run = the_run(f"sqlite:///{storage / 'mlflow.db'}")  # one alone
+    logged = client.download_artifacts(run.info.run_id, "settings.yaml")
+    assert Path(logged).read_bytes() == file.read_bytes()
+    file.write_text(file.read_text().replace("epochs: 2", "epochs: 0"))
+    assert f"{file}: --training.epochs 0" in run_here("retrieval", "--config", file).error
+    file.write_bytes(Path(logged).read_bytes())
 
 
 def test_killed_in_training_it_goes_on_and_ends_with_the_same_network(whole, on_cluster, tmp_path):
@@ -239,11 +316,11 @@ def test_killed_in_training_it_goes_on_and_ends_with_the_same_network(whole, on_
         wait_for_checkpoint("epoch-001", storage, process)
         process.kill()
         process.wait()
-        assert "mine: done before" in log.read_text()
+        assert "done before (mine-" in log.read_text()
         assert not [*storage.glob("train-*/_SUCCESS.json")]
         done = run_here("retrieval", "--storage", storage, *SMALL, *ONE).succeeded
         assert "epoch 1/2: " not in done.stderr, "that epoch was kept"
-        assert "train: done before" not in done.stderr
+        assert "done before (train-" not in done.stderr
         assert table(done.stdout) == table(whole[1].stdout)
         pattern = "train-*/**/*.safetensors"
         assert len(digests(kept, pattern)) >= 2
@@ -255,14 +332,14 @@ def test_killed_in_training_it_goes_on_and_ends_with_the_same_network(whole, on_
 
 @pytest.mark.slow
 def test_killed_in_any_stage_it_ends_with_the_same_pools_and_table(whole, on_cluster, tmp_path):
-    """SIGKILL soon after each line that announces a stage; the last start runs to the end."""
+    """SIGKILL soon after each stage has begun; the last start runs to the end."""
     storage, log = tmp_path / "runs", tmp_path / "log"
     for stage in ("demo", "extract", "graph", "mine", "train", "whiten", "evaluate"):
         process = start(log, "--storage", storage, *SMALL, env=on_cluster)
-        # A done stage says "done before": what is waited for is the first to run. In training one
-        # epoch is kept, the second is cut.
-        line = r"epoch 1/2: " if stage == "train" else rf"^{stage}: (?!done before)"
-        wait_for_line(line, log, process, seconds=600)
+        if stage == "train":  # one epoch is kept, the second is cut
+            wait_for_line(r"epoch 1/2: ", log, process, seconds=600)
+        else:
+            wait_for_claim(stage, storage, process, seconds=600)
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = run_apart("retrieval", "--storage", storage, *SMALL, env=on_cluster).succeeded
@@ -277,7 +354,7 @@ def test_killed_in_any_stage_it_ends_with_the_same_pools_and_table(whole, on_clu
 def test_sigterm_ends_with_143_and_the_run_as_killed(tmp_path, on_cluster):
     log = tmp_path / "log"
     process = start(log, "--storage", tmp_path / "runs", *SMALL, env=on_cluster)
-    wait_for_line("extract: ", log, process)
+    wait_for_line(r"stage 2 of \d+: list the images", log, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
     assert log.read_text().rstrip().endswith("interrupted: the same command goes on from here")

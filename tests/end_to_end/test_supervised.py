@@ -52,7 +52,7 @@ def test_it_trains_whitens_and_marks_what_used_labels(given, monkeypatch):
     _, logged = the_run(f"sqlite:///{given / 'runs' / 'mlflow.db'}")
     assert logged.data.params["recipe"] == "supervised"
     assert logged.data.params["tuples"] == "retrieval-SfM-tiny.pkl"
-    assert logged.data.metrics["tuples/pairs"] == 36
+    assert logged.data.metrics["system/tuples/pairs"] == 36
     assert logged.data.metrics["loss"] > 0
     assert logged.data.tags["mmray.comparison"] == LABEL
     assert LABEL in logged.data.tags["mlflow.note.content"]

@@ -9,8 +9,10 @@ import pytest
 from mmray.config.presets import DEMO
 from mmray.config.tools import CleanConfig
 from mmray.pipeline.notes import Note, note_stages, notes, read_note, write_note
+from mmray.pipeline.opening import nested, running
+from mmray.pipeline.plan import Plan
 from mmray.pipeline.recipes import cleaning
-from mmray.pipeline.session import Session, nested, running
+from mmray.pipeline.session import Session
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
@@ -83,7 +85,7 @@ def test_rounds_go_with_the_run_that_they_belong_to(storage):
     config = dataclasses.replace(DEMO, storage=storage.uri)
     with running(config, storage, ("extract", "mine")) as session:
         for number in (1, 2):
-            with nested(session, config, ("extract", "mine"), name=f"round {number}") as inner:
+            with nested(session, config, session.chosen, Plan(), name=f"round {number}") as inner:
                 made(inner, f"mine-{number}")
             session.stages += inner.stages
     assert clean(storage)[0] == []

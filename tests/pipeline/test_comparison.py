@@ -116,7 +116,7 @@ def test_what_was_stored_comes_back_and_is_logged_by_row():
     scores = [Score("fine-tuned", "embedding", "none", 0.5, measure="R@1")]
     found = RowResult.of("a", "row a", 2, outcome(scores, purity))
     assert (found.positives, found.negatives) == (None, 0.75)  # JSON has no NaN
-    assert found.metrics() == {"a/negatives": 0.75, "a/R-at-1": 0.5}
+    assert found.metrics() == {"a/pool_true_negatives": 0.75, "a/recall_at_1": 0.5}
     stored = {name: getattr(found, name) for name in found.__dataclass_fields__}
     assert RowResult.from_json(stored) == found
     with pytest.raises(TypeError):

@@ -10,9 +10,11 @@ from pyarrow import fs
 
 from mmray.config.run import identity_of
 from mmray.config.tools import MineConfig
+from mmray.pipeline.opening import nested
+from mmray.pipeline.plan import Plan
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.reports.run_page import Report
-from mmray.pipeline.session import Session, nested
+from mmray.pipeline.session import Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.tracking import open_run
 from mmray.system.folder import Folder
@@ -137,7 +139,7 @@ def test_a_run_that_was_to_end_sooner_has_a_page_of_its_own(session, tmp_path):
 
 def test_runs_within_runs_are_told_apart_by_their_names_and_go_on(session):
     def opened(outer, name, config=session.config):
-        with nested(outer, config, outer.chosen, name=name) as inner:
+        with nested(outer, config, outer.chosen, Plan(), name=name) as inner:
             assert inner.run in session.open_runs, "which a SIGTERM would end"
             deepest = None
             if outer is session:

@@ -15,6 +15,7 @@ from mmray.config.sections import SIZES
 from mmray.evaluation.candidates import EvaluatedNetwork
 from mmray.images.collection import Collection, ImageFile
 from mmray.mining.pool_lists import Pools
+from mmray.pipeline.plan import Plan
 from mmray.pipeline.recipes import finegrained, learning, retrieval, rounds
 from mmray.pipeline.recipes.outcome import Inputs, UnlabelledImages
 from mmray.pipeline.stages.minable import NothingMinedError
@@ -82,9 +83,13 @@ def chosen(session, source):
     return SimpleNamespace(**{**vars(session), "config": config}), "neighbors"
 
 
+PLANS = []  # of the rounds
+
+
 @contextmanager
-def nested(outer, config, chosen, *, name):
+def nested(outer, config, chosen, plan, *, name):
     stages = [SimpleNamespace(name=key, seconds=value) for key, value in SECONDS.items()]
+    PLANS.append(plan)
     yield session_of(config, chosen, name, stages=stages)
 
 
@@ -93,6 +98,7 @@ def session_of(config, chosen, run, stages=()):
         config=config,
         chosen=chosen,
         run=run,
+        plan=Plan(),
         stages=list(stages),
         ends_with=lambda stage: chosen[-1] == stage,
     )
@@ -120,6 +126,16 @@ def run(number, last="evaluate", **changes):
 
 def of(calls, name):
     return [call for call in calls if call[0] == name]
+
+
+@pytest.mark.usefixtures("calls")
+def test_each_round_has_its_own_plan_and_says_of_at_most_how_many():
+    PLANS.clear()
+    run(2)
+    first, last = PLANS
+    assert [plan.within for plan in PLANS] == ["round 1 of at most 2", "round 2 of at most 2"]
+    assert first.steps == ("extract", "near", "knn", "graph", "mine", "check", "train")
+    assert last.steps == ("extract", "knn", "graph", "mine", "check", "train")
 
 
 def test_each_round_describes_and_trains_the_network_of_the_round_before(calls):
@@ -377,7 +393,7 @@ def test_a_purity_without_labels_is_not_0(labels, said, capsys):
     purity = measure_purity(session, SimpleNamespace(pools=pools), np.array(labels))
     assert re.search(said.replace("(", r"\(").replace(")", r"\)"), capsys.readouterr().err)
     known = labels[1] == "a"
-    assert logged == ({"purity/positives": 0.5} if known else {})
+    assert logged == ({"pool_true_positives": 0.5} if known else {})
     assert (purity.positives == 0.5) == known
 
 

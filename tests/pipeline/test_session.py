@@ -54,7 +54,7 @@ def test_a_stage_that_is_whole_is_read(storage, capsys):
     assert (first.counts, work.made) == ({"parts": 3}, [*PARTS])
     assert staged(storage, work, chosen=("train",)).counts == {"parts": 3}
     assert work.made == [*PARTS]
-    assert "mine: done before" in capsys.readouterr().err
+    assert "done before (mine-" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", [flip, lambda path: path.unlink(), lambda p: p.write_bytes(b"")])
@@ -163,7 +163,7 @@ def test_of_two_jobs_that_need_a_stage_one_makes_it_and_the_other_reads_it(stora
     assert work.made == [*PARTS]
     told = capsys.readouterr().err
     assert "mine: being made by pid" in told
-    assert "mine: made meanwhile" in told
+    assert "made meanwhile (mine-" in told
 
 
 def test_a_session_with_other_settings_is_of_the_same_run(storage):
@@ -205,7 +205,7 @@ def test_a_run_that_was_finished_logs_only_once_it_makes_something_anew(storage)
     session.run_stage("mine", "x", work=Work())
     assert (logged, session.finished_before) == ([], True)
     session.run_stage("mine", "y", work=Work())
-    assert (logged, session.finished_before) == ([{"mine/parts": 3}], False)
+    assert (logged, session.finished_before) == ([{"system/mine/parts": 3}], False)
     unfinished = SimpleNamespace(finished_before=False, identity="b", log_metrics=logged.append)
     Session(DEMO, storage, unfinished, ("mine",)).run_stage("mine", "x", work=Work())
-    assert logged == [{"mine/parts": 3}] * 2
+    assert logged == [{"system/mine/parts": 3}] * 2

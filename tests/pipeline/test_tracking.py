@@ -12,6 +12,7 @@ import mlflow
 import pytest
 
 from mmray.pipeline import tracking, tracking_server
+from mmray.pipeline.metric_names import of_epoch
 from mmray.pipeline.tracking import Run, default_uri, open_run
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
@@ -56,7 +57,7 @@ def logged(run):
 
 def once(history):
     return Counter(
-        (name, step, value)
+        (of_epoch(name), step, value)
         for step, metrics in enumerate(history)
         for name, value in metrics.items()
     )
@@ -85,6 +86,14 @@ def test_metrics_of_other_names_at_the_same_steps_are_no_epochs(run):
     run.log_metrics({"train/loss": 7.0}, step=1)
     run.log_epochs(HISTORY)
     assert logged(run) == once(HISTORY) + Counter([("train/loss", 1, 7.0)])
+
+
+def test_epochs_that_an_earlier_version_logged_under_other_names_are_not_logged_again(run):
+    run.log_metrics({"map": 0.4, "spread": 0.9}, step=0)
+    history = [{"map": 0.4, "spread": 0.9}, {"map": 0.5, "spread": 0.8}]
+    run.log_epochs(history)
+    before = Counter([("map", 0, 0.4), ("spread", 0, 0.9)])
+    assert logged(run) == before + Counter([("train/mAP", 1, 0.5), ("train/spread", 1, 0.8)])
 
 
 def test_an_empty_history_logs_nothing(run):
@@ -146,6 +155,16 @@ def test_a_server_that_lost_its_database_gets_a_new_run(storage, request, tmp_pa
 
 
 # Limits of MLflow
+
+
+def test_the_link_of_a_run_is_its_address_or_the_command_that_serves_it(run):
+    server = tracking_server.run_page("https://u:pw@host:5000/", "7", "ab")
+    assert server.endswith("@host:5000/#/experiments/7/runs/ab")
+    assert "pw" not in server
+    told = tracking_server.run_page("sqlite:////my runs/mlflow.db", run.experiment_id, run.run_id)
+    assert "mlflow ui --backend-store-uri 'sqlite:////my runs/mlflow.db' and open http" in told
+    assert told.endswith(f"/#/experiments/{run.experiment_id}/runs/{run.run_id}")
+    assert run.client.get_run(run.run_id).info.experiment_id == run.experiment_id
 
 
 def test_any_number_of_sources_of_any_names_is_logged(run):

@@ -8,7 +8,7 @@ import pytest
 from mmray.evaluation.purity import Purity
 from mmray.evaluation.scores import Score
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
-from mmray.pipeline.recipes.verdict import verdict
+from mmray.pipeline.recipes.verdict import headline, verdict
 from mmray.pipeline.stages.training import FineTunedNetwork
 
 LABELS = np.array(["a", "a", "b", "b", "", ""])  # of 6 pairs of four labelled images, 2 agree
@@ -130,3 +130,28 @@ def test_what_ends_before_training_tells_what_was_mined():
         "Nothing was trained: the pools of 1,500 anchors are mined."
     )
     assert verdict(RunResult()) == ""
+
+
+def test_the_metrics_of_a_run_are_those_of_its_verdict():
+    found = headline(outcome(GAIN, scores=scores(0.616, 0.760)), of_rounds=False)
+    assert found == {
+        "mAP": 0.760,
+        "mAP_initial": 0.616,
+        "mAP_gain": pytest.approx(0.144),
+        "view_agreement_initial": 0.565,
+    }
+    classes = [each for m in ("R@1", "R@2") for each in scores(0.3, 0.4, measure=m)]
+    assert headline(outcome(GAIN, scores=classes), of_rounds=False)["recall_at_1_gain"] == (
+        pytest.approx(0.1)
+    )
+    assert headline(RunResult(), of_rounds=False) == {}
+
+
+def test_a_run_of_rounds_has_the_values_of_the_network_that_was_kept():
+    found = headline(outcome(GAIN, trained(0.637, 0.6, epoch=0)), of_rounds=True)
+    assert found == {
+        "view_agreement_initial": 0.565,
+        "view_agreement": 0.637,
+        "pool_true_positives": PURITY.positives,
+        "pool_true_negatives": PURITY.negatives,
+    }

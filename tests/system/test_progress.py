@@ -1,5 +1,8 @@
 """Progress goes to a log as lines, with the time left."""
 
+import time
+
+import numpy as np
 import pytest
 
 from mmray.system import progress
@@ -54,8 +57,35 @@ def test_a_bar_shows_the_same_time_left(clock, capsys, monkeypatch):
     assert bars[-1].rstrip().endswith("4 kB]")
 
 
+def _advances(workers: int, units: int, seed: int) -> list[float]:
+    """The times at which workers, which start for about 20 s, finish units of 2 to 6 s."""
+    rng = np.random.default_rng(seed)
+    free = list(20 + rng.uniform(0, 2, workers))
+    times = []
+    for _ in range(units):
+        worker = int(np.argmin(free))
+        free[worker] += rng.uniform(2, 6)
+        times.append(free[worker])
+    return sorted(times)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("workers", [1, 4, 32])
+def test_the_time_left_is_right_within_30_percent_after_ten_seconds_of_work(clock, workers, seed):
+    times = _advances(workers, 60 * workers, seed)
+    shown, told = Progress("extract", total=len(times), silent=True, parallel=workers), []
+    for now in times:
+        clock[0] = now
+        shown.advance(1)
+        left = shown.figures().get("seconds_left")
+        if times[0] + 10 < now < times[-1] - 20 and left is not None:
+            told.append(left / (times[-1] - now))
+    assert len(told) > 0.8 * len(times) - 3 * workers
+    assert 0.7 < min(told) <= max(told) < 1.3
+
+
 def test_what_several_workers_finish_at_once_tells_no_speed(clock):
-    shown = Progress("extract", total=100, silent=True)
+    shown = Progress("extract", total=100, silent=True, parallel=4)
     clock[0] += 20
     for _ in range(4):
         shown.advance(5)
@@ -63,7 +93,7 @@ def test_what_several_workers_finish_at_once_tells_no_speed(clock):
     clock[0] += 20
     for _ in range(4):
         shown.advance(5)
-    assert shown.figures()["seconds_left"] == pytest.approx(60 * 20 / 35)
+    assert shown.figures()["seconds_left"] == pytest.approx(60)
 
 
 def test_an_interrupted_stage_claims_no_end(clock, capsys):
@@ -96,6 +126,78 @@ def test_bytes_are_said_in_a_fitting_unit(clock, capsys, count, text):
     with Progress("x", total=1) as shown:
         shown.advance(1, bytes=int(count))
     assert text in capsys.readouterr().err
+
+
+def test_the_time_left_counts_what_follows_at_the_same_speed(clock):
+    """Of the second of three epochs half is done, at 2 s an item; a check of 7 s follows each."""
+    shown = Progress("epoch 2 of 3", total=20, silent=True, then=(20, 14.0))
+    for _ in range(5):
+        clock[0] += 4
+        shown.advance(2)
+    assert shown.figures()["seconds_left"] == pytest.approx(2 * (10 + 20) + 14)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (99, "99 s"),
+        (99.7, "1.7 min"),
+        (5961, "99.3 min"),
+        (5971, "1.7 h"),
+        (9e5, "250.0 h"),
+    ],
+)
+def test_durations_are_told_within_a_twentieth(seconds, said):
+    assert progress.duration(seconds) == said
+    number, unit = said.split()
+    told = float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+    assert told == pytest.approx(seconds, rel=0.05)
+
+
+def test_a_log_has_one_line_of_a_short_work_and_one_more_of_a_long_one(capsys, monkeypatch):
+    with progress.timed("stage 1 of 2: list the images", "list-12ab"):
+        progress.announce("list: photos, 3 image files")
+    assert capsys.readouterr().err.splitlines() == [
+        "list: photos, 3 image files",
+        "stage 1 of 2: list the images: 0 s (list-12ab)",
+    ]
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.01)
+    with progress.timed("stage 2 of 2: mine", "mine-12ab"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err.splitlines() == [
+        "stage 2 of 2: mine",
+        "stage 2 of 2: mine: 0 s (mine-12ab)",
+    ]
+
+
+def test_work_that_fails_says_that_it_is_not_finished(capsys):
+    with pytest.raises(KeyboardInterrupt), progress.timed("stage 1 of 2: mine", "mine-12ab"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "stage 1 of 2: mine: not finished, after 0 s\n"
+
+
+def test_a_terminal_is_told_of_a_work_when_it_begins_and_when_it_is_done(capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    with progress.timed("stage 1 of 2: list the images", "list-12ab"):
+        assert capsys.readouterr().err == "stage 1 of 2: list the images\n"
+    assert capsys.readouterr().err == "  done in 0 s (list-12ab)\n"
+
+
+def test_quietly_neither_lines_nor_bars_are_shown_but_figures_are_reported(
+    clock, capsys, monkeypatch
+):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    figures = []
+    with progress.quietly(), progress.timed("mine", "mine-12ab"):
+        with Progress("mine", total=1, report=figures.append) as shown:
+            shown.advance(1)
+        progress.announce("pools: 3")
+    assert capsys.readouterr() == ("", "")
+    assert figures[0]["done"] == 1
+    with progress.quietly(False):
+        progress.announce("heard")
+    assert capsys.readouterr().err == "heard\n"
 
 
 def test_what_is_announced_is_one_line_without_control_characters(capsys):

@@ -165,6 +165,11 @@ _PUBLISHED: dict[BenchmarkName, _Published] = {
 }
 
 
+def has_distractors(name: BenchmarkName) -> bool:
+    """Tell whether distractors belong to the database of a benchmark."""
+    return _PUBLISHED[name].distractors is not None
+
+
 def find_benchmark(
     name: BenchmarkName, data: str, *, distractors: str | None = None
 ) -> LabelledSet:

@@ -34,7 +34,7 @@ from mmray.system.errors import DamagedFileError, InputError, first_names
 from mmray.system.folder import Folder
 from mmray.system.formats import read_json, write_json
 from mmray.system.locations import open_folder
-from mmray.system.progress import announce
+from mmray.system.progress import announce, is_quiet, quietly
 from mmray.system.uris import is_remote
 from mmray.training.checkpoints import BEST, last_measured, saved_history, sound_history
 from mmray.training.fine_tuning import FineTuning
@@ -96,6 +96,7 @@ def fine_tune(
             "threads": int(workers.resources["CPU"]),
             "log": log,
             "folder": folder,
+            "quiet": is_quiet(),
         },
         # Ray's type hints for these two are those of version 1 of Ray Train.
         scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]
@@ -190,7 +191,8 @@ def _train_on_rank(arguments: dict[str, Any]) -> None:
     if folder.has(REFUSED):
         return
     try:
-        _train(arguments["job"], arguments["threads"], arguments["log"], folder)
+        with quietly(arguments["quiet"]):
+            _train(arguments["job"], arguments["threads"], arguments["log"], folder)
     except InputError as error:
         # Ray Train would restart all ranks again and again, and then show its own error: restarted
         # ranks find this file and end.

@@ -205,13 +205,11 @@ def run_units(
         written stay.
     """
     missing, items = missing_units(work, output, form)
-    total = int(items.sum())
-    with CountedProgress(
-        label, total=total, done=total - int(items[missing].sum()), report=report
-    ) as progress:
+    total, size = int(items.sum()), min(pool.size(), len(missing)) if len(missing) else 1
+    done = total - int(items[missing].sum())
+    with CountedProgress(label, total=total, done=done, report=report, parallel=size) as progress:
         if not len(missing):
             return
-        size = min(pool.size(), len(missing))
         # `from_arrow` would inspect each block in a task, which takes a CPU and thus a machine.
         together = max(1, min(TOGETHER, len(missing) // (64 * size)))
         dataset = ray.data.from_blocks(blocks_of(work, missing, together))

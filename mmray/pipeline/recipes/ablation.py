@@ -20,15 +20,19 @@ from mmray.config.presets import changed, departures_told
 from mmray.config.run import identity_of, stored
 from mmray.descriptors.weights import state_digest
 from mmray.images.collection import Collection
+from mmray.pipeline.opening import nested, running, usable_storage
+from mmray.pipeline.plan import Plan
 from mmray.pipeline.recipes import finegrained, retrieval
 from mmray.pipeline.recipes.ablation_rows import ALL_ANCHORS, BASELINES, FEATURES, METHOD, Row
 from mmray.pipeline.recipes.comparison import RowResult, comparison, comparison_table
 from mmray.pipeline.recipes.outcome import Inputs, RunResult
 from mmray.pipeline.recipes.publishing import write_report
-from mmray.pipeline.recipes.verdict import verdict
+from mmray.pipeline.recipes.result import JobResult, places_of
+from mmray.pipeline.recipes.steps import in_rounds, row_steps
+from mmray.pipeline.recipes.verdict import headline, verdict
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
-from mmray.pipeline.session import Counts, Session, nested, running, usable_storage
+from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder, fingerprint
 from mmray.system.errors import InputError
 from mmray.system.formats import read_json, write_json
@@ -74,7 +78,7 @@ def rows_of(config: AblationConfig) -> tuple[Row, ...]:
     return tuple(row for row in rows if row.name in chosen)
 
 
-def run(config: AblationConfig) -> str:
+def run(config: AblationConfig) -> JobResult:
     """Run all rows that are not done yet.
 
     Returns
@@ -102,7 +106,8 @@ def run(config: AblationConfig) -> str:
         folder.write("ablation.md", (table + "\n").encode())
         write_report(session, _report(config, results))
     announce(f"table: {folder.location('ablation.md')}")
-    return table
+    rows_found = [dataclasses.asdict(result) for result in results]
+    return JobResult(text=table, values={"table": rows_found, **places_of(session)})
 
 
 def _report(config: AblationConfig, results: Sequence[RowResult]) -> Report:
@@ -153,9 +158,9 @@ def _results(session: Session[Any], rows: Sequence[Row], inputs: Inputs) -> list
     for seed in seeds:
         anchors: dict[str, int] = {}
         for number, row in enumerate(rows, start=1):
-            announce(f"row {number} of {len(rows)}, seed {seed}: {row.label}")
             of_row = _row_config(config, row, seed, anchors)
-            result = _filled(session, row, of_row, inputs, digests)
+            place = f"row {number} of {len(rows)}, seed {seed}"
+            result = _filled(session, row, of_row, inputs, digests, place)
             anchors[row.name] = result.anchors
             results.append(result)
             session.run.log_metrics(result.metrics(), step=seed)
@@ -168,14 +173,25 @@ def _filled(
     config: RetrievalConfig | FinegrainedConfig,
     inputs: Any,
     digests: Any,
+    place: str,
 ) -> RowResult:
-    """Return the result of a row for one seed: read if it was run before, else run."""
+    """Return the result of a row for one seed: read if it was run before, else run.
+
+    Parameters
+    ----------
+    session : of the comparison
+    row, config : the row, and its settings
+    inputs, digests : of its job, and what tells them from others
+    place : which row of how many it is
+    """
 
     def work(stage: StageFolder) -> Counts:
         name = f"{row.name}, seed {config.seed}"
-        with nested(session, config, session.chosen, name=name) as inner:
+        plan = Plan(row_steps(config, session.chosen), within=place)
+        with nested(session, config, session.chosen, plan, name=name) as inner:
             outcome = APPLICATIONS[config.kind].recipe(inner, inputs)
             inner.run.log_verdict(verdict(outcome))
+            inner.run.log_metrics(headline(outcome, of_rounds=in_rounds(config)))
             result = RowResult.of(row.name, row.label, config.seed, outcome)
             write_json(stage.folder, RESULT, dataclasses.asdict(result))
         return {"seed": config.seed, "anchors": result.anchors}
@@ -189,6 +205,7 @@ def _filled(
         session.chosen,
         work=work,
         stage_flag=session.chosen[-1],
+        words=f"{place}: {row.label}",
     )
     return RowResult.from_json(read_json(stage.folder, RESULT))
 

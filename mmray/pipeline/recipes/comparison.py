@@ -9,6 +9,7 @@ import numpy as np
 from mmray.evaluation.candidates import INITIAL, LDA, PLAIN
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
+from mmray.pipeline.metric_names import of_measure, of_pools
 from mmray.pipeline.recipes.outcome import RunResult
 from mmray.pipeline.reports.tables import DESCRIPTORS, Cells, table
 
@@ -62,10 +63,9 @@ class RowResult:
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics to log with the MLflow run of the comparison."""
-        rates = {"positives": self.positives, "negatives": self.negatives}
-        known = {key: value for key, value in rates.items() if value is not None}
-        figures = {column.replace("@", "-at-"): value for column, value in self.tuned.items()}
-        return {f"{self.name}/{key}": value for key, value in (known | figures).items()}
+        rates = (np.nan if rate is None else rate for rate in (self.positives, self.negatives))
+        figures = {of_measure(column): value for column, value in self.tuned.items()}
+        return {f"{self.name}/{key}": value for key, value in (of_pools(*rates) | figures).items()}
 
 
 def _known(rate: float) -> float | None:

@@ -6,17 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mmray.config.choices import LIBRARIES, NETWORKS, Descriptor, Pooling, network_and_weights
+from mmray.config.presets import departures_told
 from mmray.config.tools import EvaluateJobConfig
 from mmray.descriptors.settings import CONFIG, DescriptorSettings, Preprocessing
 from mmray.descriptors.weights import build, load, load_published
 from mmray.descriptors.whitening import pca_whitening, read_whitening, whitening_name
 from mmray.evaluation.candidates import LDA, OWN, PCA, EvaluatedNetwork
-from mmray.evaluation.scores import Score
+from mmray.pipeline.opening import running, usable_storage
 from mmray.pipeline.recipes.pictures import searches
 from mmray.pipeline.recipes.publishing import scores_table, write_report
+from mmray.pipeline.recipes.result import JobResult, places_of, scores_of
+from mmray.pipeline.recipes.steps import evaluation_steps
 from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report
-from mmray.pipeline.session import Session, running, usable_storage
+from mmray.pipeline.reports.tables import results_table
+from mmray.pipeline.session import Session
 from mmray.pipeline.stages.evaluation import (
     evaluate_stages,
     read_labelled_sets,
@@ -27,7 +31,7 @@ from mmray.system.folder import Folder
 from mmray.system.progress import announce
 
 
-def run(config: EvaluateJobConfig) -> list[Score]:
+def run(config: EvaluateJobConfig) -> JobResult:
     """Measure the networks on the labelled sets, skipping stages that are done.
 
     Returns
@@ -48,7 +52,7 @@ def run(config: EvaluateJobConfig) -> list[Score]:
         if candidate.whitenings or config.pca_images is not None:
             candidate.network.check_dims("--dims", config.dims, config.poolings)
     sets = read_labelled_sets(config)
-    with running(config, storage, (PART,)) as session:
+    with running(config, storage, (PART,), evaluation_steps(config)) as session:
         preprocessing = Preprocessing(config.longest_side, scales=config.scales)
         settings = DescriptorSettings.of(config, preprocessing, config.poolings)
         if config.pca_images is not None:
@@ -63,7 +67,8 @@ def run(config: EvaluateJobConfig) -> list[Score]:
                 retrieval=searches(measured.found, seed=config.seed, max_pixels=config.max_pixels),
             ),
         )
-        return measured.scores
+    table = f"{results_table(measured.scores)}\n\n{departures_told(config)}"
+    return JobResult(text=table, values={"table": scores_of(measured.scores), **places_of(session)})
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -32,6 +32,7 @@ from mmray.pipeline.recipes.outcome import (
     UnlabelledImages,
     build_networks,
 )
+from mmray.pipeline.recipes.result import JobResult
 from mmray.pipeline.recipes.rounds import learn
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
@@ -49,7 +50,7 @@ from mmray.system.progress import announce
 _POOL_LABELS = "--pool-labels"
 
 
-def run(config: FinegrainedConfig) -> RunResult:
+def run(config: FinegrainedConfig) -> JobResult:
     """Run the fine-grained job, see `run_recipe`."""
     if config.baseline is not None:
         config = changed(config, BASELINE)

@@ -15,11 +15,14 @@ from mmray.images.sources import Stamp, probe
 from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
 from mmray.pipeline.named_indexes import current_index, set_current_index
+from mmray.pipeline.opening import running, usable_storage
 from mmray.pipeline.recipes.publishing import write_report
+from mmray.pipeline.recipes.result import JobResult, places_of, rows_of
+from mmray.pipeline.recipes.steps import index_steps
 from mmray.pipeline.registry import model_folder, newest_model
 from mmray.pipeline.reports.run_page import Report, Unreadable
 from mmray.pipeline.reports.tables import Cells, Table, table
-from mmray.pipeline.session import Counts, Session, running, usable_storage
+from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_descriptors
 from mmray.pipeline.stages.listing import list_each, read_exclusion_list
@@ -51,12 +54,12 @@ STAGES = ("extract", "index")
 LARGE = 1_000_000  # number of images from which "auto" compresses an index
 
 
-def update(config: IndexConfig) -> str:
+def update(config: IndexConfig) -> JobResult:
     """Build an index, or update it to the current images.
 
     Returns
     -------
-    A table of the contents of the index, in Markdown.
+    A table of the contents of the index.
 
     Raises
     ------
@@ -73,7 +76,7 @@ def update(config: IndexConfig) -> str:
     config = replace(config, model=named, name=config.index_name)
     with model_folder(named, storage=storage, uri=uri) as folder:
         model = TrainedModel.read(folder)
-        with running(config, storage, STAGES) as session:
+        with running(config, storage, STAGES, index_steps(config)) as session:
             sources = [absolute(source) for source in config.images]
             listings = list_each(session, sources, excluded)
             listed = [
@@ -91,7 +94,10 @@ def update(config: IndexConfig) -> str:
                     before.folder.remove()
             write_report(session, _report(config, stage))
     head, rows, numbers = _cells(config, stage)
-    return table(head, rows, numbers=numbers)
+    return JobResult(
+        text=table(head, rows, numbers=numbers),
+        values={"table": rows_of(head, rows), "index": stage.folder.uri, **places_of(session)},
+    )
 
 
 def _is_whole(index: StageFolder) -> bool:

@@ -15,9 +15,13 @@ from mmray.evaluation.oracles import OracleSide, filtered_pools, replaced_pools
 from mmray.images.collection import Collection
 from mmray.images.demo.demo_set import render_collection
 from mmray.mining.pool_lists import summary
+from mmray.pipeline.opening import running, usable_storage
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult
 from mmray.pipeline.recipes.publishing import publish
-from mmray.pipeline.session import Counts, Session, running, usable_storage
+from mmray.pipeline.recipes.result import JobResult, places_of, scores_of
+from mmray.pipeline.recipes.steps import learning_steps
+from mmray.pipeline.recipes.verdict import results_told, verdict
+from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_stage, features_stage
 from mmray.pipeline.stages.mining import (
@@ -42,7 +46,7 @@ def run_recipe(
     read_inputs: Callable[[Settings], Inputs],
     with_demo: Callable[[Session[Settings]], Settings],
     recipe: Callable[[Session[Settings], Inputs], RunResult],
-) -> RunResult:
+) -> JobResult:
     """Run the recipe of a job and publish its results, skipping stages that are done.
 
     Parameters
@@ -54,8 +58,7 @@ def run_recipe(
 
     Returns
     -------
-    The scores on the labelled sets, empty without such sets or without the stage `evaluate`; what
-    was learned, and the model.
+    The verdict, the table of the scores on the labelled sets, and where the model is.
 
     Raises
     ------
@@ -65,10 +68,19 @@ def run_recipe(
     storage = usable_storage(config)
     # Errors of the input are reported before Ray is started.
     inputs = read_inputs(config) if config.images else None
-    with running(config, storage, chosen_stages(config)) as session:
+    chosen = chosen_stages(config)
+    with running(config, storage, chosen, learning_steps(config, chosen)) as session:
         result = recipe(session, inputs or read_inputs(with_demo(session)))
         publish(session, result)
-        return result
+    return JobResult(
+        text=results_told(result, config),
+        values={
+            "verdict": verdict(result) or None,
+            "table": scores_of(result.scores),
+            "model": None if result.model is None else result.model.uri,
+            **places_of(session),
+        },
+    )
 
 
 def learn_once(

@@ -15,7 +15,8 @@ from mmray.evaluation.scoring import DEVIATION
 from mmray.images.left_out import counted
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.recipes.pictures import mined_anchors, near_duplicates, searches
-from mmray.pipeline.recipes.verdict import verdict
+from mmray.pipeline.recipes.steps import in_rounds
+from mmray.pipeline.recipes.verdict import headline, verdict
 from mmray.pipeline.registry import log_model
 from mmray.pipeline.reports.charts import Chart, Series
 from mmray.pipeline.reports.run_page import (
@@ -41,15 +42,17 @@ def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
     """Log and register the model in MLflow, and write the report."""
     config, last = session.config, session.chosen[-1]
     part = None if last == config.all_stages[-1] else last
-    reports, page = session.storage / REPORTS, _page_name(session, part)
-    if session.finished_before and reports.has(page):
-        announce(f"report: done before, {reports.location(page)}")
+    page = _page_name(session, part)
+    if session.finished_before and session.reports.has(page):
+        session.page = page
+        announce(f"report: done before, {session.reports.location(page)}")
         return
     if outcome.model is not None:
         _log(session, outcome.model)
     report = learning_report(config, outcome, part=part)
     if report.verdict:
         session.run.log_verdict(report.verdict)
+    session.run.log_metrics(headline(outcome, of_rounds=in_rounds(config)))
     write_report(session, report, part=part)
 
 
@@ -66,7 +69,6 @@ def _log(session: Session[LearningConfig], folder: Folder) -> None:
         announce(f"model: registered in MLflow as {uri}")
 
 
-REPORTS = "reports"  # below the storage folder
 _KINDS_LEFT_OUT = 20  # at most, on the page; the stage's record has all
 
 
@@ -93,7 +95,8 @@ def write_report(session: Session[RunConfig], report: Report, *, part: str | Non
             versions=(("mmray", __version__), *((p, version(p)) for p in PACKAGES)),
         )
     )
-    folder, name = session.storage / REPORTS, _page_name(session, part)
+    folder, name = session.reports, _page_name(session, part)
+    session.page = name
     folder.write(name, masked_text(page).encode())
     session.run.log_file(folder, name, "report")
     announce(f"report: {folder.location(name)}")

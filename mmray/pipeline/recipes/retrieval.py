@@ -20,6 +20,7 @@ from mmray.pipeline.recipes.outcome import (
     UnlabelledImages,
     build_networks,
 )
+from mmray.pipeline.recipes.result import JobResult
 from mmray.pipeline.recipes.rounds import learn
 from mmray.pipeline.session import Session
 from mmray.pipeline.stages.evaluation import (
@@ -36,7 +37,7 @@ from mmray.system.progress import announce
 from mmray.training.supervised.sfm_tuples import SfmTuples, read_sfm_tuples
 
 
-def run(config: RetrievalConfig) -> RunResult:
+def run(config: RetrievalConfig) -> JobResult:
     """Run the retrieval job, see `run_recipe`."""
     return run_recipe(config, read_inputs, with_demo, recipe)
 

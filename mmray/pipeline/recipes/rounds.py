@@ -13,9 +13,12 @@ from mmray.descriptors.network import EmbeddingNet
 from mmray.evaluation.benchmarks.labelled_set import LabelledSet
 from mmray.evaluation.candidates import TUNED
 from mmray.images.collection import Collection
+from mmray.pipeline.opening import nested
+from mmray.pipeline.plan import Plan
 from mmray.pipeline.recipes.learning import learn_once
 from mmray.pipeline.recipes.outcome import LearningResult
-from mmray.pipeline.session import Session, nested
+from mmray.pipeline.recipes.steps import in_rounds, round_steps
+from mmray.pipeline.session import Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.minable import NothingMinedError
 from mmray.pipeline.stages.training import FineTunedNetwork
@@ -65,7 +68,7 @@ def learn(
         "images", digest=images.digest(), sources=config.images or ("rendered",), rows=len(images)
     )
     networks = feature_network, initial_network
-    if config.rounds == 1 and None not in config.mining.sizes:
+    if not in_rounds(config):
         return learn_once(session, images, *networks, labels=labels, labelled=labelled)
     learned, trained, least = None, list[FineTunedNetwork](), 0.0
     described: LearningResult | None = None  # what the first round found among the images
@@ -78,7 +81,13 @@ def learn(
             announce(f"{name}: no time is left of --budget {config.budget}")
             return None
         given = dataclasses.replace(config, mining=mining)
-        with nested(session, given, session.chosen, name=name) as inner:
+        most = f" of at most {config.rounds}" if config.rounds > 1 else ""
+        within = name.replace(f"round {number}", f"round {number}{most}")
+        plan = Plan(
+            round_steps(given, session.chosen, first=described is None),
+            within=", ".join(part for part in (session.plan.within, within) if part),
+        )
+        with nested(session, given, session.chosen, plan, name=name) as inner:
             try:
                 near = None if described is None else described.near
                 result = learn_once(

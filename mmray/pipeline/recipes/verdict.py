@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.config.learning import FinegrainedConfig, RetrievalConfig
+from mmray.config.learning import LearningConfig
 from mmray.config.presets import departures_told
 from mmray.evaluation.candidates import INITIAL, LDA, PLAIN, TUNED
 from mmray.evaluation.scores import Score
+from mmray.pipeline.metric_names import CHECKS, initial, of_change, of_measure, of_pools
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.reports.tables import DESCRIPTORS, results_table
 from mmray.pipeline.stages.training import FineTunedNetwork
@@ -19,7 +20,7 @@ from mmray.training.validation import chosen_by, rise
 FIRST_OF_CLASSES = "R@1"  # the measure of labelled classes that counts
 
 
-def results_told(outcome: RunResult, config: RetrievalConfig | FinegrainedConfig) -> str:
+def results_told(outcome: RunResult, config: LearningConfig) -> str:
     """Return what a job prints last: the table and the verdict, where there are any.
 
     Between them stand the settings that differ from the paper's, where it is to compare with them.
@@ -27,7 +28,8 @@ def results_told(outcome: RunResult, config: RetrievalConfig | FinegrainedConfig
     parts = []
     if outcome.scores:
         parts.append(results_table(outcome.scores))
-        if config.recipe in ("paper", "released"):
+        own: Any = config  # `recipe` is a field of the applications
+        if own.recipe in ("paper", "released"):
             parts.append(departures_told(config))
     return "\n\n".join(part for part in (*parts, verdict(outcome)) if part)
 
@@ -65,12 +67,43 @@ def verdict(outcome: RunResult) -> str:
     return told
 
 
+def headline(outcome: RunResult, *, of_rounds: bool) -> dict[str, float]:
+    """Return the metrics by which a run is judged, for the top level in MLflow.
+
+    Parameters
+    ----------
+    outcome : result of the run
+    of_rounds : whether runs within this one have the curves of training; of the kept round the run
+        then has the values of the network that was kept
+    """
+    learned = outcome.learned
+    kept = None if learned is None else learned.kept
+    if learned is None or kept is None:
+        return {}
+    found, measured = dict[str, float](), _measured(outcome.scores, kept.label)
+    if measured is not None:
+        found |= of_change(of_measure(measured.before.measure), *measured.values)
+    first, last = learned.trained[0].history, kept.history
+    for name in CHECKS:
+        if first and name in first[0]:
+            found[initial(name)] = first[0][name]
+        if of_rounds and name in last[kept.epoch]:
+            found[name] = last[kept.epoch][name]
+    if of_rounds and learned.purity is not None:
+        found |= of_pools(learned.purity.positives, learned.purity.negatives)
+    return found
+
+
 @dataclass(frozen=True)
 class _Measured:
     """A score of the initial network and that of the kept one, the other things being equal."""
 
     before: Score
     after: Score
+
+    @property
+    def values(self) -> tuple[float, float]:
+        return self.before.value, self.after.value
 
     @property
     def points(self) -> float:

@@ -38,6 +38,7 @@ from mmray.mining.pool_lists import Pools, summary
 from mmray.mining.pools import MiningMethod
 from mmray.mining.reciprocity import reciprocal_graph
 from mmray.pipeline import distributed
+from mmray.pipeline.metric_names import of_counts, of_pools
 from mmray.pipeline.reports.graph_figure import graph_figure
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
@@ -197,7 +198,7 @@ def mine_stage(
         f"pools: those of {len(pools.anchors):,} anchors hold {share:.0%} of the {source.count:,} "
         f"{source.what}"
     )
-    session.run.log_metrics({"mine/share": share})
+    session.run.log_metrics(of_counts("mine", {"share": share}))
     return MiningResult(stage, pools)
 
 
@@ -254,8 +255,7 @@ def measure_purity(
     if not tells:
         announce(f"pools: their purity is {NOT_MEASURED}, as {covered}")
         return dataclasses.replace(purity, positives=np.nan, negatives=np.nan)
-    rates = {"positives": purity.positives, "negatives": purity.negatives}
-    session.run.log_metrics({f"purity/{key}": rate for key, rate in rates.items() if rate == rate})
+    session.run.log_metrics(of_pools(purity.positives, purity.negatives))
     announce(
         f"pools: {percent(purity.positives)} of the positives show the anchor's label, "
         f"{percent(purity.negatives)} of the negatives another one ({covered})"
