@@ -15,9 +15,10 @@ from mmray.images.sources import Stamp, probe
 from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
 from mmray.pipeline.named_indexes import current_index, set_current_index
+from mmray.pipeline.recipes.left_out import left_out_of
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.registry import model_folder, newest_model
-from mmray.pipeline.reports.run_page import Report, Unreadable
+from mmray.pipeline.reports.run_page import LeftOut, Report, Unreadable
 from mmray.pipeline.reports.tables import Cells, Table, table
 from mmray.pipeline.session import Counts, Session, running, usable_storage
 from mmray.pipeline.stage import StageFolder
@@ -89,7 +90,7 @@ def update(config: IndexConfig) -> str:
                 set_current_index(storage, config.index_name, stage)
                 if before is not None and before.fingerprint != stage.fingerprint:
                     before.folder.remove()
-            write_report(session, _report(config, stage))
+            write_report(session, _report(config, stage, session.stages))
     head, rows, numbers = _cells(config, stage)
     return table(head, rows, numbers=numbers)
 
@@ -254,12 +255,15 @@ def _cells(config: IndexConfig, stage: StageFolder) -> Cells:
     return head, [(config.index_name, counts["kind"], *numbers)], len(numbers)
 
 
-def _report(config: IndexConfig, stage: StageFolder) -> Report:
+def _report(config: IndexConfig, stage: StageFolder, stages: Sequence[StageFolder]) -> Report:
     head, rows, _ = _cells(config, stage)
     bad = Catalog(stage.folder.read_table(IMAGES)).unreadable()
     return Report(
         title=f"The index {config.index_name!r}",
         summary=(f"Images of {', '.join(config.images)}",),
         results=Table(head=head, rows=tuple(rows), numbers=0),
-        quarantine=tuple(Unreadable(name=place, reason=why) for place, why in bad),
+        left_out=LeftOut(
+            counts=left_out_of(stages).counts,
+            unreadable=tuple(Unreadable(name=place, reason=why) for place, why in bad),
+        ),
     )

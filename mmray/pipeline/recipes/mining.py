@@ -7,7 +7,8 @@ from mmray.config.tools import MineConfig
 from mmray.descriptors.files.reading import read_feature_set
 from mmray.evaluation.purity import Purity, percent, read_labels
 from mmray.pipeline.recipes.planning import plan_mining
-from mmray.pipeline.recipes.publishing import graph_picture, write_report
+from mmray.pipeline.recipes.publishing import write_report
+from mmray.pipeline.recipes.run_report import graph_drawing
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
 from mmray.pipeline.session import running, usable_storage
@@ -50,7 +51,9 @@ def run(config: MineConfig) -> Table:
                 title=f"Mined from {Path(config.features).name}",
                 summary=(f"Anchors and pools: {mined.stage.folder.uri}",),
                 results=dataclasses.replace(results, numbers=0),
-                graph=graph_picture(mined.stage),
+                graph=graph_drawing(
+                    graph, mined.stage, only_largest=config.mining.component == "largest"
+                ),
             ),
         )
     announce(f"anchors: {mined.stage.folder.location('anchors.parquet')}")
