@@ -82,7 +82,7 @@ def _better(learned: LearningResult, judged: Judgement) -> str:
         return "Not known: the run ended before training, as --stages says."
     if kept.epoch == 0:
         return (
-            f"No. None of {kept.epochs} epochs was surely better by {_NO_LABELS}, so the initial "
+            f"No. No epoch of {kept.epochs} was surely better by {_NO_LABELS}, so the initial "
             "network is kept as it was."
         )
     if judged.measured is None:
@@ -105,7 +105,7 @@ def _how_much(learned: LearningResult, judged: Judgement) -> str:
     kept = learned.kept
     if kept is None:
         return "Nothing was trained yet."
-    parts = []
+    parts = ["Not at all"] if judged.mood == "unchanged" else []
     if judged.measured is not None:
         measure = judged.measured.before.measure
         meaning = f" ({MEASURES[measure]})" if measure in MEASURES else ""
@@ -116,8 +116,9 @@ def _how_much(learned: LearningResult, judged: Judgement) -> str:
         told = f"{_CHECK}: {100 * history[0][check]:.1f}% before, {100 * most:.1f}% at best"
         parts.append(f"{told} ({CHECKS[check]})")
     elif judged.change is not None:
-        parts.append(f"{_CHECK}: {judged.change} ({CHECKS[check]})")
-    return f"{'; '.join(parts) or 'Not measured'}."
+        points = f"{100 * judged.rose:+.1f} points"
+        parts.append(f"{_CHECK}: {judged.change}, {points} ({CHECKS[check]})")
+    return f"{'. '.join(parts) or 'Not measured'}."
 
 
 def _on_what(outcome: RunResult, learned: LearningResult, judged: Judgement) -> str:

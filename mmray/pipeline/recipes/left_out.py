@@ -67,7 +67,7 @@ def left_out_told(
             told.append(number_of(number, "exact duplicate"))
     if near is not None and (number := near.stage.counts["near_duplicates"]):
         found = number_of(number, "near-duplicate")
-        told.append(found if near.left_out else f"none of {found}")
+        told.append(found if near.left_out else f"no near-duplicates ({number:,} were kept)")
     if beside := _beside(stages):
         are = "is" if beside.total() == 1 else "are"
         files = f"{number_of(beside.total(), 'file')} that {are}"

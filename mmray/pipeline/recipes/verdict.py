@@ -198,7 +198,7 @@ def _no_gain(first: FineTunedNetwork, measured: Measured | None, purity: str) ->
     best = f" ({before:.1f}% before, {max(after):.1f}% at best)" if after else ""
     stays = "" if measured is None else f"; {measured.told}"
     return (
-        f"No gain: the initial network is kept, as none of {first.epochs} epochs was surely better "
+        f"No gain: the initial network is kept, as no epoch of {first.epochs} was surely better "
         f"by the check without labels{best}{stays}{purity}."
     )
 

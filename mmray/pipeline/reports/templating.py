@@ -30,12 +30,19 @@ def _environment() -> Environment:
     environment.globals["marks"] = MARKS
     environment.filters["parts"] = _parts
     environment.filters["cut"] = cut
+    environment.filters["flags"] = _flags
     return environment
 
 
 def _parts(name: str) -> list[str]:
     """Split a file name where its line may break: after underscores, slashes and backslashes."""
     return re.split(r"(?<=[_/\\])", name)
+
+
+def _flags(text: str) -> list[tuple[bool, str]]:
+    """Split a text into (whether it is a flag, part): a line should not break within a flag."""
+    parts = re.split(r"(--[a-z][a-z.-]*[a-z])", text)
+    return [(place % 2 == 1, part) for place, part in enumerate(parts) if part]
 
 
 def cut(name: str, most: int = 40) -> str:
