@@ -118,7 +118,6 @@ def test_a_phone_s_photos_and_parquet_of_every_layout_are_read_and_the_rest_is_t
     rest = "2 .mov, 1 .cr2, 1 @eaDir folder, 1 hidden folder"
     assert f"list: {phone}: 3 image files; left out: {rest}\n" in done.stderr
     (page,) = (storage / "reports").glob("*.html")
-    assert f"6 files that are no image ({rest})" not in page.read_text(), "it ends before mining"
     assert '<td>.mov</td><td class="number">2</td>' in page.read_text()
     (listed,) = storage.glob("list-*/list.parquet")
     assert pq.read_table(listed)["name"].to_pylist() == [

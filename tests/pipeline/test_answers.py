@@ -1,4 +1,4 @@
-"""The five questions of whoever opens a page, answered for a gain, none, no labels, and no pools."""
+"""The five questions of whoever opens a page: answered with a gain, none, no labels, no pools."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -204,7 +204,7 @@ def test_a_job_that_mines_nothing_leaves_its_page_and_ends_with_the_error(monkey
     monkeypatch.setattr(learning, "running", running)
     monkeypatch.setattr(learning, "publish_without_pools", lambda *given: published.append(given))
     monkeypatch.setattr(learning, "publish", lambda *given: published.append("a result"))
-    with pytest.raises(NothingMinedError, match="too few .*: add more"):
+    with pytest.raises(NothingMinedError, match=r"too few .*: add more"):
         learning.run_recipe(OWN, lambda config: "inputs", lambda session: OWN, recipe)
     assert published == [(session, TOO_FEW)]
 

@@ -302,10 +302,8 @@ def test_larger_sizes_that_mine_nothing_are_no_error(calls, monkeypatch, capsys)
     trained(monkeypatch, (1, 0.2, 0.5))
     outcome, _ = run(1, mining=DEMO.mining)
     assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1"]
-    assert (
-        "round 1, graph-k 10: no anchor has a positive: choose another value"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "round 1, graph-k 10: no anchor has a positive: choose another value" in said
 
 
 def test_a_round_that_mines_nothing_is_the_last_and_the_first_is_an_error(calls, monkeypatch):

@@ -44,7 +44,8 @@ GAIN = trained(0.565, 0.600, 0.637, epoch=2)
 def test_a_gain_is_told_by_its_measure_the_pools_and_the_epoch():
     told = verdict(outcome(GAIN, scores=scores(0.616, 0.760)))
     assert told == (
-        "Better: mAP 61.6% -> 76.0% (+14.4 points), MAC on gt; pools 36% true, chance 33%; epoch 2 of 2 kept."
+        "Better: mAP 61.6% -> 76.0% (+14.4 points), MAC on gt; pools 36% true, "
+        "chance 33%; epoch 2 of 2 kept."
     )
 
 
@@ -139,8 +140,8 @@ def test_a_comparison_is_called_one():
     rival = trained(0, 0, epoch=1, label="proxy NCA (uses labels)")
     found = [Score("initial", "mac", "none", 0.5), Score(rival.label, "mac", "none", 0.6)]
     assert verdict(outcome(rival, scores=found, purity=None)) == (
-        "Better: mAP 50.0% -> 60.0% (+10.0 points), MAC; epoch 1 of 1 kept. This is a comparison, not the method: "
-        "proxy NCA (uses labels)."
+        "Better: mAP 50.0% -> 60.0% (+10.0 points), MAC; epoch 1 of 1 kept. "
+        "This is a comparison, not the method: proxy NCA (uses labels)."
     )
 
 
