@@ -43,7 +43,7 @@ class Session(Generic[Settings]):
         self.stages: list[StageFolder] = []  # stages that were done or read, in this order
         self.seconds_before = 0.0  # seconds of the stages around a session within another
         # Fingerprints of stages that were not read, of this session and those within it.
-        self._made: list[str] = []
+        self.made: list[str] = []
         self._nested_seconds = 0.0  # seconds of stages that were run within the current one
 
     @property
@@ -160,14 +160,9 @@ class Session(Generic[Settings]):
         note_stages(self.storage, self.run.identity, names, whole=whole)
 
     @property
-    def made(self) -> frozenset[str]:
-        """Return the fingerprints of the stages that this job made; the others were read."""
-        return frozenset(self._made)
-
-    @property
     def finished_before(self) -> bool:
         """Tell whether an earlier job published this run, and this one has made nothing anew."""
-        return self.run.finished_before and not self._made
+        return self.run.finished_before and not self.made
 
     def _make(
         self, stage: StageFolder, work: Callable[[StageFolder], Counts], **files: Sequence[str]
@@ -175,7 +170,7 @@ class Session(Generic[Settings]):
         """Run the work of a stage, again where it meets a damaged file of its own."""
         announce(f"{stage.name}: {stage.folder.uri}")
         enter_folder_again()  # numba asks for the current folder when it compiles
-        self._made.append(stage.fingerprint)
+        self.made.append(stage.fingerprint)
         self._note([*self.stages, stage], whole=False)
         stage.started = time.monotonic()
         before, self._nested_seconds = self._nested_seconds, 0.0
@@ -261,7 +256,7 @@ def nested(
     """
     tracked = _tracked(config, outer.storage, name, parent=outer.run.run_id)
     session = Session(config, outer.storage, tracked, chosen)
-    session.open_runs, session._made = outer.open_runs, outer._made
+    session.open_runs, session.made = outer.open_runs, outer.made
     session.seconds_before = outer.seconds
     with _ending(session):
         yield session

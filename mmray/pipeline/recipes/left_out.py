@@ -1,4 +1,4 @@
-"""What took no part in a run, as far as its stages tell: for the page, and in a sentence."""
+"""Images and files that took no part in a run: for the page, and in a sentence."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -65,6 +65,16 @@ def mined_anchors(learned: LearningResult, picture: Thumbnails) -> tuple[MinedAn
         cosine: Ranks,
         s: Sequence[float] = (),
     ) -> ShownPool:
+        """Return the shown images of a pool.
+
+        Parameters
+        ----------
+        place : of the anchor among those that are shown
+        items : ids of the images
+        same : whether they are to show what the anchor shows
+        manifold, cosine : their ranks
+        s : their similarities on the manifold, if they are known
+        """
         anchor = int(anchors[place])
         cosines = vectors[np.searchsorted(shown, items)] @ queries[place]
         return tuple(

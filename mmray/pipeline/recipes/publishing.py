@@ -97,10 +97,10 @@ def _page_name(session: Session[RunConfig], part: str | None) -> str:
 
 def _times(session: Session[RunConfig]) -> tuple[StageTime, ...]:
     """Sum up the times of stages by name; a stage that was read twice counts once."""
-    by_name: dict[str, list[StageFolder]] = {}
+    by_name, made = dict[str, list[StageFolder]](), frozenset(session.made)
     for stage in {stage.fingerprint: stage for stage in session.stages}.values():
         by_name.setdefault(stage.name, []).append(stage)
-    return tuple(_time(name, stages, session.made) for name, stages in by_name.items())
+    return tuple(_time(name, stages, made) for name, stages in by_name.items())
 
 
 def _time(name: str, stages: Sequence[StageFolder], made: frozenset[str]) -> StageTime:

@@ -104,7 +104,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """Whether a network got better, and by what this is known.
+    """Judgement whether a network got better, with all by which this is known.
 
     It is judged by its first measure on labelled images, where there are any, and else by the check
     without labels that chose it.

@@ -71,7 +71,7 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """What took no part in a run: numbers by kind, and the images that could not be read."""
+    """Content that took no part in a run: numbers by kind, and images that could not be read."""
 
     counts: tuple[Fact, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
