@@ -185,6 +185,9 @@ def test_a_run_that_mines_nothing_says_why_and_what_to_change(tmp_path):
     assert said[ON_WHAT] == "5 images of /photos: 5 images are too few for --mining.graph-k 5."
     assert said[LEFT_OUT] == "2 files that are no image (2 .mov)."
     assert said[NEXT].startswith("Add more. ")
+    listed = [finished(tmp_path, "list", 1, images=5, left_out={})]
+    unopened = {each.question: each.answer for each in answers_without_pools(TOO_FEW, OWN, listed)}
+    assert unopened[LEFT_OUT] == "Nothing: every file is an image by its name; none was opened."
     page = report_page(report_without_pools(OWN, TOO_FEW, stages))
     assert "Nothing was mined, so nothing was trained: 5 images are too few" in page
     assert 'id="anchors"' in page, "the section says why it is empty"

@@ -28,6 +28,7 @@ CHECKS = {  # without labels, in words
     VIEW_AGREEMENT: "of an image's nearest neighbours, those that a part of it finds too",
     MANIFOLD_MAP: "mAP of the neighbours that the graph of similar images gives",
 }
+NAMED = "is an image by its name; none was opened"
 _NO_LABELS = "the check without labels"
 _CHECK = "Check without labels"
 _PURER = "--mining.positive-k with a lower value or --mining.positive-cut 0.5 makes pools purer"
@@ -47,7 +48,7 @@ def answers(
         Answer(question=BETTER, answer=_better(learned, judged)),
         Answer(question=HOW_MUCH, answer=_how_much(learned, judged)),
         Answer(question=ON_WHAT, answer=_on_what(outcome, learned, judged)),
-        Answer(question=LEFT_OUT, answer="; ".join([*_dropped(told), *_in_no_pool(learned)]) + "."),
+        Answer(question=LEFT_OUT, answer="; ".join([_dropped(told), *_in_no_pool(learned)]) + "."),
         Answer(question=NEXT, answer=following, commands=commands),
     )
 
@@ -66,7 +67,7 @@ def answers_without_pools(
         Answer(question=ON_WHAT, answer=f"{count} images of {where}: {error.why}."),
         Answer(
             question=LEFT_OUT,
-            answer="; ".join(_dropped(left_out_told(stages, extracted))) + ".",
+            answer=_dropped(left_out_told(stages, extracted), opened=extracted is not None) + ".",
         ),
         Answer(
             question=NEXT,
@@ -138,8 +139,10 @@ def _on_what(outcome: RunResult, learned: LearningResult, judged: Judgement) -> 
     return f"The {count} that it learned from, without labels; no labelled images were given."
 
 
-def _dropped(told: str) -> list[str]:
-    return [told[:1].upper() + told[1:] or "Nothing: every file was an image that could be read"]
+def _dropped(told: str, *, opened: bool = True) -> str:
+    """Tell what was left out; where nothing was, whether the images were opened to know that."""
+    nothing = f"Nothing: every file {'was an image that could be read' if opened else NAMED}"
+    return told[:1].upper() + told[1:] or nothing
 
 
 def _in_no_pool(learned: LearningResult) -> Iterable[str]:

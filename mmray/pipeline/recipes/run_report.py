@@ -9,7 +9,7 @@ from mmray.evaluation.purity import percent
 from mmray.evaluation.scores import Score
 from mmray.evaluation.scoring import DEVIATION
 from mmray.mining.graph_statistics import GraphReport, summarize
-from mmray.pipeline.recipes.answers import answers, answers_without_pools
+from mmray.pipeline.recipes.answers import NAMED, answers, answers_without_pools
 from mmray.pipeline.recipes.left_out import left_out_of
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.recipes.pictures import (
@@ -108,7 +108,10 @@ def report_without_pools(
         answers=answers_without_pools(error, config, stages),
         graph=None if graph is None else graph_drawing(graph),
         left_out=left_out_of(stages, known.get("extract")),
-        reasons={"anchors": nothing, "left_out": NOTHING_LEFT_OUT},
+        reasons={
+            "anchors": nothing,
+            "left_out": NOTHING_LEFT_OUT if "extract" in known else f"Nothing: every file {NAMED}.",
+        },
     )
 
 
