@@ -229,11 +229,12 @@ def _reasons(config: LearningConfig, outcome: RunResult) -> Mapping[str, str]:
     if learned.graph is None:
         labels = "It learned from labels, so nothing was mined; leave these out to mine."
         return reasons | {"anchors": labels, "graph": labels}
-    looked = "" if learned.near is None else " of another, by descriptors and by a hash of 64 bits"
+    near = learned.near
+    looked = near is not None and not near.stage.counts.get("unhashed")
     return reasons | {
         "anchors": "No anchor has both positives and negatives to show: a larger --mining.graph-k "
         "or --mining.positive-k finds more.",
-        "copies": f"No image is a near-duplicate{looked}."
+        "copies": "No image is a near-duplicate of another, by descriptors and by a hash of 64 bits."
         if looked
-        else "They were not looked for, as an earlier version described the images.",
+        else "They were not looked for among all images, as an earlier version described these.",
     }
