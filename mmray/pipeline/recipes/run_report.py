@@ -234,7 +234,7 @@ def _reasons(config: LearningConfig, outcome: RunResult) -> Mapping[str, str]:
     return reasons | {
         "anchors": "No anchor has both positives and negatives to show: a larger --mining.graph-k "
         "or --mining.positive-k finds more.",
-        "copies": "No image is a near-duplicate of another, by descriptors and by a hash of 64 bits."
+        "copies": "No image is a near-duplicate of another, by descriptors and by a hash."
         if looked
         else "They were not looked for among all images, as an earlier version described these.",
     }
