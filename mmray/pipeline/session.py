@@ -44,7 +44,8 @@ class Session(Generic[Settings]):
         self.page: str | None = None  # name of the page of the run below `reports`, once written
         self.stages: list[StageFolder] = []  # stages that were done or read, in this order
         self.seconds_before = 0.0  # seconds of the stages around a session within another
-        self._made: list[str] = []  # stages that were not read, of this session and those within it
+        # Fingerprints of stages that were not read, of this session and those within it.
+        self.made: list[str] = []
         self._nested_seconds = 0.0  # seconds of stages that were run within the current one
 
     @property
@@ -167,7 +168,7 @@ class Session(Generic[Settings]):
 
     def share_with(self, outer: "Session[RunConfig]") -> None:
         """Make this a session within another: they are one job."""
-        self.open_runs, self._made = outer.open_runs, outer._made
+        self.open_runs, self.made = outer.open_runs, outer.made
         self.seconds_before = outer.seconds
 
     def note_stages(self) -> None:
@@ -178,14 +179,14 @@ class Session(Generic[Settings]):
     @property
     def finished_before(self) -> bool:
         """Tell whether an earlier job published this run, and this one has made nothing anew."""
-        return self.run.finished_before and not self._made
+        return self.run.finished_before and not self.made
 
     def _make(
         self, stage: StageFolder, work: Callable[[StageFolder], Counts], **files: Sequence[str]
     ) -> None:
         """Run the work of a stage, again where it meets a damaged file of its own."""
         enter_folder_again()  # numba asks for the current folder when it compiles
-        self._made.append(stage.name)
+        self.made.append(stage.fingerprint)
         labels = [each.label for each in (*self.stages, stage)]
         note_stages(self.storage, self.run.identity, labels, whole=False)
         stage.started = time.monotonic()

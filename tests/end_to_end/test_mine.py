@@ -93,7 +93,6 @@ def test_the_job_mines_what_the_core_mines(whole, features):
     assert sum(map(len, pools.positives)) > 0
     assert re.search(r"^\| anchors +\| +400 \|$", done.stdout, re.MULTILINE)
     assert counted(done.stderr) == len([*storage.glob("*-*/_SUCCESS.json")])
-    assert (folder / "graph.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_its_page_has_the_table_and_the_graph(whole):
@@ -103,7 +102,7 @@ def test_its_page_has_the_table_and_the_graph(whole):
     assert "Mined from features.npy" in text
     for row in table(done.stdout)[2:]:
         assert all(f">{cell.strip()}</td>" in text for cell in row.strip("|").split("|")), row
-    assert text.count("data:image/png") == 1
+    assert text.count("<svg") == 3, "degrees, components, importance"
 
 
 @pytest.mark.slow  # the stages have a test of their own for each number of actors

@@ -12,6 +12,7 @@ from mmray.descriptors.weights import build
 from mmray.images.collection import Collection
 from mmray.images.sources import list_images
 from mmray.pipeline.recipes.pictures import near_duplicates
+from mmray.pipeline.reports.thumbnails import Thumbnails
 from mmray.pipeline.session import Session
 from mmray.pipeline.stages.extraction import extract_stage, features_stage
 from mmray.pipeline.stages.near_duplicates import near_duplicates_stage
@@ -133,7 +134,7 @@ def test_an_earlier_extraction_has_no_hashes_and_goes_on(
     assert near.stage.counts["unhashed"] == 9
     assert "not looked for among 9 of 9 images, which an earlier version" in told
     assert len(near.table()) == 0
-    assert near_duplicates(near, max_pixels=10**6) is None
+    assert near_duplicates(near, Thumbnails(16)) is None
     # A new way of listing describes none anew, but finds the hashes.
     config = dataclasses.replace(CONFIG.extraction, shard_size=3)
     _, _, _, near = find(storage, extraction=config)
@@ -149,7 +150,7 @@ def test_an_earlier_extraction_has_no_hashes_and_goes_on(
 def test_a_page_shows_groups_and_single_pairs(find, monkeypatch):
     monkeypatch.setattr("mmray.pipeline.recipes.pictures.GROUPS", 1)
     monkeypatch.setattr("mmray.pipeline.recipes.pictures.COPIES", 1)
-    shown = near_duplicates(find()[3], max_pixels=10**6)
+    shown = near_duplicates(find()[3], Thumbnails(16))
     assert shown.text.startswith("3 near-duplicates in 2 groups: ")
     assert "They were kept; --near-duplicates one" in shown.text
     (first, (largest,)), (second, (pair,)) = shown.groups
@@ -159,6 +160,6 @@ def test_a_page_shows_groups_and_single_pairs(find, monkeypatch):
     assert (largest.caption, largest.more) == ("and 2 like it", 1)
     assert pair.representative.name == "4-large.jpg"
     assert pair.copies[0].picture.uri.startswith("data:image/jpeg")
-    left_out = near_duplicates(find(near_duplicates="one")[3], max_pixels=10**6)
+    left_out = near_duplicates(find(near_duplicates="one")[3], Thumbnails(16))
     assert "were left out" in left_out.text
-    assert near_duplicates(None, max_pixels=10**6) is None
+    assert near_duplicates(None, Thumbnails(16)) is None

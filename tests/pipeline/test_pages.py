@@ -11,20 +11,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmray.pipeline.reports.charts import Chart, Series, plot
-from mmray.pipeline.reports.run_page import (
-    SECTIONS,
+from mmray.pipeline.reports.charts import Chart, Series, bar_plot, plot
+from mmray.pipeline.reports.examples import (
     Chosen,
     Copies,
     Copy,
     CopyGroup,
-    Fact,
-    GraphPicture,
     MinedAnchor,
     QueryGroup,
     Ranked,
-    Report,
     Searched,
+)
+from mmray.pipeline.reports.run_page import (
+    SECTIONS,
+    Answer,
+    Fact,
+    GraphDrawing,
+    LeftOut,
+    Report,
     StageTime,
     Unreadable,
     duration,
@@ -32,7 +36,8 @@ from mmray.pipeline.reports.run_page import (
 )
 from mmray.pipeline.reports.search_page import Result, Search, search_page
 from mmray.pipeline.reports.tables import Table
-from mmray.pipeline.reports.thumbnails import FRAMES, Picture, frame_kind, png_uri, thumbnail
+from mmray.pipeline.reports.templating import cut
+from mmray.pipeline.reports.thumbnails import FRAMES, MARKS, Picture, frame_kind, thumbnail
 
 HOSTILE = "été à Paris/\"><script>alert('x')</script> & <b>copy</b> \u05d0 " + "x" * 200 + ".jpg"
 VOID = {"meta", "link", "img", "wbr"}  # those of SVG end in "/>"
@@ -90,48 +95,57 @@ def decoded(uri):
     return Image.open(io.BytesIO(base64.b64decode(uri.partition("base64,")[2])))
 
 
-def picture(name="a.jpg", kind="plain", uri=None):
-    return Picture(name=name, uri=uri or thumbnail(pixels(6, 8), 8), kind=kind)
+def picture(name="a.jpg", kind="plain", uri=None, href=None):
+    return Picture(name=name, uri=uri or thumbnail(pixels(6, 8), 8), kind=kind, href=href)
 
 
-def png():
-    content = io.BytesIO()
-    Image.fromarray(pixels(4, 4)).save(content, "PNG")
-    return content.getvalue()
+def drawing(text="The graph has 4 items.", sentence="4 images, 3 edges."):
+    bars = [("0", 1, "0: 1 image"), ("1", 3, "1: 3 images")]
+    drawn = bar_plot("Edges of an image", bars, unit="images", across="edges", apart=0)
+    return GraphDrawing(plots=((drawn, (sentence,)),), text=text)
 
 
 @pytest.fixture
 def report():
     """With something in every section."""
     chosen = Chosen(
-        picture=picture("p.jpg", "same"), manifold_rank=3, euclidean_rank=1087, similarity=0.41234
+        picture=picture("p.jpg", "right"),
+        cosine=0.41234,
+        cosine_rank=1087,
+        manifold=0.25,
+        manifold_rank=3,
     )
     searched = Searched(
         query=picture("q.jpg", "anchor"),
         rankings=(
             Ranked(
-                network="initial", pictures=(picture("b.jpg", "other"),), average_precision=0.4312
+                network="initial", pictures=(picture("b.jpg", "wrong"),), average_precision=0.4312
             ),
             Ranked(
-                network="fine-tuned", pictures=(picture("c.jpg", "same"),), average_precision=0.6101
+                network="fine-tuned",
+                pictures=(picture("c.jpg", "right"),),
+                average_precision=0.6101,
             ),
         ),
     )
     return Report(
         title="Paris",
         date="25 November 2026",
+        verdict="Better: mAP 43.1% -> 61.0% (+17.9 points), MAC.",
+        mood="better",
+        answers=(Answer(question="What next?", answer="Search:", commands=("mmray search",)),),
         summary=("It rose.",),
         facts=(Fact(name="images", value="1,250", note="of two folders"),),
         results=Table(head=("network", "mAP"), rows=(("initial", "57.3"), ("tuned", "70.6"))),
         charts=(Chart(title="Loss", series=(Series(name="loss", points=((1, 0.4), (2, 0.3))),)),),
-        graph=GraphPicture(png=png(), text="The graph has 4 items."),
+        graph=drawing(),
         anchors=(
             MinedAnchor(
                 anchor=picture("a.jpg", "anchor"),
                 caption="importance 0.1",
                 positives=(chosen,),
-                negatives=(replace(chosen, picture=picture("n.jpg", "other")),),
-                nearest=(replace(chosen, manifold_rank=None),),
+                negatives=(replace(chosen, picture=picture("n.jpg", "right"), manifold=None),),
+                nearest=(replace(chosen, cosine_rank=0, manifold=None, manifold_rank=None),),
             ),
         ),
         retrieval=(QueryGroup(heading="Most improved", queries=(searched,)),),
@@ -144,16 +158,17 @@ def report():
                         CopyGroup(
                             representative=picture("whole.jpg"),
                             caption="and 2 like it",
-                            copies=(
-                                Copy(picture=picture("small.jpg"), similarity=0.91, distance=4),
-                            ),
+                            copies=(Copy(picture=picture("small.jpg"), cosine=0.91, distance=4),),
                             more=1200,
                         ),
                     ),
                 ),
             ),
         ),
-        quarantine=(Unreadable(name="bad.jpg", reason="truncated"),),
+        left_out=LeftOut(
+            counts=(Fact(name=".mov", value="1,312", note="not an image, by its name"),),
+            unreadable=(Unreadable(name="bad.jpg", reason="truncated"),),
+        ),
         stages=(StageTime(name="train", seconds=151), StageTime(name="mine", seconds=15.1)),
         settings=(("--mining.alpha", "0.99"),),
         versions=(("mmray", "0.1"),),
@@ -165,13 +180,13 @@ def test_near_duplicates_stand_beside_the_one_that_represents_them(report):
     (section,) = [text for text in page.text("section") if text.startswith("Near-duplicates")]
     assert section == (
         "Near-duplicates 2 near-duplicates in 1 group. Largest groups whole.jpg and 2 like it "
-        "small.jpg similarity 0.910 bits apart 4 1,200 more are not shown."
+        "small.jpg cosine 0.910 bits apart 4 1,200 more are not shown."
     )
 
 
-def search_of(name="a.jpg", **changes):
-    result = Result(picture=picture(name), similarity=0.98765, href="file:///a.jpg")
-    return Search(query=picture(name, "anchor"), results=(replace(result, **changes),))
+def search_of(name="a.jpg", href="file:///a.jpg"):
+    result = Result(picture=picture(name, href=href), similarity=0.98765)
+    return Search(query=picture(name, "anchor"), results=(result,))
 
 
 def test_a_thumbnail_fits_its_side_and_keeps_its_shape():
@@ -198,13 +213,11 @@ def test_what_is_no_image_is_refused(array, side, message):
         thumbnail(array, side)
 
 
-def test_a_picture_elsewhere_a_strange_kind_and_what_is_no_png_are_refused():
+def test_a_picture_elsewhere_and_a_strange_kind_are_refused():
     with pytest.raises(ValueError, match=r"'https://example\.org/a.jpg' is not a data: URI"):
         Picture(name="a", uri="https://example.org/a.jpg")
-    with pytest.raises(ValueError, match="kind 'good' is none of anchor, same"):
+    with pytest.raises(ValueError, match="kind 'good' is none of anchor, right"):
         Picture(name="a", uri=None, kind="good")
-    with pytest.raises(ValueError, match="not a PNG: 3 bytes"):
-        png_uri(b"GIF")
 
 
 def test_every_image_is_inside_the_page_and_has_a_text(report):
@@ -216,7 +229,7 @@ def test_every_image_is_inside_the_page_and_has_a_text(report):
             assert image["alt"]
 
 
-def test_only_links_of_results_lead_out_of_a_page(report):
+def test_only_links_of_images_lead_out_of_a_page(report):
     for html, links in (
         (report_page(report), []),
         (search_page([search_of(), search_of()]), ["file:///a.jpg"] * 2),
@@ -274,9 +287,13 @@ def test_hostile_names_are_only_text(report):
         title=HOSTILE,
         summary=(HOSTILE,),
         facts=(Fact(name=HOSTILE, value=HOSTILE),),
-        results=Table(head=(HOSTILE, HOSTILE), rows=((HOSTILE, HOSTILE),)),
+        results=None,
+        copies=None,
         charts=(Chart(title=HOSTILE, series=(Series(name=HOSTILE, points=((1, 1.0),)),) * 2),),
-        graph=GraphPicture(png=png(), text=HOSTILE, alt=HOSTILE),
+        graph=drawing(HOSTILE, HOSTILE),
+        answers=(Answer(question=HOSTILE, answer=HOSTILE, commands=(HOSTILE,)),),
+        verdict=HOSTILE,
+        reasons={"results": HOSTILE, "copies": HOSTILE},
         anchors=(
             MinedAnchor(
                 anchor=picture(HOSTILE, "anchor"),
@@ -284,7 +301,10 @@ def test_hostile_names_are_only_text(report):
                 positives=(Chosen(picture=Picture(name=HOSTILE, uri=None)),),
             ),
         ),
-        quarantine=(Unreadable(name=HOSTILE, reason=HOSTILE),),
+        left_out=LeftOut(
+            counts=(Fact(name=HOSTILE, value=HOSTILE),),
+            unreadable=(Unreadable(name=HOSTILE, reason=HOSTILE),),
+        ),
         stages=(StageTime(name=HOSTILE, seconds=1),),
         settings=((HOSTILE, HOSTILE),),
         versions=((HOSTILE, HOSTILE),),
@@ -297,12 +317,12 @@ def test_hostile_names_are_only_text(report):
     ]
     whole = " ".join(HOSTILE.split())
     assert page.text("h1") == [whole]
-    assert page.text("bdi", "name")[0] == whole
-    assert page.all("bdi", "name")[0]["title"] == HOSTILE
+    assert " ".join(cut(HOSTILE).split()) in page.text("bdi", "name")
+    assert HOSTILE in [name["title"] for name in page.all("bdi", "name")]
 
     page = Page(search_page([search_of(HOSTILE), search_of(HOSTILE)], title=HOSTILE))
     assert not page.all("script")
-    assert page.text("bdi", "name") == [whole] * 4
+    assert page.text("bdi", "name") == [" ".join(cut(HOSTILE).split())] * 4
 
 
 def test_a_name_that_is_no_text_does_not_keep_a_page_from_being_written():
@@ -323,13 +343,107 @@ def test_frames_have_their_colours(report):
     for kind, color in FRAMES.items():
         assert ".{} {{ --frame: #{:02x}{:02x}{:02x}; }}".format(kind, *color) in html
     tiles = [(tile["title"], tile["class"]) for tile in Page(html).all("span", "tile")]
-    assert ("n.jpg", "tile other") in tiles
-    assert ("c.jpg", "tile same") in tiles
+    assert ("n.jpg", "tile right") in tiles
+    assert ("c.jpg", "tile right") in tiles
+    assert ("b.jpg", "tile wrong") in tiles
 
 
 def test_the_legend_explains_only_frames_that_occur(report):
     legend = Page(report_page(replace(report, charts=()))).text("ul", "legend")
-    assert legend == ["the anchor its label another label", "the query hit miss"]
+    assert legend == [
+        "✓right: it shows what the query shows ✕wrong",
+        "✓right by the labels: a positive of the anchor's label, a negative of another",
+    ]
+
+
+def test_right_and_wrong_are_told_by_a_sign_and_in_words_not_by_colour_alone(report):
+    page = Page(report_page(report))
+    names = [tile["title"] for tile in page.all("span", "tile")]
+    told = dict(zip(names, page.text("span", "tile"), strict=True))
+    assert told["c.jpg"] == "✓right"
+    assert told["b.jpg"] == "✕wrong"
+    assert told["q.jpg"] == ""
+    assert set(MARKS) == set(FRAMES) - {"anchor", "plain"}
+    assert len({sign for sign, _ in MARKS.values()}) == len(MARKS)
+
+
+@pytest.mark.parametrize("kind", MARKS)
+def test_a_white_sign_can_be_read_on_its_frame(kind):
+    color = np.array(FRAMES[kind]) / 255
+    linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    assert 1.05 / (luminance + 0.05) >= 4.5  # WCAG 2, AA
+
+
+def test_every_image_leads_to_its_file_where_a_link_can_work(report):
+    linked = QueryGroup(
+        heading="all",
+        queries=(
+            Searched(
+                query=picture("q.jpg", "anchor", href="file:///photos/q.jpg"),
+                rankings=(
+                    Ranked(network="n", pictures=(picture("s3.jpg", href="s3://bucket/a.jpg"),)),
+                ),
+            ),
+        ),
+    )
+    page = Page(report_page(Report(title="t", retrieval=(linked,))))
+    assert [a["href"] for a in page.all("a", "file")] == ["file:///photos/q.jpg"]
+
+
+def test_a_long_name_is_cut_in_its_middle_and_whole_in_its_title():
+    long = "2019 Summer holidays in Brittany/IMG_20190714_153000_edited_copy.jpg"
+    assert cut("short.jpg") == "short.jpg"
+    assert cut(long) == f"{long[:19]}…{long[-20:]}"
+    assert len(cut(long)) == 40
+    searched = Searched(query=picture(long), rankings=())
+    group = QueryGroup(heading="h", queries=(searched,))
+    page = Page(report_page(Report(title="t", retrieval=(group,))))
+    assert page.text("bdi", "name") == [cut(long)]
+    assert page.all("bdi", "name")[0]["title"] == long
+
+
+def test_the_verdict_has_a_sign_and_comes_before_the_answers_and_these_before_all_else(report):
+    html = report_page(report)
+    page = Page(html)
+    assert page.text("p", "verdict") == ["▲Better: mAP 43.1% -> 61.0% (+17.9 points), MAC."]
+    assert page.text("dl", "answers") == ["What next?Search: mmray search"]
+    places = [html.index(mark) for mark in ("<h1", 'class="verdict', 'class="answers"', "<section")]
+    assert places == sorted(places)
+    signs = {
+        Page(report_page(replace(report, mood=mood))).text("span", "sign")[0]
+        for mood in ("better", "worse", "unchanged", "unknown", "nothing")
+    }
+    assert len(signs) == 5
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_an_empty_section_says_why_where_there_is_a_reason(report, name):
+    empty = {name: getattr(Report(title=""), name)}
+    page = Page(report_page(replace(report, **empty, reasons={name: "Because. Give --flag."})))
+    assert [attributes["id"] for attributes in page.all("section")] == list(SECTIONS)
+    assert page.text("p", "reason") == ["Because. Give --flag."]
+    filled = Page(report_page(replace(report, reasons={name: "Because. Give --flag."})))
+    assert filled.text("p", "reason") == []
+
+
+def test_drawings_follow_the_colours_of_the_page_and_have_no_pixels(report):
+    html = report_page(replace(report, retrieval=(), anchors=(), copies=None))
+    page = Page(html)
+    assert not page.all("img")
+    assert len(page.all("svg")) == 2
+    for svg in re.findall("<svg.*?</svg>", html, re.DOTALL):
+        assert not re.search("#[0-9a-f]{3}|rgb|fill=|stroke=", svg)
+    assert page.text("rect") == ["0: 1 image", "1: 3 images"]
+    assert "4 images, 3 edges." in page.text("p", "note")
+    assert "The graph has 4 items." in page.text("p")
+
+
+def test_what_was_left_out_is_counted_by_its_suffix(report):
+    page = Page(report_page(report))
+    (section,) = [text for text in page.text("section") if text.startswith("What was left out")]
+    assert ".mov1,312not an image, by its name" in section
+    assert "bad.jpgtruncated" in section
 
 
 def test_the_best_number_of_every_column_is_emphasised():
@@ -365,7 +479,7 @@ def test_lines_go_through_their_points_and_the_kept_epoch_stands_among_them():
     assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
     assert (ys[0], ys[2]) == (drawn.bottom, drawn.top)  # 10 and 30 are the outer ticks
     assert [tick.text for tick in drawn.values] == ["10", "15", "20", "25", "30"]
-    assert [tick.text for tick in drawn.epochs] == ["0", "1", "2"]
+    assert [tick.text for tick in drawn.columns] == ["0", "1", "2"]
     assert drawn.kept.x == xs[1]
     assert re.fullmatch(r"M\S+ \S+?L\S+ \S+?L\S+ \S+", drawn.lines[0].path)
 
@@ -395,7 +509,7 @@ def test_a_single_epoch_stands_in_the_middle(value):
     (dot,) = drawn.lines[0].dots
     assert dot.x == pytest.approx((drawn.left + drawn.right) / 2, abs=0.2)
     assert drawn.top < dot.y < drawn.bottom
-    assert [tick.text for tick in drawn.epochs] == ["7"]
+    assert [tick.text for tick in drawn.columns] == ["7"]
     assert len(page_texts := [tick.text for tick in drawn.values]) == len(set(page_texts)) >= 2
 
 
@@ -406,11 +520,11 @@ def test_every_mark_stands_inside_the_drawing(seed):
     values = rng.normal(size=len(epochs)) * 10.0 ** rng.integers(-8, 9)
     series = Series(name="a", points=tuple(zip(epochs.tolist(), values.tolist(), strict=True)))
     drawn = plot(Chart(title="t", series=(series,), kept=int(rng.integers(0, 250)), unit="u"))
-    marks = [*drawn.lines[0].dots, *drawn.epochs, *drawn.values, drawn.kept]
+    marks = [*drawn.lines[0].dots, *drawn.columns, *drawn.values, drawn.kept]
     assert all(drawn.left <= mark.x <= drawn.right for mark in marks)
     assert all(drawn.top <= mark.y <= drawn.bottom for mark in marks)
     assert 2 <= len(drawn.values) <= 8
-    assert 1 <= len(drawn.epochs) <= 11
+    assert 1 <= len(drawn.columns) <= 11
 
 
 def test_series_are_named_where_there_are_several():
@@ -420,12 +534,12 @@ def test_series_are_named_where_there_are_several():
         assert page.text("ul", "legend") == legends
 
 
-def test_both_ranks_and_the_similarity_of_what_was_mined_are_told(report):
+def test_both_similarities_of_what_was_mined_are_named_with_their_places(report):
     page = Page(report_page(replace(report, copies=None)))
     assert page.text("dl", "ranks") == [
-        "manifold 3 Euclidean 1,087 similarity 0.412",
-        "manifold 3 Euclidean 1,087 similarity 0.412",
-        "Euclidean 1,087 similarity 0.412",
+        "cosine 0.412 #1,087 manifold 0.250 #3",
+        "cosine 0.412 #1,087 manifold #3",
+        "cosine 0.412 far",
     ]
 
 
@@ -463,7 +577,7 @@ def test_an_average_precision_in_percent_is_refused():
 
 def test_the_first_hundred_of_the_quarantine_are_listed_and_the_others_counted():
     bad = tuple(Unreadable(name=f"{i}.jpg", reason="truncated") for i in range(1203))
-    page = Page(report_page(Report(title="t", quarantine=bad)))
+    page = Page(report_page(Report(title="t", left_out=LeftOut(unreadable=bad))))
     assert page.text("td", "path") == [f"{i}.jpg" for i in range(100)]
     assert page.text("p") == [
         "1,203 images could not be read and took no part. "
@@ -493,13 +607,25 @@ def test_bars_are_as_long_as_stages_took(report):
     bars = [e["style"] for e in page.all("span") if "style" in e]
     assert bars == ["width: 100.0%", "width: 10.0%"]
     assert page.text("tfoot") == ["total 2 min 46 s"]
+    assert page.text("td", "reason")[-2:] == ["made now"] * 2
     with pytest.raises(ValueError, match="stage 'a' took nan seconds"):
         StageTime(name="a", seconds=math.nan)
 
 
 def test_stages_of_no_time_at_all_are_drawn():
     page = Page(report_page(Report(title="t", stages=(StageTime(name="a", seconds=0),))))
-    assert page.all("td", "bar")
+    assert page.all("td", "length")
+
+
+def test_what_was_read_from_before_is_told_beside_its_time():
+    stages = (
+        StageTime(name="extract", seconds=100, times=2, read=1, seconds_read=40),
+        StageTime(name="mine", seconds=20, read=1, seconds_read=20),
+        StageTime(name="train", seconds=60),
+    )
+    page = Page(report_page(Report(title="t", stages=stages)))
+    assert page.text("td", "reason") == ["1 of 2 read from before", "read from before", "made now"]
+    assert page.text("tfoot") == ["total 3 min 0 s 1 min 0 s of it before"]
 
 
 @pytest.mark.parametrize(
@@ -557,8 +683,8 @@ def test_a_page_of_many_pictures_stays_small():
     shot = np.clip(120 + 50 * wave[..., None] + noise, 0, 255).astype(np.uint8)
     uri = thumbnail(shot, 128)
     assert 4_000 < len(uri) < 12_000
-    small = Picture(name="photos/of/something_000123.jpg", uri=uri, kind="same")
-    chosen = Chosen(picture=small, manifold_rank=1, euclidean_rank=2, similarity=0.5)
+    small = Picture(name="photos/of/something_000123.jpg", uri=uri, kind="right")
+    chosen = Chosen(picture=small, cosine=0.5, cosine_rank=2, manifold_rank=1)
     mined = MinedAnchor(anchor=small, positives=(chosen,) * 5, negatives=(chosen,) * 5)
     ranked = Ranked(network="initial", pictures=(small,) * 10, average_precision=0.5)
     searched = Searched(query=small, rankings=(ranked, ranked))
@@ -578,12 +704,12 @@ def test_a_page_of_many_pictures_stays_small():
 @pytest.mark.parametrize(
     ("anchor", "item", "kind"),
     [
-        (7, 7, "same"),
-        (0, 0, "same"),
-        (7, 0, "other"),
-        (0.5, 0.5, "same"),
-        ("01", "01", "same"),
-        ("01", "1", "other"),
+        (7, 7, "right"),
+        (0, 0, "right"),
+        (7, 0, "wrong"),
+        (0.5, 0.5, "right"),
+        ("01", "01", "right"),
+        ("01", "1", "wrong"),
         ("owl", "", "unlabelled"),
         ("", "owl", "unlabelled"),
         ("-1", "-1", "unlabelled"),
@@ -600,5 +726,16 @@ def test_a_page_of_many_pictures_stays_small():
 def test_labels_of_every_kind_are_compared_and_those_of_none_are_unlabelled(
     anchor, item, kind, dtype
 ):
-    assert frame_kind(np.array([anchor, item], dtype), 0, 1) == kind
+    labels = np.array([anchor, item], dtype)
+    assert frame_kind(labels, 0, 1) == kind
     assert frame_kind(None, 0, 1) == "plain"
+    # A negative is right where a positive is wrong.
+    opposite = {"right": "wrong", "wrong": "right"}.get(kind, kind)
+    assert frame_kind(labels, 0, 1, same=False) == opposite
+
+
+def test_a_line_does_not_break_within_a_flag():
+    said = Report(title="t", verdict="v", reasons={"results": "Give --evaluation.images FOLDER."})
+    page = Page(report_page(said))
+    assert page.text("p", "reason") == ["Give --evaluation.images FOLDER."]
+    assert page.text("code") == ["--evaluation.images"]

@@ -9,10 +9,12 @@ from PIL import Image
 
 from mmray.evaluation.ranking import Query
 from mmray.images.collection import Collection, ImageFile
-from mmray.pipeline.recipes.pictures import searches
+from mmray.pipeline.recipes.search_pictures import searches
+from mmray.pipeline.reports.thumbnails import Thumbnails
 from mmray.pipeline.stages.evaluation import SearchExamples, unlabelled_examples
 
 QUERIES, SHOWN = 12, 3
+PICTURE = Thumbnails(16)
 
 
 @pytest.fixture
@@ -49,24 +51,24 @@ def names(groups):
 
 def test_the_queries_that_changed_most_come_first_and_others_are_drawn(labelled):
     pair = [found(labelled, "initial", BEFORE), found(labelled, "tuned", AFTER)]
-    groups = searches(pair, seed=0, max_pixels=10**6)
+    groups = searches(pair, PICTURE, seed=0)
     shown = names(groups)
     assert shown["Most improved"] == ["2.png", "4.png", "6.png", "0.png"]
     assert shown["Most worsened"] == ["7.png", "5.png"]
     others = shown["Others, drawn at random"]
     assert len(others) == 4
     assert set(others) <= {"1.png", "3.png", "8.png", "9.png", "10.png"}
-    assert names(searches(pair, seed=1, max_pixels=10**6))["Others, drawn at random"] != others
+    assert names(searches(pair, PICTURE, seed=1))["Others, drawn at random"] != others
     first = groups[0].queries[0]
     assert [ranking.network for ranking in first.rankings] == ["initial", "tuned"]
     assert first.points == 40
     kinds = [picture.kind for picture in first.rankings[1].pictures]
-    assert kinds == ["same", "unlabelled", "other"]
+    assert kinds == ["right", "unlabelled", "wrong"]
     assert [picture.name for picture in first.rankings[1].pictures] == ["2.png", "3.png", "5.png"]
 
 
 def test_a_network_alone_shows_its_hardest_queries(labelled):
-    groups = searches([found(labelled, "vgg16", AFTER)], seed=0, max_pixels=10**6)
+    groups = searches([found(labelled, "vgg16", AFTER)], PICTURE, seed=0)
     assert names(groups)["Hardest"] == ["7.png", "5.png", "1.png", "3.png"]
     assert all(each.points is None for group in groups for each in group.queries)
 
@@ -74,7 +76,7 @@ def test_a_network_alone_shows_its_hardest_queries(labelled):
 def test_the_first_and_the_last_of_several_networks_are_compared(labelled):
     middle = found(labelled, "middle", [0.0] * QUERIES)
     three = [found(labelled, "initial", BEFORE), middle, found(labelled, "tuned", AFTER)]
-    groups = searches(three, seed=0, max_pixels=10**6)
+    groups = searches(three, PICTURE, seed=0)
     assert names(groups)["Most improved"] == ["2.png", "4.png", "6.png", "0.png"]
     assert {len(each.rankings) for group in groups for each in group.queries} == {3}
 
@@ -89,14 +91,21 @@ def test_without_labels_the_searches_whose_first_results_changed_most_are_shown(
     networks = {"initial": before, "tuned": after}
     examples = unlabelled_examples(networks, images, seed=0)
     few = [replace(each, first=tuple(rows[:3] for rows in each.first)) for each in examples]
-    groups = searches(few, seed=0, max_pixels=10**6)
+    groups = searches(few, PICTURE, seed=0)
     shown = names(groups)
-    assert shown["Most changed"][0] == "4.png"
-    assert len(shown["Most changed"]) == 6
-    assert len(shown["Others, drawn at random"]) == 4
+    (heading,) = [heading for heading, queries in shown.items() if queries]
+    assert heading == f"The {len(shown[heading])} searches that changed most"
+    assert shown[heading][0] == "4.png"
+    assert len(shown[heading]) < QUERIES, "those that did not change are left out"
     changed = groups[0].queries[0]
     assert changed.points is None
-    assert {picture.kind for ranked in changed.rankings for picture in ranked.pictures} == {"plain"}
+    assert changed.caption == "3 of the first 3 are new"
+    kinds = [{picture.kind for picture in ranked.pictures} for ranked in changed.rankings]
+    assert kinds == [{"dropped"}, {"added"}]
+    for each in groups[0].queries:
+        first, last = ({p.name for p in ranked.pictures} for ranked in each.rankings)
+        told = {p.name for ranked in each.rankings for p in ranked.pictures if p.kind == "plain"}
+        assert told == first & last
     found = [[picture.name for picture in ranked.pictures] for ranked in changed.rankings]
     order = np.argsort(-(before @ before[4]), kind="stable")
     assert found[0] == [f"{row}.png" for row in order[order != 4][:3]]
@@ -105,7 +114,9 @@ def test_without_labels_the_searches_whose_first_results_changed_most_are_shown(
 
 def test_nothing_changed_and_nothing_measured(labelled):
     same = [found(labelled, name, BEFORE) for name in ("initial", "tuned")]
-    shown = names(searches(same, seed=0, max_pixels=10**6))
+    shown = names(searches(same, PICTURE, seed=0))
     assert (shown["Most improved"], shown["Most worsened"]) == ([], [])
     assert len(shown["Others, drawn at random"]) == 4
-    assert searches([], seed=0, max_pixels=10**6) == ()
+    assert searches([], PICTURE, seed=0) == ()
+    unmeasured = [found(labelled, name, [np.nan] * QUERIES) for name in ("initial", "tuned")]
+    assert not any(names(searches(unmeasured, PICTURE, seed=0)).values())

@@ -1,6 +1,7 @@
 """What every page says of its run, and runs within runs."""
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 
@@ -105,9 +106,22 @@ def test_a_page_tells_what_was_left_out_when_the_images_were_listed(session, tmp
     session.stages += [listed, of_an_earlier_version, listed]
     write_report(session, Report(title="Mined", summary=("Model: here",)))
     page = (tmp_path / "reports" / "mine-0.html").read_text()
-    said = "Left out when the images were listed: 1,312 .mov, 4 .cr2, 2 hidden folders."
-    assert page.count(f'<p class="lead">{said}</p>') == 1
-    assert page.count("Left out") == 1
+    rows = re.findall(r"<tr><td>([^<]*)</td><td class=\"number\">([^<]*)</td>", page)
+    assert rows == [(".mov", "1,312"), (".cr2", "4"), ("hidden folder", "2")]
+
+
+def test_a_page_tells_which_stages_were_read_from_before(session, tmp_path):
+    def work(stage):
+        return {}
+
+    for job in range(2):
+        again = Session(session.config, session.storage, session.run, session.chosen)
+        for number in range(2 + job):  # the second job has a stage of its own
+            again.run_stage("extract", number, work=work, stage_flag="mine")
+        again.run_stage("extract", 0, work=work, stage_flag="mine")  # is read, and counts once
+        write_report(again, Report(title="Mined"))
+        page = (tmp_path / "reports" / "mine-0.html").read_text()
+        assert ("2 of 3 read from before" if job else "made now") in page
 
 
 def test_the_time_of_a_stage_is_not_that_of_stages_within_it(session):

@@ -319,14 +319,15 @@ def test_larger_sizes_are_not_tried_where_they_cannot_be_or_one_is_given(
 def test_larger_sizes_that_mine_nothing_are_no_error(calls, monkeypatch, capsys):
     def mine_stage(session, *rest):
         if session.config.mining.graph_k == 10:
-            raise NothingMinedError("no anchor has a positive")
+            raise NothingMinedError("no anchor has a positive", "choose another value")
         return "mined"
 
     monkeypatch.setattr(learning, "mine_stage", mine_stage)
     trained(monkeypatch, (1, 0.2, 0.5))
     outcome, _ = run(1, mining=DEMO.mining)
     assert [tuned.network for tuned in outcome.learned.trained] == ["tuned 1"]
-    assert "round 1, graph-k 10: no anchor has a positive" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "round 1, graph-k 10: no anchor has a positive: choose another value" in said
 
 
 def test_a_round_that_mines_nothing_is_the_last_and_the_first_is_an_error(calls, monkeypatch):
@@ -335,7 +336,7 @@ def test_a_round_that_mines_nothing_is_the_last_and_the_first_is_an_error(calls,
     def mine_stage(*arguments):
         asked.append(arguments)
         if len(asked) == at[0]:
-            raise NothingMinedError("no anchor has a positive")
+            raise NothingMinedError("no anchor has a positive", "choose another value")
         return f"mine {len(asked)}"
 
     monkeypatch.setattr(learning, "mine_stage", mine_stage)

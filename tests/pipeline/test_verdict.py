@@ -1,5 +1,6 @@
 """One sentence tells whether the network got better, by how much, and by what this is known."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from mmray.evaluation.purity import Purity
 from mmray.evaluation.scores import Score
 from mmray.pipeline.recipes.outcome import LearningResult, RunResult
 from mmray.pipeline.recipes.verdict import headline, verdict
+from mmray.pipeline.stages.evaluation import SearchExamples
 from mmray.pipeline.stages.training import FineTunedNetwork
 
 LABELS = np.array(["a", "a", "b", "b", "", ""])  # of 6 pairs of four labelled images, 2 agree
@@ -42,19 +44,22 @@ GAIN = trained(0.565, 0.600, 0.637, epoch=2)
 def test_a_gain_is_told_by_its_measure_the_pools_and_the_epoch():
     told = verdict(outcome(GAIN, scores=scores(0.616, 0.760)))
     assert told == (
-        "mAP 61.6 -> 76.0 (+14.4), MAC on gt; pools 36% true, chance 33%; epoch 2 of 2 kept."
+        "Better: mAP 61.6% -> 76.0% (+14.4 points), MAC on gt; pools 36% true, "
+        "chance 33%; epoch 2 of 2 kept."
     )
 
 
 def test_networks_are_compared_with_one_whitening_where_both_have_it():
     both = [*scores(0.5, 0.6), *scores(0.616, 0.760, "LDA"), *scores(0.1, 0.9, search="aqe")]
     assert verdict(outcome(GAIN, scores=both)).startswith(
-        "mAP 61.6 -> 76.0 (+14.4), MAC with LDA whitening on gt; "
+        "Better: mAP 61.6% -> 76.0% (+14.4 points), MAC with LDA whitening on gt; "
     )
     regions = [Score(name, "rmac", "none", 0.1, "gt") for name in ("initial", "fine-tuned")]
     assert ", MAC with LDA whitening" in verdict(outcome(GAIN, scores=[*regions, *both]))
     alone = [*scores(0.5, 0.6), Score("initial", "mac", "PCA", 0.9, "gt")]
-    assert verdict(outcome(GAIN, scores=alone)).startswith("mAP 50.0 -> 60.0 (+10.0), MAC on gt; ")
+    assert verdict(outcome(GAIN, scores=alone)).startswith(
+        "Better: mAP 50.0% -> 60.0% (+10.0 points), MAC on gt; "
+    )
 
 
 def test_the_first_benchmark_and_of_classes_the_nearest_image_count():
@@ -63,15 +68,15 @@ def test_the_first_benchmark_and_of_classes_the_nearest_image_count():
         *scores(0.519, 0.547, benchmark="", measure="R@1"),
     ]
     told = verdict(outcome(GAIN, scores=classes, purity=None))
-    assert told == "R@1 51.9 -> 54.7 (+2.8), MAC; epoch 2 of 2 kept."
+    assert told == "Better: R@1 51.9% -> 54.7% (+2.8 points), MAC; epoch 2 of 2 kept."
     two = [*scores(0.3, 0.4), *scores(0.5, 0.9, benchmark="other")]
-    assert "mAP 30.0 -> 40.0" in verdict(outcome(GAIN, scores=two))
+    assert "mAP 30.0% -> 40.0%" in verdict(outcome(GAIN, scores=two))
 
 
 def test_without_labels_the_check_that_chose_the_network_is_told():
     told = verdict(outcome(GAIN, purity=None, labels=None))
     assert told == (
-        "The network finds its neighbours better by the check without labels: 56.5% -> 63.7%; "
+        "The network finds its neighbours better: 56.5% -> 63.7% by the check without labels; "
         "epoch 2 of 2 kept."
     )
     worse = verdict(outcome(trained(0.5, 0.4, epoch=1), purity=None, labels=None))
@@ -81,15 +86,36 @@ def test_without_labels_the_check_that_chose_the_network_is_told():
     )
 
 
+def searched(*changed):
+    """Search without labels: the first results of each query, so many of which are new."""
+    nothing = np.full(len(changed), np.nan)
+    before = tuple(np.arange(10) for _ in changed)
+    after = tuple(np.arange(new, 10 + new) for new in changed)
+    return [
+        SearchExamples(network=name, labelled=None, first=first, precision=nothing)
+        for name, first in (("initial", before), ("fine-tuned", after))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "look"), [([3] * 25, 20), ([0, 5, 1], 2), ([0, 0], 0), ([1, 0], 0)]
+)
+def test_without_labels_it_names_the_searches_to_look_at(changed, look):
+    told = verdict(replace(outcome(GAIN, purity=None, labels=None), found=searched(*changed)))
+    words = f"look at the {look} searches that changed most" if look else ""
+    assert ("searches that changed most" in told) == bool(look)
+    assert words in told
+
+
 def test_no_gain_says_why_the_initial_network_is_kept():
     no_gain = trained(0.692, 0.694, 0.69, epoch=0)
     assert verdict(outcome(no_gain, scores=scores(0.769, 0.769))) == (
-        "No gain: the initial network is kept, as none of 2 epochs was surely better by the check "
-        "without labels (69.2% before, 69.4% at best); mAP stays 76.9, MAC on gt; pools 36% true, "
+        "No gain: the initial network is kept, as no epoch of 2 was surely better by the check "
+        "without labels (69.2% before, 69.4% at best); mAP stays 76.9%, MAC on gt; pools 36% true, "
         "chance 33%."
     )
     assert verdict(outcome(trained(0.692, epoch=0), purity=None)) == (
-        "No gain: the initial network is kept, as none of 0 epochs was surely better by the check "
+        "No gain: the initial network is kept, as no epoch of 0 was surely better by the check "
         "without labels."
     )
 
@@ -99,12 +125,13 @@ def test_it_is_said_where_labels_and_the_check_disagree(after, opposite):
     told = verdict(outcome(GAIN, scores=scores(0.616, after)))
     words = " The check without labels says the opposite: 56.5% -> 63.7%."
     assert told.endswith(words) == opposite
+    assert told.startswith("Worse: mAP 61.6% -> 55.0% (-6.6 points)") == opposite
 
 
 def test_the_last_round_that_gained_is_named():
     rounds = [GAIN, trained(0.6, 0.65, epoch=1), trained(0.65, 0.65, epoch=0)]
     assert verdict(outcome(*rounds, purity=None, labels=None)) == (
-        "The network finds its neighbours better by the check without labels: 60.0% -> 65.0%; "
+        "The network finds its neighbours better: 60.0% -> 65.0% by the check without labels; "
         "epoch 1 of 1 in round 2 kept."
     )
 
@@ -113,8 +140,8 @@ def test_a_comparison_is_called_one():
     rival = trained(0, 0, epoch=1, label="proxy NCA (uses labels)")
     found = [Score("initial", "mac", "none", 0.5), Score(rival.label, "mac", "none", 0.6)]
     assert verdict(outcome(rival, scores=found, purity=None)) == (
-        "mAP 50.0 -> 60.0 (+10.0), MAC; epoch 1 of 1 kept. This is a comparison, not the method: "
-        "proxy NCA (uses labels)."
+        "Better: mAP 50.0% -> 60.0% (+10.0 points), MAC; epoch 1 of 1 kept. "
+        "This is a comparison, not the method: proxy NCA (uses labels)."
     )
 
 

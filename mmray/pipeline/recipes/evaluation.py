@@ -13,13 +13,16 @@ from mmray.descriptors.weights import build, load, load_published
 from mmray.descriptors.whitening import pca_whitening, read_whitening, whitening_name
 from mmray.evaluation.candidates import LDA, OWN, PCA, EvaluatedNetwork
 from mmray.pipeline.opening import running, usable_storage
-from mmray.pipeline.recipes.pictures import searches
-from mmray.pipeline.recipes.publishing import scores_table, write_report
+from mmray.pipeline.recipes.pictures import SIDE
+from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.recipes.result import JobResult, places_of, scores_of
+from mmray.pipeline.recipes.run_report import scores_table
+from mmray.pipeline.recipes.search_pictures import searches
 from mmray.pipeline.recipes.steps import evaluation_steps
 from mmray.pipeline.registry import model_folder
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import results_table
+from mmray.pipeline.reports.thumbnails import Thumbnails
 from mmray.pipeline.session import Session
 from mmray.pipeline.stages.evaluation import (
     evaluate_stages,
@@ -64,7 +67,11 @@ def run(config: EvaluateJobConfig) -> JobResult:
                 title=f"Evaluation of {_listed(each.label for each in candidates)}",
                 summary=(f"Measured on {_listed(each.name for each in sets)}.",),
                 results=scores_table(measured.scores),
-                retrieval=searches(measured.found, seed=config.seed, max_pixels=config.max_pixels),
+                retrieval=searches(
+                    measured.found,
+                    Thumbnails(SIDE, max_pixels=config.max_pixels),
+                    seed=config.seed,
+                ),
             ),
         )
     table = f"{results_table(measured.scores)}\n\n{departures_told(config)}"

@@ -16,11 +16,12 @@ from mmray.pipeline import distributed
 from mmray.pipeline.lease import lease
 from mmray.pipeline.named_indexes import current_index, set_current_index
 from mmray.pipeline.opening import running, usable_storage
+from mmray.pipeline.recipes.left_out import left_out_of
 from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.recipes.result import JobResult, places_of, rows_of
 from mmray.pipeline.recipes.steps import index_steps
 from mmray.pipeline.registry import model_folder, newest_model
-from mmray.pipeline.reports.run_page import Report, Unreadable
+from mmray.pipeline.reports.run_page import LeftOut, Report, Unreadable
 from mmray.pipeline.reports.tables import Cells, Table, table
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
@@ -92,7 +93,7 @@ def update(config: IndexConfig) -> JobResult:
                 set_current_index(storage, config.index_name, stage)
                 if before is not None and before.fingerprint != stage.fingerprint:
                     before.folder.remove()
-            write_report(session, _report(config, stage))
+            write_report(session, _report(config, stage, session.stages))
     head, rows, numbers = _cells(config, stage)
     return JobResult(
         text=table(head, rows, numbers=numbers),
@@ -260,12 +261,15 @@ def _cells(config: IndexConfig, stage: StageFolder) -> Cells:
     return head, [(config.index_name, counts["kind"], *numbers)], len(numbers)
 
 
-def _report(config: IndexConfig, stage: StageFolder) -> Report:
+def _report(config: IndexConfig, stage: StageFolder, stages: Sequence[StageFolder]) -> Report:
     head, rows, _ = _cells(config, stage)
     bad = Catalog(stage.folder.read_table(IMAGES)).unreadable()
     return Report(
         title=f"The index {config.index_name!r}",
         summary=(f"Images of {', '.join(config.images)}",),
         results=Table(head=head, rows=tuple(rows), numbers=0),
-        quarantine=tuple(Unreadable(name=place, reason=why) for place, why in bad),
+        left_out=LeftOut(
+            counts=left_out_of(stages).counts,
+            unreadable=tuple(Unreadable(name=place, reason=why) for place, why in bad),
+        ),
     )

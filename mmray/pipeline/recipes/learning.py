@@ -17,13 +17,14 @@ from mmray.images.demo.demo_set import render_collection
 from mmray.mining.pool_lists import summary
 from mmray.pipeline.opening import running, usable_storage
 from mmray.pipeline.recipes.outcome import Inputs, LearningResult, RunResult
-from mmray.pipeline.recipes.publishing import publish
+from mmray.pipeline.recipes.publishing import publish, publish_without_pools
 from mmray.pipeline.recipes.result import JobResult, places_of, scores_of
 from mmray.pipeline.recipes.steps import learning_steps
 from mmray.pipeline.recipes.verdict import results_told, verdict
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.extraction import extract_stage, features_stage
+from mmray.pipeline.stages.minable import NothingMinedError
 from mmray.pipeline.stages.mining import (
     MiningResult,
     check_stage,
@@ -63,14 +64,19 @@ def run_recipe(
     Raises
     ------
     InputError
-        A setting, an input or the cluster cannot be used. Stages that are done are kept.
+        A setting, an input or the cluster cannot be used. Stages that are done are kept. Where the
+        images give nothing to learn from, the page of the run says why.
     """
     storage = usable_storage(config)
     # Errors of the input are reported before Ray is started.
     inputs = read_inputs(config) if config.images else None
     chosen = chosen_stages(config)
     with running(config, storage, chosen, learning_steps(config, chosen)) as session:
-        result = recipe(session, inputs or read_inputs(with_demo(session)))
+        try:
+            result = recipe(session, inputs or read_inputs(with_demo(session)))
+        except NothingMinedError as error:
+            publish_without_pools(session, error)
+            raise
         publish(session, result)
     return JobResult(
         text=results_told(result, config),

@@ -8,8 +8,9 @@ from mmray.descriptors.files.reading import read_feature_set
 from mmray.evaluation.purity import Purity, percent, read_labels
 from mmray.pipeline.opening import running, usable_storage
 from mmray.pipeline.recipes.planning import plan_mining
-from mmray.pipeline.recipes.publishing import graph_picture, write_report
+from mmray.pipeline.recipes.publishing import write_report
 from mmray.pipeline.recipes.result import JobResult, places_of
+from mmray.pipeline.recipes.run_report import graph_drawing
 from mmray.pipeline.recipes.steps import mining_steps
 from mmray.pipeline.reports.run_page import Report
 from mmray.pipeline.reports.tables import Table
@@ -54,7 +55,9 @@ def run(config: MineConfig) -> JobResult:
                 title=f"Mined from {Path(config.features).name}",
                 summary=(f"Anchors and pools: {mined.stage.folder.uri}",),
                 results=dataclasses.replace(results, numbers=0),
-                graph=graph_picture(mined.stage),
+                graph=graph_drawing(
+                    graph, mined.stage, only_largest=config.mining.component == "largest"
+                ),
             ),
         )
     announce(f"anchors: {mined.stage.folder.location('anchors.parquet')}")

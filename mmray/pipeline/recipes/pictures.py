@@ -1,54 +1,38 @@
-"""Pictures of a run's page: anchors with their pools, searches with results, near-duplicates.
+"""Pictures of a run's page: anchors with their pools, and near-duplicates.
 
-n items, q queries.
+n items.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from mmray.evaluation.benchmarks.labelled_set import LabelledSet
-from mmray.evaluation.ranking import Query
-from mmray.images.collection import ImageFile
 from mmray.mining.knn.exact import nearest_in_parts
 from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import EUCLIDEAN_K
 from mmray.pipeline.recipes.outcome import LearningResult
-from mmray.pipeline.reports.run_page import (
-    Chosen,
-    Copies,
-    Copy,
-    CopyGroup,
-    MinedAnchor,
-    QueryGroup,
-    Ranked,
-    Searched,
-)
-from mmray.pipeline.reports.thumbnails import Kind, Picture, frame_kind, picture_of
+from mmray.pipeline.reports.examples import Chosen, Copies, Copy, CopyGroup, MinedAnchor
+from mmray.pipeline.reports.thumbnails import Thumbnails, frame_kind
 from mmray.pipeline.stage import StageFolder
-from mmray.pipeline.stages.evaluation import SearchExamples
-from mmray.pipeline.stages.mining import MiningResult
 from mmray.pipeline.stages.near_duplicates import NearDuplicates
-from mmray.system.arrays import Features, Floats, Ids
+from mmray.system.arrays import Floats, Ids
 
-ANCHORS, CHOSEN = 12, 5  # anchors to show, and images of each of their pools
-IMPROVED, WORSENED, ANY = 4, 2, 4  # queries to show: of the largest changes, and at random
+ANCHORS, CHOSEN = 12, 8  # anchors to show, and images of each of their pools
 GROUPS, COPIES, PAIRS = 6, 8, 6  # of near-duplicates to show, images of a group, and single pairs
 COMPARED = 10_000  # nearest neighbours of an anchor, among which its negatives have their places
-HARDEST = 4  # queries to show where there is a single network
-SIDE = 128  # pixels of a thumbnail
+SIDE = 96  # pixels of a thumbnail
 
 Ranks = Sequence[int | None]
 ShownPool = tuple[Chosen, ...]
 
 
-def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnchor, ...]:
+def mined_anchors(learned: LearningResult, picture: Thumbnails) -> tuple[MinedAnchor, ...]:
     """Choose anchors to show, with the first images of their pools and their nearest neighbours.
 
     Parameters
     ----------
     learned : images, pools and features
-    max_pixels : images with more are shown as unreadable
+    picture : makes thumbnails
     """
     if learned.source is None or learned.graph is None:
         return ()
@@ -60,53 +44,78 @@ def mined_anchors(learned: LearningResult, *, max_pixels: int) -> tuple[MinedAnc
     ascending, back = np.unique(anchors, return_inverse=True)
     queries, compared = features.take(ascending)[back], min(COMPARED, len(features))
     nearest = nearest_in_parts(features, queries, compared)
-    weights = _importance(learned.mined, learned.graph)
+    others = [
+        np.flatnonzero(ids != anchor)[:EUCLIDEAN_K]
+        for ids, anchor in zip(nearest.ids, anchors, strict=True)
+    ]
+    positives, negatives = (
+        [side[row][:CHOSEN] for row in rows.tolist()] for side in (pools.positives, pools.negatives)
+    )
+    near = [ids[places] for ids, places in zip(nearest.ids, others, strict=True)]
+    shown = np.unique(np.concatenate([*positives, *negatives, *near]))
+    vectors = features.take(shown)  # at once, as the features may lie elsewhere
+    weights = relative_importance(learned.mined.stage, learned.graph)
 
     def chosen(
-        anchor: int, items: Ids, manifold: Ranks, euclidean: Ranks, s: Features
+        place: int,
+        items: Ids,
+        *,
+        same: bool,
+        manifold: Ranks,
+        cosine: Ranks,
+        s: Sequence[float] = (),
     ) -> ShownPool:
-        pictures = (
-            picture_of(
-                learned.images[item],
-                SIDE,
-                frame_kind(learned.labels, anchor, item),
-                max_pixels=max_pixels,
-            )
-            for item in items.tolist()
-        )
+        """Return the shown images of a pool.
+
+        Parameters
+        ----------
+        place : of the anchor among those that are shown
+        items : ids of the images
+        same : whether they are to show what the anchor shows
+        manifold, cosine : their ranks
+        s : their similarities on the manifold, if they are known
+        """
+        anchor = int(anchors[place])
+        cosines = vectors[np.searchsorted(shown, items)] @ queries[place]
         return tuple(
-            Chosen(picture=each, manifold_rank=m, euclidean_rank=e, similarity=float(similarity))
-            for each, m, e, similarity in zip(pictures, manifold, euclidean, s, strict=True)
+            Chosen(
+                picture=picture(
+                    learned.images[item], frame_kind(learned.labels, anchor, item, same=same)
+                ),
+                cosine=float(cosines[i]),
+                cosine_rank=cosine[i],
+                manifold=float(s[i]) if len(s) else None,
+                manifold_rank=manifold[i],
+            )
+            for i, item in enumerate(items.tolist())
         )
 
     def mined(place: int, row: int) -> MinedAnchor:
-        anchor, part = int(pools.anchors[row]), slice(CHOSEN)
-        others = np.flatnonzero(nearest.ids[place] != anchor)[:EUCLIDEAN_K]
-        positives = pools.positives[row][part]
-        near = pools.manifold_neighbors[row]
+        manifold = pools.manifold_neighbors[row]
         return MinedAnchor(
-            anchor=picture_of(learned.images[anchor], SIDE, "anchor", max_pixels=max_pixels),
-            caption=f"importance {weights[row]:.1f}",
+            anchor=picture(learned.images[int(anchors[place])], "anchor"),
+            caption=f"{weights[row]:.1f} times as important as an image is on the mean",
             positives=chosen(
-                anchor,
-                positives,
-                [_manifold_rank(near, item) for item in positives],
-                pools.positive_rank_e[row][part].tolist(),
-                pools.positive_similarity[row][part],
+                place,
+                positives[place],
+                same=True,
+                manifold=[_manifold_rank(manifold, item) for item in positives[place]],
+                cosine=pools.positive_rank_e[row].tolist(),
+                s=pools.positive_similarity[row].tolist(),
             ),
             negatives=chosen(
-                anchor,
-                pools.negatives[row][part],
-                pools.negative_rank_m[row][part].tolist(),
-                nearest.places(place, pools.negatives[row][part]).tolist(),
-                pools.negative_similarity[row][part],
+                place,
+                negatives[place],
+                same=False,
+                manifold=pools.negative_rank_m[row].tolist(),
+                cosine=nearest.places(place, negatives[place]).tolist(),
             ),
             nearest=chosen(
-                anchor,
-                nearest.ids[place][others],
-                [_manifold_rank(near, item) for item in nearest.ids[place][others]],
-                (others + 1).tolist(),
-                nearest.similarities[place][others],
+                place,
+                near[place],
+                same=True,
+                manifold=[_manifold_rank(manifold, item) for item in near[place]],
+                cosine=(others[place] + 1).tolist(),
             ),
         )
 
@@ -119,101 +128,16 @@ def _manifold_rank(neighbors: Ids, item: int) -> int | None:
     return int(found[0]) + 2 if len(found) else None
 
 
-# -- searches -------------------------------------------------------------------------------------
-
-
-def searches(
-    found: Sequence[SearchExamples], *, seed: int, max_pixels: int
-) -> tuple[QueryGroup, ...]:
-    """Choose queries to show: those that changed most, or the hardest, and others at random.
-
-    Without labels nothing tells better from worse: those changed most whose first results have the
-    fewest images in common.
-
-    Parameters
-    ----------
-    found : search results of each network for the same queries; the first and the last network
-        are compared
-    seed : of the random choice
-    max_pixels : images with more are shown as unreadable
-    """
-    if not found:
-        return ()
-    first, last = found[0].precision, found[-1].precision
-    measured = np.flatnonzero(np.isfinite(first) & np.isfinite(last))
-    if len(found) > 1 and not len(measured):
-        measured = np.arange(len(first))
-        pairs = zip(found[0].first, found[-1].first, strict=True)
-        common = np.array([len(np.intersect1d(*pair)) for pair in pairs])
-        order = np.argsort(common, kind="stable")
-        chosen = {"Most changed": order[: IMPROVED + WORSENED].tolist()}
-    elif len(found) > 1:
-        change = last - first
-        order = measured[np.argsort(-change[measured], kind="stable")]
-        chosen = {
-            "Most improved": [query for query in order[:IMPROVED].tolist() if change[query] > 0],
-            "Most worsened": [q for q in order[::-1][:WORSENED].tolist() if change[q] < 0],
-        }
-    else:
-        order = measured[np.argsort(last[measured], kind="stable")]
-        chosen = {"Hardest": order[:HARDEST].tolist()}
-    rest = np.setdiff1d(measured, [query for group in chosen.values() for query in group])
-    drawn = np.random.default_rng(seed).permutation(rest)[:ANY]
-    chosen["Others, drawn at random"] = drawn.tolist()
-    return tuple(
-        QueryGroup(
-            heading=heading,
-            queries=tuple(_searched(found, query, max_pixels) for query in queries),
-        )
-        for heading, queries in chosen.items()
-    )
-
-
-def _searched(found: Sequence[SearchExamples], query: int, max_pixels: int) -> Searched:
-    image = found[0].labelled.queries[query]
-    return Searched(
-        query=picture_of(image, SIDE, "anchor", max_pixels=max_pixels),
-        rankings=tuple(_ranked(each, query, max_pixels) for each in found),
-    )
-
-
-def _ranked(found: SearchExamples, query: int, max_pixels: int) -> Ranked:
-    labelled, truth = found.labelled, found.labelled.ground_truth[query]
-    precision = float(found.precision[query])
-    return Ranked(
-        network=found.network,
-        pictures=tuple(
-            picture_of(_row(labelled, row), SIDE, _verdict(truth, row), max_pixels=max_pixels)
-            for row in found.first[query].tolist()
-        ),
-        average_precision=None if np.isnan(precision) else precision,
-    )
-
-
-def _row(labelled: LabelledSet, row: int) -> ImageFile:
-    """Return the image of a row of a ranking; distractors follow the database."""
-    beyond = row - len(labelled.database)
-    return labelled.database[row] if beyond < 0 else labelled.distractors[beyond]
-
-
-def _verdict(truth: Query, row: int) -> Kind:
-    if not len(truth.positives):
-        return "plain"
-    if row in truth.junk:
-        return "unlabelled"
-    return "same" if row in truth.positives else "other"
-
-
 # -- near-duplicates ------------------------------------------------------------------------------
 
 
-def near_duplicates(near: NearDuplicates | None, *, max_pixels: int) -> Copies | None:
+def near_duplicates(near: NearDuplicates | None, picture: Thumbnails) -> Copies | None:
     """Choose near-duplicates to show: the largest groups, and pairs that are the least alike.
 
     Parameters
     ----------
     near : the near-duplicates; None: they were not looked for
-    max_pixels : images with more are shown as unreadable
+    picture : makes thumbnails
     """
     if near is None or not near.stage.counts["near_duplicates"]:
         return None
@@ -224,12 +148,12 @@ def near_duplicates(near: NearDuplicates | None, *, max_pixels: int) -> Copies |
     def group(rows: Ids) -> CopyGroup:
         shown = rows[:COPIES]
         return CopyGroup(
-            representative=_picture(near.items[int(of[rows[0]])], max_pixels),
+            representative=picture(near.items[int(of[rows[0]])]),
             caption=f"and {len(rows):,} like it" if len(rows) > 1 else "",
             copies=tuple(
                 Copy(
-                    picture=_picture(near.items[int(ids[row])], max_pixels),
-                    similarity=float(cosines[row]),
+                    picture=picture(near.items[int(ids[row])]),
+                    cosine=float(cosines[row]),
                     distance=int(distances[row]),
                 )
                 for row in shown.tolist()
@@ -253,10 +177,6 @@ def near_duplicates(near: NearDuplicates | None, *, max_pixels: int) -> Copies |
     )
 
 
-def _picture(image: ImageFile, max_pixels: int) -> Picture:
-    return picture_of(image, SIDE, max_pixels=max_pixels)
-
-
 def _shown_anchors(pools: Pools, count: int) -> Ids:
     """Choose rows of the pools to show, (count,) or fewer, with both positives and negatives.
 
@@ -269,8 +189,8 @@ def _shown_anchors(pools: Pools, count: int) -> Ids:
     return np.array(half + rest[:: max(1, -(-len(rest) // (count - count // 2)))], np.int64)
 
 
-def _importance(mined: MiningResult, graph: StageFolder) -> Floats:
+def relative_importance(mined: StageFolder, graph: StageFolder) -> Floats:
     """Return π of the anchors (a,) float64, as a multiple of the mean over all items."""
-    found = mined.stage.folder.read_table("anchors.parquet")["importance"].to_numpy()
+    found = mined.folder.read_table("anchors.parquet")["importance"].to_numpy()
     scaled: Floats = found * graph.counts["kept"]
     return scaled

@@ -98,7 +98,8 @@ def learn(
                     raise
                 announce(f"{name}: {error}")
                 result = None
-        session.stages += inner.stages
+            finally:
+                session.stages += inner.stages
         if result is not None and result.tuned is not None:
             least = _least_seconds(inner.stages, result.tuned)
         return result

@@ -19,7 +19,6 @@ from mmray.serving.search_index import COMPRESSED, VECTORS, SearchIndex
 from mmray.system.arrays import Box
 from mmray.system.errors import InputError, first_names
 from mmray.system.folder import Folder, open_storage
-from mmray.system.locations import local_path
 from mmray.system.progress import announce
 from mmray.system.uris import masked
 
@@ -125,7 +124,7 @@ def _page(config: QueryConfig, index: SearchIndex, found: Neighbors) -> str:
             # Where the name is repeated in the file, its place there follows.
             name = image.name + location.removeprefix(image.location)
             picture = replace(picture_of(image, SIDE), name=name)
-            results.append(Result(picture=picture, similarity=cosine, href=_link(image)))
+            results.append(Result(picture=picture, similarity=cosine))
         asked = ImageFile(uri=query, name=PurePosixPath(masked(query)).name)
         searches.append(
             Search(
@@ -136,12 +135,6 @@ def _page(config: QueryConfig, index: SearchIndex, found: Neighbors) -> str:
         )
     total = f"{len(index.images):,} images in the index {config.index_name!r}"
     return search_page(searches, summary=(total,))
-
-
-def _link(image: ImageFile) -> str | None:
-    """Return the file: URI of a local image; None for remote images and images in archives."""
-    path = None if image.offset is not None else local_path(image.uri)
-    return None if path is None else path.absolute().as_uri()
 
 
 def _shares(image: ImageFile, box: Box) -> Box:

@@ -1,4 +1,4 @@
-"""Layout of line charts of metrics by epoch: the places of all marks, which a template draws.
+"""Layout of line and bar charts: the places of all marks, which a template draws.
 
 Places are in the units of the drawing, about a pixel each, x to the right and y down.
 """
@@ -17,7 +17,7 @@ _BEYOND = 1e100  # larger values are not drawn: their span may not be finite
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A metric by epoch.
+    """A metric by epoch, or other values by a whole number.
 
     Attributes
     ----------
@@ -40,12 +40,14 @@ class Chart:
     title : above the chart
     series : drawn in their order
     unit : label of the vertical axis, with room for some 25 letters
+    across : label of the horizontal axis
     kept : the epoch whose network is kept, marked by a vertical line
     """
 
     title: str
     series: tuple[Series, ...]
     unit: str = ""
+    across: str = "epoch"
     kept: int | None = None
 
 
@@ -59,6 +61,17 @@ class Mark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A bar that stands on the horizontal axis, with its text; `apart`: unlike the others."""
+
+    x: float
+    y: float
+    width: float
+    text: str
+    apart: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """A drawn series: an SVG path, and a dot for each of its values."""
 
@@ -69,17 +82,20 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A laid-out chart: lines between `left`, `top`, `right` and `bottom`.
+    """A chart that is laid out: lines and bars between `left`, `top`, `right` and `bottom`.
 
     Without a finite value there are no lines and no marks. `kept` is the line of the kept
     epoch; its text stands at `kept_text`, moved inside the drawing.
     """
 
-    chart: Chart
+    title: str
     left: float
+    unit: str = ""
+    across: str = "epoch"
     lines: tuple[Line, ...] = ()
-    epochs: tuple[Mark, ...] = ()
-    values: tuple[Mark, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    columns: tuple[Mark, ...] = ()  # ticks of the horizontal axis
+    values: tuple[Mark, ...] = ()  # and of the vertical one
     kept: Mark | None = None
     kept_text: float = 0
     width: int = WIDTH
@@ -98,12 +114,12 @@ def plot(chart: Chart) -> Plot:
         if _is_drawn(value)
     ]
     if not drawn:
-        return Plot(chart=chart, left=0)
+        return Plot(title=chart.title, left=0)
     values = _value_ticks([value for _, value in drawn if value is not None])
     labels = _labels(values)
     marked = [epoch for epoch, _ in drawn] + ([] if chart.kept is None else [chart.kept])
     first, last = min(marked), max(marked)
-    left = (34 if chart.unit else 14) + _LETTER * max(map(len, labels))
+    left = _left(labels, chart.unit)
     # A single epoch is centred.
     low, high = (first, last) if first < last else (first - 0.5, last + 0.5)
     across = _Scale(low, high, left + 8, WIDTH - RIGHT - 8)
@@ -111,20 +127,79 @@ def plot(chart: Chart) -> Plot:
     kept = None if chart.kept is None else across(chart.kept)
     margin = _KEPT_LABEL
     return Plot(
-        chart=chart,
+        title=chart.title,
         left=left,
-        lines=tuple(_line(series, across, down) for series in chart.series),
-        epochs=tuple(
-            Mark(x=across(epoch), y=HEIGHT - BOTTOM, text=f"{epoch}")
-            for epoch in _epoch_ticks(first, last)
+        unit=chart.unit,
+        across=chart.across,
+        lines=tuple(_line(series, chart.across, across, down) for series in chart.series),
+        columns=tuple(
+            Mark(x=across(epoch), y=HEIGHT - BOTTOM, text=_short(epoch))
+            for epoch in _whole_ticks(first, last)
         ),
-        values=tuple(
-            Mark(x=left, y=down(value), text=label)
-            for value, label in zip(values, labels, strict=True)
-        ),
+        values=_values(values, labels, left, down),
         kept=None if kept is None else Mark(x=kept, y=TOP, text=f"kept: epoch {chart.kept}"),
         kept_text=0 if kept is None else min(max(kept, left + margin), WIDTH - RIGHT - margin),
     )
+
+
+def bar_plot(
+    title: str,
+    bars: Sequence[tuple[str, int, str]],
+    *,
+    unit: str,
+    across: str,
+    apart: int | None = None,
+) -> Plot:
+    """Lay out a bar chart of counts.
+
+    Parameters
+    ----------
+    title : above the chart
+    bars : (label, count, text) each, one at least; as many labels are drawn as have room
+    unit, across : labels of the axes
+    apart : place of the bar that is unlike the others
+    """
+    values = _value_ticks([0, max(1, *(count for _, count, _ in bars))], least_step=1)
+    labels = [_short(value) for value in values]
+    left = _left(labels, unit)
+    wide = (WIDTH - RIGHT - left) / len(bars)
+    down = _Scale(values[0], values[-1], HEIGHT - BOTTOM, TOP)
+    room = max(1, max(len(label) for label, _, _ in bars)) * _LETTER + _LETTER
+    every = max(1, math.ceil(room / wide))
+    return Plot(
+        title=title,
+        left=left,
+        unit=unit,
+        across=across,
+        bars=tuple(
+            Bar(
+                x=round(left + (place + 0.1) * wide, 1),
+                y=down(count),
+                width=round(0.8 * wide, 1),
+                text=text,
+                apart=place == apart,
+            )
+            for place, (_, count, text) in enumerate(bars)
+        ),
+        columns=tuple(
+            Mark(x=round(left + (place + 0.5) * wide, 1), y=HEIGHT - BOTTOM, text=label)
+            for place, (label, _, _) in enumerate(bars)
+            if place % every == 0
+        ),
+        values=_values(values, labels, left, down),
+    )
+
+
+def _values(
+    values: Sequence[float], labels: Sequence[str], left: float, down: "_Scale"
+) -> tuple[Mark, ...]:
+    return tuple(
+        Mark(x=left, y=down(value), text=label) for value, label in zip(values, labels, strict=True)
+    )
+
+
+def _left(labels: Sequence[str], unit: str) -> float:
+    return (34 if unit else 14) + _LETTER * max(map(len, labels))
 
 
 @dataclass(frozen=True)
@@ -145,7 +220,7 @@ def _is_drawn(value: float | None) -> bool:
     return value is not None and abs(value) < _BEYOND  # False for NaN too
 
 
-def _line(series: Series, across: _Scale, down: _Scale) -> Line:
+def _line(series: Series, axis: str, across: _Scale, down: _Scale) -> Line:
     commands: list[str] = []
     dots: list[Mark] = []
     pen_down = False
@@ -155,12 +230,12 @@ def _line(series: Series, across: _Scale, down: _Scale) -> Line:
             continue
         x, y = across(epoch), down(value)
         commands.append(f"{'L' if pen_down else 'M'}{x:g} {y:g}")
-        dots.append(Mark(x=x, y=y, text=f"{series.name}, epoch {epoch}: {value:.4g}"))
+        dots.append(Mark(x=x, y=y, text=f"{series.name}, {axis} {epoch:,}: {value:.4g}"))
         pen_down = True
     return Line(name=series.name, path="".join(commands), dots=tuple(dots))
 
 
-def _value_ticks(values: Iterable[float]) -> list[float]:
+def _value_ticks(values: Iterable[float], *, least_step: float = 0) -> list[float]:
     """Choose round numbers at equal steps whose range includes all values."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
@@ -168,12 +243,12 @@ def _value_ticks(values: Iterable[float]) -> list[float]:
     if high - low <= 1e-9 * size or size < 1 / _BEYOND:  # one value, or none to tell apart
         room = 0.05 * size if size >= 1 / _BEYOND else 1.0
         low, high = low - room, high + room
-    step = _round_step((high - low) / _INTERVALS)
+    step = max(least_step, _round_step((high - low) / _INTERVALS))
     start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [place * step for place in range(start, end + 1)]
 
 
-def _epoch_ticks(first: int, last: int) -> range:
+def _whole_ticks(first: int, last: int) -> range:
     step = max(1, round(_round_step((last - first) / _EPOCHS))) if last > first else 1
     return range(-(-first // step) * step, last + 1, step)
 
@@ -190,3 +265,11 @@ def _labels(ticks: Sequence[float]) -> list[str]:
         return [f"{tick:.3g}" for tick in ticks]
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return [f"{tick:.{decimals}f}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
+
+
+def _short(number: float) -> str:
+    """Abbreviate a number for an axis: 20k for 20,000."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:g}{letter}"
+    return f"{number:g}"

@@ -1,48 +1,52 @@
-"""The HTML page of a run: results, charts, and pictures of pools and searches."""
+"""The HTML page of a run: what came of it, results, charts, and pictures of pools and searches."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
-from mmray.pipeline.reports.charts import Chart, plot
+from mmray.pipeline.reports.charts import Chart, Plot, plot
+from mmray.pipeline.reports.examples import (
+    Copies,
+    MinedAnchor,
+    QueryGroup,
+    compared,
+    found_kinds,
+    mined_kinds,
+)
 from mmray.pipeline.reports.tables import Table
 from mmray.pipeline.reports.templating import render
-from mmray.pipeline.reports.thumbnails import Kind, Picture, png_uri
 
 LISTED_UNREADABLE = 100
 
 # Field of `Report` -> heading, in the order of the page.
 SECTIONS = {
     "results": "Results",
-    "charts": "Training",
-    "graph": "Graph",
-    "anchors": "What was mined",
     "retrieval": "Searches",
+    "anchors": "What was mined",
+    "charts": "Training",
+    "graph": "Graph of similar images",
     "copies": "Near-duplicates",
-    "quarantine": "Quarantine",
+    "left_out": "What was left out",
     "stages": "Time",
     "settings": "Settings",
 }
 
-# Meanings of the frames, by section.
-MEANINGS: dict[str, dict[Kind, str]] = {
-    "anchors": {
-        "anchor": "the anchor",
-        "same": "its label",
-        "other": "another label",
-        "unlabelled": "no label",
-    },
-    "retrieval": {
-        "anchor": "the query",
-        "same": "hit",
-        "other": "miss",
-        "unlabelled": "does not count",
-    },
-}
+Mood: TypeAlias = Literal["better", "worse", "unchanged", "unknown", "nothing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A question of whoever opens the page, with its answer and, below it, commands to type."""
+
+    question: str
+    answer: str
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """A key figure at the top of the page, with an optional note below it."""
+    """A key figure, with an optional note."""
 
     name: str
     value: str
@@ -50,115 +54,11 @@ class Fact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphPicture:
-    """The PNG of `graph_figure`, with its alternative text and a paragraph above it."""
+class GraphDrawing:
+    """Drawings of a graph, each with the sentences beside it, and a paragraph above them."""
 
-    png: bytes
-    alt: str = "Histograms of the items' degrees and of the components' sizes"
+    plots: tuple[tuple[Plot, tuple[str, ...]], ...]
     text: str = ""
-
-    @property
-    def uri(self) -> str:
-        return png_uri(self.png)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """An image in a pool of an anchor, with its ranks by both similarities if they are known.
-
-    Ranks are from 1; a Euclidean rank of 0 is past all places that were compared.
-    """
-
-    picture: Picture
-    manifold_rank: int | None = None
-    euclidean_rank: int | None = None
-    similarity: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MinedAnchor:
-    """An anchor with its pools, and its nearest neighbours, which the baseline would choose."""
-
-    anchor: Picture
-    caption: str = ""
-    positives: tuple[Chosen, ...] = ()
-    negatives: tuple[Chosen, ...] = ()
-    nearest: tuple[Chosen, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranked:
-    """The first search results of a network for a query.
-
-    Attributes
-    ----------
-    network : label of the network
-    pictures : the results; a hit has the kind "same", a miss "other", junk "unlabelled"
-    average_precision : of the whole ranking, in [0, 1]; None where it is undefined
-    """
-
-    network: str
-    pictures: tuple[Picture, ...]
-    average_precision: float | None = None
-
-    def __post_init__(self) -> None:
-        value = self.average_precision
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"average precision must be in [0, 1] or None, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Searched:
-    """A query with the search results of the networks to compare, in their order."""
-
-    query: Picture
-    rankings: tuple[Ranked, ...]
-
-    @property
-    def points(self) -> float | None:
-        """Return the gain in average precision from the first to the last network, in points."""
-        if len(self.rankings) < 2:
-            return None
-        first, last = (self.rankings[place].average_precision for place in (0, -1))
-        return None if first is None or last is None else round(100 * (last - first), 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class QueryGroup:
-    """Queries with a heading that says how they were chosen, such as "Most improved"."""
-
-    heading: str
-    queries: tuple[Searched, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Copy:
-    """A near-duplicate beside the image that represents it: their similarity, and bits apart."""
-
-    picture: Picture
-    similarity: float
-    distance: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class CopyGroup:
-    """A group of near-duplicates: its representative, with copies of it, `more` of them not shown.
-
-    `caption` is a line below the representative.
-    """
-
-    representative: Picture
-    caption: str
-    copies: tuple[Copy, ...]
-    more: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Copies:
-    """The near-duplicates of a run: a sentence, and groups by the heading that says which."""
-
-    text: str
-    groups: tuple[tuple[str, tuple[CopyGroup, ...]], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,12 +70,30 @@ class Unreadable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Content that took no part in a run: numbers by kind, and images that could not be read."""
+
+    counts: tuple[Fact, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageTime:
-    """The time of a stage, or the total of several stages of one name."""
+    """The time of a stage, or the total of several stages of one name.
+
+    Attributes
+    ----------
+    seconds : what they took when they were made
+    times : number of stages
+    read : how many of them an earlier run had made
+    seconds_read : what those took
+    """
 
     name: str
     seconds: float
     times: int = 1
+    read: int = 0
+    seconds_read: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seconds < math.inf:
@@ -185,54 +103,73 @@ class StageTime:
     def duration(self) -> str:
         return duration(self.seconds)
 
+    @property
+    def origin(self) -> str:
+        """Tell whether the stages were made by this run or read from before."""
+        if not self.read:
+            return "made now"
+        if self.read == self.times:
+            return "read from before"
+        return f"{self.read} of {self.times} read from before"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Content of the page of a run; empty sections are left out.
+    """Content of the page of a run.
 
     Attributes
     ----------
-    title, date, verdict : text at the top
+    title, date : text at the top
+    verdict, mood : what came of the run in a sentence, and whether that is good
+    answers : to what whoever opens the page asks first
     summary : sentences, each on a line of its own
     settings : pairs (flag, value)
     versions : pairs (program, version)
+    reasons : field -> why it is empty and what to change; without a reason, an empty section is
+        left out
     """
 
     title: str
     date: str = ""
     verdict: str = ""
+    mood: Mood = "unknown"
+    answers: tuple[Answer, ...] = ()
     summary: tuple[str, ...] = ()
     facts: tuple[Fact, ...] = ()
     results: Table | None = None
     charts: tuple[Chart, ...] = ()
-    graph: GraphPicture | None = None
+    graph: GraphDrawing | None = None
     anchors: tuple[MinedAnchor, ...] = ()
     retrieval: tuple[QueryGroup, ...] = ()
     copies: Copies | None = None
-    quarantine: tuple[Unreadable, ...] = ()
+    left_out: LeftOut | None = None
     stages: tuple[StageTime, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def report_page(report: Report) -> str:
-    """Render a report as one HTML page, which needs no other file.
-
-    Raises
-    ------
-    ValueError
-        The graph's picture is not a PNG.
-    """
+    """Render a report as one HTML page, which needs no other file except for its links."""
     shown = _without_empty(report)
+    seconds = sum(stage.seconds for stage in shown.stages)
+    before = sum(stage.seconds_read for stage in shown.stages)
+    filled = {name for name in SECTIONS if getattr(shown, name)}
     return render(
         "report.html",
         report=shown,
+        filled=filled,
         plots=[plot(chart) for chart in shown.charts],
-        contents={name: title for name, title in SECTIONS.items() if getattr(shown, name)},
-        kinds={"anchors": _mined_kinds(shown), "retrieval": _found_kinds(shown)},
-        compared=_compared(shown),
+        contents={
+            name: title
+            for name, title in SECTIONS.items()
+            if name in filled or name in shown.reasons
+        },
+        kinds={"anchors": mined_kinds(shown.anchors), "retrieval": found_kinds(shown.retrieval)},
+        compared=compared(shown.retrieval),
         listed=LISTED_UNREADABLE,
-        total=duration(sum(stage.seconds for stage in shown.stages)),
+        total=duration(seconds),
+        read_before=duration(before) if before else "",
         longest=max((stage.seconds for stage in shown.stages), default=0) or 1,
     )
 
@@ -252,6 +189,9 @@ def duration(seconds: float) -> str:
 
 def _without_empty(report: Report) -> Report:
     """Remove empty tables, charts and groups from a report."""
+    left_out = report.left_out
+    if left_out is not None and not (left_out.counts or left_out.unreadable):
+        left_out = None
     return replace(
         report,
         results=report.results if report.results and report.results.rows else None,
@@ -259,36 +199,5 @@ def _without_empty(report: Report) -> Report:
             chart for chart in report.charts if any(series.points for series in chart.series)
         ),
         retrieval=tuple(group for group in report.retrieval if group.queries),
+        left_out=left_out,
     )
-
-
-def _compared(report: Report) -> tuple[str, str] | None:
-    """Return the first and the last network of the searches, if their precision is compared."""
-    for group in report.retrieval:
-        for searched in group.queries:
-            if searched.points is not None:
-                return searched.rankings[0].network, searched.rankings[-1].network
-    return None
-
-
-def _mined_kinds(report: Report) -> dict[Kind, str]:
-    pictures = [mined.anchor for mined in report.anchors]
-    for mined in report.anchors:
-        pools = mined.positives, mined.negatives, mined.nearest
-        pictures += [chosen.picture for pool in pools for chosen in pool]
-    return _occurring("anchors", pictures)
-
-
-def _found_kinds(report: Report) -> dict[Kind, str]:
-    searches = [searched for group in report.retrieval for searched in group.queries]
-    pictures = [searched.query for searched in searches]
-    for searched in searches:
-        for ranking in searched.rankings:
-            pictures += ranking.pictures
-    return _occurring("retrieval", pictures)
-
-
-def _occurring(section: str, pictures: list[Picture]) -> dict[Kind, str]:
-    """Return the meanings of the frames that occur in a section."""
-    kinds = {picture.kind for picture in pictures}
-    return {kind: word for kind, word in MEANINGS[section].items() if kind in kinds}

@@ -8,30 +8,13 @@ from mmray.pipeline.reports.templating import render
 from mmray.pipeline.reports.thumbnails import Picture
 from mmray.system.arrays import Box
 
-LINKED = ("file", "http", "https")  # schemes of links; others could run a script
-
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A search result.
-
-    Attributes
-    ----------
-    picture : the image
-    similarity : cosine to the query
-    href : file:, http: or https: URI of the image; URIs of other schemes are not linked
-    """
+    """A search result: an image, and its cosine to the query."""
 
     picture: Picture
     similarity: float
-    href: str | None = None
-
-    @property
-    def link(self) -> str | None:
-        """Return the href if its scheme is one of `LINKED`."""
-        if self.href is None or self.href.partition(":")[0].lower() not in LINKED:
-            return None
-        return self.href
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,23 @@ from mmray.mining.pool_lists import Pools
 from mmray.mining.pools import EUCLIDEAN_K
 from mmray.system.arrays import Graph, Ids
 from mmray.system.errors import InputError
+from mmray.system.uris import masked_text
 
 
 class NothingMinedError(InputError):
-    """The features give no graph, no anchor or no pair to train on."""
+    """The images are too few, or their features give no graph, no anchor or no pair to train on.
+
+    Attributes
+    ----------
+    why, remedy : the two parts of the message: what is wrong, and what to do about it
+    """
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(f"{why}: {remedy}")
+        self.why, self.remedy = masked_text(why), masked_text(remedy)
+
+    def __reduce__(self) -> tuple[type["NothingMinedError"], tuple[str, str]]:
+        return NothingMinedError, (self.why, self.remedy)
 
 
 def _least(config: MiningConfig) -> int:
@@ -24,14 +37,16 @@ def _least(config: MiningConfig) -> int:
 
 
 def need_items(config: MiningConfig, count: int, what: str) -> None:
-    """Check that there are more items than neighbours of each; else InputError."""
+    """Check that there are more items than neighbours of each; else NothingMinedError."""
     if count < (least := _least(config)):
-        raise InputError(f"too few {what}, {count}: mining needs at least {least}, add some")
+        raise NothingMinedError(
+            f"too few {what}, {count}", f"mining needs at least {least}, add more"
+        )
     for flag, k in (("graph-k", config.graph_k), ("positive-k", config.positive_k)):
         if k is not None and count <= k:
-            raise InputError(
-                f"{count} {what} are too few for --mining.{flag} {k}: add some, or choose a value "
-                f"below {count}"
+            raise NothingMinedError(
+                f"{count} {what} are too few for --mining.{flag} {k}",
+                f"add more, or choose --mining.{flag} below {count}",
             )
 
 
@@ -47,8 +62,8 @@ def need_component(config: MiningConfig, size: int, count: int, what: str) -> No
         else f"mining, which needs at least {_least(config)}"
     )
     raise NothingMinedError(
-        f"the graph's largest component has {size} of the {count} {what}, too few for {needed}: "
-        f"choose --mining.component all{lower}"
+        f"the graph's largest component has {size} of the {count} {what}, too few for {needed}",
+        f"choose --mining.component all{lower}",
     )
 
 
@@ -71,24 +86,24 @@ def need_edges(config: MiningConfig, graph: Graph, found: NeighborBlocks, what: 
         block.similarities[block.ids != rows[:, None]].max(initial=0)
         for block, rows in found.numbered()
     )
+    remedy = "mine on other features"
     if not highest > 0:
         why = (
             "no two of them have a similarity above 0, as where all are zeros or each is "
-            "orthogonal to all others: mine on other features"
+            "orthogonal to all others"
         )
     elif np.float32(highest) ** np.float32(config.power) == 0:
         why = (
             f"their highest similarity, {highest:.1e}, vanishes when raised to --mining.power "
-            f"{config.power:g}: lower it, for instance to 1"
+            f"{config.power:g}"
         )
+        remedy = "lower it, for instance to 1"
     else:
         graph_k, _, _ = config.chosen_sizes
-        raised = f" raise --mining.graph-k, up to {n - 1}, or" if graph_k < n - 1 else ""
-        why = (
-            f"no two of them are among the {k} nearest of one another with a similarity above 0:"
-            f"{raised} mine on other features"
-        )
-    raise NothingMinedError(f"the graph of the {n} {what} has no edge: {why}")
+        if graph_k < n - 1:
+            remedy = f"raise --mining.graph-k, up to {n - 1}, or {remedy}"
+        why = f"no two of them are among the {k} nearest of one another with a similarity above 0"
+    raise NothingMinedError(f"the graph of the {n} {what} has no edge: {why}", remedy)
 
 
 def need_anchors(config: MiningConfig, anchors: Ids, graph: Graph, what: str) -> None:
@@ -97,13 +112,13 @@ def need_anchors(config: MiningConfig, anchors: Ids, graph: Graph, what: str) ->
         return
     if graph.nnz:
         raise NothingMinedError(
-            f"none of the {graph.shape[0]} {what} is an anchor: none is more important in the "
-            "random walk than all its neighbours, as where features are equal; choose "
-            "--mining.selection filled, or leave duplicates out"
+            f"none of the {graph.shape[0]} {what} is an anchor",
+            "none is more important in the random walk than all its neighbours, as where features "
+            "are equal; choose --mining.selection filled, or leave duplicates out",
         )
     raise NothingMinedError(
-        f"the graph of the {graph.shape[0]} {what} has no edge, so that there is no anchor: mine "
-        "on other features"
+        f"the graph of the {graph.shape[0]} {what} has no edge, so that there is no anchor",
+        "mine on other features",
     )
 
 
@@ -121,7 +136,7 @@ def need_pairs(config: MiningConfig, pools: Pools) -> None:
                 "nearest in feature space, or no path leads to them; choose another value from 2, "
                 "a larger --mining.graph-k, or leave duplicates out"
             )
-        raise NothingMinedError(f"{anchors} has a positive: {why}")
+        raise NothingMinedError(f"{anchors} has a positive", why)
     if not any(map(len, pools.negatives)):
         if config.negatives != "manifold":
             why = "choose --mining.negatives manifold, or mine more items"
@@ -131,4 +146,4 @@ def need_pairs(config: MiningConfig, pools: Pools) -> None:
                 "at half of the items) are the nearest on the manifold; choose another value from "
                 "2, a smaller --mining.graph-k, or mine more items"
             )
-        raise NothingMinedError(f"{anchors} has a negative: {why}")
+        raise NothingMinedError(f"{anchors} has a negative", why)

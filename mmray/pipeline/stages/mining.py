@@ -32,14 +32,13 @@ from mmray.mining.files import (
 )
 from mmray.mining.graph import largest_component
 from mmray.mining.graph_files import read_graph, write_graph
-from mmray.mining.graph_statistics import GraphReport, graph_report, summarize
+from mmray.mining.graph_statistics import graph_report, summarize
 from mmray.mining.manifold import ManifoldNeighbors, manifold_neighbors
 from mmray.mining.pool_lists import Pools, summary
 from mmray.mining.pools import MiningMethod
 from mmray.mining.reciprocity import reciprocal_graph
 from mmray.pipeline import distributed
 from mmray.pipeline.metric_names import of_counts, of_pools
-from mmray.pipeline.reports.graph_figure import graph_figure
 from mmray.pipeline.session import Counts, Session
 from mmray.pipeline.stage import StageFolder
 from mmray.pipeline.stages.minable import (
@@ -57,7 +56,7 @@ from mmray.pipeline.stages.neighbors import (
 )
 from mmray.pipeline.stages.room import check_room, sizes_of
 from mmray.system.arrays import Device
-from mmray.system.formats import read_json, write_json
+from mmray.system.formats import write_json
 from mmray.system.progress import announce
 from mmray.training.supervised.labelled_tuples import LabelledPairs
 from mmray.training.supervised.losses import LabelledImages
@@ -143,8 +142,6 @@ def mine_stage(
         need_anchors(config, anchors, stored.raw, source.what)
         importance = stationary_distribution(stored.raw)[anchors]
         write_anchors(stage.folder, stored.items[anchors], importance)
-        report = GraphReport(**read_json(graph.folder, "report.json"))
-        stage.folder.write("graph.png", graph_figure(report, importance))
         every = len(stored.items) == source.count
         rows = source.rows if every else source.rows.only(stored.items)
         sizes, block, nearest = sizes_of(rows, config, device), config.anchor_block, None
@@ -190,7 +187,6 @@ def mine_stage(
     done = (each for each in devices if StageFolder.of(session.storage, "mine", *inputs, each).done)
     device = next(done, None) or workers(session, source.count)[1]
     stage = session.run_stage("mine", *inputs, device, work=work, internal=[PARTS])
-    session.run.log_file(stage.folder, "graph.png", "graph")
     pools = read_pools(stage.folder)
     need_pairs(config, pools)
     share = len(pools.members) / source.count
