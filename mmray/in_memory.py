@@ -112,7 +112,7 @@ def fine_tune(
             "images, or other sizes in mining"
         )
     job = TrainingJob(
-        model=network,
+        model=copy.deepcopy(network),  # which is trained in place
         images=Collection.of(items),
         pools=mined.pools,
         validation_neighbors=mined.neighbors_of_some(config.validation_items, NEIGHBORS, seed),

@@ -260,13 +260,7 @@ class ImageEncoder:
         return rows
 
     def frame(self, longest_side: int | None) -> Preprocessing:
-        """Return the preprocessing with another size of images; None: the original size.
-
-        Raises
-        ------
-        InputError
-            The size is below 1, or not a whole number.
-        """
+        """Return the preprocessing with another size (None: the original); InputError below 1."""
         if longest_side is not None and not is_size(longest_side):
             raise InputError(
                 f"longest_side is {longest_side!r}: choose a whole number of pixels from 1"

@@ -88,7 +88,12 @@ def test_flags_change_a_preset_wherever_they_stand():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--preset", "other"], ["--network", "vgg17"], ["--mining.alpha", "much"], ["--nonsense"]],
+    [
+        ["--preset", "other"],
+        ["--training.pooling", "macs"],
+        ["--mining.alpha", "much"],
+        ["--nonsense"],
+    ],
 )
 def test_what_cannot_be_parsed_ends_with_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:

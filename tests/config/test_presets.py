@@ -362,3 +362,20 @@ def test_only_the_stages_of_the_application_exist():
     assert chosen_stages(FINEGRAINED_PRESETS["demo"]) == FINEGRAINED_STAGES
     with pytest.raises(InputError, match="no stage 'whiten'"):
         chosen_stages(replace(FINEGRAINED_PRESETS["demo"], stages="mine,whiten"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"network": "vgg17"}, r"^--network vgg17: choose from vgg16, .*, or write timm:NAME"),
+        (
+            {"network": "vgg16:own.pth"},
+            r"^--network vgg16:own\.pth: write --network vgg16 --weights own\.pth$",
+        ),
+        ({"feature_network": "dino"}, r"^--feature-network dino: choose from vgg16"),
+    ],
+)
+def test_a_network_that_is_none_is_refused_before_anything_is_loaded(changes, said):
+    validate(replace(DEMO, network="timm:resnet50", feature_network="vgg16:own.pth"))
+    with pytest.raises(InputError, match=said):
+        validate(replace(DEMO, **changes))
