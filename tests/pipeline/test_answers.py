@@ -97,7 +97,7 @@ def test_a_gain_is_answered_by_the_labels():
     assert said[NEXT].commands == (
         "mmray search index --model '/data/my runs/whiten-0/model' --images FOLDER --storage "
         "'/data/my runs'",
-        "mmray search query PHOTO --storage '/data/my runs'",
+        "mmray serve --storage '/data/my runs'",
     )
 
 

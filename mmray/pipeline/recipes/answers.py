@@ -177,7 +177,7 @@ def _next(
     if outcome.model is not None:
         index = ["mmray", "search", "index", "--model", outcome.model.uri, "--images", "FOLDER"]
         commands.append(f"{shlex.join([*index, '--storage', storage])}")
-        commands.append(shlex.join(["mmray", "search", "query", "PHOTO", "--storage", storage]))
+        commands.append(shlex.join(["mmray", "serve", "--storage", storage]))
     if judged.measured is None:
         many = f"the {judged.changed} searches below that changed most"
         look = f"Look at {many if judged.changed > 1 else 'what was mined, below'}"
