@@ -93,7 +93,7 @@ def test_descriptors_are_those_of_timms_own_preprocessing_and_pooling(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "pooling"), [SMALL[2], *LARGE])
+@pytest.mark.parametrize(("name", "pooling"), LARGE)
 def test_onnx_equals_torch_at_any_size(name, pooling, tmp_path):
     network = ours(name, pooling, theirs(name), tmp_path)
     save(network, Folder(str(tmp_path / "model")))
@@ -197,7 +197,12 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+QUICK = ("resnet18", "densenet121", "swin_t", "shufflenet_v2_x0_5", "mobilenet_v2")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
+)
 def test_torchvisions_networks_end_with_their_last_map(name):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None).eval()

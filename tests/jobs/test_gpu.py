@@ -45,6 +45,7 @@ def lines_of(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_all_parts_of_this_process_print_their_measurements(capsys):
     parts = ("env", "net", "shapes", "extract", "train", "knn", "ivf", "mine")
     job.measure(["gpu", "--scale", "small", "--parts", *parts])

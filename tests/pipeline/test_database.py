@@ -198,6 +198,7 @@ for folder in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_two_jobs_that_begin_at_once_on_a_new_storage_both_run(tmp_path):
     folders = [tmp_path / str(number) for number in range(5)]

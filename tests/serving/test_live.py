@@ -531,10 +531,11 @@ def test_labels_that_measure_nothing_are_refused(client, labelled):
 # The job
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("number", "status"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
 )
 def test_a_signal_ends_the_job_with_its_status(place, tmp_path, number, status):
     command = of_module("mmray")

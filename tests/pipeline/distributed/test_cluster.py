@@ -239,6 +239,7 @@ class Watched:
         return actor is not None and actor.state == "ALIVE"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_local_ray_is_not_mistaken_for_another_on_the_machine(tmp_path):
     with clusters.running_head(tmp_path, port=26579, cpus=1, dashboard=True):

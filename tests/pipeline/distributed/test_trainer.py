@@ -238,6 +238,7 @@ def in_bucket(job, s3, tmp_path):
     return dataclasses.replace(job, images=PixelShards(folder, counts))
 
 
+@pytest.mark.slow
 def test_images_in_a_bucket_are_copied_to_the_machine_and_train_the_same(
     in_bucket, alone, tmp_path
 ):
