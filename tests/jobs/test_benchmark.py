@@ -206,7 +206,7 @@ def test_a_server_is_asked_by_photos_and_by_rows(tmp_path):
     flags = ("--items", "50", "--seconds", "1", "--clients", "2")
     cells = on_photos("serve", tmp_path, *flags, on_cluster=None)
     assert [row[:2] for row in cells] == [["photo", "2"], ["row", "2"]]
-    assert all(int(row[2]) > 0 and row[8] == "0" for row in cells)
+    assert all(int(row[2]) > 0 and row[9] == "0" for row in cells)
 
 
 @pytest.mark.slow
