@@ -10,6 +10,7 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,8 +19,6 @@ import torch
 from mmray.config.bounds import checked
 from mmray.config.choices import Descriptor, Network
 from mmray.config.presets import RETRIEVAL
-from mmray.descriptors.embedding import embed
-from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
 from mmray.descriptors.settings import Preprocessing
 from mmray.descriptors.weights import build
@@ -29,7 +28,6 @@ from mmray.evaluation.benchmarks.labelled_set import LabelledSet, as_labelled, l
 from mmray.evaluation.ranking import rank
 from mmray.evaluation.scoring import figures
 from mmray.images.collection import Collection, ImageFile
-from mmray.images.decoding import MAX_PIXELS
 from mmray.images.sources import list_images
 from mmray.mining.in_memory import Mined, mine
 from mmray.mining.pool_lists import matching_pairs
@@ -39,7 +37,7 @@ from mmray.system.errors import InputError, explained
 from mmray.system.locations import absolute
 from mmray.system.progress import Progress
 from mmray.training.fine_tuning import FineTuning
-from mmray.training.image_source import CHUNK, ImageSource
+from mmray.training.image_source import ImageSource, embed_ids
 from mmray.training.job import History, TrainingJob
 from mmray.training.validation import NEIGHBORS
 
@@ -55,7 +53,6 @@ class FineTuned:
     model : the fine-tuned network with a whitening learned from mined pairs; `model.save(folder)`
         is what `ImageEncoder.load`, `search index` and `export` take
     before : the initial network with one of the same kind, to compare with
-    encoder : of images by the model
     epoch : after which the network was kept; 0: it is the initial one
     history : metrics of the initial network, and of the network after each epoch
     mined : what it learned from
@@ -63,10 +60,14 @@ class FineTuned:
 
     model: TrainedModel
     before: TrainedModel
-    encoder: ImageEncoder
     epoch: int
     history: History
     mined: Mined
+
+    @cached_property
+    def encoder(self) -> ImageEncoder:
+        """Return the encoder of images by the model."""
+        return self.model.encoder()
 
 
 def fine_tune(
@@ -100,9 +101,8 @@ def fine_tune(
     if isinstance(network, str):
         network = build(network, pooling=config.pooling)
     items, place = _listed(images), torch.device(device)
-    frame = Preprocessing(config.longest_side)
     mined = mine(
-        _described(network, items, frame, extraction.poolings[0], place),
+        _described(network, items, config.longest_side, extraction.poolings[0], place),
         seed=seed,
         **(mining or {}),
     )
@@ -126,11 +126,12 @@ def fine_tune(
     best = config.keep == "best"
     kept = tuning.best if best else copy.deepcopy(tuning.measured).cpu()
     pairs = matching_pairs(mined.pools, RETRIEVAL.whitening.pairs, np.random.default_rng(seed))
-    before, model = (_whitened(each, items, frame, pairs, place) for each in (network, kept))
+    before, model = (
+        _whitened(each, items, config.longest_side, pairs, place) for each in (network, kept)
+    )
     return FineTuned(
         model=model,
         before=before,
-        encoder=model.encoder(),
         epoch=tuning.best_epoch if best else tuning.epoch,
         history=tuning.history,
         mined=mined,
@@ -172,36 +173,36 @@ def _listed(images: Images) -> list[ImageFile]:
 def _described(
     network: EmbeddingNet,
     items: Sequence[ImageFile],
-    frame: Preprocessing,
-    pooling: Descriptor,
+    longest_side: int,
+    descriptor: Descriptor,
     device: torch.device,
 ) -> Features:
     """Compute descriptors (n, d) of images; InputError names the first that cannot be read."""
-    network = fused(network).on(device)
-    source = ImageSource(items, longest_side=frame.longest_side or MAX_PIXELS)
-    rows, places = [np.empty((0, network.width((pooling,))), np.float32)], np.arange(len(items))
-    chunks = [places[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     with Progress("describe", total=len(items)) as progress:
-        for pixels in source.groups(chunks):
-            options: Any = {"batch_size": RETRIEVAL.extraction.batch_size, "device": device}
-            rows.append(embed(network, pixels, (pooling,), **options)[:, 0])
-            progress.advance(len(pixels))
-    return np.concatenate(rows)
+        return embed_ids(
+            network,
+            ImageSource(items, longest_side=longest_side),
+            np.arange(len(items)),
+            batch_size=RETRIEVAL.extraction.batch_size,
+            device=device,
+            descriptor=descriptor,
+            advance=progress.advance,
+        )
 
 
 def _whitened(
     network: EmbeddingNet,
     items: Sequence[ImageFile],
-    frame: Preprocessing,
+    longest_side: int,
     pairs: Ids,
     device: torch.device,
 ) -> TrainedModel:
     """Learn a whitening of the embeddings from matching pairs (2, m)."""
     paired_ids = np.unique(pairs)
-    rows = _described(network, [items[i] for i in paired_ids], frame, "embedding", device)
+    rows = _described(network, [items[i] for i in paired_ids], longest_side, "embedding", device)
     with explained("images: no whitening can be learned", "give more and other images"):
         whitening = lda_whitening(rows, *np.searchsorted(paired_ids, pairs))
-    return TrainedModel(network, whitening, frame)
+    return TrainedModel(network, whitening, Preprocessing(longest_side))
 
 
 def _labelled(images: Images, labels: Sequence[Any] | None) -> LabelledSet:

@@ -28,7 +28,7 @@ FEWER = {"objects=12, photos=10": "objects=6, photos=6", "per_epoch=45": "per_ep
 
 @pytest.mark.parametrize("fewer", [FEWER, pytest.param({}, marks=pytest.mark.slow)])
 def test_the_notebook_runs_and_its_network_gets_better_by_the_check(capsys, fewer):
-    """Its cells one after the other, in a process that has loaded neither Ray nor MLflow for it."""
+    """The cells run one after the other, and load neither Ray nor MLflow."""
     text = NOTEBOOK.read_text()
     for written, instead in fewer.items():
         assert text.count(written) == 1, written

@@ -122,7 +122,7 @@ class ServeOptions:
     clients: tuple[int, ...] = (1, 50)
     """Numbers of clients, one after the other."""
     seconds: float = 60.0
-    """For each number of clients, by photos and by rows of the index."""
+    """Measure each number of clients, by photos and by rows of the index."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,12 @@ empty text.
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from mmray.system.errors import InputError
+from mmray.system.errors import InputError, did_you_mean
 
 EXECUTION = "execution"  # metadata of a field: no result depends on it
 NOT_KEPT = "not kept"  # metadata of a field: it is not written with the settings of a run
@@ -69,12 +68,11 @@ Section = TypeVar("Section")
 
 def checked(section: Section, changes: Mapping[str, Any]) -> Section:
     """Return settings with some fields changed; InputError for one out of its bounds."""
-    unknown = [name for name in changes if not hasattr(section, name)]
-    if unknown:
-        known = [field.name for field in dataclasses.fields(section)]  # type: ignore[arg-type]
-        near = difflib.get_close_matches(unknown[0], known, n=3)
-        meant = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
-        raise InputError(f"no setting {unknown[0]}; {meant}")
+    known = [field.name for field in dataclasses.fields(section)]  # type: ignore[arg-type]
+    for name in changes:
+        if name not in known:
+            meant = did_you_mean(name, known) or f"known are {', '.join(known)}"
+            raise InputError(f"no setting {name}; {meant}")
     new: Section = dataclasses.replace(section, **changes)  # type: ignore[type-var]
     check_bounds(new)
     return new

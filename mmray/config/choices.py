@@ -8,6 +8,9 @@ NETWORKS: tuple[Network, ...] = (
     *("vgg16", "googlenet", "bvlc_googlenet", "resnet50", "resnet101", "efficientnet_lite0"),
 )
 LIBRARIES = ("timm:", "torchvision:")
+NETWORKS_TOLD = (
+    f"{', '.join(NETWORKS)}, or write {' or '.join(f'{each}NAME' for each in LIBRARIES)}"
+)
 Pooling = Literal["mac", "rmac", "gem", "avg", "cls"]
 Descriptor = Literal["mac", "rmac", "gem", "avg", "cls", "embedding"]
 Interpolation = Literal["bilinear", "bicubic"]

@@ -39,8 +39,7 @@ def parse(
     InputError
         A flag that takes any number of values is given none, or the file cannot be used.
     """
-    location = flag_value("--config", arguments)
-    file = SettingsFile.read(location) if location else SettingsFile()
+    file = _settings_file(arguments)
     name = _given("preset", arguments, file)
     default: Any = presets[name if name in presets else next(iter(presets))]
     recipe = _given("recipe", arguments, file)
@@ -66,8 +65,13 @@ def parse(
 
 def given_value(name: str, arguments: list[str]) -> Any:
     """Return the value that a flag or the file of --config gives to a setting, or None."""
+    return _given(name, arguments, _settings_file(arguments))
+
+
+def _settings_file(arguments: list[str]) -> SettingsFile:
+    """Read the file of --config; without the flag, return one that gives nothing."""
     location = flag_value("--config", arguments)
-    return _given(name, arguments, SettingsFile.read(location) if location else SettingsFile())
+    return SettingsFile.read(location) if location else SettingsFile()
 
 
 def _given(name: str, arguments: list[str], file: SettingsFile) -> Any:

@@ -137,13 +137,14 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
     """Return the settings that determine the results of a run, by flag, without credentials."""
     carried_out = execution_settings(config)
     return {
-        key: _without_credentials(value)
+        key: without_credentials(value)
         for key, value in settings(config).items()
         if key not in carried_out
     }
 
 
-def _without_credentials(value: Any) -> Any:
+def without_credentials(value: Any) -> Any:
+    """Return the value of a setting with the credentials of URIs hidden."""
     if isinstance(value, str):
         return masked(value)
-    return tuple(map(_without_credentials, value)) if isinstance(value, tuple) else value
+    return tuple(map(without_credentials, value)) if isinstance(value, tuple) else value

@@ -15,12 +15,11 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 
 from mmray.config.bounds import NOT_KEPT, annotated_fields, check_bounds, check_not_empty
-from mmray.config.run import RunConfig
+from mmray.config.run import RunConfig, without_credentials
 from mmray.system.errors import InputError
 from mmray.system.foreign import reported
 from mmray.system.locations import read_bytes
 from mmray.system.text_files import read_text
-from mmray.system.uris import masked
 
 Settings = TypeVar("Settings", bound=RunConfig)
 LARGEST = 1_000_000  # bytes of a file
@@ -151,7 +150,8 @@ def settings_text(config: RunConfig, *, run: str) -> str:
             continue
         *section, field = name.split(".")
         place = nested.setdefault(section[0], {}) if section else nested
-        place[field] = _without_credentials(value)
+        plain = without_credentials(value)
+        place[field] = list(plain) if isinstance(plain, tuple) else plain  # YAML has no tuples
     about = f"# Settings of the run {run}; the same job with --config and this file repeats it.\n"
     # Unescaped, line ends of Unicode would be read as blanks.
     escaped = any(sign in repr(nested) for sign in (r"\x85", r"\u2028", r"\u2029"))
@@ -161,14 +161,8 @@ def settings_text(config: RunConfig, *, run: str) -> str:
     return about + text
 
 
-def _without_credentials(value: Any) -> Any:
-    if isinstance(value, str):
-        return masked(value)
-    return list(map(_without_credentials, value)) if isinstance(value, tuple) else value
-
-
 def _plain(key: Any) -> str:
-    """Return a key as a setting is called: flags have hyphens."""
+    """Return a key with underscores, as settings are called, where flags have hyphens."""
     return str(key)[:_LONGEST].replace("-", "_")
 
 

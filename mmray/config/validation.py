@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmray.config.bounds import check_bounds, check_not_empty, seconds_in
-from mmray.config.choices import LIBRARIES, NETWORKS, network_and_weights
+from mmray.config.choices import NETWORKS_TOLD, network_and_weights
 from mmray.config.describing import ExtractionConfig
 from mmray.config.learning import FinegrainedConfig, LearningConfig, RetrievalConfig, chosen_stages
 from mmray.config.run import RunConfig, settings
@@ -111,16 +111,13 @@ def _refuse_twice(flag: str, names: Sequence[str]) -> None:
 
 
 def _validate_networks(config: LearningConfig) -> None:
-    libraries = " or ".join(f"{library}NAME" for library in LIBRARIES)
     for flag, network in (
         ("--network", config.network),
         ("--feature-network", config.feature_network),
     ):
         known = None if network is None else network_and_weights(network)
         if network is not None and known is None:
-            raise InputError(
-                f"{flag} {network}: choose from {', '.join(NETWORKS)}, or write {libraries}"
-            )
+            raise InputError(f"{flag} {network}: choose from {NETWORKS_TOLD}")
         if flag == "--network" and known is not None and known[1]:
             raise InputError(f"{flag} {network}: write --network {known[0]} --weights {known[1]}")
 

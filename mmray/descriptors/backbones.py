@@ -55,7 +55,7 @@ class Frame:
         resize_size: int,
         interpolation: str,
     ) -> "Frame":
-        """Make one from a normalisation of pixels in 0..1, as libraries have it."""
+        """Convert a normalisation of pixels in 0..1, as libraries have it, to one of 0..255."""
         (red, green, blue), (r, g, b) = ([255 * x for x in numbers] for numbers in (mean, std))
         kind: Interpolation = "bilinear" if interpolation == "bilinear" else "bicubic"
         return cls((red, green, blue), (r, g, b), side, resize_size, kind)
@@ -99,7 +99,7 @@ class SameConv2d(nn.Conv2d):
 
 
 def backbone(network: Network) -> tuple[nn.Module, Backbone]:
-    """Create the layers of a network up to its last map, with random weights, and say their facts.
+    """Create the layers of a network up to its last map, with random weights, and describe them.
 
     Raises
     ------

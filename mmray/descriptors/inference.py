@@ -47,12 +47,12 @@ def fused(model: EmbeddingNet, *, precision: Precision = "float32") -> Embedding
     dtype = DTYPES[precision]
     faster = copy.deepcopy(model).eval().requires_grad_(False)
     if model.network in BACKBONES:  # the order of a library's layers is not known
-        for module in faster.backbone.modules():
+        layers = faster.backbone
+        for module in layers.modules():
             _fold(module)
             if isinstance(module, nn.ReLU | nn.ReLU6):
                 module.inplace = True  # no gradient needs what it overwrites
-        norms = (k for k, m in faster.backbone.named_modules() if isinstance(m, nn.BatchNorm2d))
-        left = list(norms)
+        left = [name for name, m in layers.named_modules() if isinstance(m, nn.BatchNorm2d)]
         assert not left, f"{model.network}: {left} follow no convolution directly"
     if dtype != torch.float32:
         faster.backbone = InPrecision(faster.backbone, dtype)

@@ -10,11 +10,13 @@ b images, h x w pixels, c channels of a map.
 """
 
 import contextlib
-import difflib
 import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from types import ModuleType
 
 import torch
@@ -24,8 +26,8 @@ from mmray.config.choices import Network
 from mmray.descriptors import timm_networks, torchvision_networks
 from mmray.descriptors.backbones import Backbone
 from mmray.descriptors.settings import Preprocessing
-from mmray.descriptors.timm_networks import TimmBackbone, used_parameters
-from mmray.system.errors import InputError
+from mmray.descriptors.timm_networks import TimmBackbone
+from mmray.system.errors import InputError, did_you_mean
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")  # no path and no address, which timm would open
 
@@ -49,23 +51,13 @@ def library_backbone(network: Network) -> tuple[nn.Module, Backbone]:
         images of any size.
     """
     library, name = _library(network)
-    try:
-        with torch.device("meta"):
-            bare: nn.Module = library.create(name).eval()
-    except LookupError as error:
-        known: Sequence[str] = error.args[0]
-        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-        meant = f"did you mean {' or '.join(near)}?" if near else f"it has {len(known)} others"
-        raise InputError(f"--network {network}: no network for this; {meant}") from None
-    frame = library.published(name)
-    dim, stride = _measured(bare, network, frame.side)
+    probed = _probed(network)
     layers: nn.Module = library.create(name)
-    if isinstance(layers, TimmBackbone) and isinstance(bare, TimmBackbone):
-        layers.multiple = bare.multiple
-        places = (0, 1) if bare.has_token else (0,)
-        used = set().union(*(used_parameters(bare, place=place) for place in places))
-        _remove_unused(layers.model, {key.removeprefix("model.") for key in used})
-    return layers, Backbone(dim, stride, frame.mean, frame.std)
+    if isinstance(layers, TimmBackbone):
+        layers.multiple, layers.uses = probed.multiple, probed.uses
+        _remove_unused(layers.model, {key.removeprefix("model.") for key in chain(*probed.uses)})
+    frame = library.published(name)
+    return layers, Backbone(probed.dim, probed.stride, frame.mean, frame.std)
 
 
 def library_preprocessing(network: Network) -> Preprocessing:
@@ -110,6 +102,51 @@ def _library(network: Network) -> tuple[ModuleType, str]:
             "--weights"
         )
     return timm_networks if library == "timm" else torchvision_networks, name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probed:
+    """Properties of a network as found without data.
+
+    Attributes
+    ----------
+    dim, stride : as of `Backbone`
+    multiple, uses : as of `TimmBackbone`
+    """
+
+    dim: int
+    stride: int
+    multiple: int
+    uses: tuple[frozenset[str], ...]
+
+
+@cache
+def _probed(network: Network) -> _Probed:
+    """Probe a network on torch's device "meta", once in a process."""
+    library, name = _library(network)
+    try:
+        with torch.device("meta"):
+            bare: nn.Module = library.create(name).eval()
+    except LookupError as error:
+        known: Sequence[str] = error.args[0]
+        meant = did_you_mean(name, known, most=4, cutoff=0.5) or f"it has {len(known)} others"
+        raise InputError(f"--network {network}: no network for this; {meant}") from None
+    side = library.published(name).side
+    dim, stride = _measured(bare, network, side)
+    if not isinstance(bare, TimmBackbone):
+        return _Probed(dim=dim, stride=stride, multiple=1, uses=())
+    places = (0, 1) if bare.has_token else (0,)
+    uses = tuple(_used(bare, side, place) for place in places)
+    return _Probed(dim=dim, stride=stride, multiple=bare.multiple, uses=uses)
+
+
+def _used(bare: nn.Module, side: int, place: int) -> frozenset[str]:
+    """Return the names of the parameters that maps (place 0) or tokens (1) depend on."""
+    bare.zero_grad()
+    with torch.enable_grad():
+        bare(torch.zeros(1, 3, side, side, device="meta"))[place].sum().backward()
+    parameters = bare.named_parameters()
+    return frozenset(name for name, parameter in parameters if parameter.grad is not None)
 
 
 def _measured(bare: nn.Module, network: Network, side: int) -> tuple[int, int]:

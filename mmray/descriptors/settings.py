@@ -53,10 +53,9 @@ class Preprocessing:
         What was added since the first models is left out where it changes nothing.
         """
         first = {"longest_side": self.longest_side, "crop": self.crop, "scales": list(self.scales)}
-        added: dict[str, Any] = {"enlarge": self.enlarge, "resize_size": self.resize_size}
-        if self.interpolation != "bilinear":
-            added["interpolation"] = self.interpolation
-        return first | {name: value for name, value in added.items() if value}
+        added = {name: getattr(self, name) for name in ("enlarge", "resize_size", "interpolation")}
+        as_before = Preprocessing()
+        return first | {k: value for k, value in added.items() if value != getattr(as_before, k)}
 
     def cropped(self, pixels: Pixels) -> Pixels:
         """Cut out of a decoded image (h, w, 3) uint8 what the network is given."""

@@ -4,10 +4,9 @@ b images, h x w pixels, c channels of a map.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
 from torch import Tensor, nn
 
@@ -30,12 +29,14 @@ class TimmBackbone(nn.Module):
     model : of timm, without classifier
     has_token : it has a class token, or pools its tokens by attention
     multiple : pixels; sides are padded to multiples of it, on the right and below, with the mean
+    uses : names of the parameters that maps depend on, and of those that tokens do if it has some
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
         self.multiple = 1
+        self.uses: tuple[frozenset[str], ...] = ()
         self.prefix = int(getattr(model, "num_prefix_tokens", 0))
         by_attention = getattr(model, "attn_pool", None) is not None
         own_token = self.prefix > 0 and getattr(model, "has_class_token", True)
@@ -65,7 +66,7 @@ class TimmBackbone(nn.Module):
 
     def learn_for(self, pooling: str) -> None:
         """Freeze the weights that a pooling does not use: DDP waits for the gradients of others."""
-        used = used_parameters(self, place=1 if pooling == "cls" else 0)
+        used = self.uses[1 if pooling == "cls" else 0]
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in used)
 
@@ -112,28 +113,6 @@ def state(name: str) -> Mapping[str, Tensor] | None:
         _timm().create_model(name, pretrained=True, num_classes=0).state_dict()
     )
     return found
-
-
-def used_parameters(layers: nn.Module, *, place: int) -> set[str]:
-    """Return the names of the parameters that maps (place 0) or tokens (1) depend on.
-
-    A backward pass over tensors without data (torch's device "meta") finds them.
-    """
-    bare: dict[str, Tensor] = {
-        name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.is_floating_point())
-        for name, tensor in layers.named_parameters()
-    }
-    buffers = {k: torch.empty_like(t, device="meta") for k, t in layers.named_buffers()}
-    side = max(64, *_own_size(layers))
-    image = torch.zeros(1, 3, side, side, device="meta")
-    found = torch.func.functional_call(layers, {**bare, **buffers}, (image,))
-    found[place].float().sum().backward()
-    return {name for name, parameter in bare.items() if parameter.grad is not None}
-
-
-def _own_size(layers: nn.Module) -> Sequence[int]:
-    embedding = getattr(getattr(layers, "model", None), "patch_embed", None)
-    return getattr(embedding, "img_size", None) or (224,)
 
 
 def _configuration(name: str) -> dict[str, Any]:

@@ -27,9 +27,8 @@ from mmray.descriptors.variant import Variant
 from mmray.descriptors.weight_files import State, fill, parse_safetensors, read_checkpoint
 from mmray.system.arrays import Features
 from mmray.system.errors import InputError
-from mmray.system.folder import Folder
+from mmray.system.folder import Folder, as_folder
 from mmray.system.foreign import reported
-from mmray.system.locations import absolute
 from mmray.system.progress import announce
 
 WHOLE = 512  # pixels of the longest side of images for a network that was not trained here
@@ -46,7 +45,8 @@ def build(network: Network, *, pooling: Pooling, weights: str | Path | None = No
         (.caffemodel); names that the backbone does not have (a classifier's) are ignored. Or that
         of a network of cirtorch or dirtorch, whose whitening layer is left out. None: torchvision's
         weights, downloaded once into torch's hub cache (vgg16: IMAGENET1K_FEATURES, the paper's;
-        the others: IMAGENET1K_V1); for efficientnet_lite0 those of its package.
+        the others: IMAGENET1K_V1); for efficientnet_lite0 those of its package; for a network of
+        timm those of its tag, from its own cache or a download.
 
     Raises
     ------
@@ -176,8 +176,7 @@ def load(folder: Folder | str) -> EmbeddingNet:
     InputError
         A file is missing or unreadable, or its format, network or pooling is not known here.
     """
-    if isinstance(folder, str):
-        folder = Folder(absolute(folder))
+    folder = as_folder(folder)
     config = read_config(folder)
     versions = range(1, FORMAT_VERSION + 1)
     known = f"this version of mmray reads format_version 1 to {FORMAT_VERSION}"

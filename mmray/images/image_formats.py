@@ -41,6 +41,19 @@ READERS: dict[str, tuple[bytes, Callable[[IO[bytes]], Image.Image]]] = {
 }
 
 
+# How the web and file systems name these formats.
+MEDIA_TYPES = {
+    "JPEG": ("image/jpeg", ".jpg"),
+    "PNG": ("image/png", ".png"),
+    "WEBP": ("image/webp", ".webp"),
+    "BMP": ("image/bmp", ".bmp"),
+    "TIFF": ("image/tiff", ".tif"),
+    "GIF": ("image/gif", ".gif"),
+    "AVIF": ("image/avif", ".avif"),
+    "HEIF": ("image/heic", ".heic"),
+}
+
+
 def format_of(data: bytes) -> str | None:
     """Return the format that data begin like; None: not an image of a known format."""
     return next((name for name in READERS if re.match(READERS[name][0], data)), None)

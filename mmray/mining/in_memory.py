@@ -86,7 +86,7 @@ def mine(features: Features, *, seed: int = 0, **settings: Any) -> Mined:
     n, threads = len(features), cpu_count()
     if n < 3:
         raise InputError(f"features: {n} rows; 3 at least are needed")
-    k = min(config.width(min(config.graph_k or LARGEST_K, n - 1)), n)
+    k = config.width(min(config.graph_k or LARGEST_K, n - 1))
     found = NeighborBlocks.of(nearest_neighbors(features, features, k))
     if None in config.sizes:
         config, _ = with_chosen_sizes(config, found)

@@ -50,7 +50,7 @@ class Plan:
         self._reached, self._depth = -1, 0
 
     def reach(self, step: str, words: str | None = None) -> str:
-        """Go on to a stage; return what it does and which of how many it is.
+        """Advance to a stage; return what it does and which of how many it is.
 
         A stage within another is a part of that and has no number, nor has one that is not planned.
         One that is run again keeps its number.

@@ -167,7 +167,7 @@ class Session(Generic[Settings]):
         return stage
 
     def share_with(self, outer: "Session[RunConfig]") -> None:
-        """Make this a session within another: they are one job."""
+        """Join an outer session: the two are one job."""
         self.open_runs, self.made = outer.open_runs, outer.made
         self.seconds_before = outer.seconds
 

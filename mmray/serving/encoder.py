@@ -27,8 +27,7 @@ from mmray.images.collection import ImageFile
 from mmray.images.decoding import decode, load_image, same_shape_batches
 from mmray.system.arrays import Box, Features, Pixels
 from mmray.system.errors import InputError
-from mmray.system.folder import Folder
-from mmray.system.locations import absolute
+from mmray.system.folder import Folder, as_folder
 
 # Images decoded at a time: enough that many share a shape; 64 photos of 1024 pixels take 150 MB.
 _CHUNK = 64
@@ -71,7 +70,7 @@ class TrainedModel:
 
     def save(self, folder: str | os.PathLike[str] | Folder) -> None:
         """Write the model's folder, which `read` and `ImageEncoder.load` take."""
-        place = folder if isinstance(folder, Folder) else Folder(absolute(os.fspath(folder)))
+        place = as_folder(folder)
         weights.save(self.network, place, preprocessing=self.preprocessing)
         if self.whitening is not None:
             write_whitening(place, WHITENING, self.whitening)
@@ -213,8 +212,7 @@ class ImageEncoder:
         InputError
             `TrainedModel.read` or `WhitenedNet` raises it.
         """
-        opened = folder if isinstance(folder, Folder) else Folder(absolute(os.fspath(folder)))
-        return TrainedModel.read(opened).encoder(dims=dims)
+        return TrainedModel.read(as_folder(folder)).encoder(dims=dims)
 
     def encode(
         self,

@@ -3,6 +3,7 @@
 No traceback is printed with it.
 """
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -68,6 +69,16 @@ def first_names(names: Iterable[str], count: int = 20) -> str:
     listed = list(names)
     more = len(listed) - count
     return (", ".join(listed[:count]) or "nothing") + (f" and {more} more" if more > 0 else "")
+
+
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> str:
+    """Ask for the names that a wrong one is like; "" where it is like none.
+
+    >>> did_you_mean("graph_kk", ["graph_k", "alpha"])
+    'did you mean graph_k?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def quoted(names: Iterable[str]) -> list[str]:

@@ -200,6 +200,11 @@ class Folder:
             filesystem.delete_dir(path)
 
 
+def as_folder(place: str | os.PathLike[str] | Folder) -> Folder:
+    """Return a folder that is given as itself, or by its path or URI."""
+    return place if isinstance(place, Folder) else Folder(locations.absolute(os.fspath(place)))
+
+
 def open_storage(uri: str) -> Folder:
     """Open the storage folder: create it if needed, and check that it can be written.
 

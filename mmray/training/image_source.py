@@ -8,7 +8,7 @@ import torch
 import torch.distributed
 import torch.distributed.nn
 
-from mmray.config.choices import Precision
+from mmray.config.choices import Descriptor, Precision
 from mmray.descriptors.embedding import embed
 from mmray.descriptors.inference import fused
 from mmray.descriptors.network import EmbeddingNet
@@ -97,6 +97,8 @@ def embed_ids(
     batch_size: int,
     device: torch.device,
     precision: Precision = "float32",
+    descriptor: Descriptor = "embedding",
+    advance: Callable[[int], None] = lambda images: None,
 ) -> Features:
     """Embed images by their ids; all ranks share the work, and each receives all rows.
 
@@ -110,6 +112,8 @@ def embed_ids(
     batch_size : most images of a forward pass
     device : where to compute
     precision : of the convolutions
+    descriptor : of the network
+    advance : called with the number of images that this rank has embedded since
 
     Returns
     -------
@@ -123,12 +127,12 @@ def embed_ids(
     rank, size = rank_and_size()
     stripe = ids[rank::size]
     chunks = [stripe[start : start + CHUNK] for start in range(0, len(stripe), CHUNK)]
-    faster = fused(model, precision=precision)
-    rows = [np.zeros((0, model.dim), np.float32)]
-    rows += [
-        embed(faster, images, ("embedding",), batch_size=batch_size, device=device)[:, 0]
-        for images in source.groups(chunks, chunks)
-    ]
+    faster = fused(model, precision=precision).on(device)
+    rows = [np.zeros((0, model.dimensions(descriptor)), np.float32)]
+    for images in source.groups(chunks, chunks):
+        found = embed(faster, images, (descriptor,), batch_size=batch_size, device=device)
+        rows.append(found[:, 0])
+        advance(len(images))
     gathered = _gather_stripes(np.concatenate(rows), len(ids), device)
     bad = np.flatnonzero(~np.isfinite(gathered).all(axis=1))
     if len(bad):

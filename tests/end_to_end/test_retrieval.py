@@ -95,7 +95,7 @@ def test_the_job_ends_with_a_table_and_shows_progress(whole):
 
 
 def test_no_line_is_one_of_ray(whole):
-    """All are progress, "stage: words", or words of training."""
+    """Check that each line is progress, "stage: words", or words of training."""
     _, done = whole
     ours = re.compile(
         r"(\(RayTrainWorker pid=\d+\) )? *[\w-]+( \d+(/\d+| of \d+)?)?: .+"

@@ -14,7 +14,7 @@ from tests.made.synthetic import clouds, graph_of, random_graph
 
 @pytest.fixture(scope="module")
 def report():
-    """Of 60 items, some isolated, in parts of several sizes."""
+    """A graph of 60 items, some isolated, in parts of several sizes."""
     return graph_report(random_graph(1, 60, 0.03), clouds(1, 60))
 
 

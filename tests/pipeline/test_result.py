@@ -1,4 +1,4 @@
-"""What a job prints last can be read by people and by programs."""
+"""The result that a job prints last can be read by people and by programs."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How many stages a job has follows from its settings; what runs is counted by end-to-end tests."""
+"""The number of stages follows from the settings; end-to-end tests count those that run."""
 
 import dataclasses
 

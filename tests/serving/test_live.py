@@ -276,7 +276,7 @@ def test_a_box_beside_the_photo_gets_a_sentence(client):
 
 
 def raw(port, *parts, pause=0.0):
-    """What a server answers to bytes on a connection."""
+    """Send bytes on a connection, and return the answer of the server."""
     with closing(socket.create_connection(("127.0.0.1", port), 20)) as connection:
         for part in parts:
             connection.sendall(part)

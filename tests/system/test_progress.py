@@ -129,7 +129,7 @@ def test_bytes_are_said_in_a_fitting_unit(clock, capsys, count, text):
 
 
 def test_the_time_left_counts_what_follows_at_the_same_speed(clock):
-    """Of the second of three epochs half is done, at 2 s an item; a check of 7 s follows each."""
+    """Half of the second of three epochs is done, at 2 s an item; a check of 7 s follows each."""
     shown = Progress("epoch 2 of 3", total=20, silent=True, then=(20, 14.0))
     for _ in range(5):
         clock[0] += 4

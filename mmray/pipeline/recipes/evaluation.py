@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmray.config.choices import LIBRARIES, NETWORKS, Descriptor, Pooling, network_and_weights
+from mmray.config.choices import NETWORKS_TOLD, Descriptor, Pooling, network_and_weights
 from mmray.config.presets import departures_told
 from mmray.config.tools import EvaluateJobConfig
 from mmray.descriptors.settings import CONFIG, DescriptorSettings, Preprocessing
@@ -116,8 +116,7 @@ def read_candidate(model: str, config: EvaluateJobConfig, *, storage: Folder) ->
         if not folder.has(CONFIG):
             raise InputError(
                 f"--model {model}: no folder that a run left as model/ (there is no "
-                f"{CONFIG}), nor a network; choose from {', '.join(NETWORKS)}, or write "
-                f"{' or '.join(f'{library}NAME' for library in LIBRARIES)}"
+                f"{CONFIG}), nor a network; choose from {NETWORKS_TOLD}"
             )
         network = load(folder)
         files = {pooling: whitening_name(pooling, network.pooling) for pooling in poolings}

@@ -23,8 +23,6 @@ from mmray.system.folder import Folder
 from mmray.system.progress import announce
 from mmray.system.uris import masked_text
 
-REPORTS = "reports"  # below the storage folder
-
 
 def publish(session: Session[LearningConfig], outcome: RunResult) -> None:
     """Log and register the model in MLflow, and write the report."""

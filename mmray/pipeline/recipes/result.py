@@ -68,7 +68,7 @@ def places_of(session: Session[RunConfig]) -> dict[str, Any]:
 
 
 def _known(value: Any) -> Any:
-    """Return JSON-like values with None in place of numbers that JSON has not."""
+    """Replace numbers that JSON lacks, such as NaN, by None in JSON-like values."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mmray.images.containers import read_image
-from mmray.images.image_formats import format_of
+from mmray.images.image_formats import MEDIA_TYPES, format_of
 from mmray.serving.live.decoders import DecoderPool
 from mmray.serving.live.limits import Slots
 from mmray.serving.live.photos import Photos
@@ -22,16 +22,6 @@ from mmray.system.locations import error_line
 
 Done = TypeVar("Done")
 
-_TYPES = {
-    "JPEG": "image/jpeg",
-    "PNG": "image/png",
-    "WEBP": "image/webp",
-    "BMP": "image/bmp",
-    "TIFF": "image/tiff",
-    "GIF": "image/gif",
-    "AVIF": "image/avif",
-    "HEIF": "image/heic",
-}
 _FILES, _SENDING = 8, 60.0  # files in memory at once, and the seconds to send one
 _PART = 1 << 18  # bytes that are sent at a time
 _WAITING = 512  # thumbnails that are waited for at once
@@ -110,7 +100,7 @@ class _InParts(Response):
             "Content-Length": str(len(content)),
             "Content-Disposition": f"inline; filename*=UTF-8''{printed}",
         }
-        super().__init__(headers=headers, media_type=_TYPES[kind])
+        super().__init__(headers=headers, media_type=MEDIA_TYPES[kind][0])
         self._content, self._held = content, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

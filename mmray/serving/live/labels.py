@@ -13,22 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from mmray.evaluation.benchmarks.oxford import Benchmark, load_benchmark
-from mmray.images.image_formats import format_of
+from mmray.images.image_formats import MEDIA_TYPES, format_of
 from mmray.system.arrays import Box
 from mmray.system.errors import InputError
 from mmray.system.folder import Folder
 
 IMAGES = "images"
-_SUFFIX = {
-    "JPEG": ".jpg",
-    "PNG": ".png",
-    "WEBP": ".webp",
-    "BMP": ".bmp",
-    "TIFF": ".tif",
-    "GIF": ".gif",
-    "AVIF": ".avif",
-    "HEIF": ".heic",
-}
 
 
 @dataclass(frozen=True)
@@ -198,4 +188,4 @@ def name_of(content: bytes) -> str:
     kind = format_of(content)
     if kind is None:
         raise InputError("not an image of a known format")
-    return hashlib.sha256(content).hexdigest()[:20] + _SUFFIX[kind]
+    return hashlib.sha256(content).hexdigest()[:20] + MEDIA_TYPES[kind][1]
